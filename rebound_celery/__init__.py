@@ -1,0 +1,36 @@
+"""Retries for Kafka consumers and Celery: exponential backoff, dead letters with their reason, no lost message."""
+
+from .app import Rebound, schedule_retries, schedule_retry
+from .config import Settings
+from .consumer import Consumer, ConsumerConfig
+from .errors import (
+    InvalidSettingError,
+    NotInstalledError,
+    NotStoredError,
+    ReboundError,
+    UnreachableError,
+)
+from .message import Message, Record
+from .policy import RetryPolicy
+from .schedule.install import install_schedule
+
+__all__ = [  # noqa: RUF022 - grouped by what they are for
+    # an app, and what it schedules
+    "Rebound",
+    "Settings",
+    "schedule_retry",
+    "schedule_retries",
+    "install_schedule",
+    # a consumer
+    "Consumer",
+    "ConsumerConfig",
+    "RetryPolicy",
+    "Record",
+    "Message",
+    # errors
+    "ReboundError",
+    "InvalidSettingError",
+    "NotInstalledError",
+    "NotStoredError",
+    "UnreachableError",
+]

@@ -1,0 +1,169 @@
+"""The app's settings, checked when they are read; the only place that reads environment variables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from .address import check_topic
+from .errors import InvalidSettingError
+from .policy import DEFAULT_BASE_DELAY_S, DEFAULT_MAX_RETRIES, RetryPolicy
+
+PREFIX = "rebound_"
+
+
+def parse_brokers(value: object, name: str = "brokers") -> tuple[str, ...]:
+    """`host:port`, several of them with commas, or a list of them, as a tuple; a missing port is 9092.
+
+    Raises:
+        InvalidSettingError: where that is not what `value` is.
+    """
+    rule = "give host:port, or several with commas"
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list | tuple | set | frozenset) or not items:
+        raise InvalidSettingError(name, value, rule)
+    brokers = []
+    for item in items:
+        text = item.strip() if isinstance(item, str) else ""
+        host, colon, port = text.rpartition(":")
+        if not colon or text.endswith("]"):  # no port, or a bare IPv6 address in brackets
+            host, port = text, "9092"
+        if (
+            not host
+            or not port.isdecimal()
+            or not 0 < int(port) < 65536
+            or any(ch.isspace() or ch == "/" for ch in host)
+        ):
+            raise InvalidSettingError(name, value, rule)
+        brokers.append(f"{host}:{port}")
+    return tuple(brokers)
+
+
+def _seconds(name: str, value: object) -> float:
+    try:
+        seconds = -1.0 if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise InvalidSettingError(name, value, "it is a number of seconds above 0")
+    return seconds
+
+
+def _count(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1000:
+        raise InvalidSettingError(name, value, "it is a whole number from 1 to 1000")
+    return value
+
+
+def _name(name: str, value: object) -> str:
+    if not isinstance(value, str) or not value or any(ch.isspace() for ch in value):
+        raise InvalidSettingError(name, value, "it is a name without spaces")
+    return value
+
+
+def _mapping(name: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InvalidSettingError(name, value, "it is a mapping of kafka-python's option names to values")
+    return dict(value)
+
+
+def _policy_field(field_name: str) -> Callable[[str, Any], Any]:
+    """Reads a field of RetryPolicy; the error names the setting."""
+
+    def read(name: str, value: Any) -> Any:
+        try:
+            return getattr(RetryPolicy(**{field_name: value}), field_name)
+        except InvalidSettingError as error:
+            raise InvalidSettingError(name, value, error.allowed) from None
+
+    return read
+
+
+_READERS: dict[str, Callable[[str, Any], Any]] = {
+    "queue": _name,
+    "dead_letter_suffix": lambda name, value: check_topic(value, name),
+    "kafka_brokers": lambda name, value: parse_brokers(value, name),
+    "kafka_options": _mapping,
+    "max_retries": _policy_field("max_retries"),
+    "base_delay": _policy_field("base_delay"),
+    "lease": _seconds,
+    "max_worker_losses": _count,
+    "kafka_timeout": _seconds,
+    "http_connect_timeout": _seconds,
+    "http_timeout": _seconds,
+    "outage_delay": _seconds,
+    "outage_max_delay": _seconds,
+}
+
+#: What an environment variable holds is text; these settings are numbers.
+_NUMBERS: dict[str, Callable[[str], Any]] = {"max_retries": int, "base_delay": float, "max_worker_losses": int}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The `rebound_*` settings of a Celery app, here without that prefix.
+
+    Each may be set in the app's configuration (`app.conf.rebound_queue = ...`, or `CELERY_REBOUND_QUEUE` with Django's
+    namespace); else the environment variable (`REBOUND_QUEUE`) is used; else the default.
+
+    Attributes:
+        queue: the queue of rebound's own tasks. A worker of an app without Rebound never reads it.
+        kafka_brokers: `host:port`, several with commas or as a list: where retries and dead letters are produced.
+        kafka_options: further options for kafka-python's producer, such as `security_protocol` and `sasl_mechanism`.
+        max_retries: how often `schedule_retry` tries again where the caller does not say; 0 to 100.
+        base_delay: seconds before the first retry where the caller does not say; 1 to 3600.
+        dead_letter_suffix: what a dead letter topic's name ends in, after the topic's own name.
+        lease: seconds that a worker's claim on a due message lasts. It is renewed while the work goes on; when the
+            worker is gone, the message is due again after this time at the latest.
+        max_worker_losses: how many workers may be lost under a message before it is a dead letter.
+        kafka_timeout: seconds until an unconfirmed record counts as an outage.
+        http_connect_timeout: seconds to connect to an HTTP receiver.
+        http_timeout: seconds to wait for its answer.
+        outage_delay: seconds before the first new try when a destination is away; doubles with each further one.
+        outage_max_delay: the longest that delay becomes, in seconds.
+    """
+
+    queue: str = "rebound"
+    kafka_brokers: tuple[str, ...] = ("localhost:9092",)
+    kafka_options: Mapping[str, Any] = field(default_factory=dict)
+    max_retries: int = DEFAULT_MAX_RETRIES
+    base_delay: float = DEFAULT_BASE_DELAY_S
+    dead_letter_suffix: str = "-dlq"
+    lease: float = 30.0
+    max_worker_losses: int = 3
+    kafka_timeout: float = 30.0
+    http_connect_timeout: float = 5.0
+    http_timeout: float = 30.0
+    outage_delay: float = 1.0
+    outage_max_delay: float = 60.0
+
+    @classmethod
+    def read(cls, conf: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
+        """Read the settings from a Celery configuration, then the environment.
+
+        Raises:
+            InvalidSettingError: naming the setting, its value, and what is allowed.
+        """
+        environ = os.environ if environ is None else environ
+        values: dict[str, Any] = {}
+        for setting in fields(cls):
+            name = PREFIX + setting.name
+            value = conf.get(name)
+            if value is None and setting.name != "kafka_options":
+                name = name.upper()
+                value = _from_environment(name, environ, _NUMBERS.get(setting.name, str))
+            if value is not None:
+                values[setting.name] = _READERS[setting.name](name, value)
+        return cls(**values)
+
+
+def _from_environment(variable: str, environ: Mapping[str, str], convert: Callable[[str], Any]) -> Any:
+    text = environ.get(variable)
+    if text is None:
+        return None
+    try:
+        return convert(text)
+    except ValueError:
+        raise InvalidSettingError(variable, text, "it is a number") from None

@@ -1,0 +1,203 @@
+"""What a consumer is told: checked when it is made, so that a wrong value stops the start and not the night shift."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..address import check_topic
+from ..config import Settings, parse_brokers
+from ..errors import InvalidSettingError
+from ..message import Record
+from ..policy import RetryPolicy
+
+Handler = Callable[[Record], object]
+
+#: Options of kafka-python's that the consumer sets itself, with the reason that the error gives.
+REFUSED_OPTIONS = {
+    "bootstrap_servers": "it is the field `brokers`",
+    "group_id": "it is the field `group`",
+    "enable_auto_commit": "the consumer commits a record when it is handled or its retry is stored, never by the clock",
+    "auto_commit_interval_ms": "the consumer commits by itself; see the field `commit_interval`",
+    "default_offset_commit_callback": "the consumer commits by itself",
+    "key_deserializer": "a retry keeps the key byte for byte; decode it in the handler",
+    "value_deserializer": "a retry keeps the value byte for byte; decode it in the handler",
+    "consumer_timeout_ms": "the consumer runs until it is stopped",
+    "kafka_client": "the consumer gives its own",
+}
+
+_COUNT_RULE = "it is a whole number from {} up"
+
+
+def _check_count(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidSettingError(name, value, _COUNT_RULE.format(least))
+
+
+def _check_seconds(name: str, value: object, *, zero: bool) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or value < 0 or (value == 0 and not zero):  # type: ignore[operator]
+        raise InvalidSettingError(name, value, f"it is a number of seconds, {'0 or more' if zero else 'above 0'}")
+
+
+def _check_options(options: object) -> dict[str, Any]:
+    if not isinstance(options, Mapping):
+        raise InvalidSettingError("kafka_options", options, "it is a mapping of kafka-python's option names to values")
+    for name, reason in REFUSED_OPTIONS.items():
+        if name in options:
+            raise InvalidSettingError(f"kafka_options[{name!r}]", options[name], reason)
+    if options:
+        # Only here: importing kafka takes longer than all the rest of this package.
+        from kafka import KafkaConsumer
+
+        for name in options:
+            if name not in KafkaConsumer.DEFAULT_CONFIG:
+                raise InvalidSettingError(
+                    f"kafka_options[{name!r}]", options[name], "kafka-python's KafkaConsumer has no such option"
+                )
+    return dict(options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsumerConfig:
+    """What to consume, who handles it, and what follows when that fails.
+
+    Attributes:
+        group: the consumer group. Retries carry it, so that consumers of other groups skip them.
+        topics: a name, several names, or a compiled pattern that a topic's *whole* name matches. A pattern never reads
+            dead letter topics: those ending in the app's `rebound_dead_letter_suffix`, and `dead_letter_topic`.
+        handler: called with each `Record`, from `concurrency` threads. What it returns is ignored; an `Exception`
+            means that this attempt failed. Anything else that is raised (such as SystemExit) stops the consumer, and
+            the record is consumed again later.
+        brokers: `host:port`, several with commas or as a sequence; None means the app's `rebound_kafka_brokers`.
+        max_retries: how often a failed record is tried again, 0 to 100; None means the app's `rebound_max_retries`.
+        base_delay: seconds before the first retry, 1 to 3600; None means the app's `rebound_base_delay`.
+        policy: both of these in one; not together with them.
+        dead_letter_topic: where records go whose retries are spent; None means the topic that the record was first
+            read from, followed by the app's `rebound_dead_letter_suffix`.
+        retry_topic: where retries are sent; this consumer reads it too. None means the topic that the record came from.
+        concurrency: handler threads, from 1. Records with the same key in the same partition are handled one after
+            the other, in order.
+        max_in_flight: records in memory, waiting or with a handler, over all partitions, from 1. When there are so
+            many, fetching pauses until half of them are done.
+        commit_interval: seconds between commits, above 0. A commit covers what is handled or stored.
+        stop_timeout: seconds that a stop waits for running handlers and for Redis; 0 does not wait. What is not
+            finished then stays uncommitted and is consumed again.
+        stats_interval: seconds between log lines with the statistics; 0 means none.
+        kafka_options: further options for kafka-python's KafkaConsumer, such as `security_protocol`, `sasl_mechanism`,
+            `session_timeout_ms` or `auto_offset_reset` (here "earliest" unless given, so that a new group skips
+            nothing). With the app's own brokers, the security options in `rebound_kafka_options` hold here as well.
+
+    Raises:
+        InvalidSettingError: naming the field, its value, and what is allowed.
+    """
+
+    group: str
+    topics: str | Sequence[str] | re.Pattern[str]
+    handler: Handler
+    brokers: str | Sequence[str] | None = None
+    max_retries: int | None = None
+    base_delay: float | None = None
+    policy: RetryPolicy | None = None
+    dead_letter_topic: str | None = None
+    retry_topic: str | None = None
+    concurrency: int = 8
+    max_in_flight: int = 1000
+    commit_interval: float = 1.0
+    stop_timeout: float = 30.0
+    stats_interval: float = 30.0
+    kafka_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.group, str) or not self.group:
+            raise InvalidSettingError("group", self.group, "it is the name of a consumer group")
+        self._check_topics()
+        self._check_handler()
+        if self.brokers is not None:
+            object.__setattr__(self, "brokers", parse_brokers(self.brokers))
+        self._check_policy()
+        _check_count("concurrency", self.concurrency, 1)
+        _check_count("max_in_flight", self.max_in_flight, 1)
+        _check_seconds("commit_interval", self.commit_interval, zero=False)
+        _check_seconds("stop_timeout", self.stop_timeout, zero=True)
+        _check_seconds("stats_interval", self.stats_interval, zero=True)
+        object.__setattr__(self, "kafka_options", _check_options(self.kafka_options))
+
+    def _check_topics(self) -> None:
+        topics = self.topics
+        if isinstance(topics, re.Pattern):
+            if not isinstance(topics.pattern, str):
+                raise InvalidSettingError("topics", topics, "compile the pattern from text, not from bytes")
+        else:
+            names = (topics,) if isinstance(topics, str) else topics
+            if not isinstance(names, Sequence) or isinstance(names, bytes) or not names:
+                raise InvalidSettingError("topics", topics, "give a name, several names, or a compiled pattern")
+            object.__setattr__(self, "topics", tuple(dict.fromkeys(check_topic(name, "topics") for name in names)))
+        if self.retry_topic is not None:
+            check_topic(self.retry_topic, "retry_topic")
+        if self.dead_letter_topic is not None:
+            check_topic(self.dead_letter_topic, "dead_letter_topic")
+            if self.dead_letter_topic in self.topic_names():
+                raise InvalidSettingError(
+                    "dead_letter_topic",
+                    self.dead_letter_topic,
+                    "this consumer reads that topic: it would go in circles",
+                )
+
+    def _check_handler(self) -> None:
+        call = getattr(self.handler, "__call__", None)  # noqa: B004 - an object whose __call__ is async
+        if not callable(self.handler):
+            raise InvalidSettingError("handler", self.handler, "it is a function that takes a Record")
+        if inspect.iscoroutinefunction(self.handler) or inspect.iscoroutinefunction(call):
+            raise InvalidSettingError(
+                "handler", self.handler, "handlers run in threads: give a plain function, not an async one"
+            )
+
+    def _check_policy(self) -> None:
+        if self.policy is not None:
+            if not isinstance(self.policy, RetryPolicy):
+                raise InvalidSettingError("policy", self.policy, "it is a RetryPolicy")
+            if self.max_retries is not None or self.base_delay is not None:
+                raise InvalidSettingError("policy", self.policy, "give it, or max_retries and base_delay, not both")
+        if self.max_retries is not None:
+            RetryPolicy(max_retries=self.max_retries)
+        if self.base_delay is not None:
+            RetryPolicy(base_delay=self.base_delay)
+
+    def policy_for(self, settings: Settings) -> RetryPolicy:
+        """The policy, with the app's settings for what is not given."""
+        if self.policy is not None:
+            return self.policy
+        return RetryPolicy(
+            settings.max_retries if self.max_retries is None else self.max_retries,
+            settings.base_delay if self.base_delay is None else self.base_delay,
+        )
+
+    def brokers_for(self, settings: Settings) -> tuple[str, ...]:
+        """The brokers to read from."""
+        return settings.kafka_brokers if self.brokers is None else tuple(self.brokers)
+
+    def topic_pattern(self, suffix: str) -> str | None:
+        """For `topics` given as a pattern: the regular expression to subscribe with, which leaves dead letters out."""
+        if not isinstance(self.topics, re.Pattern):
+            return None
+        # A pattern inside another one may not set flags for the whole; they are given for its part alone.
+        text = re.sub(r"^\(\?[aimsux]+\)", "", self.topics.pattern)
+        letters = {re.IGNORECASE: "i", re.MULTILINE: "m", re.DOTALL: "s", re.VERBOSE: "x"}
+        flags = "".join(letter for flag, letter in letters.items() if self.topics.flags & flag)
+        # A comment at the end of a verbose pattern would swallow what follows on its line.
+        wanted = f"(?{flags}:{text}{chr(10) if 'x' in flags else ''})" if flags else f"(?:{text})"
+        refused = rf"(?!.*{re.escape(suffix)}\Z)"
+        if self.dead_letter_topic is not None:
+            refused += rf"(?!{re.escape(self.dead_letter_topic)}\Z)"
+        pattern = rf"{refused}{wanted}\Z"
+        return pattern if self.retry_topic is None else rf"(?:{re.escape(self.retry_topic)}\Z|{pattern})"
+
+    def topic_names(self) -> tuple[str, ...]:
+        """For `topics` given by name: all names to subscribe to."""
+        names = () if isinstance(self.topics, re.Pattern) else tuple(self.topics)
+        return names if self.retry_topic is None or self.retry_topic in names else (*names, self.retry_topic)

@@ -1,0 +1,301 @@
+"""The loop that owns kafka-python's consumer: fetch, hand out, commit, and end in order.
+
+Handler threads take records from the lanes, the keeper stores failures; the loop only keeps the two supplied and Kafka
+content. It never stops polling, so that slow handlers do not cost the membership of the group.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kafka import KafkaConsumer
+from kafka import errors as kafka_errors
+
+from ..config import Settings
+from ..headers import KafkaRecord
+from ..installed import Installed
+from ..message import Record
+from .config import ConsumerConfig
+from .failures import Judge, log_fields
+from .keeper import Keeper
+from .lanes import Lanes
+from .ledger import Ledger, Partition
+from .quirks import unstick
+from .reading import read_safely
+from .rebalance import RebalanceListener, forget, kafka_offsets
+from .stop import StopFlag
+from .valve import Valve
+from .workers import Workers
+
+IDLE_POLL_MS = 100
+
+#: While fetching is paused, a poll returns at once; but kafka-python cannot finish some of its work (a new look at the
+#: topics of a pattern) within a poll of no length, so from time to time one has some.
+PATIENT_POLL_EVERY_S = 0.5
+
+#: How long the loop waits for the handlers before it looks again, when it has nothing to give them.
+WAIT_S = 0.02
+
+#: How long the last commit, and then leaving the group, may take.
+FAREWELL_S = 5.0
+
+#: A commit that is not answered for so long no longer holds back the next.
+COMMIT_PATIENCE_S = 10.0
+
+#: How long the loop may wait for the answer to a question.
+ASK_MS = 2_000
+
+FIRST_BACKOFF_S = 0.5
+LAST_BACKOFF_S = 5.0
+
+#: Errors that no patience mends.
+FATAL = (
+    kafka_errors.AuthorizationError,
+    kafka_errors.SaslAuthenticationFailedError,
+    kafka_errors.FencedInstanceIdError,
+    kafka_errors.InvalidGroupIdError,
+    kafka_errors.InvalidTopicError,
+    kafka_errors.InconsistentGroupProtocolError,
+    kafka_errors.InvalidSessionTimeoutError,
+    kafka_errors.UnsupportedVersionError,
+    kafka_errors.KafkaConfigurationError,
+    kafka_errors.NoOffsetForPartitionError,
+    kafka_errors.IllegalStateError,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class Loop:
+    """One run of a consumer."""
+
+    def __init__(
+        self, consumer: KafkaConsumer, config: ConsumerConfig, installed: Installed, ledger: Ledger, flag: StopFlag
+    ) -> None:
+        self._consumer = consumer
+        self._config = config
+        self._settings: Settings = installed.settings
+        self._ledger = ledger
+        self._flag = flag
+        self._wake = threading.Event()
+        self._lanes = Lanes(config.max_in_flight // 2, self._wake)
+        self._keeper = Keeper(installed, ledger, self._wake)
+        judge = Judge(config, self._settings)
+        self._workers = Workers(config, judge, ledger, self._lanes, self._keeper, self._wake)
+        self._listener = RebalanceListener(
+            consumer, ledger, self._lanes, consumer.config["max_poll_interval_ms"] / 1000
+        )
+        self._valve = Valve(consumer, ledger, config.max_in_flight)
+        self._draining = False
+        now = time.monotonic()
+        self._next_commit = now + config.commit_interval
+        self._commit_deadline: float | None = None
+        self._commit_failing = False
+        self._next_stats = now + (config.stats_interval or float("inf"))
+        self._next_patient_poll = 0.0
+        self._poll_error: str | None = None
+        self._backoff = FIRST_BACKOFF_S
+
+    def run(self) -> None:
+        """Consume until the flag says stop; raises what ended it otherwise."""
+        pattern = self._config.topic_pattern(self._settings.dead_letter_suffix)
+        if pattern is None:
+            self._consumer.subscribe(topics=self._config.topic_names(), listener=self._listener)
+        else:
+            self._consumer.subscribe(pattern=pattern, listener=self._listener)
+        self._keeper.start()
+        self._workers.start()
+        try:
+            while not self._flag.stop and self._workers.fatal is None:
+                self._turn()
+        finally:
+            self._end()
+        if self._workers.fatal is not None:
+            raise self._workers.fatal
+
+    def _turn(self) -> None:
+        if self._lanes.size >= self._config.max_in_flight:
+            # Most often the handlers are through with half of it at once, and pausing is not worth while.
+            self._wait()
+        self._valve.regulate(closed=self._keeper.is_down)
+        now = time.monotonic()
+        timeout_ms = IDLE_POLL_MS
+        if self._valve.is_full and now < self._next_patient_poll:
+            timeout_ms = 0
+            self._wait()
+        else:
+            self._next_patient_poll = now + PATIENT_POLL_EVERY_S
+        self._admit(self._poll(timeout_ms))
+        if time.monotonic() >= self._next_commit:
+            self._commit()
+        if time.monotonic() >= self._next_stats:
+            self._next_stats += self._config.stats_interval
+            self.log_stats("stats")
+
+    def _wait(self) -> None:
+        self._wake.wait(WAIT_S)
+        self._wake.clear()
+
+    def _poll(self, timeout_ms: int) -> Mapping[Any, Sequence[KafkaRecord]]:
+        """Poll; an error that may pass is said once, and waited for."""
+        unstick(self._consumer)
+        try:
+            records: Mapping[Any, Sequence[KafkaRecord]] = self._consumer.poll(timeout_ms, self._valve.room)
+        except FATAL:
+            raise
+        except Exception as error:
+            text = repr(error)
+            if text != self._poll_error:
+                self._poll_error = text
+                logger.exception("polling Kafka failed; it is tried again", extra={"event": "poll_failed"})
+            deadline = time.monotonic() + self._backoff
+            self._backoff = min(2 * self._backoff, LAST_BACKOFF_S)
+            while time.monotonic() < deadline and not self._flag.stop:
+                self._wait()
+            return {}
+        if records and self._poll_error is not None:
+            self._poll_error = None
+            self._backoff = FIRST_BACKOFF_S
+        if self._listener.astray:
+            records = {
+                partition: batch for partition, batch in records.items() if partition not in self._listener.astray
+            }
+            self._find_positions()
+        return records
+
+    def _find_positions(self) -> None:
+        """Go on where the group is, in partitions that somebody else may have had meanwhile."""
+        for partition in list(self._listener.astray):
+            try:
+                offset = self._consumer.committed(partition, timeout_ms=ASK_MS)
+                # With nothing committed, nobody else has done anything: this consumer's own mark holds.
+                self._consumer.seek(partition, self._listener.astray[partition] if offset is None else offset)
+            except FATAL:
+                raise
+            except (kafka_errors.KafkaError, ValueError) as error:
+                # The next turn tries again; until then its records are passed over.
+                logger.info("the position of %s[%d] is not known yet: %r", *partition, error, extra={"event": "astray"})
+            else:
+                del self._listener.astray[partition]
+
+    def _admit(self, polled: Mapping[Any, Sequence[KafkaRecord]]) -> None:
+        if self._draining:
+            return  # a rebalance during the stop; nobody will handle these, and nothing of them is committed
+        group = self._config.group
+        for partition, batch in polled.items():
+            records: list[tuple[int, Record | None]] = []
+            for raw in batch:
+                record = read_safely(raw, group)
+                mine = record.group is None or record.group == group
+                records.append((raw.offset, record if mine else None))
+            jobs, replaced = self._ledger.admit(partition, records)
+            if replaced is not None:
+                forget(self._ledger, self._lanes, replaced)
+            self._lanes.add(jobs)
+
+    def _commit(self) -> None:
+        now = time.monotonic()
+        self._next_commit = now + self._config.commit_interval
+        if self._commit_deadline is not None and now < self._commit_deadline:
+            return
+        marks = self._ledger.to_commit()
+        if not marks:
+            return
+
+        def answered(_offsets: object, result: object) -> None:
+            self._commit_deadline = None
+            if isinstance(result, BaseException):
+                self._commit_failed(result)
+            else:
+                self._commit_failing = False
+                self._ledger.confirm(marks)
+
+        self._commit_deadline = now + COMMIT_PATIENCE_S
+        try:
+            self._consumer.commit_async(kafka_offsets(marks), callback=answered)
+        except FATAL:
+            raise
+        except kafka_errors.KafkaError as error:
+            self._commit_deadline = None
+            self._commit_failed(error)
+
+    def _commit_failed(self, error: BaseException) -> None:
+        # During a rebalance this is the ordinary course; the listener commits, or the next turn does.
+        level = logging.DEBUG if self._commit_failing else logging.WARNING
+        if isinstance(error, kafka_errors.RebalanceInProgressError):
+            level = logging.INFO
+        else:
+            self._commit_failing = True
+        logger.log(level, "a commit failed and is tried again: %r", error, extra={"event": "commit_failed"})
+
+    def _end(self) -> None:
+        """Finish what is begun, store what failed, commit, and leave the group."""
+        deadline = time.monotonic() + self._config.stop_timeout
+        self._draining = self._listener.draining = True
+        try:
+            trackers = self._ledger.trackers()
+            # Behind a record that a handler has ended the consumer with, nothing of its key may be begun.
+            taken = self._lanes.withdraw(trackers, everything=self._workers.fatal is not None)
+            for tracker in trackers:
+                tracker.held += taken.get(tracker.partition, [])
+            while self._ledger.busy(self._ledger.trackers()) and time.monotonic() < deadline and not self._flag.hurry:
+                self._valve.regulate(closed=True)
+                self._poll(0)
+                self._wait()
+                if time.monotonic() >= self._next_commit:
+                    self._commit()
+        except Exception:
+            # Kafka refuses; what is done can perhaps still be committed.
+            logger.exception("waiting for the last records failed", extra={"event": "stop_failed"})
+        finally:
+            self._say_what_is_left()
+            self._keeper.close()
+            trackers = self._ledger.trackers()
+            marks = self._ledger.to_commit(trackers)
+            for tracker in trackers:
+                forget(self._ledger, self._lanes, tracker)
+            self._lanes.close()
+            self._farewell(marks)
+
+    def _say_what_is_left(self) -> None:
+        for job in self._workers.running():
+            if not job.tracker.forgotten:
+                logger.error(
+                    "the handler is still at %s; the record stays uncommitted and will be handled again",
+                    job.record.origin,
+                    extra={"event": "handler_hung", **log_fields(job.record)},
+                )
+
+    def _farewell(self, marks: dict[Partition, int]) -> None:
+        self._listener.closing = True
+        try:
+            if marks:
+                self._consumer.commit(kafka_offsets(marks), timeout_ms=FAREWELL_S * 1000)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the group is to be left
+            logger.warning(
+                "the last commit failed (%r); some records will be handled again",
+                error,
+                extra={"event": "commit_failed"},
+            )
+        try:
+            self._consumer.close(timeout_ms=FAREWELL_S * 1000)
+        except Exception:
+            logger.exception("leaving the group failed", extra={"event": "stop_failed"})
+        self.log_stats("stopped")
+
+    def log_stats(self, event: str) -> None:
+        stats = self._ledger.stats()
+        logger.info(
+            "%s: %d records, %.2f %% successful, %.2f %% retried, %d dead, %d errors",
+            self._config.group,
+            stats.total,
+            stats.success_rate,
+            stats.retry_rate,
+            stats.dead,
+            stats.errors,
+            extra={"event": event, "group": self._config.group, **stats.to_dict()},
+        )

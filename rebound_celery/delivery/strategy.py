@@ -1,0 +1,225 @@
+"""How a worker takes delivery tasks: many at a time, as one job of its pool, each still a Celery task of its own.
+
+Celery asks a task's `Strategy` what to do with each message received. Celery's own makes a pool job of each, which
+costs more than delivering it. This one gathers the messages that arrive together.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from celery import signals
+from celery.utils.imports import symbol_by_name
+from celery.utils.time import timezone
+from celery.worker.request import create_request_cls
+from celery.worker.state import task_ready, task_reserved
+from celery.worker.strategy import default
+from kombu.asynchronous.timer import to_timestamp
+
+from .batch import End
+
+#: The header that tells a message's kind of destination before it is decoded: slow kinds must not hold quick ones.
+KIND_HEADER = "rebound-kind"
+_SLOW_KINDS = frozenset({"http"})
+
+#: How many messages make a job at most. A slow kind's are all under way at once, so a job of theirs is smaller.
+BATCH_SIZE = 250
+_SLOW_BATCH_SIZE = 64
+
+#: Seconds that messages are gathered where the pool has no event loop that says when a burst has ended.
+_GATHER_S = 0.005
+
+logger = logging.getLogger(__name__)
+
+
+class Gatherer:
+    """Gathers requests of one task in one worker and gives them to its pool.
+
+    Args:
+        task: the delivery task.
+        consumer: the worker's consumer.
+    """
+
+    def __init__(self, task: Any, consumer: Any) -> None:
+        self._task = task
+        self._consumer = consumer
+        self._queues: dict[str, deque[Any]] = defaultdict(deque)
+        self._slow_jobs = 0
+        self._armed = False
+
+    def add(self, request: Any, kind: str) -> None:
+        """Take a request; it runs with those that arrive together with it."""
+        self._queues["slow" if kind in _SLOW_KINDS else "quick"].append(request)
+        if not self._armed:
+            self._armed = True
+            hub = self._consumer.hub
+            if hub is not None:
+                # A timer of no delay runs in the same turn of the loop, right after the claim that hands over.
+                hub.call_later(0, self.flush)
+            else:
+                self._consumer.timer.call_after(_GATHER_S, self.flush)
+
+    def flush(self) -> None:
+        """Give what has been gathered to the pool."""
+        self._armed = False
+        quick, slow = self._queues["quick"], self._queues["slow"]
+        while quick:
+            self._run(_take(quick, BATCH_SIZE))
+        # One process stays free for what is quick, where there are several.
+        while slow and self._slow_jobs < max(1, self._consumer.pool.num_processes - 1):
+            self._slow_jobs += 1
+            self._run(_take(slow, _SLOW_BATCH_SIZE), then=self._slow_job_ended)
+
+    def _slow_job_ended(self) -> None:
+        self._slow_jobs -= 1
+        self.flush()
+
+    def _run(self, requests: Sequence[Any], losses: int = 0, then: Callable[[], None] | None = None) -> None:
+        live = [request for request in requests if not request.revoked()]
+        if not live:
+            if then is not None:
+                then()
+            return
+        job = Job(self._task, live, losses, self._run, then)
+        self._consumer.pool.apply_async(
+            self._task.run_batch,
+            args=([(r.body, r.content_type, r.content_encoding, r.id, _retries(r), _priority(r)) for r in live],),
+            accept_callback=job.on_accepted,
+            callback=job.on_done,
+            error_callback=job.on_lost,
+        )
+
+
+class Job:
+    """One job of the pool: the requests in it, and what its end means for each."""
+
+    def __init__(
+        self,
+        task: Any,
+        requests: Sequence[Any],
+        losses: int,
+        run: Callable[..., None],
+        then: Callable[[], None] | None,
+    ) -> None:
+        self._task = task
+        self._requests = requests
+        self._losses = losses
+        self._run = run
+        self._then = then
+        self._began = time.monotonic()
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        for request in self._requests:
+            request.on_accepted(pid, time_accepted)
+
+    def on_done(self, results: Sequence[tuple[str, str]]) -> None:
+        runtime = time.monotonic() - self._began
+        if not isinstance(results, list):
+            # In-process pools tell of a lost thread this way.
+            self.on_lost(results)
+            return
+        for request, (end, text) in zip(self._requests, results, strict=True):
+            if end == End.DONE:
+                request.on_success((False, repr(text), runtime))
+                continue
+            task_ready(request)
+            if end == End.AGAIN:
+                # In the schedule the same id waits anew already, so this ends no more than the old lease.
+                request.acknowledge()
+                request.send_event("task-retried", exception=text, traceback="")
+            else:
+                request.reject(requeue=True)
+        logger.info("%d deliveries ended in %.3f s", len(results), runtime, extra={"event": "batch"})
+        if self._then is not None:
+            self._then()
+
+    def on_lost(self, exc_info: Any) -> None:
+        """The pool's process died: each message runs again alone, so that one that kills it takes no other along."""
+        losses = self._losses + (len(self._requests) == 1)
+        logger.error(
+            "a job of %d deliveries was lost: %s", len(self._requests), exc_info, extra={"event": "worker_lost"}
+        )
+        for request in self._requests:
+            if losses < self._task.max_worker_losses:
+                self._run([request], losses)
+                continue
+            task_ready(request)
+            if self._task.give_up(request):
+                request.acknowledge()
+            else:
+                request.reject(requeue=True)
+        if self._then is not None:
+            self._then()
+
+
+def strategy(task: Any, app: Any, consumer: Any) -> Callable[..., Any]:
+    """Celery's `Task.Strategy` for the delivery task."""
+    eventer = consumer.event_dispatcher
+    sends_events = eventer and eventer.enabled and task.send_events
+    request_class = create_request_cls(
+        symbol_by_name(task.Request), task, consumer.pool, consumer.hostname, eventer, app=app
+    )
+    gatherer = Gatherer(task, consumer)
+    one_by_one = default(task, app, consumer)
+
+    def handle(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **kwargs: Any) -> Any:
+        if body is not None:
+            # Task protocol 1: rebound never sends it, but somebody may.
+            return one_by_one(message, body, ack, reject, callbacks, **kwargs)
+        request = request_class(
+            message,
+            on_ack=ack,
+            on_reject=reject,
+            app=app,
+            hostname=consumer.hostname,
+            eventer=eventer,
+            task=task,
+            connection_errors=consumer.connection_errors,
+            body=message.body,
+            headers=message.headers,
+            decoded=False,
+            utc=app.uses_utc_timezone(),
+        )
+        if request.revoked():
+            return None
+        signals.task_received.send(sender=consumer, request=request)
+        if sends_events:
+            request.send_event(
+                "task-received",
+                name=request.name,
+                args=request.argsrepr,
+                kwargs=request.kwargsrepr,
+                root_id=request.root_id,
+                parent_id=request.parent_id,
+                retries=_retries(request),
+                eta=request.eta and request.eta.isoformat(),
+                expires=None,
+            )
+        task_reserved(request)
+        for callback in callbacks or ():
+            callback(request)
+        kind = message.headers.get(KIND_HEADER, "kafka")
+        if request.eta:
+            # A broker without the schedule: Celery's own way, a timer in this worker.
+            consumer.timer.call_at(to_timestamp(timezone.to_system(request.eta)), gatherer.add, (request, kind))
+        else:
+            gatherer.add(request, kind)
+        return None
+
+    return handle
+
+
+def _take(queue: deque[Any], count: int) -> list[Any]:
+    return [queue.popleft() for _ in range(min(count, len(queue)))]
+
+
+def _retries(request: Any) -> int:
+    return request.request_dict.get("retries") or 0
+
+
+def _priority(request: Any) -> int:
+    return (request.delivery_info or {}).get("priority") or 0

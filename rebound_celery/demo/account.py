@@ -1,0 +1,122 @@
+"""What has become of every message, by its id, from what lies in Kafka: no counters of any part are believed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from ..policy import RetryPolicy
+from .handler import Call
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record of the dead letter topic: its message's id, and the headers that rebound gave it."""
+
+    id: str
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The account in numbers, as the live display shows it."""
+
+    consumed: int
+    succeeded: int
+    retried: int
+    redelivered: Mapping[int, int]
+    dead: int
+    next_due_ms: int | None
+
+
+@dataclass(slots=True)
+class Account:
+    """Fed with every record of the run's three topics, in any order.
+
+    Attributes:
+        policy: how failures are tried again; says when a retry is due.
+        calls: the handler's calls, by message id and by the call's own name.
+        positions: where each message lies in the consumed topic: (partition, offset), once for each delivery.
+        redelivered: how many records of the consumed topic are redeliveries, by their attempt.
+        dead: the dead letters, by message id.
+    """
+
+    policy: RetryPolicy
+    calls: dict[str, dict[str, Call]] = field(default_factory=dict)
+    positions: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    redelivered: Counter[int] = field(default_factory=Counter)
+    dead: dict[str, list[DeadLetter]] = field(default_factory=dict)
+    _arrived: dict[str, int] = field(default_factory=dict)
+    _due: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _handled: set[str] = field(default_factory=set)
+    _consumed: int = 0
+    _retried: int = 0
+
+    def add_call(self, call: Call) -> None:
+        calls = self.calls.setdefault(call.id, {})
+        if call.call in calls:
+            return
+        calls[call.call] = call
+        self._consumed += 1
+        if not call.failed:
+            self._handled.add(call.id)
+        elif call.attempt <= self.policy.max_retries:
+            self._retried += 1
+            if self._arrived.get(call.id, 0) <= call.attempt:
+                self._due[call.id] = (call.attempt, call.at_ms + round(1000 * self.policy.delay_s(call.attempt)))
+
+    def add_delivery(self, message_id: str, attempt: int, partition: int, offset: int) -> None:
+        """A record of the consumed topic; `attempt` 1 is the one that was produced first."""
+        self.positions.setdefault(message_id, []).append((partition, offset))
+        if attempt > 1:
+            self.redelivered[attempt] += 1
+            self._arrived[message_id] = max(attempt, self._arrived.get(message_id, 0))
+            due = self._due.get(message_id)
+            if due is not None and due[0] < attempt:
+                del self._due[message_id]
+
+    def add_dead_letter(self, letter: DeadLetter) -> None:
+        self.dead.setdefault(letter.id, []).append(letter)
+        self._due.pop(letter.id, None)
+
+    @property
+    def handled(self) -> set[str]:
+        """The ids whose handler has returned."""
+        return self._handled
+
+    @property
+    def retried(self) -> int:
+        """The handler's failed calls that a retry follows."""
+        return self._retried
+
+    @property
+    def consumed(self) -> int:
+        """All of the handler's calls."""
+        return self._consumed
+
+    @property
+    def delivered(self) -> int:
+        """Retries that have reached the consumed topic."""
+        return self.redelivered.total()
+
+    def unfinished(self, produced: Collection[str]) -> set[str]:
+        """The ids that are neither handled nor dead."""
+        return set(produced) - self._handled - self.dead.keys()
+
+    def finished_twice(self) -> set[str]:
+        """The ids that were handled twice, are dead twice, or both handled and dead."""
+        times = Counter({message_id: len(letters) for message_id, letters in self.dead.items()})
+        for message_id in self._handled:
+            times[message_id] += sum(not call.failed for call in self.calls[message_id].values())
+        return {message_id for message_id, count in times.items() if count > 1}
+
+    def counts(self) -> Counts:
+        return Counts(
+            consumed=self._consumed,
+            succeeded=len(self._handled),
+            retried=self._retried,
+            redelivered=dict(sorted(self.redelivered.items())),
+            dead=len(self.dead),
+            next_due_ms=min((due for _, due in self._due.values()), default=None),
+        )

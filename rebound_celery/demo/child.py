@@ -1,0 +1,72 @@
+"""A child process of the demo: the worker, the consumer, Flower."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from collections.abc import Mapping, Sequence
+from subprocess import Popen
+
+from .embedded import end_group, spawn
+
+#: What in the user's shell would change how the demo's parts behave.
+_FOREIGN = ("CELERY_", "REBOUND_", "FLOWER_")
+
+
+class Child:
+    """A program that runs until `stop()`, and on Linux no longer than this process, even if SIGKILL ends that.
+
+    Args:
+        name: what it is called in messages, with its article.
+        command: the program and its arguments.
+        environment: what it finds in its environment beside that of this process.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.name = name
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
+        # A file without a name, so that nothing is left of it even after SIGKILL.
+        self._log = tempfile.TemporaryFile(prefix="rebound-demo-")  # noqa: SIM115 - open as long as the child runs
+        try:
+            self._process: Popen[bytes] = spawn(command, {**inherited, **environment}, self._log)
+        except BaseException:
+            self._log.close()
+            raise
+        self._stopped = False
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def log(self) -> str:
+        """What it has written so far."""
+        descriptor = self._log.fileno()
+        return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
+
+    def how_it_ended(self) -> str:
+        """One line, and then the end of what it wrote."""
+        status = self._process.poll()
+        how = f"ended with status {status}"
+        if status is not None and status < 0:
+            how = f"was ended by {signal.Signals(-status).name}"
+        tail = "\n".join(f"    {line}" for line in self.log.strip().splitlines()[-5:])
+        return f"{self.name} (pid {self.pid}) {how}" + (f"; its last lines:\n{tail}" if tail else "")
+
+    def stop(self, deadline_s: float) -> str | None:
+        """Ask it to end, and wait; SIGKILL after the deadline. A text if that was not in order, else None."""
+        if self._stopped:
+            return None
+        self._stopped = True
+        was_running = self.is_running
+        end_group(self._process, signal.SIGTERM, deadline_s)
+        complaint = None
+        if was_running and self._process.returncode == -signal.SIGKILL:
+            complaint = f"{self.name} did not stop within {deadline_s:g} s and was killed"
+        self._log.close()
+        return complaint

@@ -1,0 +1,42 @@
+"""The command line of `celery rebound demo`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+
+# The options are texts: what they may be is checked in one place, and a wrong one is answered with one line.
+@click.command()
+@click.option("--duration", default="30", metavar="TIME", help="How long to produce: 60, 60s, 2m, 1m30s. [30]")
+@click.option("--failure-rate", default="0.3", metavar="SHARE", help="Messages that fail at first, 0 to 1. [0.3]")
+@click.option("--always-fail-rate", default="0.05", metavar="SHARE", help="Messages that fail every time. [0.05]")
+@click.option("--rate", default="50", metavar="NUMBER", help="Messages a second. [50]")
+@click.option("--max-retries", default="3", metavar="NUMBER", help="Retries before a dead letter, 0 to 100. [3]")
+@click.option("--base-delay", default="1", metavar="SECONDS", help="Wait before the first retry, 1 to 3600. [1]")
+@click.option("--drain", is_flag=True, help="After producing, wait until nothing is waiting.")
+@click.option("--flower/--no-flower", default=True, help="Start Flower too, on port 5555 or a free one. [yes]")
+@click.option("--json", is_flag=True, help="Print the summary as one JSON object on stdout.")
+@click.option("--kafka", metavar="HOST:PORT", help="Use this Kafka in place of the embedded one.")
+@click.option("--redis", metavar="URL", help="Use this Redis in place of the embedded one.")
+def demo(**texts: Any) -> None:
+    """See it all at work: Kafka, Redis, a worker, a consumer that fails on purpose, and Flower.
+
+    Kafka and Redis are embedded and keep everything in memory. Each message fails as often as its id decides, comes
+    back after the policy's delays, and ends handled or as a dead letter. At the end every message id is looked up in
+    Kafka. Exit status 0 means that nothing was lost, and that exactly those messages are dead letters that always fail.
+    """
+    # Here, because every start of `celery` loads this module.
+    from ..errors import InvalidSettingError
+    from .options import DemoOptions
+    from .run import run
+
+    try:
+        options = DemoOptions.read(**texts)
+    except InvalidSettingError as error:
+        name = "--" + error.field.replace("_", "-")
+        click.echo(f"Error: {name} {error.value!r} cannot be used: {error.allowed}", err=True)
+        sys.exit(2)
+    sys.exit(run(options))

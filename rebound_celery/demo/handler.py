@@ -1,0 +1,86 @@
+"""The demo's handler: it fails on purpose, and writes down each of its calls in Kafka."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from dataclasses import asdict, dataclass
+from itertools import count
+from typing import Any
+
+from ..message import Record
+from .plan import Plan
+
+#: kafka-python gives up on a record after so long; the handler then sends it again.
+CONFIRM_TIMEOUT_MS = 10_000
+
+#: Seconds until a call that could not be written down is written again.
+RETRY_S = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class PaymentDeclinedError(Exception):
+    """What the handler raises on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of the handler, as it stands in the results topic.
+
+    Attributes:
+        id: the message's.
+        attempt: which attempt it was.
+        failed: whether it raised.
+        at_ms: when, in Unix milliseconds.
+        call: different for every call, so that one which had to be written twice still counts once.
+    """
+
+    id: str
+    attempt: int
+    failed: bool
+    at_ms: int
+    call: str
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_json(cls, value: bytes) -> Call:
+        return cls(**json.loads(value))
+
+
+class Handler:
+    """Fails as the plan says. It returns or raises only when Kafka has confirmed what it wrote down.
+
+    A call that cannot be written down waits: were it to raise, an outage would use up the attempts of a message that
+    is not to fail.
+    """
+
+    def __init__(self, plan: Plan, producer: Any, topic: str) -> None:
+        self._plan = plan
+        self._producer = producer
+        self._topic = topic
+        self._numbers = count(1)
+        self._prefix = f"{os.getpid()}-{time.time_ns():x}"
+
+    def __call__(self, record: Record) -> None:
+        message_id = json.loads(record.value or b"{}")["id"]
+        failed = self._plan.fails(message_id, record.attempt)
+        at_ms = time.time_ns() // 1_000_000
+        call = f"{self._prefix}-{next(self._numbers)}"
+        self._write(Call(message_id, record.attempt, failed, at_ms, call))
+        if failed:
+            raise PaymentDeclinedError(f"the payment of {message_id} was declined (attempt {record.attempt})")
+
+    def _write(self, call: Call) -> None:
+        while True:
+            try:
+                self._producer.send(self._topic, call.to_json()).get(timeout=2 * CONFIRM_TIMEOUT_MS / 1000)
+            except Exception as error:  # noqa: BLE001 - whatever it is, nothing may be handled that is not written down
+                logger.warning("%s cannot be written down yet: %s", call.id, error)
+                time.sleep(RETRY_S)
+            else:
+                return

@@ -1,0 +1,172 @@
+"""The processes of a run: servers, consumer, worker and Flower, started and stopped in the right order."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+import sys
+import uuid
+
+from .app import READY
+from .child import Child
+from .consume import command
+from .embedded import HOST, EmbeddedKafka, EmbeddedRedis, MissingExtraError, Server, create_topics, free_port, is_free
+from .names import Names
+from .options import DemoOptions
+from .plan import Plan
+from .stored import check
+
+FLOWER_PORT = 5555
+
+_STOP_DEADLINE_S = 20.0
+
+#: Flower's own choice leaves out `args`, where a retry says what it is.
+FLOWER_COLUMNS = "name,args,state,result,retries,received,started,runtime,worker,uuid"
+
+_CELERY = (sys.executable, "-m", "celery", "--quiet", "-A", "rebound_celery.demo.app")
+
+
+class Parts:
+    """Everything that a run starts beside its own process.
+
+    Attributes:
+        kafka, redis: where the servers are: `host:port`, and a URL.
+        names: of topics and queue.
+        flower_url: where Flower is, while it runs.
+    """
+
+    def __init__(self, options: DemoOptions, plan: Plan) -> None:
+        self._options = options
+        self._plan = plan
+        self._servers: list[Server] = []
+        self._consumer: Child | None = None
+        self._worker: Child | None = None
+        self._flower: Child | None = None
+        self._reported: set[str] = set()
+        self._flower_port = FLOWER_PORT
+        self.kafka = options.kafka or ""
+        self.redis = options.redis or ""
+        self.names = Names.for_run(
+            uuid.uuid4().hex[:8], own_kafka=options.kafka is None, own_redis=options.redis is None
+        )
+
+    # Starting
+
+    def start_servers(self) -> None:
+        """Start the servers that are not given, check those that are, and create the topics.
+
+        Raises:
+            ReboundError: in one line: what is missing or cannot be reached.
+        """
+        if self._options.flower and importlib.util.find_spec("flower") is None:
+            raise MissingExtraError("Flower", ModuleNotFoundError("No module named 'flower'"))
+        if self._options.redis is None:
+            redis = EmbeddedRedis()
+            self._servers.append(redis)
+            self.redis = redis.start().url
+        if self._options.kafka is None:
+            kafka = EmbeddedKafka()
+            self._servers.append(kafka)
+            self.kafka = kafka.start().address
+        check(self.redis)
+        create_topics(self.kafka, self.names.topics)
+
+    def start_worker_and_consumer(self) -> None:
+        arguments = ["--pool", "threads", "--concurrency", "8", "--loglevel", "WARNING", "--hostname", "demo@%h"]
+        if self._options.redis is not None:
+            # On a Redis of somebody's own, the queue named `celery` belongs to another app.
+            arguments += ["--queues", self.names.queue]
+        # Threads, because a prefork worker's children would outlive it if SIGKILL ended it.
+        worker = [*_CELERY, "worker", *arguments, "--without-gossip", "--without-mingle"]
+        self._worker = Child("the worker", worker, self._environment)
+        consumer = command(
+            self._plan,
+            topic=self.names.topic,
+            group=self.names.group,
+            results=self.names.results,
+            base_delay=self._options.policy.base_delay,
+        )
+        self._consumer = Child("the consumer", consumer, self._environment)
+
+    def worker_is_ready(self) -> bool:
+        return self._worker is not None and READY in self._worker.log
+
+    def start_flower(self) -> None:
+        """Start Flower; after the worker, which it asks for its queues when it starts."""
+        self._flower_port = FLOWER_PORT if is_free(FLOWER_PORT) else free_port()
+        arguments = [
+            "--address=" + HOST,
+            f"--port={self._flower_port}",
+            "--logging=warning",
+            f"--tasks_columns={FLOWER_COLUMNS}",
+        ]
+        self._flower = Child("Flower", [*_CELERY, "flower", *arguments], self._environment)
+
+    def flower_is_settled(self) -> bool:
+        """Whether Flower answers, or never will."""
+        if self._flower is None or not self._flower.is_running:
+            return True
+        try:
+            with socket.create_connection((HOST, self._flower_port), timeout=1):
+                return True
+        except OSError:
+            return False
+
+    @property
+    def flower_url(self) -> str | None:
+        if self._flower is None or not self._flower.is_running:
+            return None
+        return f"http://{HOST}:{self._flower_port}"
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {
+            "CELERY_BROKER_URL": self.redis,
+            "REBOUND_KAFKA_BROKERS": self.kafka,
+            "REBOUND_QUEUE": self.names.queue,
+        }
+
+    # Watching
+
+    def newly_ended(self) -> list[str]:
+        """What ended by itself since the last call, one text for each part."""
+        found = []
+        for child in (self._consumer, self._worker, self._flower):
+            if child is not None and not child.is_running and child.name not in self._reported:
+                self._reported.add(child.name)
+                found.append(child.how_it_ended())
+        for server in self._servers:
+            if not server.is_running and server.name not in self._reported:
+                self._reported.add(server.name)
+                found.append(f"{server.name} has ended by itself")
+        return found
+
+    def is_broken(self) -> bool:
+        """Whether a part has ended without which nothing comes to its end."""
+        children = (self._consumer, self._worker)
+        return any(child is not None and not child.is_running for child in children) or any(
+            not server.is_running for server in self._servers
+        )
+
+    def kafka_is_gone(self) -> bool:
+        """Whether the embedded broker has ended, and its memory with it."""
+        return any(isinstance(server, EmbeddedKafka) and not server.is_running for server in self._servers)
+
+    # Stopping
+
+    def stop_consumer_and_worker(self, deadline_s: float | None = None) -> list[str]:
+        """First the consumer, which may still store retries, then the worker; what was not in order, as texts."""
+        deadline_s = _STOP_DEADLINE_S if deadline_s is None else deadline_s
+        return [
+            complaint
+            for child in (self._consumer, self._worker)
+            if child is not None and (complaint := child.stop(deadline_s)) is not None
+        ]
+
+    def close(self) -> None:
+        """Stop all that still runs."""
+        self.stop_consumer_and_worker(5)
+        if self._flower is not None:
+            self._flower.stop(5)
+        for server in reversed(self._servers):
+            server.stop()

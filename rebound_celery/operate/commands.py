@@ -1,0 +1,199 @@
+"""`celery rebound ...`: the commands, as Celery finds them by the entry point `celery.commands`.
+
+Every start of `celery` imports this module, whatever its command: what a command needs, it imports itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rebound_celery.demo.command import demo
+
+if TYPE_CHECKING:
+    from rebound_celery.consumer import Consumer
+
+#: Exit status when a server cannot be reached, and when a setting is wrong.
+EXIT_UNREACHABLE = 1
+EXIT_USAGE = 2
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+#: Seconds between two tries of `--wait`.
+WAIT_AGAIN_S = 1.0
+
+
+@click.group()
+def rebound() -> None:
+    """Retries and dead letters for Kafka consumers."""
+
+
+rebound.add_command(demo)
+
+
+@contextmanager
+def plain_errors(ctx: click.Context) -> Iterator[None]:
+    """Errors that tell the user all in one line are printed as that line, without a stack trace."""
+    from rebound_celery.errors import InvalidSettingError, NotInstalledError, ReboundError
+
+    try:
+        yield
+    except ReboundError as error:
+        click.echo(f"Error: {error}", err=True)
+        wrong_use = isinstance(error, InvalidSettingError | NotInstalledError)
+        ctx.exit(EXIT_USAGE if wrong_use else EXIT_UNREACHABLE)
+    except Exception as error:
+        # By name: when no command has needed kafka, it is not imported, and stays so.
+        if not type(error).__module__.startswith("kafka."):
+            raise
+        click.echo(f"Error: Kafka: {type(error).__name__}: {error}", err=True)
+        ctx.exit(EXIT_UNREACHABLE)
+
+
+def load_handler(path: str) -> Callable[..., object]:
+    """The function that `package.module:function` names.
+
+    Raises:
+        InvalidSettingError: saying what of it could not be imported.
+    """
+    from celery.utils.imports import cwd_in_path
+
+    from rebound_celery.errors import InvalidSettingError
+
+    module_name, colon, name = path.partition(":")
+    if not module_name or not colon or not name:
+        raise InvalidSettingError("--handler", path, "give it as package.module:function")
+    with cwd_in_path():
+        try:
+            found: Any = importlib.import_module(module_name)
+        except Exception as error:
+            raise InvalidSettingError(
+                "--handler", path, f"the module {module_name!r} cannot be imported: {type(error).__name__}: {error}"
+            ) from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise InvalidSettingError("--handler", path, f"the module {module_name!r} has no {name!r}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise InvalidSettingError("--handler", path, f"{name!r} is no function")
+    return found  # type: ignore[no-any-return]
+
+
+def read_option(text: str) -> tuple[str, Any]:
+    """`name=value`, the value read as JSON where it is that (numbers, true, null, lists), else as text.
+
+    Raises:
+        InvalidSettingError: if there is no name, or no `=`.
+    """
+    from rebound_celery.errors import InvalidSettingError
+
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise InvalidSettingError("--option", text, "give it as name=value")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _read_pattern(text: str) -> re.Pattern[str]:
+    from rebound_celery.errors import InvalidSettingError
+
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise InvalidSettingError("--pattern", text, f"it is no regular expression: {error}") from error
+
+
+@rebound.command()
+@click.option("--topic", "topics", multiple=True, help="A topic to consume; may be given several times.")
+@click.option("--pattern", help="Instead of --topic: a regular expression that whole topic names match.")
+@click.option("--group", required=True, help="The consumer group.")
+@click.option("--handler", "handler_path", required=True, metavar="MODULE:FUNCTION", help="What gets each record.")
+@click.option("--brokers", help="host:port, several with commas. Default: rebound_kafka_brokers of the app.")
+@click.option("--max-retries", type=int, help="0 to 100. Default: rebound_max_retries of the app.")
+@click.option("--base-delay", type=float, help="Seconds, 1 to 3600. Default: rebound_base_delay of the app.")
+@click.option("--dead-letter-topic", help="Default: the topic's name and rebound_dead_letter_suffix of the app.")
+@click.option("--retry-topic", help="Where retries go; it is consumed too. Default: the topic a record came from.")
+@click.option("--concurrency", type=int, default=8, show_default=True, help="Handler threads.")
+@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="A further option of kafka-python's.")
+@click.option("--wait", is_flag=True, help="Keep trying while Kafka or Redis is away at the start.")
+@click.option("--loglevel", type=click.Choice(LOG_LEVELS, case_sensitive=False), default="INFO", show_default=True)
+@click.pass_context
+def consume(
+    ctx: click.Context,
+    /,
+    topics: tuple[str, ...],
+    pattern: str | None,
+    group: str,
+    handler_path: str,
+    options: tuple[str, ...],
+    wait: bool,
+    loglevel: str,
+    **settings: Any,
+) -> None:
+    """Call a function with each record of a Kafka topic; what fails is tried again, then becomes a dead letter.
+
+    SIGINT or SIGTERM ends it in order: running calls finish, and what is done is committed. A second one does not wait.
+    """
+    if bool(topics) == bool(pattern):
+        raise click.UsageError("give either --topic or --pattern")
+    _set_up_logging(loglevel)
+    with plain_errors(ctx):
+        from rebound_celery.consumer import Consumer, ConsumerConfig
+
+        config = ConsumerConfig(
+            group=group,
+            topics=topics if pattern is None else _read_pattern(pattern),
+            handler=load_handler(handler_path),
+            kafka_options=dict(read_option(option) for option in options),
+            **settings,
+        )
+        consumer = Consumer(config, ctx.obj.app)
+        try:
+            _run(consumer, wait=wait)
+        except BaseException:
+            if consumer.stats().total:
+                _print_stats(consumer)
+            raise
+        _print_stats(consumer)
+
+
+def _set_up_logging(level: str) -> None:
+    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if level.upper() != "DEBUG":
+        # kafka-python logs every failed connection at ERROR; what matters of it comes as rebound's own message.
+        logging.getLogger("kafka").setLevel(logging.CRITICAL)
+
+
+def _run(consumer: Consumer, *, wait: bool) -> None:
+    from rebound_celery.errors import UnreachableError
+
+    said = set()
+    while True:
+        try:
+            consumer.run(handle_signals=True)
+        except UnreachableError as error:
+            if not wait:
+                raise
+            if error.address not in said:
+                said.add(error.address)
+                click.echo(f"{error}; trying again until it answers", err=True)
+            time.sleep(WAIT_AGAIN_S)
+        else:
+            return
+
+
+def _print_stats(consumer: Consumer) -> None:
+    stats = consumer.stats()
+    click.echo(stats.to_json())
+    click.echo(f"Success rate: {stats.success_rate:.2f}%")
+    click.echo(f"Retry rate: {stats.retry_rate:.2f}%")

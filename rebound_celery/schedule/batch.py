@@ -1,0 +1,41 @@
+"""Publishing many messages at once: what waits is parked with one script call for each queue and priority."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kombu.transport.redis import BatchPublishError, PublishBatch
+from redis.exceptions import RedisError
+
+
+class ScheduleBatch(PublishBatch):
+    """A publish batch that also parks: one script call for each queue and priority."""
+
+    def __init__(self, channel: Any, max_size: int) -> None:
+        super().__init__(channel, max_size)
+        self._parked: dict[tuple[str, int], list[tuple[str, int, bytes]]] = {}
+        self._parked_count = 0
+
+    def park(self, queue: str, step: int, entry: tuple[str, int, bytes]) -> None:
+        self._parked.setdefault((queue, step), []).append(entry)
+        self._parked_count += 1
+        if self._parked_count >= self.max_size:
+            self._flush_parked()
+
+    def _flush_parked(self) -> None:
+        parked, self._parked, self._parked_count = self._parked, {}, 0
+        try:
+            for (queue, step), entries in parked.items():
+                self.channel.store_of(queue).park(entries, step)
+        except (RedisError, OSError) as error:
+            self._failed = error
+            raise BatchPublishError("Redis publish batch failed; delivery is uncertain") from error
+
+    def flush(self) -> None:
+        self._check_usable()
+        self._flush_parked()
+        super().flush()
+
+    def discard(self) -> None:
+        self._parked, self._parked_count = {}, 0
+        super().discard()

@@ -1,0 +1,166 @@
+"""Claiming: what is due and there is room for comes straight to the worker, under a lease."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from . import eta, stored
+from .leases import DONE, RELEASE, Leases
+from .store import MAX_SLEEP_MS, Claimed, Store
+
+#: Seconds between looks while messages are due and the worker has no room for them.
+_NO_ROOM_S = 0.01
+#: Seconds between claims while Redis is away, growing to the second figure.
+_AWAY_S = (0.5, 5.0)
+
+#: How many messages of a leased queue a worker takes at most at a time.
+LEASED_QUEUE_CREDIT = 1_000
+#: How many due messages a worker without a prefetch limit takes at most at a time.
+_UNLIMITED_CREDIT = 200
+
+#: Milliseconds that a message of an unknown version is left alone before it is reported again.
+_UNKNOWN_PAUSE_MS = 300_000
+
+FAULTS = (RedisError, OSError)
+
+logger = logging.getLogger(__name__)
+
+
+class Claimer:
+    """Claims for the queues that one channel consumes.
+
+    Args:
+        channel: the channel, with the transport option `rebound`.
+        leases: this process's leases.
+        max_losses: how many leases of a message may run out before it is dead.
+    """
+
+    def __init__(self, channel: Any, leases: Leases, max_losses: int) -> None:
+        self._channel = channel
+        self._leases = leases
+        self._max_losses = max_losses
+        self._claim_at: dict[str, float] = {}
+        self._faults = 0
+
+    def claim_due(self) -> int:
+        """Claim what is due and there is room for, and deliver it; returns how many messages were delivered."""
+        delivered = 0
+        for queue in self._channel.active_queues:
+            if time.monotonic() >= self._claim_at.get(queue, 0.0):
+                try:
+                    delivered += self._claim_and_deliver(queue)
+                except FAULTS as error:
+                    self._wait_for_redis(queue, error)
+        return delivered
+
+    def next_claim_in(self) -> float:
+        """Seconds until `claim_due` has something to do, at most the longest sleep."""
+        if not self._channel.active_queues:
+            return MAX_SLEEP_MS / 1000
+        now = time.monotonic()
+        return max(0.0, min(self._claim_at.get(queue, 0.0) for queue in self._channel.active_queues) - now)
+
+    def _claim_and_deliver(self, queue: str) -> int:
+        delivered = 0
+        callback = self._channel.connection._callbacks.get(queue)  # noqa: SLF001 - kombu has no other way to it
+        room = 0 if callback is None else self._room(queue)
+        if room <= 0:
+            self._claim_at[queue] = time.monotonic() + _NO_ROOM_S
+            return 0
+        messages = iter(self.claim(queue, room))
+        try:
+            for message in messages:
+                self._hand_over(message, callback)
+                delivered += 1
+        finally:
+            # After an error (a lost connection, a shutdown) what was not handed over is given back.
+            for message in messages:
+                self._leases.end(message["properties"]["delivery_tag"], RELEASE)
+        return delivered
+
+    def _hand_over(self, message: dict[str, Any], callback: Callable[[dict[str, Any]], Any]) -> None:
+        leases = self._leases
+        tag = message["properties"]["delivery_tag"]
+        try:
+            callback(message)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            # kombu takes a KeyError for a lost connection; one damaged message must not stop all others.
+            logger.exception("a message is set aside, for it cannot be delivered: %r", message.get("headers"))
+            leases.end(tag, f"undeliverable: {error!r}"[:200])
+            return
+        if tag in leases and tag not in self._channel.qos.leased:
+            # A consumer without acknowledgements took it.
+            leases.end(tag, DONE)
+
+    def claim(self, queue: str, limit: int) -> list[dict[str, Any]]:
+        leases = self._leases
+        store = leases.store_of(self._channel.keys_of(queue))
+        claim = store.claim(limit, leases.lease_ms, self._max_losses)
+        self._faults = 0
+        sleep_ms = MAX_SLEEP_MS if claim.next_due_in_ms is None else min(claim.next_due_in_ms, MAX_SLEEP_MS)
+        self._claim_at[queue] = time.monotonic() + sleep_ms / 1000
+        for identity in claim.dead:
+            logger.error("message %r of queue %r is dead: its workers were lost too often", identity, queue)
+        return [message for claimed in claim.messages if (message := self._open(store, claimed)) is not None]
+
+    def _open(self, store: Store, claimed: Claimed) -> dict[str, Any] | None:
+        """The claimed message as kombu delivers it, under a delivery tag of its own; None if it cannot be read."""
+        try:
+            message = stored.decode(claimed.stored)
+            headers = message["headers"]
+            task_id = str(headers.get("id"))
+        except stored.UnknownVersionError as error:
+            # Left in place: a worker of that version may read it. Looked at again later, lest it be forgotten.
+            logger.error("message %r is of another version and left alone: %s", claimed.id, error)  # noqa: TRY400
+            self._end_unread(store, claimed, RELEASE)
+            return None
+        except (ValueError, KeyError, AttributeError) as error:
+            logger.error("message %r is set aside, for it cannot be read: %s", claimed.id, error)  # noqa: TRY400
+            self._end_unread(store, claimed, "unreadable")
+            return None
+        eta.hide(headers)
+        if claimed.losses:
+            headers["redelivered"] = True
+            message["properties"].setdefault("delivery_info", {})["redelivered"] = True
+        message["properties"]["delivery_tag"] = self._leases.hold(store, claimed, task_id)
+        return message
+
+    def _end_unread(self, store: Store, claimed: Claimed, what: str) -> None:
+        try:
+            store.settle([(claimed.id, stored.nonce(claimed.stored), what)])
+            if what == RELEASE:
+                store.reschedule(time.time_ns() // 1_000_000 + _UNKNOWN_PAUSE_MS, claimed.id)
+        except FAULTS as error:
+            # Its lease runs out, and it comes up again.
+            logger.debug("message %r keeps its lease: %s", claimed.id, error)
+
+    def _room(self, queue: str) -> int:
+        """How many due messages this worker may still take from `queue`.
+
+        They have credit of their own, as much again as the prefetch count: an ordinary queue that is always full
+        would otherwise leave none for what is due.
+        """
+        leases = self._leases
+        if self._channel.is_leased(queue):
+            return LEASED_QUEUE_CREDIT - leases.count([queue])
+        if "can_consume" in vars(self._channel.qos):
+            # worker_disable_prefetch has put its own rule there, which looks at what the worker runs now.
+            return int(self._channel.qos.can_consume())
+        credit = 2 * self._channel.qos.prefetch_count or _UNLIMITED_CREDIT
+        return credit - leases.count(name for name in self._channel.active_queues if not self._channel.is_leased(name))
+
+    def _wait_for_redis(self, queue: str, error: BaseException) -> None:
+        if self._faults == 0:
+            logger.warning("due messages cannot be claimed now, and are claimed later: %s", error)
+        first, longest = _AWAY_S
+        self._claim_at[queue] = time.monotonic() + min(first * 2**self._faults, longest)
+        self._faults = min(self._faults + 1, 10)
+
+    def look_at(self, queue: str) -> None:
+        """Let the next claim look at this queue: something may be due sooner than this worker knew."""
+        self._claim_at[queue] = 0.0

@@ -1,0 +1,53 @@
+"""Delayed delivery for a Celery app: its Redis connections get the transport with a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+import kombu.transport
+from celery import Celery, signals
+
+from . import eta
+
+_HOME = "rebound_celery.schedule.transport"
+_TRANSPORTS = {"redis": "Transport", "rediss": "Transport", "sentinel": "SentinelTransport"}
+
+DEFAULT_LEASE_S = 30.0
+DEFAULT_MAX_LOSSES = 3
+
+
+def install_schedule(app: Celery, options: Callable[[], Mapping[str, Any]] | None = None) -> None:
+    """Let every countdown of `app` wait in Redis under a lease, in place of a worker's memory.
+
+    Broker URLs stay as they are (redis, rediss, sentinel, sockets), with all options; other brokers are not changed.
+
+    Args:
+        app: the Celery app.
+        options: asked when a connection is made; gives `leased` (names of queues whose messages all go through the
+            schedule), `lease` (seconds a worker's claim lasts unless renewed) and `max_losses` (how many of its
+            workers may be lost before a message is dead). None means no such queue, 30 seconds and 3.
+    """
+    _register()
+    make_connection = app._connection  # noqa: SLF001 - the one place where Celery makes every connection
+
+    @wraps(make_connection)
+    def connection(url: Any, *args: Any, transport_options: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
+        chosen = {"leased": (), "lease": DEFAULT_LEASE_S, "max_losses": DEFAULT_MAX_LOSSES}
+        chosen.update(options() if options is not None else {})
+        return make_connection(url, *args, transport_options={**(transport_options or {}), "rebound": chosen}, **kwargs)
+
+    app._connection = connection  # noqa: SLF001
+    signals.task_received.connect(eta.give_back, dispatch_uid="rebound-eta")
+
+
+def _register() -> None:
+    """Put the transport under kombu's own aliases: tools that read the URL's scheme, as Flower does, still know it.
+
+    It acts as kombu's own on connections without the option, so other apps of the process are not touched.
+    """
+    for alias, name in _TRANSPORTS.items():
+        kombu.transport.TRANSPORT_ALIASES[alias] = f"{_HOME}:{name}"
+        # kombu remembers what it has resolved.
+        kombu.transport._transport_cache.pop(alias, None)  # noqa: SLF001

@@ -1,0 +1,208 @@
+"""What this process has claimed: renewed while work runs, and ended when it is done, by a thread of its own.
+
+They belong to the process, not to a channel: after a lost connection the channel that delivered a message is gone, but
+its work goes on and must still be settled. The thread has connections of its own, so that it neither waits for a task
+that blocks the worker's loop (the solo pool) nor for a command of the loop's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from . import stored
+from .keys import QueueKeys
+from .store import Claimed, Store
+
+DONE = "done"
+RELEASE = "release"
+
+#: Seconds that ends are gathered before they are sent: hundreds then cost one round trip.
+_GATHER_S = 0.005
+#: Seconds between tries while Redis is away.
+_PAUSE_S = 0.5
+#: Leases are renewed this many times before they would run out.
+_RENEWALS = 3
+
+_FAULTS = (RedisError, OSError)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A message that this process holds."""
+
+    store: Store
+    queue: str
+    id: bytes
+    nonce: bytes
+    task_id: str
+
+
+class Leases:
+    """All leases that this process holds on one Redis server.
+
+    Args:
+        client: a redis-py client of their own, with a socket time-out.
+        lease_ms: how long a lease lasts unless renewed, in milliseconds.
+    """
+
+    def __init__(self, client: Any, lease_ms: int) -> None:
+        self.client = client
+        self.lease_ms = lease_ms
+        #: What closed channels left to do about ordinary messages: ("ack" or "restore", delivery tag).
+        self.orphans: deque[tuple[str, str]] = deque()
+        self._stores: dict[QueueKeys, Store] = {}
+        self._held: dict[str, Lease] = {}
+        self._held_by_queue: Counter[str] = Counter()
+        self._ends: list[tuple[Lease, str]] = []
+        self._lock = threading.Lock()
+        self._flushing = threading.Lock()
+        self._work = threading.Event()
+        self._numbers = count(1)
+        self._thread: threading.Thread | None = None
+        self._away = False
+
+    def store_of(self, keys: QueueKeys) -> Store:
+        """The schedule of a queue over the leases' own connections."""
+        store = self._stores.get(keys)
+        if store is None:
+            store = self._stores[keys] = Store(self.client, keys)
+        return store
+
+    def hold(self, store: Store, claimed: Claimed, task_id: str) -> str:
+        """Take charge of a claimed message; returns the delivery tag that ends its lease."""
+        tag = f"lease-{os.getpid()}-{next(self._numbers)}"
+        lease = Lease(store, store.keys.queue, claimed.id, stored.nonce(claimed.stored), task_id)
+        with self._lock:
+            self._held[tag] = lease
+            self._held_by_queue[lease.queue] += 1
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="rebound-leases", daemon=True)
+                self._thread.start()
+        return tag
+
+    def __contains__(self, tag: str) -> bool:
+        return tag in self._held
+
+    def count(self, queues: Iterable[str]) -> int:
+        """How many messages of these queues are held."""
+        return sum(self._held_by_queue[queue] for queue in queues)
+
+    def end(self, tag: str, what: str) -> bool:
+        """End a lease: DONE, RELEASE, or the reason of a dead letter. False if this process holds no such lease."""
+        with self._lock:
+            lease = self._held.pop(tag, None)
+            if lease is None:
+                return False
+            self._held_by_queue[lease.queue] -= 1
+            self._ends.append((lease, what))
+        if not self._work.is_set():
+            self._work.set()
+        return True
+
+    def release(self, tags: Iterable[str], keep: Callable[[str], bool]) -> int:
+        """Give back the messages of these tags whose task `keep` does not claim to be running; returns how many."""
+        released = 0
+        for tag in list(tags):
+            lease = self._held.get(tag)
+            if lease is not None and not keep(lease.task_id):
+                released += self.end(tag, RELEASE)
+        return released
+
+    def flush(self) -> None:
+        """Send the ends that are waiting. Whatever Redis does not take is kept and sent later.
+
+        Raises:
+            RedisError, OSError: if Redis is away.
+        """
+        with self._flushing:
+            with self._lock:
+                ends, self._ends = self._ends, []
+            by_store: dict[Store, list[tuple[Lease, str]]] = defaultdict(list)
+            for lease, what in ends:
+                by_store[lease.store].append((lease, what))
+            stores = list(by_store)
+            for position, store in enumerate(stores):
+                try:
+                    store.settle([(lease.id, lease.nonce, what) for lease, what in by_store[store]])
+                except BaseException:
+                    # Settling twice is harmless, so nothing needs to be known of what was done.
+                    left = [end for unsent in stores[position:] for end in by_store[unsent]]
+                    with self._lock:
+                        self._ends = left + self._ends
+                    raise
+
+    def renew(self) -> None:
+        """Make every lease that is held last on."""
+        by_store: dict[Store, list[tuple[bytes, bytes]]] = defaultdict(list)
+        with self._lock:
+            for lease in self._held.values():
+                by_store[lease.store].append((lease.id, lease.nonce))
+        for store, leases in by_store.items():
+            store.renew(leases, self.lease_ms)
+
+    def _run(self) -> None:
+        interval = self.lease_ms / 1000 / _RENEWALS
+        renew_at = time.monotonic() + interval
+        while True:
+            if self._work.wait(max(0.0, renew_at - time.monotonic())):
+                self._work.clear()
+                time.sleep(_GATHER_S)
+            try:
+                if self._ends:
+                    self.flush()
+                if time.monotonic() >= renew_at:
+                    self.renew()
+                    renew_at = time.monotonic() + interval
+            except _FAULTS as error:
+                self._say_away(error)
+                self._work.set()
+                time.sleep(_PAUSE_S)
+            except Exception:
+                # The thread must outlive any fault: without it every lease runs out.
+                logger.exception("unexpected error while leases were settled or renewed")
+                self._work.set()
+                time.sleep(_PAUSE_S)
+            else:
+                if self._away:
+                    self._away = False
+                    logger.info("Redis is back; leases are settled and renewed again")
+
+    def _say_away(self, error: BaseException) -> None:
+        if not self._away:
+            self._away = True
+            logger.warning("leases cannot be settled or renewed now, and are tried again: %s", error)
+
+
+_registry: dict[Hashable, Leases] = {}
+_registry_lock = threading.Lock()
+
+
+def leases_of(server: Hashable, make: Callable[[], Leases]) -> Leases:
+    """This process's leases on a server: one for all channels, whichever connection they came over."""
+    with _registry_lock:
+        found = _registry.get(server)
+        if found is None:
+            found = _registry[server] = make()
+        return found
+
+
+def _forget_after_fork() -> None:
+    """A forked child holds no leases; the parent goes on renewing its own."""
+    global _registry_lock
+    _registry_lock = threading.Lock()
+    _registry.clear()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)

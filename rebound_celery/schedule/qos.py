@@ -1,0 +1,115 @@
+"""Acknowledgements: of leased messages in the schedule, of all others as kombu does it.
+
+With kombu alone, a message that is held while Redis restarts ends Celery's worker: it is restored, or acknowledged,
+over a channel that has no connection any more. Here what cannot be done then is done later.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
+from redis.exceptions import RedisError
+
+from .leases import DONE, RELEASE
+
+#: What an ordinary acknowledgement meets when its connection is lost; the last is kombu's, on a closed channel.
+_LOST = (RedisError, OSError, AttributeError)
+
+logger = logging.getLogger(__name__)
+
+
+class QoS(kombu_redis.QoS):
+    """See the module's text."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: Tags of leased messages that came over this channel.
+        self.leased: set[str] = set()
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        leases = self.channel.leases
+        if leases is not None and delivery_tag in leases:
+            self.leased.add(delivery_tag)
+        else:
+            super().append(message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        if self._end(delivery_tag, DONE):
+            return
+        try:
+            super().ack(delivery_tag)
+        except _LOST:
+            if not self._later("ack", delivery_tag):
+                raise
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        if self._end(delivery_tag, RELEASE if requeue else DONE):
+            return
+        try:
+            super().reject(delivery_tag, requeue=requeue)
+        except _LOST:
+            if not self._later("restore" if requeue else "ack", delivery_tag):
+                raise
+
+    def _end(self, delivery_tag: str, what: str) -> bool:
+        """Whether it was a leased message. Ending a lease needs no connection, so a closed channel can do it too."""
+        if delivery_tag not in self.leased:
+            return False
+        self.leased.discard(delivery_tag)
+        self.channel.leases.end(delivery_tag, what)
+        return True
+
+    def _later(self, what: str, delivery_tag: str) -> bool:
+        """Leave it to the next channel that consumes; False where there is none to come."""
+        if self.channel.leases is None:
+            return False
+        self.channel.leases.orphans.append((what, delivery_tag))
+        virtual.QoS.ack(self, delivery_tag)
+        return True
+
+    def adopt_orphans(self) -> None:
+        """Do what earlier channels of this process could not."""
+        orphans = self.channel.leases.orphans
+        while orphans:
+            what, tag = orphans[0]
+            if what == "ack":
+                self._remove_from_indices(tag).execute()
+            else:
+                self.restore_by_tag(tag)
+            orphans.popleft()
+
+    def restore_unacked_once(self, stderr: Any = None) -> None:
+        leases = self.channel.leases
+        if leases is None:
+            super().restore_unacked_once(stderr=stderr)
+            return
+        running = _running_tasks()
+        leases.release(self.leased, keep=running.__contains__)
+        self.leased = {tag for tag in self.leased if tag in leases}
+        self._on_collect.cancel()
+        self._flush()
+        delivered = dict(self._delivered)
+        self._delivered.clear()
+        self._delivered.restored = True
+        for tag, message in delivered.items():
+            if message.headers.get("id") in running:
+                # It is acknowledged when it is done, over whatever connection there is then.
+                continue
+            try:
+                self.restore_by_tag(tag)
+            except _LOST:
+                leases.orphans.append(("restore", tag))
+        if leases.orphans:
+            logger.info("%d messages are restored once Redis is back", len(leases.orphans))
+
+
+def _running_tasks() -> set[str]:
+    """Ids of the tasks that this worker runs and will finish; none outside a worker, or when it stops at once."""
+    state = sys.modules.get("celery.worker.state")
+    if state is None or state.should_terminate is not None:
+        return set()
+    return {request.id for request in list(state.active_requests)}

@@ -1,0 +1,215 @@
+"""The schedule of one queue in Redis. Each change is one script: a crash can neither lose nor double a message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, TypeVar
+
+from redis.exceptions import NoScriptError, ResponseError
+
+from . import stored
+from .keys import QueueKeys
+
+T = TypeVar("T")
+
+#: A worker that sleeps looks again within this time. What is due later needs no wake-up call: it will be seen.
+MAX_SLEEP_MS = 2_000
+
+#: How many entries one script call may touch; longer lists are cut, so that Redis never stands still for long.
+CHUNK = 500
+
+_SOURCES = {
+    name: files(__package__).joinpath("scripts", f"{name}.lua").read_text("utf-8")
+    for name in ("park", "claim", "settle", "renew", "move")
+}
+
+#: Scripts that must run when Redis is out of memory, or it could never be drained. Redis 7 knows the flag; with 6.2
+#: there is no such way.
+_ALLOW_OOM = "#!lua flags=allow-oom\n"
+_DRAINING = frozenset({"claim", "settle", "renew", "move"})
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A leased message: its id, its stored form, and how many leases of it ran out before this one."""
+
+    id: bytes
+    stored: bytes
+    losses: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a claim found: leased messages, ids that died of too many losses, and milliseconds until the next is due
+    (None when nothing waits)."""
+
+    messages: list[Claimed]
+    dead: list[bytes]
+    next_due_in_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An entry of the schedule as a listing shows it; `due_ms` is the end of the lease where it is leased."""
+
+    id: str
+    due_ms: int
+    leased: bool
+    message: dict[str, Any] | None
+
+
+class Store:
+    """The schedule of one queue.
+
+    Args:
+        client: a redis-py client that adds no prefix and decodes nothing.
+        keys: the queue's keys.
+    """
+
+    def __init__(self, client: Any, keys: QueueKeys) -> None:
+        self.keys = keys
+        self._client = client
+        self._common = [keys.messages, keys.wake, keys.dead, *keys.all_waiting()]
+
+    def park(self, entries: Sequence[tuple[str, int, bytes]], step: int, *, keep: bool = False) -> int:
+        """Store messages: (id, due time in Unix milliseconds, stored form). Returns how many ids were new.
+
+        An id that is stored already gets the new message and due time; with `keep` it stays as it is.
+        """
+        keys = self.keys
+        others = [keys.waiting(other) for other in keys.steps if other != step]
+        added = 0
+        for chunk in _chunks(entries):
+            arguments: list[Any] = [MAX_SLEEP_MS, int(keep)]
+            for entry in chunk:
+                arguments += entry
+            added += self._call("park", [keys.messages, keys.wake, keys.waiting(step), *others], arguments)
+        return added
+
+    def claim(self, limit: int, lease_ms: int, max_losses: int) -> Claim:
+        """Lease at most `limit` messages that are due, the most urgent and oldest first."""
+        reply = self._call("claim", self._common, [lease_ms, min(limit, CHUNK), max_losses])
+        next_due, dead, *rest = reply
+        messages = [Claimed(rest[i], rest[i + 1], rest[i + 2]) for i in range(0, len(rest), 3)]
+        return Claim(messages, dead, None if next_due < 0 else next_due)
+
+    def settle(self, ends: Sequence[tuple[bytes, bytes, str]]) -> int:
+        """End leases: (id, nonce, what), where what is "done", "release", or the reason of a dead letter."""
+        return sum(
+            self._call("settle", self._common, [part for end in chunk for part in end]) for chunk in _chunks(ends)
+        )
+
+    def renew(self, leases: Sequence[tuple[bytes, bytes]], lease_ms: int) -> int:
+        """Make leases, each (id, nonce), last `lease_ms` from now. Returns how many go on."""
+        keys = [self.keys.messages, *self.keys.all_waiting()]
+        return sum(
+            self._call("renew", keys, [lease_ms, *(part for lease in chunk for part in lease)])
+            for chunk in _chunks(leases)
+        )
+
+    def cancel(self, *ids: str | bytes) -> int:
+        """Remove messages, waiting or leased; returns how many there were."""
+        return self._move("remove", ids)
+
+    def run_now(self, *ids: str | bytes) -> int:
+        """Make waiting messages due; returns how many."""
+        return self._move("now", ids)
+
+    def reschedule(self, due_ms: int, *ids: str | bytes) -> int:
+        """Make waiting messages due at `due_ms` (Unix milliseconds); returns how many."""
+        return self._move(due_ms, ids)
+
+    def _move(self, due: int | str, ids: Sequence[str | bytes]) -> int:
+        keys = [self.keys.messages, self.keys.wake, *self.keys.all_waiting()]
+        return sum(self._call("move", keys, [due, *chunk]) for chunk in _chunks(ids))
+
+    def show(self, identity: str) -> Waiting | None:
+        """One entry by its id, or None."""
+        return next(self._entries([identity.encode()]), None)
+
+    def list(self, start: int = 0, count: int = 100) -> list[Waiting]:
+        """A page of the entries, ordered by priority step and then by time."""
+        ids: list[bytes] = []
+        for key in self.keys.all_waiting():
+            if len(ids) >= count:
+                break
+            size = self._client.zcard(key)
+            if start < size:
+                ids += self._client.zrange(key, start, start + count - len(ids) - 1)
+            start = max(0, start - size)
+        return list(self._entries(ids))
+
+    def _entries(self, ids: Sequence[bytes]) -> Iterator[Waiting]:
+        for identity in ids:
+            with self._client.pipeline(transaction=False) as pipe:
+                pipe.hget(self.keys.messages, identity)
+                for key in self.keys.all_waiting():
+                    pipe.zscore(key, identity)
+                raw, *scores = pipe.execute()
+            score = next((s for s in scores if s is not None), None)
+            if raw is None or score is None:
+                continue
+            try:
+                message = stored.decode(raw)
+            except (stored.UnknownVersionError, ValueError):
+                message = None
+            yield Waiting(identity.decode("utf-8", "replace"), int(score), score % 1 > 0, message)
+
+    def count(self) -> int:
+        """How many messages wait or are leased."""
+        return int(self._client.hlen(self.keys.messages))
+
+    def purge(self) -> int:
+        """Remove every waiting message; returns how many. Dead letters stay."""
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.hlen(self.keys.messages)
+            pipe.delete(self.keys.messages, self.keys.wake, *self.keys.all_waiting())
+            return int(pipe.execute()[0])
+
+    def dead(self) -> Iterator[tuple[str, str, bytes]]:
+        """Dead letters of this queue: id, reason, stored form."""
+        for identity, letter in self._client.hscan_iter(self.keys.dead):
+            reason, _, body = letter.partition(b"\n")
+            yield identity.decode("utf-8", "replace"), reason.decode("utf-8", "replace"), body
+
+    def _call(self, name: str, keys: Sequence[str], arguments: Iterable[Any]) -> Any:
+        return run_script(self._client, name, keys, list(arguments))
+
+
+#: script name -> hash as the server knows it. A server that has forgotten is told again (NOSCRIPT).
+_hashes: dict[str, str] = {}
+
+
+def run_script(client: Any, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+    """Run one of the schedule's scripts; load it where the server does not have it."""
+    digest = _hashes.get(name)
+    if digest is not None:
+        try:
+            return client.evalsha(digest, len(keys), *keys, *arguments)
+        except NoScriptError:
+            # Another server, a restarted one, or SCRIPT FLUSH. A script that is not there has not run.
+            digest = None
+    digest = _hashes[name] = _load(client, name)
+    return client.evalsha(digest, len(keys), *keys, *arguments)
+
+
+def _load(client: Any, name: str) -> str:
+    source = _SOURCES[name]
+    if name in _DRAINING:
+        try:
+            return _text(client.script_load(_ALLOW_OOM + source))
+        except ResponseError:
+            # Redis before 7 takes the flag's line for code.
+            return _text(client.script_load(source))
+    return _text(client.script_load(source))
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), CHUNK):
+        yield items[start : start + CHUNK]

@@ -1,0 +1,99 @@
+"""Kombu's Redis transports with delayed delivery, and the poller that claims what is due."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from kombu.transport import redis as kombu_redis
+from kombu.transport.redis import MultiChannelPoller
+
+from .channel import Channel, SentinelChannel
+from .claimer import Claimer
+from .store import MAX_SLEEP_MS
+
+#: Seconds; the shortest that the loop's timer is set to.
+_SHORTEST_S = 0.001
+
+
+class SchedulePoller(MultiChannelPoller):
+    """Claims what is due: by a timer where the worker has an event loop, else whenever it asks for events."""
+
+    loop: Any = None
+    _timer: Any = None
+    _timer_at = 0.0
+
+    def claim(self) -> int:
+        """Claim and deliver what is due; returns how many messages that was."""
+        delivered = sum(claimer.claim_due() for claimer in self._claimers())
+        self.arm()
+        return delivered
+
+    def next_claim_in(self) -> float:
+        """Seconds until there is something to claim, at most the longest sleep."""
+        return min((claimer.next_claim_in() for claimer in self._claimers()), default=MAX_SLEEP_MS / 1000)
+
+    def _claimers(self) -> list[Claimer]:
+        claimers = (channel.claimer for channel in list(self._channels) if channel.active_queues)
+        return [claimer for claimer in claimers if claimer is not None]
+
+    def arm(self) -> None:
+        """Set the event loop's timer for the next claim, where there is a loop."""
+        if self.loop is None:
+            return
+        now = time.monotonic()
+        # Never at once: a loop that has run ten timers in a row sleeps for a second (kombu's fire_timers).
+        wake_at = now + max(_SHORTEST_S, self.next_claim_in())
+        if self._timer is not None and now < self._timer_at <= wake_at:
+            return
+        self.disarm()
+        self._timer_at = wake_at
+        self._timer = self.loop.call_later(wake_at - now, self._fire)
+
+    def disarm(self) -> None:
+        """Take the timer back: the loop, or the connection, is another one now."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _fire(self) -> None:
+        self._timer = None
+        self.claim()
+
+    def get(self, callback: Any, timeout: float | None = None) -> Any:
+        # Without an event loop (gevent, eventlet, plain kombu): wait no longer than until the next is due.
+        if self.claim():
+            return None
+        wait = self.next_claim_in()
+        return super().get(callback, timeout=wait if timeout is None else min(timeout, wait))
+
+    def close(self) -> None:
+        self.disarm()
+        super().close()
+
+
+class Transport(kombu_redis.Transport):
+    """The Redis transport with delayed delivery."""
+
+    Channel = Channel
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cycle = SchedulePoller()
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        self.cycle.disarm()
+        self.cycle.loop = loop
+        super().register_with_event_loop(connection, loop)
+        self.cycle.arm()
+
+    def _deliver(self, message: dict[str, Any], queue: str) -> None:
+        channel = next(iter(self.channels), None)
+        if channel is None or queue not in self._callbacks or not channel.adopt(queue, message):
+            super()._deliver(message, queue)
+
+
+class SentinelTransport(Transport, kombu_redis.SentinelTransport):
+    """The Redis Sentinel transport with delayed delivery."""
+
+    Channel = SentinelChannel

@@ -1,0 +1,1 @@
+"""Small Celery apps that tests run workers of."""

@@ -1,0 +1,21 @@
+"""A shop with retries, as a user would write it: `celery -A tests.acceptance.apps.orders worker`.
+
+Everything about its surroundings comes from the environment: ORDERS_REDIS, and rebound's own REBOUND_* variables.
+"""
+
+from __future__ import annotations
+
+import os
+
+from celery import Celery
+
+from rebound_celery import Rebound
+
+app = Celery("orders", broker=os.environ.get("ORDERS_REDIS"))
+rebound = Rebound(app)
+
+
+@app.task
+def ship(order: int) -> int:
+    """A task of the shop's own, in the default queue."""
+    return order

@@ -1,0 +1,66 @@
+"""A Celery app that has only the schedule: no Kafka anywhere. Its tasks tell Redis what they did."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import redis
+from celery import Celery
+
+from rebound_celery.schedule.install import install_schedule
+
+URL = os.environ["TEST_REDIS_URL"]
+
+app = Celery("scheduled", broker=URL, backend=URL)
+app.conf.broker_connection_retry_on_startup = True
+app.conf.task_acks_late = os.environ.get("TEST_ACKS_LATE") == "1"
+app.conf.worker_prefetch_multiplier = int(os.environ.get("TEST_PREFETCH", "4"))
+app.conf.broker_transport_options = {"global_keyprefix": os.environ.get("TEST_PREFIX", "")}
+if os.environ.get("TEST_STOCK") != "1":
+    install_schedule(app, lambda: {"lease": float(os.environ.get("TEST_LEASE", "30"))})
+
+log = redis.Redis.from_url(URL)
+
+
+def say(*words: Any) -> None:
+    """Tell Redis, however often it takes: a restart of Redis is what some tests are about."""
+    while True:
+        try:
+            log.rpush("said", " ".join(map(str, words)))
+        except redis.RedisError:
+            time.sleep(0.1)
+        else:
+            return
+
+
+@app.task(bind=True)
+def note(self: Any, number: int, due: float) -> str | None:
+    """Tell how many milliseconds after its time it ran."""
+    say(number, round((time.time() - due) * 1000))
+    return self.request.eta
+
+
+@app.task(bind=True)
+def work(self: Any, number: int, seconds: float) -> None:
+    say("begun", number)
+    time.sleep(seconds)
+    say("done", number)
+
+
+@app.task(bind=True, max_retries=3)
+def twice(self: Any, began: float) -> None:
+    say(self.request.id, self.request.retries, round(time.time() - began, 3))
+    if self.request.retries < 2:
+        raise self.retry(countdown=1)
+
+
+@app.task
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+@app.task
+def total(numbers: list[int]) -> int:
+    return sum(numbers)

@@ -1,0 +1,153 @@
+"""The benchmarks run and say what they promise. How fast they are is not for a test."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rebound_celery.demo.embedded import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.processes import Process
+    from tests.servers import ExternalRedis, RedisServer
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = "benchmarks/consumer_benchmark.py"
+
+
+def run(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("REBOUND_", "CELERY_"))}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def test_consumer_benchmark_prints_the_statistics_of_the_go_program() -> None:
+    """With the Go program's flags (one dash) it prints settings, the counts as JSON, and both rates."""
+    flags = "-embedded -failure-rate 0.3 -duration 6s -rate 40 -base-delay 1 -topic t -group g"
+
+    done = run(SCRIPT, *flags.split())
+
+    assert done.returncode == 0, done.stderr
+    heading, _, rest = done.stdout.partition("{")
+    counts = json.loads("{" + rest.partition("}")[0] + "}")
+    assert "Failure rate: 30.0 %" in heading
+    assert list(counts)[:4] == ["TotalMessages", "SuccessfulMessages", "RetriedMessages", "ErrorMessages"]
+    assert counts["TotalMessages"] == sum(counts.values()) - counts["TotalMessages"] > 0
+    success_rate = 100 * counts["SuccessfulMessages"] / counts["TotalMessages"]
+    assert f"Success rate: {success_rate:.2f}%\n" in rest
+    assert f"Retry rate: {100 * counts['RetriedMessages'] / counts['TotalMessages']:.2f}%\n" in rest
+
+
+def test_consumer_benchmark_measures_speed_on_a_prefilled_topic() -> None:
+    """All messages are handled, those that failed come back once, and stdout is one JSON object."""
+    flags = "--embedded --prefill 500 --handler-ms 0 --failure-rate 0.2 --base-delay 1 --json"
+
+    done = run(SCRIPT, *flags.split())
+
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["SuccessfulMessages"] == 500
+    assert result["redelivered"] == result["RetriedMessages"] == result["TotalMessages"] - 500
+    assert (result["DeadMessages"], result["ErrorMessages"], result["WaitingRetries"]) == (0, 0, 0)
+    assert result["records_per_s"] > 0
+    assert result["peak_rss_mb"] > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_consumer_benchmark_ends_gracefully_on_a_signal(
+    run_process: Callable[..., Process], number: signal.Signals
+) -> None:
+    """A signal ends it before its duration, with the statistics and status 0."""
+    process = run_process(SCRIPT, "--embedded", "--duration", "10m", "--no-worker")
+    process.wait_for_output("assigned")
+
+    process.signal(number)
+
+    process.wait_for_output("Retry rate:", timeout=40)
+    assert process.wait(timeout=20) == 0
+
+
+def test_consumer_benchmark_says_which_redis_it_cannot_reach() -> None:
+    """One line with the address on stderr, status 1."""
+    address = f"localhost:{free_port()}"
+
+    done = run(SCRIPT, "-redis", address, timeout=20)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert f"cannot reach Redis at redis://{address}/" in done.stderr
+
+
+def test_consumer_benchmark_says_which_kafka_it_cannot_reach(redis_server: ExternalRedis | RedisServer) -> None:
+    """One line with the address on stderr, status 1."""
+    address = f"localhost:{free_port()}"
+
+    done = run(SCRIPT, "-kafka", address, "-redis", redis_server.address, timeout=30)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert f"cannot reach Kafka at {address}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "limits"),
+    [
+        ("-failure-rate", "1.5", "from 0.0 to 1.0"),
+        ("--failure-rate", "-0.1", "from 0.0 to 1.0"),
+        ("--failure-rate", "nan", "from 0.0 to 1.0"),
+        ("-duration", "5x", "60s, 2m or 1m30s, above 0"),
+        ("-duration", "0s", "60s, 2m or 1m30s, above 0"),
+        ("-kafka", "host:port", "host:port"),
+        ("-redis", "localhost:0", "host:port"),
+        ("-topic", "a/b", "a Kafka topic has"),
+        ("-max-retries", "101", "from 0 to 100"),
+        ("-base-delay", "0", "from 1 to 3600"),
+        ("-handler-ms", "50-10", "from 0 to 60000"),
+        ("-rate", "0", "above 0"),
+        ("-concurrency", "0", "from 1 to 1000"),
+        ("-prefill", "0", "from 1 to"),
+    ],
+)
+def test_consumer_benchmark_refuses_a_bad_value_in_one_line(flag: str, value: str, limits: str) -> None:
+    """The line names flag, value and limits; status 2."""
+    done = run(SCRIPT, flag, value)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert flag in done.stderr
+    assert repr(value) in done.stderr
+    assert limits in done.stderr
+
+
+def test_the_six_benchmarks_still_run() -> None:
+    """`pytest benchmarks` runs each of them once."""
+    done = run("-m", "pytest", "benchmarks", "--benchmark-disable", "-q", "-p", "no:cacheprovider")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "12 passed" in done.stdout
+
+
+def test_scheduling_benchmark_prints_one_json_line() -> None:
+    """It compares with plain Celery, with events and without."""
+    done = run("-m", "benchmarks.scheduling", "--rounds", "1", "--calls", "20")
+
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert {"schedule_retry / plain", "schedule_retry / plain, events"} <= set(json.loads(line)["ratio"])

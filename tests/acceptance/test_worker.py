@@ -1,0 +1,203 @@
+"""Plain `celery worker` processes deliver retries, and lose none when they or their children are stopped or killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from redis import Redis
+
+from rebound_celery import Rebound
+from rebound_celery.schedule.keys import QueueKeys
+from tests.acceptance.apps.worker import close_redis_connections
+from tests.processes import Process
+from tests.waiting import wait_until
+
+StartWorker = Callable[..., Process]
+
+
+@pytest.fixture
+def start_worker(run_process: Callable[..., Process], redis_url: str) -> StartWorker:
+    """`start_worker(*options, **environment)`: a worker of the app `orders` that is ready."""
+
+    def start(*options: str, **environment: str) -> Process:
+        worker = run_process(
+            *("-m", "celery", "-A", "tests.acceptance.apps.orders", "worker", "--loglevel=INFO", *options),
+            env={"ORDERS_REDIS": redis_url, **environment},
+        )
+        worker.wait_for_output(" ready.", timeout=60)
+        return worker
+
+    return start
+
+
+@pytest.fixture
+def rebound(redis_url: str) -> Iterator[Rebound]:
+    """The app of a process that only schedules, such as a web server."""
+    yield Rebound(Celery("web", broker=redis_url, set_as_current=False))
+    close_redis_connections()
+
+
+class HangingReceiver:
+    """Answers the first post only when `release` is set, and each later one at once."""
+
+    def __init__(self) -> None:
+        self.posts: list[str] = []
+        self.answered: list[str] = []
+        self.release = threading.Event()
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.posts.append(self.headers["Rebound-Attempt"])
+                if len(receiver.posts) == 1:
+                    receiver.release.wait(60)
+                self.send_response(204)
+                self.end_headers()
+                receiver.answered.append(self.headers["Rebound-Id"])
+
+            def log_message(self, *_: Any) -> None:
+                """Say nothing."""
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, *_: Any) -> None:
+                """The clients are killed on purpose."""
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/"
+        self._thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+
+    def close(self) -> None:
+        self.release.set()
+        self.server.shutdown()
+        self._thread.join()
+        self.server.server_close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[HangingReceiver]:
+    receiver = HangingReceiver()
+    yield receiver
+    receiver.close()
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def left_in(url: str) -> int:
+    """How many messages Redis still holds for the worker: waiting ones, and those under a worker's lease."""
+    keys = QueueKeys("", "rebound", (0, 3, 6, 9))
+    with Redis.from_url(url) as redis:
+        return sum(redis.zcard(waiting) for waiting in keys.all_waiting())  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("pool", [["-P", "prefork", "-c", "2"], ["-P", "threads", "-c", "4"]], ids=lambda pool: pool[1])
+def test_a_plain_worker_delivers_every_retry_once_and_stops_cleanly(
+    pool: list[str],
+    rebound: Rebound,
+    redis_url: str,
+    kafka_brokers: str,
+    topic: str,
+    start_worker: StartWorker,
+    read_topic: Callable[..., list[Any]],
+) -> None:
+    worker = start_worker(*pool, REBOUND_KAFKA_BROKERS=kafka_brokers)
+
+    rebound.schedule_retries(
+        [
+            {"destination": f"kafka://{topic}", "message_data": str(n), "key": f"k{n}", "base_delay": 1}
+            for n in range(50)
+        ]
+    )
+    rebound.app.send_task("tests.acceptance.apps.orders.ship", args=[7])
+
+    records = read_topic(topic, 50, timeout=30)
+    assert sorted(int(record.value) for record in records) == list(range(50))
+    wait_until(lambda: left_in(redis_url) == 0, message="every message is acknowledged")
+    worker.wait_for_output("ship[", timeout=10)
+    assert worker.stop() == 0
+    assert "Traceback" not in worker.output
+    assert "rebound.deliver" in worker.output
+    assert "Attempting bootstrap" not in worker.output, "kafka-python's chatter drowns the worker's own log"
+
+
+def kill_child(worker: Process) -> None:
+    (child,) = children_of(worker.pid)
+    os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("options", "interrupt"),
+    [(["-c", "1"], kill_child), (["-c", "1", "--time-limit=2"], lambda _worker: None)],
+    ids=["SIGKILL of the child", "hard time limit"],
+)
+def test_a_delivery_whose_process_dies_is_made_again(
+    options: list[str],
+    interrupt: Callable[[Process], None],
+    rebound: Rebound,
+    redis_url: str,
+    receiver: HangingReceiver,
+    start_worker: StartWorker,
+) -> None:
+    worker = start_worker("-P", "prefork", *options)
+
+    rebound.schedule_retry(receiver.url, b"v", id="order-7", attempt=1, max_retries=1, base_delay=1)
+    wait_until(lambda: receiver.posts, timeout=20, message=worker.tail)
+    interrupt(worker)
+
+    wait_until(lambda: "order-7" in receiver.answered, timeout=30, message=worker.tail)
+    wait_until(lambda: left_in(redis_url) == 0, timeout=20, message=worker.tail)
+    assert set(receiver.posts) == {"2"}, "the death of a worker is no failed attempt of the message"
+    assert "dead-set" not in worker.output
+
+
+def test_a_worker_that_is_stopped_leaves_its_waiting_retries_to_the_next(
+    rebound: Rebound,
+    redis_url: str,
+    kafka_brokers: str,
+    topic: str,
+    start_worker: StartWorker,
+    read_topic: Callable[..., list[Any]],
+) -> None:
+    requests = [{"destination": f"kafka://{topic}", "id": f"order-{n}", "base_delay": 4} for n in range(100)]
+    first = start_worker("-P", "threads", REBOUND_KAFKA_BROKERS=kafka_brokers)
+    rebound.schedule_retries(requests)
+
+    assert first.stop() == 0
+    assert left_in(redis_url) == 100
+    second = start_worker("-P", "threads", REBOUND_KAFKA_BROKERS=kafka_brokers)
+
+    records = read_topic(topic, 100, timeout=30)
+    ids = [dict(record.headers)["rebound-id"].decode() for record in records]
+    assert sorted(ids) == sorted(request["id"] for request in requests)
+    wait_until(lambda: left_in(redis_url) == 0, message=second.tail)
+    assert "rebound.deliver" in second.output
+
+
+def test_a_delivery_under_way_is_finished_when_the_worker_is_told_to_stop(
+    rebound: Rebound, redis_url: str, receiver: HangingReceiver, start_worker: StartWorker
+) -> None:
+    worker = start_worker("-P", "threads")
+    rebound.schedule_retry(receiver.url, b"v", id="order-7", base_delay=1)
+    wait_until(lambda: receiver.posts, timeout=20, message=worker.tail)
+
+    worker.signal(signal.SIGTERM)
+    worker.wait_for_output("Warm shutdown", timeout=10)
+    receiver.release.set()
+
+    assert worker.wait(20) == 0
+    assert receiver.posts == ["2"]
+    assert receiver.answered == ["order-7"]
+    assert left_in(redis_url) == 0

@@ -1,0 +1,164 @@
+"""Fixtures: servers, topics and processes. A server that cannot be had is a failure, never a skip."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+from celery import _state
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from rebound_celery.demo.embedded import EmbeddedKafka, EmbeddedRedis, create_topics
+from tests.processes import Process
+from tests.servers import ExternalRedis, RedisServer, local_redis
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from kafka.consumer.fetcher import ConsumerRecord
+    from kafka.producer.future import RecordMetadata
+
+    # Kafka also has headers without a value, and records with neither key nor value; kafka-python does not send them.
+    Record = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test that reaches for the broker is a `kafka` test: CI runs these again on Apache Kafka."""
+    for item in items:
+        if "kafka_brokers" in getattr(item, "fixturenames", ()):
+            item.add_marker("kafka")
+
+
+@pytest.fixture(autouse=True)
+def _clean_surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Neither the developer's shell nor the test before decides how a test ends."""
+    for name in os.environ:
+        if name.startswith(("REBOUND_", "CELERY_")) and not name.startswith("REBOUND_TEST_"):
+            monkeypatch.delenv(name)
+    default_app, current_app = _state.default_app, _state._tls.current_app
+    yield
+    _state.default_app, _state._tls.current_app = default_app, current_app
+
+
+@pytest.fixture(scope="session")
+def kafka_brokers() -> Iterator[str]:
+    """`host:port` of a Kafka broker: REBOUND_TEST_KAFKA, else an embedded one."""
+    given = os.environ.get("REBOUND_TEST_KAFKA")
+    if given:
+        yield given
+        return
+    with EmbeddedKafka() as kafka:
+        yield kafka.address
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[ExternalRedis | RedisServer | EmbeddedRedis]:
+    """A Redis server with `.url` and `.address`: REBOUND_TEST_REDIS, else the system's, else an embedded one.
+
+    All tests share it: one that stops or configures its server starts a `RedisServer` of its own.
+    """
+    given = os.environ.get("REBOUND_TEST_REDIS")
+    if given:
+        yield ExternalRedis(given)
+        return
+    with local_redis() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: ExternalRedis | RedisServer | EmbeddedRedis) -> Iterator[str]:
+    """The URL of an empty Redis database."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushdb()
+        yield redis_server.url
+        client.flushdb()
+
+
+@pytest.fixture
+def make_topic(kafka_brokers: str) -> Callable[..., str]:
+    """`make_topic(partitions=4, name=None)` creates a topic and returns its name, a new one unless it is given."""
+
+    def make(partitions: int = 4, name: str | None = None) -> str:
+        name = name or f"t-{uuid.uuid4().hex[:8]}"
+        create_topics(kafka_brokers, {name: partitions})
+        return name
+
+    return make
+
+
+@pytest.fixture
+def topic(make_topic: Callable[..., str]) -> str:
+    """The name of a new topic with 4 partitions."""
+    return make_topic()
+
+
+@pytest.fixture(scope="session")
+def _producer(kafka_brokers: str) -> Iterator[KafkaProducer]:
+    producer = KafkaProducer(bootstrap_servers=kafka_brokers, linger_ms=5)
+    yield producer
+    producer.close()
+
+
+@pytest.fixture
+def produce(_producer: KafkaProducer) -> Callable[..., list[RecordMetadata]]:
+    """`produce(topic, [(key, value, headers), ...], partition=None)` returns when the broker has confirmed them all."""
+
+    def send(topic: str, records: Iterable[Record], partition: int | None = None) -> list[RecordMetadata]:
+        sent = [
+            _producer.send(topic, key=key, value=value, headers=headers, partition=partition)
+            for key, value, headers in records
+        ]
+        _producer.flush(timeout=30)
+        return [future.get(timeout=0) for future in sent]
+
+    return send
+
+
+@pytest.fixture
+def read_topic(kafka_brokers: str) -> Callable[..., list[ConsumerRecord]]:
+    """`read_topic(topic, count, timeout=15)` reads a topic from its beginning, in no group.
+
+    It returns once there are `count` records and a further look finds no more (so that a record too many shows), or
+    with what there is at the deadline.
+    """
+
+    def read(topic: str, count: int, timeout: float = 15.0) -> list[ConsumerRecord]:
+        consumer = KafkaConsumer(bootstrap_servers=kafka_brokers, group_id=None, enable_auto_commit=False)
+        try:
+            partitions: Any = consumer.partitions_for_topic(topic) or ()
+            consumer.assign([TopicPartition(topic, number) for number in sorted(partitions)])
+            consumer.seek_to_beginning()
+            records: list[ConsumerRecord] = []
+            deadline = time.monotonic() + timeout
+            while time.monotonic() < deadline:
+                batches = consumer.poll(timeout_ms=300).values()
+                if not batches and len(records) >= count:
+                    break
+                for batch in batches:
+                    records.extend(batch)
+            return records
+        finally:
+            consumer.close()
+
+    return read
+
+
+@pytest.fixture
+def run_process() -> Iterator[Callable[..., Process]]:
+    """`run_process(*arguments, env=None)` starts `python *arguments`; whatever still runs after the test is stopped."""
+    started: list[Process] = []
+
+    def run(*arguments: str, **options: Any) -> Process:
+        process = Process(*arguments, **options)
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.stop()
+        print(process.tail())  # pytest shows it for a failed test only
+        process.close()

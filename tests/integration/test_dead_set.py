@@ -1,0 +1,143 @@
+"""The dead set: where dead letters stay in Redis that have no other place, with and without a key prefix."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from celery import Celery
+from redis import Redis
+
+from rebound_celery import Message, Rebound
+from rebound_celery.address import DEAD_SET, HttpAddress
+from rebound_celery.demo.embedded import free_port
+from rebound_celery.errors import OutageError
+from rebound_celery.message import Failure
+from tests.acceptance.apps.worker import close_redis_connections, running_worker
+from tests.waiting import wait_until
+
+MESSAGE = Message(
+    id="order-7",
+    value=b"\x00\xff",
+    key=b"k",
+    headers=(("a", b"1"), ("a", b""), ("n", None)),
+    destination=HttpAddress("http://127.0.0.1:1/"),
+    dead_destination=DEAD_SET,
+    attempt=4,
+    max_retries=3,
+    base_delay=1,
+    reason="rejected",
+    failure=Failure("ValueError", "bad", "Traceback"),
+)
+
+
+@pytest.fixture(params=["", "shop:"], ids=["no prefix", "prefix"])
+def prefix(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _apps_leave_no_connection() -> Iterator[None]:
+    yield
+    close_redis_connections()
+
+
+@pytest.fixture
+def rebound(redis_url: str, prefix: str) -> Rebound:
+    app = Celery("shop", broker=redis_url, set_as_current=False)
+    if prefix:
+        app.conf.broker_transport_options = {"global_keyprefix": prefix}
+    return Rebound(app, http_connect_timeout=1, http_timeout=1)
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    with Redis.from_url(redis_url) as client:
+        yield client
+
+
+def test_a_dead_letter_without_another_place_is_kept_whole(rebound: Rebound, redis: Redis, prefix: str) -> None:
+    """The way of a real one: an HTTP destination that refuses, and no dead destination."""
+    url = f"http://127.0.0.1:{free_port()}/hook"
+
+    with running_worker(rebound.app):
+        headers = [("a", b"1"), ("a", b"")]
+        rebound.schedule_retry(url, b"\x00\xff", key=b"k", headers=headers, max_retries=1, base_delay=1)
+        wait_until(lambda: len(rebound.dead_set) == 1, timeout=15)
+
+    (letter,) = rebound.dead_set
+    assert (letter.value, letter.key, letter.headers) == (b"\x00\xff", b"k", (("a", b"1"), ("a", b"")))
+    assert (letter.reason, letter.attempt, str(letter.destination)) == ("retries-exhausted", 2, url)
+    assert letter.failure is not None
+    assert "refused" in letter.failure.message
+    assert all(key.startswith(prefix.encode()) for key in redis.keys() if b"rebound" in key)  # noqa: SIM118
+    assert redis.ttl(f"{prefix}{{rebound}}.dead") == -1
+
+
+def test_letters_are_read_as_they_were_written_the_oldest_first(rebound: Rebound, monkeypatch: Any) -> None:
+    clock = itertools.count(1_700_000_000_000_000_000, 1_000_000)
+    monkeypatch.setattr("time.time_ns", lambda: next(clock))
+    letters = [replace(MESSAGE, id=name) for name in ("c", "a", "b")]
+
+    outcomes = [rebound.dead_set.send([letter]) for letter in letters]
+
+    assert outcomes == [["dead-set c"], ["dead-set a"], ["dead-set b"]]
+    assert list(rebound.dead_set) == letters
+    assert len(rebound.dead_set) == 3
+
+
+def test_a_letter_that_is_written_twice_is_kept_once(rebound: Rebound) -> None:
+    rebound.dead_set.send([MESSAGE])
+    rebound.dead_set.send([MESSAGE, replace(MESSAGE, id="other")])
+
+    assert len(rebound.dead_set) == 2
+    assert {letter.id for letter in rebound.dead_set} == {"order-7", "other"}
+
+
+def test_removed_letters_are_gone_and_the_others_stay(rebound: Rebound, redis: Redis) -> None:
+    rebound.dead_set.send([replace(MESSAGE, id=name) for name in "abc"])
+
+    assert rebound.dead_set.remove("a", "c", "no such letter") == 2
+    assert rebound.dead_set.remove() == 0
+    assert [letter.id for letter in rebound.dead_set] == ["b"]
+    assert rebound.dead_set.remove("b") == 1
+    assert not [key for key in redis.keys() if b"dead" in key]  # noqa: SIM118
+
+
+UNREADABLE: dict[str, Any] = {
+    "newer": {"v": 99, "id": "from-the-future"},
+    "empty": {"v": 1},
+    "damaged": {"v": 1, "id": "x", "attempt": "many"},
+    "text": "text",
+    "null": None,
+    "list": [1, 2],
+}
+
+
+def test_what_no_worker_can_read_is_kept_and_hides_no_readable_letter(
+    rebound: Rebound, redis: Redis, prefix: str
+) -> None:
+    rebound.dead_set.send([MESSAGE])
+
+    with running_worker(rebound.app):
+        for task_id, wire in UNREADABLE.items():
+            rebound.app.send_task("rebound.deliver", args=[wire], queue="rebound", task_id=task_id)
+        wait_until(lambda: len(rebound.dead_set) == 1 + len(UNREADABLE), timeout=15)
+
+    assert list(rebound.dead_set) == [MESSAGE]
+    kept = redis.hmget(f"{prefix}{{rebound}}.dead", [f"unreadable:{task_id}" for task_id in UNREADABLE])
+    bodies = [json.loads(json.loads(letter)["unreadable"]) for letter in kept if letter]
+    assert [arguments[0] for arguments, *_ in bodies] == list(UNREADABLE.values())
+
+
+def test_redis_away_is_an_outage_for_each_letter_and_no_exception() -> None:
+    app = Celery("shop", broker=f"redis://127.0.0.1:{free_port()}/0", set_as_current=False)
+    app.conf.broker_transport_options = {"max_retries": 0, "interval_start": 0, "interval_step": 0}
+
+    outcomes = Rebound(app).dead_set.send([MESSAGE, replace(MESSAGE, id="other")])
+
+    assert [type(outcome) for outcome in outcomes] == [OutageError, OutageError]

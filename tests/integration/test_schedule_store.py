@@ -1,0 +1,236 @@
+"""The schedule in a real Redis: what each change does, and what it leaves alone."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import redis
+
+from rebound_celery.schedule import stored
+from rebound_celery.schedule.keys import QueueKeys
+from rebound_celery.schedule.store import Store
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LEASE_MS = 60_000
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as connection:
+        yield connection
+
+
+@pytest.fixture
+def store(client: redis.Redis) -> Store:
+    return Store(client, QueueKeys("", "q", (0, 3, 6, 9)))
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def entry(identity: str, due_ms: int, number: int = 0) -> tuple[str, int, bytes]:
+    return identity, due_ms, stored.encode({"headers": {"id": identity}, "properties": {"number": number}})
+
+
+def ids(claim) -> list[str]:
+    return [claimed.id.decode() for claimed in claim.messages]
+
+
+def settle(store: Store, claim, what: str = "done") -> int:
+    return store.settle([(c.id, stored.nonce(c.stored), what) for c in claim.messages])
+
+
+def test_nothing_is_claimed_before_it_is_due(store: Store):
+    store.park([entry("later", now_ms() + 50_000)], 0)
+
+    claim = store.claim(10, LEASE_MS, 3)
+
+    assert ids(claim) == []
+    assert 49_000 < claim.next_due_in_ms <= 50_000
+
+
+def test_empty_schedule_has_nothing_due(store: Store):
+    claim = store.claim(10, LEASE_MS, 3)
+
+    assert (claim.messages, claim.next_due_in_ms) == ([], None)
+
+
+def test_due_messages_are_claimed_once_oldest_first_and_no_more_than_asked_for(store: Store):
+    now = now_ms()
+    store.park([entry(str(n), now - 100 + n) for n in range(5)], 0)
+
+    first, second, third = (store.claim(2, LEASE_MS, 3) for _ in range(3))
+
+    assert [ids(first), ids(second), ids(third)] == [["0", "1"], ["2", "3"], ["4"]]
+    assert first.next_due_in_ms == 0
+    assert third.next_due_in_ms > 0
+
+
+def test_more_urgent_priority_is_claimed_first(store: Store):
+    now = now_ms()
+    for step in (9, 0, 6, 3):
+        store.park([entry(f"p{step}", now - step)], step)
+
+    assert ids(store.claim(10, LEASE_MS, 3)) == ["p0", "p3", "p6", "p9"]
+
+
+def test_done_message_is_gone(store: Store, client: redis.Redis):
+    store.park([entry("a", now_ms())], 3)
+    claim = store.claim(10, LEASE_MS, 3)
+
+    assert settle(store, claim) == 1
+    assert settle(store, claim) == 0
+    assert store.count() == 0
+    assert not client.exists(*store.keys.all_waiting())
+
+
+def test_released_message_is_due_at_once_and_has_lost_nothing(store: Store):
+    store.park([entry("a", now_ms())], 0)
+    settle(store, store.claim(10, LEASE_MS, 3), "release")
+
+    (again,) = store.claim(10, LEASE_MS, 3).messages
+
+    assert again.losses == 0
+
+
+def test_lease_that_runs_out_makes_the_message_due_again_and_counts(store: Store):
+    store.park([entry("a", now_ms())], 0)
+
+    for losses in range(3):
+        claim = wait_until(lambda: (found := store.claim(1, 20, 3)).messages and found)
+        assert claim.messages[0].losses == losses
+    dead = wait_until(lambda: store.claim(1, 20, 3).dead)
+
+    assert dead == [b"a"]
+    assert store.count() == 0
+    assert [(identity, reason) for identity, reason, _ in store.dead()] == [("a", "worker-lost")]
+
+
+def test_renewed_lease_goes_on(store: Store):
+    store.park([entry("a", now_ms())], 0)
+    (held,) = store.claim(1, 200, 3).messages
+
+    assert store.renew([(held.id, stored.nonce(held.stored))], LEASE_MS) == 1
+    assert store.claim(1, LEASE_MS, 3).next_due_in_ms > 50_000
+
+
+def test_message_stored_again_while_leased_waits_on_and_survives_the_older_settle(store: Store):
+    """A retry under the same id: there is never a moment with two of it, or none."""
+    store.park([entry("a", now_ms(), 1)], 0)
+    old = store.claim(1, LEASE_MS, 3)
+
+    store.park([entry("a", now_ms() + 50_000, 2)], 3)
+    assert store.renew([(c.id, stored.nonce(c.stored)) for c in old.messages], LEASE_MS) == 0
+    assert settle(store, old) == 0
+
+    (waiting,) = store.list()
+    assert not waiting.leased
+    assert waiting.message["properties"]["number"] == 2
+
+
+def test_keep_stores_once(store: Store):
+    assert store.park([entry("a", now_ms() + 1_000_000, 1)], 0, keep=True) == 1
+    assert store.park([entry("a", now_ms(), 2)], 3, keep=True) == 0
+
+    (waiting,) = store.list()
+    assert waiting.message["properties"]["number"] == 1
+
+
+def test_waiting_message_can_be_shown_cancelled_run_now_and_moved(store: Store):
+    due = now_ms() + 50_000
+    store.park([entry(name, due) for name in "abc"], 0)
+
+    assert store.show("a").due_ms == due
+    assert store.show("x") is None
+    assert store.cancel("a", "x") == 1
+    assert store.run_now("b") == 1
+    assert store.reschedule(due + 1, "c") == 1
+    assert ids(store.claim(10, LEASE_MS, 3)) == ["b"]
+    assert store.show("c").due_ms == due + 1
+    assert store.count() == 2
+
+
+def test_leased_message_is_not_moved_but_can_be_cancelled(store: Store):
+    store.park([entry("a", now_ms())], 0)
+    claim = store.claim(1, LEASE_MS, 3)
+
+    assert store.run_now("a") == 0
+    assert store.cancel("a") == 1
+    assert settle(store, claim) == 0
+
+
+def test_list_gives_pages_over_all_priorities(store: Store):
+    now = now_ms()
+    for step in (0, 3, 6):
+        store.park([entry(f"{step}-{n}", now + n) for n in range(10)], step)
+
+    pages = [store.list(start, 7) for start in range(0, 35, 7)]
+
+    assert [len(page) for page in pages] == [7, 7, 7, 7, 2]
+    assert len({waiting.id for page in pages for waiting in page}) == 30
+
+
+def test_purge_removes_what_waits_and_keeps_what_died(store: Store):
+    store.park([entry("a", now_ms()), entry("b", now_ms() + 50_000)], 0)
+    settle(store, store.claim(1, LEASE_MS, 3), "unreadable")
+
+    assert store.purge() == 1
+    assert store.count() == 0
+    assert len(list(store.dead())) == 1
+
+
+def test_forgotten_scripts_are_loaded_again(store: Store, client: redis.Redis):
+    store.park([entry("a", now_ms())], 0)
+    client.script_flush()
+
+    assert ids(store.claim(1, LEASE_MS, 3)) == ["a"]
+
+
+def test_a_wake_up_call_is_left_for_what_is_due_sooner_than_a_sleeper_looks(store: Store, client: redis.Redis):
+    store.park([entry("later", now_ms() + 50_000)], 0)
+    assert client.llen(store.keys.wake) == 0
+
+    store.park([entry("a", now_ms()), entry("b", now_ms())], 0)
+    assert client.llen(store.keys.wake) == 1
+
+
+def test_a_million_due_in_the_same_millisecond_are_claimed_in_bounded_batches(store: Store, client: redis.Redis):
+    due = now_ms() - 1
+    body = stored.encode({"headers": {}, "properties": {}})
+    with client.pipeline(transaction=False) as pipe:
+        for start in range(0, 1_000_000, 50_000):
+            some = [f"{n:07}" for n in range(start, start + 50_000)]
+            pipe.hset(store.keys.messages, mapping=dict.fromkeys(some, body))
+            pipe.zadd(store.keys.waiting(0), dict.fromkeys(some, due))
+            pipe.execute()
+
+    began = time.monotonic()
+    claims = [store.claim(250, LEASE_MS, 3) for _ in range(8)]
+
+    assert [len(claim.messages) for claim in claims] == [250] * 8
+    assert len({c.id for claim in claims for c in claim.messages}) == 2_000
+    assert time.monotonic() - began < 5
+
+
+def test_full_redis_can_still_be_drained(redis_url: str, store: Store, client: redis.Redis):
+    """Redis 7 and later: claiming and settling are allowed when memory is spent, storing is refused."""
+    if int(client.info("server")["redis_version"].split(".")[0]) < 7:
+        pytest.skip("Redis before 7 has no such flag for scripts")
+    store.park([entry(str(n), now_ms()) for n in range(10)], 0)
+    store.claim(1, LEASE_MS, 3)
+    before = client.config_get("maxmemory")["maxmemory"]
+    client.config_set("maxmemory", "1mb")
+    try:
+        with pytest.raises(redis.exceptions.OutOfMemoryError):
+            store.park([entry("new", now_ms())], 0)
+        claim = store.claim(10, LEASE_MS, 3)
+        assert len(claim.messages) == 9
+        assert settle(store, claim) == 9
+    finally:
+        client.config_set("maxmemory", before)

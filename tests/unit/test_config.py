@@ -1,0 +1,155 @@
+"""The `rebound_*` settings: where they come from, which wins, and what a bad one is told."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, fields
+from typing import Any
+
+import pytest
+
+from rebound_celery.config import Settings, parse_brokers
+from rebound_celery.errors import InvalidSettingError
+
+#: Each setting: a value for the configuration, the text for the environment, and what both are read as.
+SETTINGS = [
+    ("queue", "retries", "retries", "retries"),
+    ("kafka_brokers", ["k1:9092", "k2:9093"], "k1,k2:9093", ("k1:9092", "k2:9093")),
+    ("max_retries", 7, "7", 7),
+    ("base_delay", 2.5, "2.5", 2.5),
+    ("dead_letter_suffix", ".dead", ".dead", ".dead"),
+    ("lease", 5, "5", 5.0),
+    ("max_worker_losses", 7, "7", 7),
+    ("kafka_timeout", 12, "12", 12.0),
+    ("http_connect_timeout", 0.5, "0.5", 0.5),
+    ("http_timeout", 1, "1", 1.0),
+    ("outage_delay", 3, "3", 3.0),
+    ("outage_max_delay", 300, "300", 300.0),
+]
+ONLY_IN_CONF = [("kafka_options", {"security_protocol": "SSL"}, {"security_protocol": "SSL"})]
+
+
+def test_every_setting_is_in_the_tables_of_this_file() -> None:
+    assert {f.name for f in fields(Settings)} == {name for name, *_ in [*SETTINGS, *ONLY_IN_CONF]}
+
+
+def test_the_defaults_are_those_that_the_seed_and_the_design_name() -> None:
+    settings = Settings.read({}, {})
+
+    assert settings == Settings()
+    assert settings.queue == "rebound"
+    assert settings.kafka_brokers == ("localhost:9092",)
+    assert settings.dead_letter_suffix == "-dlq"
+    assert (settings.max_retries, settings.base_delay) == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "read"), [*[(name, conf, read) for name, conf, _, read in SETTINGS], *ONLY_IN_CONF]
+)
+def test_each_setting_is_read_from_the_configuration(name: str, given: Any, read: Any) -> None:
+    assert getattr(Settings.read({f"rebound_{name}": given}, {}), name) == read
+
+
+@pytest.mark.parametrize(("name", "given", "read"), [(name, text, read) for name, _, text, read in SETTINGS])
+def test_each_setting_is_read_from_the_environment(name: str, given: str, read: Any) -> None:
+    assert getattr(Settings.read({}, {f"REBOUND_{name.upper()}": given}), name) == read
+
+
+@pytest.mark.parametrize(("name", "given", "read"), [(name, conf, read) for name, conf, _, read in SETTINGS])
+def test_the_configuration_wins_over_the_environment(name: str, given: Any, read: Any) -> None:
+    environ = {f"REBOUND_{name.upper()}": "nonsense that nobody may read"}
+
+    assert getattr(Settings.read({f"rebound_{name}": given}, environ), name) == read
+
+
+def test_the_processes_own_environment_is_read_when_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REBOUND_QUEUE", "retries")
+
+    assert Settings.read({}).queue == "retries"
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(Settings)])
+def test_none_in_the_configuration_means_not_set(name: str) -> None:
+    assert Settings.read({f"rebound_{name}": None}, {}) == Settings()
+
+
+def test_zero_retries_is_a_setting_and_not_the_default() -> None:
+    assert Settings.read({"rebound_max_retries": 0}, {}).max_retries == 0
+    assert Settings.read({}, {"REBOUND_MAX_RETRIES": "0"}).max_retries == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("queue", value) for value in ["", "a b", "a\n", 7, b"retries"]],
+        *[("dead_letter_suffix", value) for value in ["", " ", 7, "/dead", "x" * 250, "ü"]],
+        *[
+            ("kafka_brokers", value)
+            for value in ["", ",", "k1:9092,", "k1:port", "k1:0", "k1:65536", "k1:²", ":9092", "k 1:9092", "http://k1"]
+        ],
+        *[("kafka_brokers", value) for value in [[], (), {}, 9092, b"k1:9092", [9092], [None]]],
+        *[("kafka_options", value) for value in ["acks=1", [("acks", 1)], 7]],
+        *[("max_retries", value) for value in [101, -1, 2.5, "3", True]],
+        *[("base_delay", value) for value in [0, 3601, float("nan"), "5"]],
+        *[
+            (name, value)
+            for name in ("kafka_timeout", "http_connect_timeout", "http_timeout", "outage_delay", "outage_max_delay")
+            for value in [0, -1, float("nan"), float("inf"), "soon", "", [], True]
+        ],
+    ],
+)
+def test_a_bad_setting_is_refused_with_its_name_and_value(name: str, value: Any) -> None:
+    with pytest.raises(InvalidSettingError) as refused:
+        Settings.read({f"rebound_{name}": value}, {})
+
+    assert str(refused.value).startswith(f"rebound_{name}={value!r} cannot be used: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("max_retries", "three"),
+        ("max_retries", "101"),
+        ("max_retries", "2.5"),
+        ("max_retries", ""),
+        ("base_delay", "soon"),
+        ("base_delay", "nan"),
+        ("base_delay", "0"),
+        ("kafka_timeout", "soon"),
+        ("http_timeout", "-1"),
+        ("queue", "a b"),
+        ("kafka_brokers", "http://k1"),
+    ],
+)
+def test_a_bad_environment_variable_is_refused_with_its_own_name(name: str, text: str) -> None:
+    with pytest.raises(InvalidSettingError, match=f"^REBOUND_{name.upper()}="):
+        Settings.read({}, {f"REBOUND_{name.upper()}": text})
+
+
+@pytest.mark.parametrize(
+    ("given", "brokers"),
+    [
+        ("k1", ("k1:9092",)),
+        ("k1:9093", ("k1:9093",)),
+        (" k1:9093 , k2 ", ("k1:9093", "k2:9092")),
+        ("[::1]", ("[::1]:9092",)),
+        ("[::1]:9093", ("[::1]:9093",)),
+        (["k1", "k2:9093"], ("k1:9092", "k2:9093")),
+        (("k1",), ("k1:9092",)),
+        ({"k1"}, ("k1:9092",)),
+    ],
+)
+def test_brokers_may_be_given_in_each_usual_form(given: Any, brokers: tuple[str, ...]) -> None:
+    assert parse_brokers(given) == brokers
+
+
+def test_settings_cannot_be_changed_behind_the_apps_back() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Settings().queue = "other"  # type: ignore[misc]
+
+
+def test_kafka_options_are_a_copy_of_what_was_given() -> None:
+    given = {"security_protocol": "SSL"}
+    settings = Settings.read({"rebound_kafka_options": given}, {})
+    given["security_protocol"] = "PLAINTEXT"
+
+    assert settings.kafka_options == {"security_protocol": "SSL"}

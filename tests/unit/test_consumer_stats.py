@@ -1,0 +1,31 @@
+"""The statistics' words and numbers."""
+
+from __future__ import annotations
+
+import json
+
+from rebound_celery.consumer import ConsumerStats
+
+
+def test_the_seeds_names_and_numbers() -> None:
+    stats = ConsumerStats(successful=411, retried=176)
+    assert (stats.TotalMessages, stats.SuccessfulMessages, stats.RetriedMessages) == (587, 411, 176)
+    assert (stats.ErrorMessages, stats.DeadMessages) == (0, 0)
+    assert json.loads(stats.to_json()) == {
+        "TotalMessages": 587,
+        "SuccessfulMessages": 411,
+        "RetriedMessages": 176,
+        "ErrorMessages": 0,
+        "DeadMessages": 0,
+        "SuccessRate": 70.02,
+        "RetryRate": 29.98,
+    }
+    assert stats.to_json().startswith('{\n  "TotalMessages": 587,')
+
+
+def test_nothing_yet_is_no_division_by_zero() -> None:
+    assert (ConsumerStats().success_rate, ConsumerStats().retry_rate) == (0.0, 0.0)
+
+
+def test_the_total_is_the_sum_of_the_outcomes_without_what_was_skipped() -> None:
+    assert ConsumerStats(successful=1, retried=2, dead=3, errors=4, skipped=5).total == 10

@@ -1,0 +1,224 @@
+"""Rebound's headers: written once each, read back, and never trusted."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import pytest
+
+from rebound_celery import headers as h
+from rebound_celery.address import KafkaAddress
+from rebound_celery.headers import OWN_HEADERS, kafka_headers, own_headers, read_record
+from rebound_celery.message import Failure, Message, Origin, Record, derive_id
+
+Pairs = list[tuple[str, bytes | None]]
+
+USERS: Pairs = [
+    ("trace", b"\x00\xff\xfe"),
+    ("empty", b""),
+    ("trace", b"again"),
+    ("null", None),
+    ("", b"a name that is empty"),
+    ("Rebound-Attempt", b"another name: Kafka's names tell case"),
+    ("rebound", b"mine"),
+]
+
+
+class ConsumerRecord(NamedTuple):
+    """The fields of kafka-python's ConsumerRecord that rebound reads."""
+
+    topic: str = "orders"
+    partition: int = 3
+    offset: int = 812
+    timestamp: int = 1_700_000_000_000
+    key: bytes | None = b"k"
+    value: bytes | None = b"v"
+    headers: Any = ()
+
+
+def message_of(record: Record, **changes: Any) -> Message:
+    """What a consumer of the group `billing` makes of a record whose handler failed."""
+    message = Message(
+        id=record.id,
+        value=record.value,
+        key=record.key,
+        headers=record.headers,
+        destination=KafkaAddress(record.topic),
+        attempt=record.attempt + 1,
+        max_retries=9,
+        base_delay=1,
+        group="billing",
+        origin=record.origin,
+        first_failed_at=record.first_failed_at or 1_700_000_005_000,
+    )
+    return replace(message, **changes)
+
+
+def test_a_record_without_headers_is_a_first_attempt_of_its_own() -> None:
+    record = read_record(ConsumerRecord(), "billing")
+
+    assert (record.attempt, record.group, record.first_failed_at) == (1, None, None)
+    assert record.origin == Origin("orders", 3, 812, 1_700_000_000_000)
+    assert record.id == derive_id("billing", "orders", 3, 812, 1_700_000_000_000)
+
+
+def test_two_groups_have_two_ids_for_one_record() -> None:
+    assert read_record(ConsumerRecord(), "billing").id != read_record(ConsumerRecord(), "stock").id
+
+
+def test_the_users_headers_are_kept_byte_for_byte_in_their_order() -> None:
+    record = read_record(ConsumerRecord(headers=USERS), "billing")
+
+    assert list(record.headers) == USERS
+    assert kafka_headers(message_of(record))[: len(USERS)] == USERS
+
+
+def test_over_five_attempts_each_header_replaces_its_earlier_value_and_none_piles_up() -> None:
+    consumed = ConsumerRecord(headers=USERS)
+    first = read_record(consumed, "billing")
+
+    for attempt in range(1, 6):
+        record = read_record(consumed, "billing")
+        assert (record.attempt, record.id, record.origin) == (attempt, first.id, first.origin)
+        assert list(record.headers) == USERS
+        written = kafka_headers(message_of(record))
+        names = [name for name, _ in written if name in OWN_HEADERS]
+        assert len(names) == len(set(names)) == 8
+        # It comes back in another place, as redelivered records do.
+        consumed = ConsumerRecord(partition=1, offset=10_000 + attempt, timestamp=attempt, headers=written)
+
+    assert read_record(consumed, "billing").first_failed_at == 1_700_000_005_000
+    assert read_record(consumed, "billing").group == "billing"
+
+
+def test_a_replayed_dead_letter_carries_its_old_reason_no_further() -> None:
+    record = read_record(ConsumerRecord(headers=USERS), "billing")
+    dead = message_of(record).dead("rejected", Failure("ValueError", "bad", "Traceback"))
+
+    replayed = read_record(ConsumerRecord(topic="orders-dlq", headers=kafka_headers(dead)), "billing")
+
+    assert list(replayed.headers) == USERS
+    names = {name for name, _ in kafka_headers(message_of(replayed))}
+    assert names.isdisjoint({h.REASON, h.EXCEPTION_CLASS, h.EXCEPTION_MESSAGE, h.EXCEPTION_STACKTRACE})
+
+
+def test_headers_of_a_caller_cannot_pose_as_rebounds() -> None:
+    message = message_of(read_record(ConsumerRecord(), "billing"), headers=(("rebound-attempt", b"77"), ("a", b"1")))
+
+    assert [value for name, value in kafka_headers(message) if name == "rebound-attempt"] == [b"2"]
+
+
+def test_a_retry_is_told_in_text_that_any_kafka_tool_shows() -> None:
+    message = Message(
+        id="9f1c",
+        value=None,
+        destination=KafkaAddress("orders"),
+        attempt=2,
+        max_retries=3,
+        base_delay=5,
+        failure=Failure("ValueError", "only dead letters carry this"),
+        group="billing",
+        origin=Origin("orders", 0, 0, 0),
+        first_failed_at=0,
+        source="Zürich",
+        client_id="c-7",
+    )
+
+    assert kafka_headers(message) == [
+        ("rebound-id", b"9f1c"),
+        ("rebound-attempt", b"2"),
+        ("rebound-group", b"billing"),
+        ("rebound-origin-topic", b"orders"),
+        ("rebound-origin-partition", b"0"),
+        ("rebound-origin-offset", b"0"),
+        ("rebound-origin-timestamp", b"0"),
+        ("rebound-first-failed-at", b"0"),
+        ("rebound-source", "Zürich".encode()),
+        ("rebound-client-id", b"c-7"),
+    ]
+    assert kafka_headers(message.dead("rejected", Failure("ValueError", "bad", "Traceback")))[10:] == [
+        ("rebound-reason", b"rejected"),
+        ("rebound-exception-class", b"ValueError"),
+        ("rebound-exception-message", b"bad"),
+        ("rebound-exception-stacktrace", b"Traceback"),
+    ]
+
+
+def test_every_header_that_is_written_is_one_that_is_taken_back() -> None:
+    record = read_record(ConsumerRecord(), "billing")
+    dead = message_of(record, source="s", client_id="c").dead("rejected", Failure("a", "b", "c"))
+
+    assert {name for name, _ in own_headers(dead)} == OWN_HEADERS
+
+
+def test_a_text_that_is_no_utf_8_does_not_stop_the_delivery() -> None:
+    dead = message_of(read_record(ConsumerRecord(), "billing")).dead("rejected", Failure("", "lone \udcff surrogate"))
+
+    assert dict(kafka_headers(dead))["rebound-exception-message"] == b"lone ? surrogate"
+
+
+BROKEN_NUMBERS = [
+    b"banana",
+    b"",
+    None,
+    b"1_0",
+    "\uff19".encode(),
+    b"\xff\xfe",
+    b" 2",
+    b"2 ",
+    b"2\n",
+    b"+2",
+    b"2.0",
+    b"0x2",
+    b"\x002",
+    str(10**30).encode(),
+    b"9" * 10_000,
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[
+            ("rebound-attempt", value)
+            for value in [*BROKEN_NUMBERS, b"-1", b"0", b"-0", b"102", b"9223372036854775807"]
+        ],
+        *[("rebound-first-failed-at", value) for value in BROKEN_NUMBERS],
+        *[("rebound-origin-partition", value) for value in BROKEN_NUMBERS],
+        *[("rebound-origin-offset", value) for value in BROKEN_NUMBERS],
+        *[("rebound-origin-timestamp", value) for value in BROKEN_NUMBERS],
+    ],
+)
+def test_a_broken_header_makes_a_first_attempt_with_one_warning_and_no_crash(
+    name: str, value: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    written = kafka_headers(message_of(read_record(ConsumerRecord(headers=USERS), "billing")))
+    broken = ConsumerRecord(offset=900, headers=[(n, value if n == name else v) for n, v in written])
+
+    with caplog.at_level(logging.DEBUG):
+        record = read_record(broken, "billing")
+
+    untouched = read_record(broken._replace(headers=USERS), "billing")
+    assert record == untouched
+    assert [(entry.levelname, entry.event) for entry in caplog.records] == [("WARNING", "broken_headers")]
+    assert "orders[3]@900" in caplog.text
+    assert len(caplog.text) < 500
+
+
+@pytest.mark.parametrize("attempt", [b"1", b"2", b"101", b"007"])
+def test_every_attempt_that_rebound_writes_is_read_without_a_warning(
+    attempt: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = read_record(ConsumerRecord(headers=[("rebound-attempt", attempt)]), "billing")
+
+    assert record.attempt == int(attempt)
+    assert not caplog.records
+
+
+def test_of_a_header_that_stands_twice_the_last_counts() -> None:
+    """Another tool may have appended one; Kafka's own `lastHeader` reads it the same way."""
+    headers = [("rebound-attempt", b"4"), ("rebound-attempt", b"2")]
+
+    assert read_record(ConsumerRecord(headers=headers), "billing").attempt == 2
