@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from . import eta, stored
 from .leases import DONE, RELEASE, Leases
 from .store import MAX_SLEEP_MS, Claimed, Store
+from .worker_state import is_stopping
 
 #: Seconds between looks while messages are due and the worker has no room for them.
 _NO_ROOM_S = 0.01
@@ -74,11 +75,13 @@ class Claimer:
             return 0
         messages = iter(self.claim(queue, room))
         try:
-            for message in messages:
+            # Where tasks run in the loop's own thread (solo, gevent and eventlet with a full pool) handing over takes
+            # as long as they do, and Celery looks only afterwards whether it was told to stop.
+            while not is_stopping() and (message := next(messages, None)) is not None:
                 self._hand_over(message, callback)
                 delivered += 1
         finally:
-            # After an error (a lost connection, a shutdown) what was not handed over is given back.
+            # After an error (a lost connection) or a stop, what was not handed over is given back.
             for message in messages:
                 self._leases.end(message["properties"]["delivery_tag"], RELEASE)
         return delivered

@@ -7,7 +7,6 @@ over a channel that has no connection any more. Here what cannot be done then is
 from __future__ import annotations
 
 import logging
-import sys
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
@@ -15,6 +14,7 @@ from kombu.transport import virtual
 from redis.exceptions import RedisError
 
 from .leases import DONE, RELEASE
+from .worker_state import running_tasks
 
 #: What an ordinary acknowledgement meets when its connection is lost; the last is kombu's, on a closed channel.
 _LOST = (RedisError, OSError, AttributeError)
@@ -87,7 +87,7 @@ class QoS(kombu_redis.QoS):
         if leases is None:
             super().restore_unacked_once(stderr=stderr)
             return
-        running = _running_tasks()
+        running = running_tasks()
         leases.release(self.leased, keep=running.__contains__)
         self.leased = {tag for tag in self.leased if tag in leases}
         self._on_collect.cancel()
@@ -105,11 +105,3 @@ class QoS(kombu_redis.QoS):
                 leases.orphans.append(("restore", tag))
         if leases.orphans:
             logger.info("%d messages are restored once Redis is back", len(leases.orphans))
-
-
-def _running_tasks() -> set[str]:
-    """Ids of the tasks that this worker runs and will finish; none outside a worker, or when it stops at once."""
-    state = sys.modules.get("celery.worker.state")
-    if state is None or state.should_terminate is not None:
-        return set()
-    return {request.id for request in list(state.active_requests)}
