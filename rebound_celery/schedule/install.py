@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import kombu.transport
 from celery import Celery, signals
 
 from . import eta
+from .control import extend_panel, make_control
 
 _HOME = "rebound_celery.schedule.transport"
 _TRANSPORTS = {"redis": "Transport", "rediss": "Transport", "sentinel": "SentinelTransport"}
@@ -40,6 +41,10 @@ def install_schedule(app: Celery, options: Callable[[], Mapping[str, Any]] | Non
 
     app._connection = connection  # noqa: SLF001
     signals.task_received.connect(eta.give_back, dispatch_uid="rebound-eta")
+    # Celery takes any callable here, and this one can be pickled with the app.
+    app.control_cls = partial(make_control, app.control_cls)
+    vars(app).pop("control", None)  # made already, from the class before
+    signals.worker_init.connect(extend_panel, dispatch_uid="rebound-panel")
 
 
 def _register() -> None:

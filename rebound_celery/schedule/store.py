@@ -22,13 +22,13 @@ CHUNK = 500
 
 _SOURCES = {
     name: files(__package__).joinpath("scripts", f"{name}.lua").read_text("utf-8")
-    for name in ("park", "claim", "settle", "renew", "move")
+    for name in ("park", "claim", "settle", "renew", "move", "withdraw")
 }
 
 #: Scripts that must run when Redis is out of memory, or it could never be drained. Redis 7 knows the flag; with 6.2
 #: there is no such way.
 _ALLOW_OOM = "#!lua flags=allow-oom\n"
-_DRAINING = frozenset({"claim", "settle", "renew", "move"})
+_DRAINING = frozenset({"claim", "settle", "renew", "move", "withdraw"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,12 @@ class Store:
         """Remove messages, waiting or leased; returns how many there were."""
         return self._move("remove", ids)
 
+    def withdraw(self, *ids: str | bytes) -> Iterator[bytes]:
+        """Remove messages that no worker holds; gives the stored form of each."""
+        keys = [self.keys.messages, *self.keys.all_waiting()]
+        for chunk in _chunks(ids):
+            yield from self._call("withdraw", keys, chunk)
+
     def run_now(self, *ids: str | bytes) -> int:
         """Make waiting messages due; returns how many."""
         return self._move("now", ids)
@@ -142,20 +148,19 @@ class Store:
         return list(self._entries(ids))
 
     def _entries(self, ids: Sequence[bytes]) -> Iterator[Waiting]:
-        for identity in ids:
+        steps = self.keys.all_waiting()
+        for chunk in _chunks(ids):
             with self._client.pipeline(transaction=False) as pipe:
-                pipe.hget(self.keys.messages, identity)
-                for key in self.keys.all_waiting():
-                    pipe.zscore(key, identity)
-                raw, *scores = pipe.execute()
-            score = next((s for s in scores if s is not None), None)
-            if raw is None or score is None:
-                continue
-            try:
-                message = stored.decode(raw)
-            except (stored.UnknownVersionError, ValueError):
-                message = None
-            yield Waiting(identity.decode("utf-8", "replace"), int(score), score % 1 > 0, message)
+                for identity in chunk:
+                    pipe.hget(self.keys.messages, identity)
+                    for key in steps:
+                        pipe.zscore(key, identity)
+                replies = iter(pipe.execute())
+            for identity in chunk:
+                raw, *scores = [next(replies) for _ in range(1 + len(steps))]
+                score = next((s for s in scores if s is not None), None)
+                if raw is not None and score is not None:
+                    yield _waiting(identity, raw, score)
 
     def count(self) -> int:
         """How many messages wait or are leased."""
@@ -176,6 +181,14 @@ class Store:
 
     def _call(self, name: str, keys: Sequence[str], arguments: Iterable[Any]) -> Any:
         return run_script(self._client, name, keys, list(arguments))
+
+
+def _waiting(identity: bytes, raw: bytes, score: float) -> Waiting:
+    try:
+        message = stored.decode(raw)
+    except (stored.UnknownVersionError, ValueError):
+        message = None
+    return Waiting(identity.decode("utf-8", "replace"), int(score), score % 1 > 0, message)
 
 
 #: script name -> hash as the server knows it. A server that has forgotten is told again (NOSCRIPT).

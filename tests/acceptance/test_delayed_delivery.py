@@ -267,3 +267,65 @@ def test_broken_stored_message_stops_no_other(bench: Bench):
     worker.wait_for_output("left alone")
     assert raw.hget("rebound:{celery}:messages", ids[1]) == b"\x7f" + whole[1:]
     assert raw.hkeys("rebound:{celery}:dead") == [ids[0].encode()]
+
+
+def test_revoked_task_never_runs_though_no_worker_heard_of_it(bench: Bench):
+    bench.call(
+        "from celery.result import AsyncResult\n"
+        "kept = note.apply_async((1, time.time() + 2), countdown=2)\n"
+        "gone = note.apply_async((2, time.time() + 2), countdown=2)\n"
+        "silent = note.apply_async((3, time.time() + 2), countdown=2, ignore_result=True)\n"
+        "gone.revoke()\n"
+        "app.control.revoke([silent.id, 'no-such-task'])\n"
+        "log.set('gone', gone.id)"
+    )
+
+    bench.worker("prefork")
+    bench.wait_said(1)
+    wait_until(lambda: not bench.left(), message=lambda: str(bench.left()))
+
+    assert [line.split()[0] for line in bench.said()] == ["1"]
+    printed = bench.call("result = app.AsyncResult(log.get('gone').decode())\nprint(result.state)")
+    assert "REVOKED" in printed
+
+
+def test_revoking_one_part_of_a_chord_ends_the_chord(bench: Bench):
+    bench.worker("threads")
+
+    printed = bench.call(
+        "from celery import chord\n"
+        "result = chord([add.s(1, 1).set(countdown=0.1), add.s(2, 2).set(countdown=60)])(total.s())\n"
+        "time.sleep(1)\n"
+        "result.parent.results[1].revoke()\n"
+        "deadline = time.time() + 20\n"
+        "while not result.ready() and time.time() < deadline: time.sleep(0.1)\n"
+        "print(result.state, result.result)"
+    )
+
+    assert "FAILURE" in printed
+    assert "TaskRevokedError" in printed
+
+
+def test_inspect_shows_what_waits_and_a_worker_revokes_for_others(bench: Bench):
+    bench.worker("prefork")
+
+    printed = bench.call(
+        "from celery import Celery\n"
+        "one = note.apply_async((7, 0), countdown=60)\n"
+        "two = note.apply_async((8, 0), countdown=50)\n"
+        "def waiting(app):\n"
+        "    (answer,) = app.control.inspect(timeout=5).scheduled().values()\n"
+        "    return [entry['request']['id'] for entry in answer]\n"
+        "print('both', waiting(app) == [two.id, one.id])\n"
+        "stranger = Celery(broker=URL)\n"
+        "stranger.control.revoke(two.id, reply=True, timeout=5)\n"
+        "print('one', waiting(stranger) == [one.id])\n"
+        "entry = list(app.control.inspect(timeout=5).scheduled().values())[0][0]\n"
+        "print(entry['request']['name'], entry['request']['args'], entry['eta'])\n"
+        "print('two is', two.state)"
+    )
+
+    assert "both True" in printed
+    assert "one True" in printed
+    assert "scheduled.note (7, 0) 20" in printed
+    assert "two is REVOKED" in printed

@@ -165,6 +165,20 @@ def test_leased_message_is_not_moved_but_can_be_cancelled(store: Store):
     assert settle(store, claim) == 0
 
 
+def test_withdraw_takes_what_no_worker_holds(store: Store):
+    past = now_ms() - 1_000
+    store.park([entry("lapsed", past), entry("held", past + 1)], 0)
+    store.claim(1, 1, 9)
+    store.claim(1, LEASE_MS, 9)
+    store.park([entry("waiting", past + 90_000)], 3)
+    wait_until(lambda: store.show("lapsed").due_ms < now_ms() - 2)
+
+    removed = [stored.decode(body)["headers"]["id"] for body in store.withdraw("lapsed", "held", "waiting", "unknown")]
+
+    assert removed == ["lapsed", "waiting"]
+    assert [found.id for found in store.list()] == ["held"]
+
+
 def test_list_gives_pages_over_all_priorities(store: Store):
     now = now_ms()
     for step in (0, 3, 6):
