@@ -127,7 +127,7 @@ def _ids(task_id: str | Iterable[str]) -> list[str]:
     return [str(identity) for identity in maybe_list(task_id) or ()]
 
 
-def extend_panel(sender: Any, **_: Any) -> None:
+def extend_panel(**_: Any) -> None:
     """Let this worker's remote control reach the schedule (a receiver of `worker_init`)."""
     # Only a worker has it, and importing it takes time.
     from celery.worker.control import Panel
