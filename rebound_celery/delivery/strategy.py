@@ -24,6 +24,9 @@ from .batch import End
 
 #: The header that tells a message's kind of destination before it is decoded: slow kinds must not hold quick ones.
 KIND_HEADER = "rebound-kind"
+#: The header in which the schedule says how many workers were lost with this message.
+LOSSES_HEADER = "rebound-losses"
+
 _SLOW_KINDS = frozenset({"http"})
 
 #: How many messages make a job at most. A slow kind's are all under way at once, so a job of theirs is smaller.
@@ -202,6 +205,10 @@ def strategy(task: Any, app: Any, consumer: Any) -> Callable[..., Any]:
         task_reserved(request)
         for callback in callbacks or ():
             callback(request)
+        if (message.headers.get(LOSSES_HEADER) or 0) >= task.max_worker_losses and task.give_up(request):
+            task_ready(request)
+            request.acknowledge()
+            return None
         kind = message.headers.get(KIND_HEADER, "kafka")
         if request.eta:
             # A broker without the schedule: Celery's own way, a timer in this worker.

@@ -15,6 +15,7 @@ from celery.backends.base import DisabledBackend
 from celery.exceptions import Ignore, Reject
 from kombu import serialization
 from kombu.exceptions import ContentDisallowed, SerializationError
+from redis.exceptions import RedisError
 
 from ..config import Settings
 from ..destinations import Destination
@@ -36,6 +37,9 @@ _PROMISED = (
     "max_retries",
     "expires",
 )
+
+#: What storing or keeping a message meets when Redis is away.
+_NOT_KEPT = (NotStoredError, RedisError, OSError)
 
 #: A message as the worker hands it to its pool: body, content type, content encoding, task id, retries, priority.
 Received = tuple[Any, str, str, str, int, int]
@@ -181,12 +185,16 @@ class DeliverTask(Task):
         )
 
     def give_up(self, request: Any) -> bool:
-        """Make a dead letter of a message that killed its workers; False if that could not be stored."""
+        """Make a dead letter of a message whose workers were lost too often; False if that could not be stored."""
         try:
             args = self._decode(request.body, request.content_type, request.content_encoding)
-            message = Message.from_wire(args[0][0]).dead("worker-lost")
-            self.publisher().publish_tasks([publisher.Task(message, 0, request.id)])
-        except (NotStoredError, WireFormatError, LookupError, TypeError, ValueError, SerializationError):
+            message = Message.from_wire(args[0][0])
+            if message.reason is None:
+                self.publisher().publish_tasks([publisher.Task(message.dead("worker-lost"), 0, request.id)])
+            else:
+                # Writing its dead letter costs workers too: it stays in Redis, where nothing is done with it.
+                self.destinations.get().dead_set.send([message])
+        except (*_NOT_KEPT, WireFormatError, LookupError, TypeError, ValueError, SerializationError):
             logger.exception("%s goes back to its queue", request.id, extra={"event": "worker_lost"})
             return False
         return True

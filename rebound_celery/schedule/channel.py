@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
 from kombu.transport.redis import PublishBatch
 from redis import Redis
 
-from . import eta, stored
+from . import announce, eta, stored
 from .batch import ScheduleBatch
 from .claimer import FAULTS, Claimer
 from .keys import QueueKeys
@@ -38,7 +39,8 @@ class Channel(kombu_redis.Channel):
     """A Redis channel with delayed delivery.
 
     Its option `rebound` is a mapping: `leased` (names of queues whose messages all go through the schedule), `lease`
-    (seconds), `max_losses` (leases that may run out before a message is dead).
+    (seconds), `max_losses` (leases that may run out before a message is dead) and `app` (the token of the
+    app that is told of it; see `announce`).
     """
 
     QoS = QoS
@@ -150,7 +152,9 @@ class Channel(kombu_redis.Channel):
         if self.rebound is None or self._closing:
             return None
         if self._claimer is None:
-            self._claimer = Claimer(self, self._open_leases(), self.rebound["max_losses"])
+            app = self.rebound.get("app")
+            on_dead = None if app is None else partial(announce.worker_lost, app)
+            self._claimer = Claimer(self, self._open_leases(), self.rebound["max_losses"], on_dead)
         return self._claimer
 
     def _open_leases(self) -> Leases:

@@ -24,6 +24,9 @@ LEASED_QUEUE_CREDIT = 1_000
 #: How many due messages a worker without a prefetch limit takes at most at a time.
 _UNLIMITED_CREDIT = 200
 
+#: The header that tells a task how many workers were lost while they held its message.
+LOSSES_HEADER = "rebound-losses"
+
 #: Milliseconds that a message of an unknown version is left alone before it is reported again.
 _UNKNOWN_PAUSE_MS = 300_000
 
@@ -39,12 +42,16 @@ class Claimer:
         channel: the channel, with the transport option `rebound`.
         leases: this process's leases.
         max_losses: how many leases of a message may run out before it is dead.
+        on_dead: called with the stored form of a message that is dead now, and the number of its losses.
     """
 
-    def __init__(self, channel: Any, leases: Leases, max_losses: int) -> None:
+    def __init__(
+        self, channel: Any, leases: Leases, max_losses: int, on_dead: Callable[[bytes, int], None] | None = None
+    ) -> None:
         self._channel = channel
         self._leases = leases
         self._max_losses = max_losses
+        self._tell_dead = on_dead
         self._claim_at: dict[str, float] = {}
         self._faults = 0
 
@@ -103,13 +110,26 @@ class Claimer:
     def claim(self, queue: str, limit: int) -> list[dict[str, Any]]:
         leases = self._leases
         store = leases.store_of(self._channel.keys_of(queue))
-        claim = store.claim(limit, leases.lease_ms, self._max_losses)
+        # What goes through the schedule as a whole has a task that gives up its messages itself, told of the losses by
+        # a header; those that cost workers even so are dead here.
+        max_losses = 2 * self._max_losses if self._channel.is_leased(queue) else self._max_losses
+        claim = store.claim(limit, leases.lease_ms, max_losses)
         self._faults = 0
         sleep_ms = MAX_SLEEP_MS if claim.next_due_in_ms is None else min(claim.next_due_in_ms, MAX_SLEEP_MS)
         self._claim_at[queue] = time.monotonic() + sleep_ms / 1000
         for identity in claim.dead:
             logger.error("message %r of queue %r is dead: its workers were lost too often", identity, queue)
+            self._on_dead(store.dead_letter(identity), max_losses)
         return [message for claimed in claim.messages if (message := self._open(store, claimed)) is not None]
+
+    def _on_dead(self, body: bytes | None, losses: int) -> None:
+        if body is None or self._tell_dead is None:
+            return
+        try:
+            self._tell_dead(body, losses)
+        except Exception:
+            # The result backend's fault must not keep what is due from being claimed.
+            logger.exception("the end of a dead message could not be told")
 
     def _open(self, store: Store, claimed: Claimed) -> dict[str, Any] | None:
         """The claimed message as kombu delivers it, under a delivery tag of its own; None if it cannot be read."""
@@ -128,6 +148,7 @@ class Claimer:
             return None
         eta.hide(headers)
         if claimed.losses:
+            headers[LOSSES_HEADER] = claimed.losses
             headers["redelivered"] = True
             message["properties"].setdefault("delivery_info", {})["redelivered"] = True
         message["properties"]["delivery_tag"] = self._leases.hold(store, claimed, task_id)

@@ -5,19 +5,16 @@ Stock Celery keeps revoked ids in each worker's memory, so that a worker that st
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from celery import Celery, signals
-from celery.app.task import Context
+from celery import Celery
 from celery.utils.functional import maybe_list
 from celery.utils.imports import symbol_by_name
-from kombu.exceptions import DecodeError, SerializationError
 
-from . import stored
+from . import announce
 from .store import Store, Waiting
 
 #: How many entries `inspect scheduled` shows of each queue, the most urgent and next due first: it is one message.
@@ -26,10 +23,6 @@ SHOWN = 1_000
 #: The panel's commands that are answered from the schedule too, under all of their names.
 _REVOKE = ("revoke",)
 _SCHEDULED = ("scheduled", "dump_schedule")
-
-_REASON = "revoked"
-
-logger = logging.getLogger(__name__)
 
 
 def make_control(control_cls: Any, app: Celery) -> Any:
@@ -47,59 +40,30 @@ def make_control(control_cls: Any, app: Celery) -> Any:
 
 
 def withdraw(app: Celery, ids: Iterable[str], queues: Iterable[str]) -> None:
-    """Remove waiting tasks, and let each be known as revoked: in the result backend, by event, and by signal.
+    """Remove waiting tasks, and let each be known as revoked.
 
     Tasks that a worker holds are the worker's: it has heard of the revocation itself.
     """
     ids = list(ids)
-    with _schedule(app, queues) as (channel, stores):
+    with _schedule(app, queues) as stores:
         for store in stores:
             for body in store.withdraw(*ids):
-                try:
-                    message = stored.decode(body)
-                except (stored.UnknownVersionError, ValueError):
-                    logger.warning("a revoked message of queue %r could not be read", store.keys.queue)
-                    continue
-                _announce(app, _request(channel, message))
+                announce.revoked(app, body)
 
 
 def list_scheduled(app: Celery, queues: Iterable[str]) -> list[dict[str, Any]]:
     """What waits, in the form of Celery's `inspect scheduled`, without tasks that a worker holds."""
-    with _schedule(app, queues) as (_channel, stores):
+    with _schedule(app, queues) as stores:
         return [_info(entry) for store in stores for entry in store.list(0, SHOWN) if not entry.leased]
 
 
 @contextmanager
-def _schedule(app: Celery, queues: Iterable[str]) -> Iterator[tuple[Any, list[Store]]]:
-    """A channel of the app's pool, and its schedule of each queue; no queues where the broker is not Redis."""
+def _schedule(app: Celery, queues: Iterable[str]) -> Iterator[list[Store]]:
+    """The schedule of each queue, over a connection of the app's pool; none where the broker is not Redis."""
     with app.connection_or_acquire() as connection:
         channel = connection.default_channel
         has_schedule = getattr(channel, "rebound", None) is not None
-        yield channel, [channel.store_of(queue) for queue in queues] if has_schedule else []
-
-
-def _request(channel: Any, message: dict[str, Any]) -> Context:
-    """The request as a worker would have had it: a chord has to hear of the end of its part."""
-    context = Context(message["headers"])
-    raw = channel.message_to_python({**message, "properties": {**message["properties"], "delivery_tag": ""}})
-    raw.accept = None
-    try:
-        context.args, context.kwargs, embed = raw.decode()
-    except (DecodeError, SerializationError, TypeError, ValueError) as error:
-        logger.debug("the body of a revoked task could not be read: %s", error)
-    else:
-        context.update({name: embed.get(name) for name in ("callbacks", "errbacks", "chain", "chord")})
-    return context
-
-
-def _announce(app: Celery, request: Context) -> None:
-    task = app.tasks.get(request.task)
-    store_result = not request.ignore_result or getattr(task, "store_errors_even_if_ignored", False)
-    app.backend.mark_as_revoked(request.id, _REASON, request=request, store_result=store_result)
-    if app.conf.worker_send_task_events:
-        with app.events.default_dispatcher() as dispatcher:
-            dispatcher.send("task-revoked", uuid=request.id, terminated=False, signum=None, expired=False)
-    signals.task_revoked.send(sender=task, request=request, terminated=False, signum=None, expired=False)
+        yield [channel.store_of(queue) for queue in queues] if has_schedule else []
 
 
 def _info(entry: Waiting) -> dict[str, Any]:
@@ -127,8 +91,8 @@ def _ids(task_id: str | Iterable[str]) -> list[str]:
     return [str(identity) for identity in maybe_list(task_id) or ()]
 
 
-def extend_panel(**_: Any) -> None:
-    """Let this worker's remote control reach the schedule (a receiver of `worker_init`)."""
+def extend_panel() -> None:
+    """Let this worker's remote control reach the schedule."""
     # Only a worker has it, and importing it takes time.
     from celery.worker.control import Panel
 

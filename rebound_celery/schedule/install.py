@@ -9,7 +9,7 @@ from typing import Any
 import kombu.transport
 from celery import Celery, signals
 
-from . import eta
+from . import announce, eta
 from .control import extend_panel, make_control
 
 _HOME = "rebound_celery.schedule.transport"
@@ -35,7 +35,12 @@ def install_schedule(app: Celery, options: Callable[[], Mapping[str, Any]] | Non
 
     @wraps(make_connection)
     def connection(url: Any, *args: Any, transport_options: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
-        chosen = {"leased": (), "lease": DEFAULT_LEASE_S, "max_losses": DEFAULT_MAX_LOSSES}
+        chosen = {
+            "leased": (),
+            "lease": DEFAULT_LEASE_S,
+            "max_losses": DEFAULT_MAX_LOSSES,
+            "app": announce.token_of(app),
+        }
         chosen.update(options() if options is not None else {})
         return make_connection(url, *args, transport_options={**(transport_options or {}), "rebound": chosen}, **kwargs)
 
@@ -44,7 +49,15 @@ def install_schedule(app: Celery, options: Callable[[], Mapping[str, Any]] | Non
     # Celery takes any callable here, and this one can be pickled with the app.
     app.control_cls = partial(make_control, app.control_cls)
     vars(app).pop("control", None)  # made already, from the class before
-    signals.worker_init.connect(extend_panel, dispatch_uid="rebound-panel")
+    signals.worker_init.connect(_prepare_worker, dispatch_uid="rebound-worker")
+
+
+def _prepare_worker(sender: Any = None, **_: Any) -> None:
+    # Here, because only a worker has it, and importing it takes time.
+    from . import worker_loss
+
+    extend_panel()
+    worker_loss.use_in(sender.app)
 
 
 def _register() -> None:

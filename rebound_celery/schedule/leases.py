@@ -25,6 +25,7 @@ from .store import Claimed, Store
 
 DONE = "done"
 RELEASE = "release"
+LOST = "lost"
 
 #: Seconds that ends are gathered before they are sent: hundreds then cost one round trip.
 _GATHER_S = 0.005
@@ -100,7 +101,10 @@ class Leases:
         return sum(self._held_by_queue[queue] for queue in queues)
 
     def end(self, tag: str, what: str) -> bool:
-        """End a lease: DONE, RELEASE, or the reason of a dead letter. False if this process holds no such lease."""
+        """End a lease: DONE, RELEASE, LOST (its worker was), or the reason of a dead letter.
+
+        False if this process holds no such lease.
+        """
         with self._lock:
             lease = self._held.pop(tag, None)
             if lease is None:

@@ -13,7 +13,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from redis.exceptions import RedisError
 
-from .leases import DONE, RELEASE
+from .leases import DONE, LOST, RELEASE
 from .worker_state import running_tasks
 
 #: What an ordinary acknowledgement meets when its connection is lost; the last is kombu's, on a closed channel.
@@ -29,6 +29,8 @@ class QoS(kombu_redis.QoS):
         super().__init__(*args, **kwargs)
         #: Tags of leased messages that came over this channel.
         self.leased: set[str] = set()
+        #: Those whose worker was lost; see `worker_loss`.
+        self._losses: set[str] = set()
 
     def append(self, message: Any, delivery_tag: str) -> None:
         leases = self.channel.leases
@@ -46,8 +48,14 @@ class QoS(kombu_redis.QoS):
             if not self._later("ack", delivery_tag):
                 raise
 
+    def count_loss(self, delivery_tag: str) -> None:
+        """A worker was lost with this message: if it is given back now, that counts."""
+        self._losses.add(delivery_tag)
+
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        if self._end(delivery_tag, RELEASE if requeue else DONE):
+        was_lost = delivery_tag in self._losses
+        self._losses.discard(delivery_tag)
+        if self._end(delivery_tag, (LOST if was_lost else RELEASE) if requeue else DONE):
             return
         try:
             super().reject(delivery_tag, requeue=requeue)

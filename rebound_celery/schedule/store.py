@@ -96,7 +96,8 @@ class Store:
         return Claim(messages, dead, None if next_due < 0 else next_due)
 
     def settle(self, ends: Sequence[tuple[bytes, bytes, str]]) -> int:
-        """End leases: (id, nonce, what), where what is "done", "release", or the reason of a dead letter."""
+        """End leases: (id, nonce, what), where what is "done", "release" (as if the lease had not been), "lost" (as
+        if it had run out), or the reason of a dead letter."""
         return sum(
             self._call("settle", self._common, [part for end in chunk for part in end]) for chunk in _chunks(ends)
         )
@@ -155,12 +156,14 @@ class Store:
                     pipe.hget(self.keys.messages, identity)
                     for key in steps:
                         pipe.zscore(key, identity)
-                replies = iter(pipe.execute())
+                pipe.time()
+                *found, (seconds, microseconds) = pipe.execute()
+            replies, now_ms = iter(found), seconds * 1000 + microseconds // 1000
             for identity in chunk:
                 raw, *scores = [next(replies) for _ in range(1 + len(steps))]
                 score = next((s for s in scores if s is not None), None)
                 if raw is not None and score is not None:
-                    yield _waiting(identity, raw, score)
+                    yield _waiting(identity, raw, score, now_ms)
 
     def count(self) -> int:
         """How many messages wait or are leased."""
@@ -179,16 +182,21 @@ class Store:
             reason, _, body = letter.partition(b"\n")
             yield identity.decode("utf-8", "replace"), reason.decode("utf-8", "replace"), body
 
+    def dead_letter(self, identity: bytes) -> bytes | None:
+        """The stored form of a dead letter, or None."""
+        letter = self._client.hget(self.keys.dead, identity)
+        return None if letter is None else letter.partition(b"\n")[2]
+
     def _call(self, name: str, keys: Sequence[str], arguments: Iterable[Any]) -> Any:
         return run_script(self._client, name, keys, list(arguments))
 
 
-def _waiting(identity: bytes, raw: bytes, score: float) -> Waiting:
+def _waiting(identity: bytes, raw: bytes, score: float, now_ms: int) -> Waiting:
     try:
         message = stored.decode(raw)
     except (stored.UnknownVersionError, ValueError):
         message = None
-    return Waiting(identity.decode("utf-8", "replace"), int(score), score % 1 > 0, message)
+    return Waiting(identity.decode("utf-8", "replace"), int(score), score % 1 > 0 and score > now_ms, message)
 
 
 #: script name -> hash as the server knows it. A server that has forgotten is told again (NOSCRIPT).

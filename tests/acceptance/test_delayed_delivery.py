@@ -269,6 +269,21 @@ def test_broken_stored_message_stops_no_other(bench: Bench):
     assert raw.hkeys("rebound:{celery}:dead") == [ids[0].encode()]
 
 
+def test_task_that_kills_its_process_each_time_is_dead_after_three(bench: Bench):
+    worker = bench.worker("prefork")
+
+    printed = bench.call(
+        "result = die.apply_async((1,), countdown=0.5)\n"
+        "deadline = time.time() + 40\n"
+        "while not result.ready() and time.time() < deadline: time.sleep(0.1)\n"
+        "print(result.state, result.result)\n"
+    )
+
+    assert "FAILURE 3 workers were lost" in printed, worker.tail()
+    assert bench.said() == ["begun 1"] * 3
+    assert [key for key in bench.left() if not key.endswith(":dead")] == []
+
+
 def test_revoked_task_never_runs_though_no_worker_heard_of_it(bench: Bench):
     bench.call(
         "from celery.result import AsyncResult\n"

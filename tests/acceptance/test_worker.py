@@ -46,9 +46,10 @@ def rebound(redis_url: str) -> Iterator[Rebound]:
 
 
 class HangingReceiver:
-    """Answers the first post only when `release` is set, and each later one at once."""
+    """Answers the first posts, `hanging` of them, only when `release` is set, and each later one at once."""
 
     def __init__(self) -> None:
+        self.hanging = 1
         self.posts: list[str] = []
         self.answered: list[str] = []
         self.release = threading.Event()
@@ -58,7 +59,7 @@ class HangingReceiver:
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["Content-Length"]))
                 receiver.posts.append(self.headers["Rebound-Attempt"])
-                if len(receiver.posts) == 1:
+                if len(receiver.posts) <= receiver.hanging:
                     receiver.release.wait(60)
                 self.send_response(204)
                 self.end_headers()
@@ -161,6 +162,40 @@ def test_a_delivery_whose_process_dies_is_made_again(
     wait_until(lambda: left_in(redis_url) == 0, timeout=20, message=worker.tail)
     assert set(receiver.posts) == {"2"}, "the death of a worker is no failed attempt of the message"
     assert "dead-set" not in worker.output
+
+
+def test_a_message_that_costs_three_workers_is_a_dead_letter(
+    rebound: Rebound, redis_url: str, receiver: HangingReceiver, start_worker: StartWorker
+) -> None:
+    receiver.hanging = 99
+    first = start_worker("-P", "prefork", "-c", "1", "--time-limit=1")
+    rebound.schedule_retry(receiver.url, b"v", id="order-7", base_delay=1)
+
+    wait_until(lambda: len(rebound.dead_set) == 1, timeout=40, message=first.tail)
+
+    (letter,) = rebound.dead_set
+    assert (letter.id, letter.reason, letter.attempt) == ("order-7", "worker-lost", 2)
+    assert receiver.posts == ["2", "2", "2"]
+    wait_until(lambda: left_in(redis_url) == 0, message=first.tail)
+
+
+def test_a_message_whose_workers_are_killed_is_a_dead_letter_at_its_destination(
+    rebound: Rebound, redis_url: str, receiver: HangingReceiver, start_worker: StartWorker
+) -> None:
+    receiver.hanging = 99
+    rebound.schedule_retry(receiver.url, b"v", id="order-7", base_delay=1)
+
+    for losses in range(3):
+        worker = start_worker("-P", "threads", REBOUND_LEASE="1")
+        wait_until(lambda losses=losses: len(receiver.posts) == losses + 1, timeout=20, message=worker.tail)
+        worker.kill()
+    last = start_worker("-P", "threads", REBOUND_LEASE="1")
+
+    wait_until(lambda: len(rebound.dead_set) == 1, timeout=20, message=last.tail)
+    (letter,) = rebound.dead_set
+    assert (letter.id, letter.reason) == ("order-7", "worker-lost")
+    assert len(receiver.posts) == 3
+    wait_until(lambda: left_in(redis_url) == 0, message=last.tail)
 
 
 def test_a_worker_that_is_stopped_leaves_its_waiting_retries_to_the_next(

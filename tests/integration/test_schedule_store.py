@@ -105,11 +105,25 @@ def test_lease_that_runs_out_makes_the_message_due_again_and_counts(store: Store
     for losses in range(3):
         claim = wait_until(lambda: (found := store.claim(1, 20, 3)).messages and found)
         assert claim.messages[0].losses == losses
+    wait_until(lambda: not store.show("a").leased)
     dead = wait_until(lambda: store.claim(1, 20, 3).dead)
 
     assert dead == [b"a"]
     assert store.count() == 0
     assert [(identity, reason) for identity, reason, _ in store.dead()] == [("a", "worker-lost")]
+
+
+def test_lost_message_is_due_at_once_and_what_it_lost_outlives_a_release(store: Store):
+    store.park([entry("a", now_ms())], 0)
+
+    found = []
+    for what in ("lost", "lost", "release", "done"):
+        claim = store.claim(1, LEASE_MS, 3)
+        found.append(claim.messages[0].losses)
+        settle(store, claim, what)
+
+    assert found == [0, 1, 2, 2]
+    assert store.count() == 0
 
 
 def test_renewed_lease_goes_on(store: Store):

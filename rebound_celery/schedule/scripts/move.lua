@@ -1,4 +1,5 @@
 -- Change when a waiting message is due, or remove it; a leased one is removed too, but keeps its lease when moved.
+-- One whose lease has run out waits; what it has lost is forgotten when it is moved.
 -- KEYS[1]  messages   HASH id -> stored message
 -- KEYS[2]  wake       LIST of at most one token
 -- KEYS[3..] waiting   ZSET of each priority step
@@ -17,8 +18,8 @@ for i = 2, #ARGV do
     for step = 3, #KEYS do redis.call('ZREM', KEYS[step], id) end
   else
     for step = 3, #KEYS do
-      local score = redis.call('ZSCORE', KEYS[step], id)
-      if score and tonumber(score) % 1 == 0 then
+      local score = tonumber(redis.call('ZSCORE', KEYS[step], id) or 'nan')
+      if score == score and (score % 1 == 0 or score <= now) then
         redis.call('ZADD', KEYS[step], due, id)
         changed = changed + 1
       end

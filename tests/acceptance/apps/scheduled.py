@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from typing import Any
 
@@ -54,6 +55,13 @@ def twice(self: Any, began: float) -> None:
     say(self.request.id, self.request.retries, round(time.time() - began, 3))
     if self.request.retries < 2:
         raise self.retry(countdown=1)
+
+
+@app.task(acks_late=True, reject_on_worker_lost=True)
+def die(number: int) -> None:
+    """Kill the process that runs it, each time."""
+    say("begun", number)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @app.task

@@ -1,0 +1,40 @@
+"""A prefork child that dies under a task counts, as a worker that dies does.
+
+Celery gives the message of such a task back (with `task_reject_on_worker_lost`) as if nothing had been, so that a task
+that kills its process is run for ever.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from billiard.exceptions import WorkerLostError
+from celery.app.base import Celery
+from celery.worker.request import Request as CeleryRequest
+
+CELERYS_OWN = "celery.worker.request:Request"
+
+
+class Request(CeleryRequest):
+    """Tells the channel when a message is given back because its worker was lost."""
+
+    _worker_was_lost = False
+
+    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
+        exception = getattr(exc_info.exception, "exc", exc_info.exception)
+        # billiard reports a child that exits by itself with the exception that ended it.
+        self._worker_was_lost = isinstance(exception, (WorkerLostError, SystemExit))
+        return super().on_failure(exc_info, *args, **kwargs)
+
+    def reject(self, requeue: bool = False) -> None:
+        count_loss = getattr(getattr(self.message.channel, "qos", None), "count_loss", None)
+        if requeue and self._worker_was_lost and count_loss is not None:
+            count_loss(self.message.delivery_tag)
+        super().reject(requeue=requeue)
+
+
+def use_in(app: Celery) -> None:
+    """Let this worker's tasks have such requests, save those with a request class of their own."""
+    for task in (app.Task, *app.tasks.values()):
+        if task.Request == CELERYS_OWN:
+            task.Request = Request
