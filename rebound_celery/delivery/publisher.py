@@ -22,6 +22,7 @@ from weakref import WeakKeyDictionary
 from celery import signals
 from celery.events import Event
 from kombu import Producer, serialization
+from kombu.common import maybe_declare
 from kombu.exceptions import KombuError
 from kombu.utils.url import maybe_sanitize_url
 from redis import Redis
@@ -148,7 +149,13 @@ class Publisher:
         channel = producer.channel
         now_ms = time.time_ns() // 1_000_000
         prepared = [self._prepare(task, now_ms) for task in tasks]
-        if len(prepared) > 1 and hasattr(channel, "create_publish_batch"):
+        sends_events = self._app.conf.task_send_sent_event
+        if len(prepared) == 1 and sends_events and hasattr(channel, "publish_with_event"):
+            event, exchange, routing_key = self._event_message(self._events(prepared))
+            maybe_declare(exchange, channel)
+            channel.publish_with_event(prepared[0], self._queue, event, exchange.name, routing_key)
+            sends_events = False
+        elif len(prepared) > 1 and hasattr(channel, "create_publish_batch"):
             batch = channel.create_publish_batch(_BATCH_SIZE)
             try:
                 for payload in prepared:
@@ -159,7 +166,9 @@ class Publisher:
         else:
             for payload in prepared:
                 channel.basic_publish(payload, exchange="", routing_key=self._queue)
-        self._announce(producer, prepared)
+        self._send_signals(prepared)
+        if sends_events:
+            self._send_events(producer, prepared)
 
     def _prepare(self, task: Task, now_ms: int) -> dict[str, Any]:
         """The message as kombu's channel takes it."""
@@ -227,72 +236,73 @@ class Publisher:
         self._template = {"headers": headers, "properties": properties, "embed": body[2]}
         return self._template
 
-    def _announce(self, producer: Producer, prepared: Sequence[dict[str, Any]]) -> None:
-        """Tell those who watch (Flower, signal receivers) what was stored. It is stored by now, whatever fails here."""
-        if signals.after_task_publish.receivers:
-            for payload in prepared:
-                signals.after_task_publish.send(
-                    sender=TASK_NAME,
-                    body=payload["body"],
-                    headers=payload["headers"],
-                    exchange="",
-                    routing_key=self._queue,
-                )
-        if not self._app.conf.task_send_sent_event:
+    def _send_signals(self, prepared: Sequence[dict[str, Any]]) -> None:
+        if not signals.after_task_publish.receivers:
             return
+        for payload in prepared:
+            signals.after_task_publish.send(
+                sender=TASK_NAME,
+                body=payload["body"],
+                headers=payload["headers"],
+                exchange="",
+                routing_key=self._queue,
+            )
+
+    def _send_events(self, producer: Producer, prepared: Sequence[dict[str, Any]]) -> None:
+        """Tell those who watch, such as Flower, what was stored. It is stored by now, whatever fails here."""
+        events = self._events(prepared)
         try:
-            self._send_events(producer, prepared)
+            for start in range(0, len(events), _BATCH_SIZE):
+                message, exchange, routing_key = self._event_message(events[start : start + _BATCH_SIZE])
+                batch = self._event_batch(producer, exchange)
+                batch.publish(message, exchange=exchange.name, routing_key=routing_key)
+                batch.flush()
         except _FAULTS as error:
             # A batch that failed once takes nothing more.
             self._event_batches.pop(producer, None)
             logger.debug("task-sent events were not sent: %s", error)
 
-    def _send_events(self, producer: Producer, prepared: Sequence[dict[str, Any]]) -> None:
+    def _events(self, prepared: Sequence[dict[str, Any]]) -> list[Any]:
         dispatcher = self._app.amqp._event_dispatcher  # noqa: SLF001 - the one that apply_async uses
-        events = []
-        for payload in prepared:
-            headers = payload["headers"]
-            events.append(
-                Event(
-                    "task-sent",
-                    hostname=dispatcher.hostname,
-                    utcoffset=0,
-                    pid=dispatcher.pid,
-                    clock=dispatcher.clock.forward(),
-                    uuid=headers["id"],
-                    root_id=headers["root_id"],
-                    parent_id=headers["parent_id"],
-                    name=TASK_NAME,
-                    args=headers["argsrepr"],
-                    kwargs=headers["kwargsrepr"],
-                    retries=headers["retries"],
-                    eta=headers["eta"],
-                    expires=headers["expires"],
-                    queue=self._queue,
-                    exchange="",
-                    routing_key=self._queue,
-                )
+        return [
+            Event(
+                "task-sent",
+                hostname=dispatcher.hostname,
+                utcoffset=0,
+                pid=dispatcher.pid,
+                clock=dispatcher.clock.forward(),
+                uuid=headers["id"],
+                root_id=headers["root_id"],
+                parent_id=headers["parent_id"],
+                name=TASK_NAME,
+                args=headers["argsrepr"],
+                kwargs=headers["kwargsrepr"],
+                retries=headers["retries"],
+                eta=headers["eta"],
+                expires=headers["expires"],
+                queue=self._queue,
+                exchange="",
+                routing_key=self._queue,
             )
-        batch = self._event_batch(producer, dispatcher.exchange)
-        for start in range(0, len(events), _BATCH_SIZE):
-            chunk = events[start : start + _BATCH_SIZE]
-            # A list under "task.multi" is how Celery's own dispatcher sends many events as one.
-            several = len(chunk) > 1
-            content_type, encoding, body = serialization.dumps(
-                chunk if several else chunk[0], serializer=dispatcher.serializer
-            )
-            batch.publish(
-                {
-                    "body": body,
-                    "content-encoding": encoding,
-                    "content-type": content_type,
-                    "headers": dict(dispatcher.headers or ()),
-                    "properties": {"delivery_mode": dispatcher.delivery_mode, "priority": 0, "delivery_info": {}},
-                },
-                exchange=dispatcher.exchange.name,
-                routing_key="task.multi" if several else "task.sent",
-            )
-            batch.flush()
+            for headers in (payload["headers"] for payload in prepared)
+        ]
+
+    def _event_message(self, events: Sequence[Any]) -> tuple[dict[str, Any], Any, str]:
+        """Events as one message, with its exchange and routing key."""
+        dispatcher = self._app.amqp._event_dispatcher  # noqa: SLF001
+        # A list under "task.multi" is how Celery's own dispatcher sends many events as one.
+        several = len(events) > 1
+        content_type, encoding, body = serialization.dumps(
+            events if several else events[0], serializer=dispatcher.serializer
+        )
+        message = {
+            "body": body,
+            "content-encoding": encoding,
+            "content-type": content_type,
+            "headers": dict(dispatcher.headers or ()),
+            "properties": {"delivery_mode": dispatcher.delivery_mode, "priority": 0, "delivery_info": {}},
+        }
+        return message, dispatcher.exchange, "task.multi" if several else "task.sent"
 
     def _event_batch(self, producer: Producer, exchange: Any) -> Any:
         """What sends events over this producer's channel. It is kept: else kombu makes a new Redis client for each
@@ -300,7 +310,7 @@ class Publisher:
         batch = self._event_batches.get(producer)
         if batch is None:
             channel = producer.channel
-            exchange(channel).declare()
+            maybe_declare(exchange, channel)
             make = getattr(channel, "create_publish_batch", None)
             batch = self._event_batches[producer] = _Unbatched(channel) if make is None else make(_BATCH_SIZE)
         return batch

@@ -85,6 +85,24 @@ class Channel(kombu_redis.Channel):
         else:
             batch.park(queue, step, entry)
 
+    def publish_with_event(
+        self, message: dict[str, Any], queue: str, event: dict[str, Any], exchange: str, routing_key: str
+    ) -> None:
+        """Publish a message to a queue, and an event to an exchange, in one round trip where the message is parked."""
+        self._inplace_augment_message(message, "", queue)
+        entry = self._entry(queue, message)
+        if entry is None:
+            super()._put(queue, message)
+            self.basic_publish(event, exchange=exchange, routing_key=routing_key)
+            return
+        collected = _Collected()
+        self.basic_publish(event, exchange=exchange, routing_key=routing_key, _publish_batch=collected)
+        along = collected.commands
+        if self.global_keyprefix:
+            along = [self.client._prefix_args(command) for command in along]  # noqa: SLF001 - as kombu does
+        step = self.priority(self._get_message_priority(message, reverse=False))
+        self.store_of(queue).park([entry], step, along=along)
+
     def _entry(self, queue: str, message: dict[str, Any]) -> tuple[str, int, bytes] | None:
         """The message as the schedule takes it, or None if it belongs on the ordinary list."""
         if self.rebound is None:
@@ -211,6 +229,16 @@ class Channel(kombu_redis.Channel):
             except FAULTS:
                 # The thread goes on trying; should the process end first, the leases run out.
                 logger.debug("leases are settled later", exc_info=True)
+
+
+class _Collected:
+    """Stands for a publish batch of kombu's, and keeps the commands that it is given."""
+
+    def __init__(self) -> None:
+        self.commands: list[list[Any]] = []
+
+    def add(self, name: str, *arguments: Any) -> None:
+        self.commands.append([name.upper(), *arguments])
 
 
 class SentinelChannel(Channel, kombu_redis.SentinelChannel):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, TypeVar
 
+from redis import exceptions
 from redis.exceptions import NoScriptError, ResponseError
 
 from . import stored
@@ -73,10 +74,18 @@ class Store:
         self._client = client
         self._common = [keys.messages, keys.wake, keys.dead, *keys.all_waiting()]
 
-    def park(self, entries: Sequence[tuple[str, int, bytes]], step: int, *, keep: bool = False) -> int:
+    def park(
+        self,
+        entries: Sequence[tuple[str, int, bytes]],
+        step: int,
+        *,
+        keep: bool = False,
+        along: Sequence[Sequence[Any]] = (),
+    ) -> int:
         """Store messages: (id, due time in Unix milliseconds, stored form). Returns how many ids were new.
 
-        An id that is stored already gets the new message and due time; with `keep` it stays as it is.
+        An id that is stored already gets the new message and due time; with `keep` it stays as it is. Commands that go
+        `along` are sent in the same round trip, after it, and nobody asks what became of them.
         """
         keys = self.keys
         others = [keys.waiting(other) for other in keys.steps if other != step]
@@ -85,7 +94,8 @@ class Store:
             arguments: list[Any] = [MAX_SLEEP_MS, int(keep)]
             for entry in chunk:
                 arguments += entry
-            added += self._call("park", [keys.messages, keys.wake, keys.waiting(step), *others], arguments)
+            added += self._call("park", [keys.messages, keys.wake, keys.waiting(step), *others], arguments, along)
+            along = ()
         return added
 
     def claim(self, limit: int, lease_ms: int, max_losses: int) -> Claim:
@@ -187,8 +197,10 @@ class Store:
         letter = self._client.hget(self.keys.dead, identity)
         return None if letter is None else letter.partition(b"\n")[2]
 
-    def _call(self, name: str, keys: Sequence[str], arguments: Iterable[Any]) -> Any:
-        return run_script(self._client, name, keys, list(arguments))
+    def _call(
+        self, name: str, keys: Sequence[str], arguments: Iterable[Any], along: Sequence[Sequence[Any]] = ()
+    ) -> Any:
+        return run_script(self._client, name, keys, list(arguments), along)
 
 
 def _waiting(identity: bytes, raw: bytes, score: float, now_ms: int) -> Waiting:
@@ -203,17 +215,48 @@ def _waiting(identity: bytes, raw: bytes, score: float, now_ms: int) -> Waiting:
 _hashes: dict[str, str] = {}
 
 
-def run_script(client: Any, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
-    """Run one of the schedule's scripts; load it where the server does not have it."""
+def run_script(
+    client: Any, name: str, keys: Sequence[str], arguments: Sequence[Any], along: Sequence[Sequence[Any]] = ()
+) -> Any:
+    """Run one of the schedule's scripts; load it where the server does not have it. See `Store.park` for `along`."""
     digest = _hashes.get(name)
     if digest is not None:
         try:
-            return client.evalsha(digest, len(keys), *keys, *arguments)
+            return _evalsha(client, digest, keys, arguments, along)
         except NoScriptError:
             # Another server, a restarted one, or SCRIPT FLUSH. A script that is not there has not run.
             digest = None
     digest = _hashes[name] = _load(client, name)
-    return client.evalsha(digest, len(keys), *keys, *arguments)
+    return _evalsha(client, digest, keys, arguments)
+
+
+def _evalsha(
+    client: Any, digest: str, keys: Sequence[str], arguments: Sequence[Any], along: Sequence[Sequence[Any]] = ()
+) -> Any:
+    """As `client.evalsha`, without what redis-py does around every command, which costs as much as the command."""
+    pool = client.connection_pool
+    connection = pool.get_connection()
+    try:
+        commands = [("EVALSHA", digest, len(keys), *keys, *arguments), *along]
+        connection.send_packed_command(connection.pack_commands(commands))
+        reply, *_ = [_read(connection) for _ in commands]
+    except (exceptions.ConnectionError, exceptions.TimeoutError):
+        connection.disconnect()
+        # As the client's own retries would do: a script that ran though its answer was lost may run again.
+        reply = client.evalsha(digest, len(keys), *keys, *arguments)
+    finally:
+        pool.release(connection)
+    if isinstance(reply, ResponseError):
+        raise reply
+    return reply
+
+
+def _read(connection: Any) -> Any:
+    """A command's answer; an error is an answer too, and others may follow it."""
+    try:
+        return connection.read_response()
+    except ResponseError as error:
+        return error
 
 
 def _load(client: Any, name: str) -> str:
