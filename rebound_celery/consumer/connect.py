@@ -17,7 +17,7 @@ from .config import ConsumerConfig
 BOOTSTRAP_TIMEOUT_MS = 8_000
 
 #: What of `rebound_kafka_options` is about reaching the app's brokers, so that it holds for a consumer too.
-_SHARED_OPTIONS = ("security_protocol", "sasl_", "ssl_", "proxy_url", "socks5_proxy", "api_version")
+SHARED_OPTIONS = ("security_protocol", "sasl_", "ssl_", "proxy_url", "socks5_proxy", "api_version")
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def kafka_options(config: ConsumerConfig, settings: Settings) -> dict[str, Any]:
         "fetch_max_bytes": 8 * 1024 * 1024,
     }
     if set(brokers) == set(settings.kafka_brokers):
-        options |= {k: v for k, v in settings.kafka_options.items() if k.startswith(_SHARED_OPTIONS)}
+        options |= {k: v for k, v in settings.kafka_options.items() if k.startswith(SHARED_OPTIONS)}
     options |= config.kafka_options
     options |= {"bootstrap_servers": list(brokers), "group_id": config.group, "enable_auto_commit": False}
     return options

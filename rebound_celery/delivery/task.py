@@ -28,7 +28,7 @@ from .publisher import TASK_NAME, Publisher
 from .strategy import strategy
 
 #: What no setting of the app's may change in the delivery task.
-_PROMISED = (
+PROMISED = (
     "acks_late",
     "reject_on_worker_lost",
     "retry_on_worker_lost",
@@ -107,7 +107,7 @@ class DeliverTask(Task):
     def annotate(cls) -> None:
         """Apply the app's `task_annotations`, save for what the promise rests on: `{"*": ...}` is meant for others."""
         super().annotate()
-        for name in _PROMISED:
+        for name in PROMISED:
             setattr(cls, name, getattr(DeliverTask, name))
 
     @property

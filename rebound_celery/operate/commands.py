@@ -197,3 +197,32 @@ def _print_stats(consumer: Consumer) -> None:
     click.echo(stats.to_json())
     click.echo(f"Success rate: {stats.success_rate:.2f}%")
     click.echo(f"Retry rate: {stats.retry_rate:.2f}%")
+
+
+@rebound.command()
+@click.option("--topic", "topics", multiple=True, help="A consumed topic, whose dead letter topic is looked for too.")
+@click.option("--timeout", default=3.0, show_default=True, metavar="SECONDS", help="How long workers have to answer.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON list.")
+@click.pass_context
+def doctor(ctx: click.Context, topics: tuple[str, ...], timeout: float, as_json: bool) -> None:
+    """Look for what makes the promise unsafe: in Redis, Kafka, the workers and the installed packages.
+
+    Exit status 0: no problem was found (there may be warnings); 1: there is one; 2: it could not be looked for.
+    """
+    from dataclasses import asdict
+
+    from rebound_celery.errors import NotInstalledError
+    from rebound_celery.operate.doctor import PROBLEM, examine
+
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    with plain_errors(ctx):
+        app = ctx.obj.app
+        if getattr(app, "rebound", None) is None:
+            raise NotInstalledError(app.main)
+        findings = examine(app, topics, timeout)
+        if as_json:
+            click.echo(json.dumps([asdict(finding) for finding in findings]))
+        else:
+            for finding in findings:
+                click.echo(f"{finding.level:<8} {finding.subject}: {finding.text}")
+        ctx.exit(EXIT_UNREACHABLE if any(finding.level == PROBLEM for finding in findings) else 0)

@@ -9,7 +9,7 @@ from typing import Any
 import kombu.transport
 from celery import Celery, signals
 
-from . import announce, eta
+from . import announce, eta, redis_risks
 from .control import extend_panel, make_control
 
 _HOME = "rebound_celery.schedule.transport"
@@ -50,6 +50,7 @@ def install_schedule(app: Celery, options: Callable[[], Mapping[str, Any]] | Non
     app.control_cls = partial(make_control, app.control_cls)
     vars(app).pop("control", None)  # made already, from the class before
     signals.worker_init.connect(_prepare_worker, dispatch_uid="rebound-worker")
+    signals.worker_ready.connect(_check_redis, dispatch_uid="rebound-redis")
 
 
 def _prepare_worker(sender: Any = None, **_: Any) -> None:
@@ -58,6 +59,10 @@ def _prepare_worker(sender: Any = None, **_: Any) -> None:
 
     extend_panel()
     worker_loss.use_in(sender.app)
+
+
+def _check_redis(sender: Any = None, **_: Any) -> None:
+    redis_risks.warn_of_eviction(sender.app)
 
 
 def _register() -> None:

@@ -186,6 +186,10 @@ class Store:
             pipe.delete(self.keys.messages, self.keys.wake, *self.keys.all_waiting())
             return int(pipe.execute()[0])
 
+    def server_info(self) -> dict[str, Any]:
+        """What the server tells of itself (INFO)."""
+        return dict(self._client.info())
+
     def dead(self) -> Iterator[tuple[str, str, bytes]]:
         """Dead letters of this queue: id, reason, stored form."""
         for identity, letter in self._client.hscan_iter(self.keys.dead):
