@@ -1,9 +1,13 @@
-"""The Redis servers that tests run on."""
+"""The Redis servers that tests run on, and a consumer in the test's own process."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+import socket
+import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -11,7 +15,10 @@ from urllib.parse import urlsplit
 from rebound_celery.demo.embedded import EmbeddedRedis, Server, ServerError, redis_answers, redis_options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    from celery import Celery
+    from kombu.message import Message
 
 
 class RedisServer(Server):
@@ -19,16 +26,23 @@ class RedisServer(Server):
 
     `aof_dir` makes it keep what it acknowledged (appendonly, fsync always) in a directory that the caller owns; without
     it nothing survives. `options` are more words of its command line, such as `["--maxmemory-policy", "allkeys-lru"]`.
+    `program` is another server that speaks Redis' protocol and takes its options.
     """
 
     name = "redis-server"
 
     def __init__(
-        self, port: int | None = None, *, aof_dir: str | Path | None = None, options: Sequence[str] = ()
+        self,
+        port: int | None = None,
+        *,
+        aof_dir: str | Path | None = None,
+        options: Sequence[str] = (),
+        program: str | None = None,
     ) -> None:
         super().__init__(port)
         self._aof_dir = aof_dir
         self._options = tuple(options)
+        self._program = program
 
     @property
     def url(self) -> str:
@@ -36,14 +50,41 @@ class RedisServer(Server):
         return f"redis://{self.address}/0"
 
     def _command(self) -> Sequence[str]:
-        program = shutil.which("redis-server")
-        if program is None:
-            raise ServerError("redis-server is not installed; on Debian: apt-get install redis-server")
+        program = self._program or redis_program()
         if self._aof_dir is None:
             return [program, *redis_options(self.port, self.data_dir), *self._options]
         Path(self._aof_dir).mkdir(parents=True, exist_ok=True)
         options = redis_options(self.port, str(self._aof_dir))
         return [program, *options, "--appendonly", "yes", "--appendfsync", "always", *self._options]
+
+    def _answers(self) -> bool:
+        return redis_answers(self.port) or self._asks_for_a_password()
+
+    def _asks_for_a_password(self) -> bool:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(7, socket.MSG_WAITALL) == b"-NOAUTH"
+
+
+class Sentinel(Server):
+    """A Redis Sentinel that watches one master under the name `main` and decides alone when it is gone."""
+
+    name = "redis-sentinel"
+
+    def __init__(self, master: RedisServer, *, down_after_ms: int = 1_500) -> None:
+        super().__init__()
+        self._master = master
+        self._down_after_ms = down_after_ms
+
+    def _command(self) -> Sequence[str]:
+        # Sentinel keeps what it learns in its configuration file.
+        file = Path(self.data_dir) / "sentinel.conf"
+        file.write_text(
+            f"sentinel monitor main 127.0.0.1 {self._master.port} 1\n"
+            f"sentinel down-after-milliseconds main {self._down_after_ms}\n"
+            "sentinel failover-timeout main 2000\n"
+        )
+        return [redis_program(), str(file), "--sentinel", "--bind", "127.0.0.1", "--port", str(self.port)]
 
     def _answers(self) -> bool:
         return redis_answers(self.port)
@@ -64,3 +105,79 @@ class ExternalRedis:
 def local_redis() -> RedisServer | EmbeddedRedis:
     """The system's redis-server where there is one, else the embedded one; not started yet."""
     return RedisServer() if shutil.which("redis-server") else EmbeddedRedis()
+
+
+def redis_program() -> str:
+    """The system's redis-server."""
+    program = shutil.which("redis-server")
+    if program is None:
+        raise ServerError("redis-server is not installed; on Debian: apt-get install redis-server")
+    return program
+
+
+def redis_programs() -> list[str]:
+    """All servers that the smoke test runs on: REBOUND_TEST_REDIS_BINARIES (paths, separated by colons), else the
+    system's redis-server where there is one, and the Valkey of the extra `demo`."""
+    given = os.environ.get("REBOUND_TEST_REDIS_BINARIES")
+    if given:
+        return given.split(":")
+    embedded = EmbeddedRedis(port=1)
+    try:
+        return [*filter(None, [shutil.which("redis-server")]), embedded._command()[0]]
+    finally:
+        embedded.stop()
+
+
+class Taker:
+    """A consumer of an app's default queue in this process; it acknowledges what `act` does not."""
+
+    def __init__(self, app: Celery, act: Callable[[Message], object] | None = None, prefetch: int = 0) -> None:
+        self.taken: list[Message] = []
+        self.connection = app.connection_for_read()
+        self._act = act
+        self._consumer = app.amqp.TaskConsumer(
+            self.connection.default_channel, on_message=self._take, accept=["json", "pickle"]
+        )
+        self._consumer.qos(prefetch_count=prefetch)
+        self._consumer.consume()
+
+    def _take(self, message: Message) -> None:
+        self.taken.append(message)
+        if self._act is not None:
+            self._act(message)
+        if not message.acknowledged:
+            message.ack()
+
+    @property
+    def ids(self) -> list[str]:
+        return [message.headers.get("id") for message in self.taken]
+
+    def turn(self, seconds: float = 0.1) -> None:
+        """Let the connection work for this long."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                self.connection.drain_events(timeout=left)
+            except TimeoutError:
+                return
+
+    def take(self, count: int, timeout: float = 15.0) -> list[Message]:
+        """Wait until that many messages came in all; AssertionError if they do not."""
+        deadline = time.monotonic() + timeout
+        while len(self.taken) < count:
+            assert time.monotonic() < deadline, f"{len(self.taken)} of {count} messages came within {timeout:g} s"
+            self.turn()
+        return self.taken
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+@contextmanager
+def taking(app: Celery, act: Callable[[Message], object] | None = None, *, prefetch: int = 0) -> Iterator[Taker]:
+    """`with taking(app) as taker: taker.take(3)`; see `Taker`."""
+    taker = Taker(app, act, prefetch)
+    try:
+        yield taker
+    finally:
+        taker.close()

@@ -137,20 +137,20 @@ class Claimer:
             message = stored.decode(claimed.stored)
             headers = message["headers"]
             task_id = str(headers.get("id"))
+            eta.hide(headers)
+            if claimed.losses:
+                headers[LOSSES_HEADER] = claimed.losses
+                headers["redelivered"] = True
+                message["properties"].setdefault("delivery_info", {})["redelivered"] = True
         except stored.UnknownVersionError as error:
             # Left in place: a worker of that version may read it. Looked at again later, lest it be forgotten.
             logger.error("message %r is of another version and left alone: %s", claimed.id, error)  # noqa: TRY400
             self._end_unread(store, claimed, RELEASE)
             return None
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             logger.error("message %r is set aside, for it cannot be read: %s", claimed.id, error)  # noqa: TRY400
             self._end_unread(store, claimed, "unreadable")
             return None
-        eta.hide(headers)
-        if claimed.losses:
-            headers[LOSSES_HEADER] = claimed.losses
-            headers["redelivered"] = True
-            message["properties"].setdefault("delivery_info", {})["redelivered"] = True
         message["properties"]["delivery_tag"] = self._leases.hold(store, claimed, task_id)
         return message
 

@@ -20,6 +20,9 @@ from .store import Store, Waiting
 #: How many entries `inspect scheduled` shows of each queue, the most urgent and next due first: it is one message.
 SHOWN = 1_000
 
+#: The last second that a datetime can name, in Unix milliseconds: `datetime.max` is rounded up past it.
+_LAST_MS = 253_402_300_799_000
+
 #: The panel's commands that are answered from the schedule too, under all of their names.
 _REVOKE = ("revoke",)
 _SCHEDULED = ("scheduled", "dump_schedule")
@@ -70,7 +73,7 @@ def _info(entry: Waiting) -> dict[str, Any]:
     headers: Mapping[str, Any] = {} if entry.message is None else entry.message["headers"]
     properties: Mapping[str, Any] = {} if entry.message is None else entry.message["properties"]
     return {
-        "eta": datetime.fromtimestamp(entry.due_ms / 1000, UTC).isoformat(),
+        "eta": datetime.fromtimestamp(min(entry.due_ms, _LAST_MS) / 1000, UTC).isoformat(),
         "priority": properties.get("priority") or 0,
         "request": {
             "id": entry.id,

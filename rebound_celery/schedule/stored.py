@@ -100,6 +100,8 @@ def decode(stored: bytes) -> dict[str, Any]:
         message = json.loads(zlib.decompressobj(-15, DICTIONARY).decompress(stored[_BODY:]))
     except zlib.error as error:
         raise ValueError(f"cannot be decompressed: {error}") from error
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
     if not isinstance(message, dict) or not isinstance(message.get("properties"), dict):
         raise ValueError("is no message of kombu's")  # noqa: TRY004 - damaged data, not a wrong argument
     return message

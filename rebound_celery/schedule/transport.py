@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
 from kombu.transport.redis import MultiChannelPoller
+from redis.exceptions import OutOfMemoryError
 
 from .channel import Channel, SentinelChannel
 from .claimer import Claimer
@@ -14,6 +16,8 @@ from .store import MAX_SLEEP_MS
 
 #: Seconds; the shortest that the loop's timer is set to.
 _SHORTEST_S = 0.001
+
+logger = logging.getLogger(__name__)
 
 
 class SchedulePoller(MultiChannelPoller):
@@ -66,6 +70,14 @@ class SchedulePoller(MultiChannelPoller):
             return None
         wait = self.next_claim_in()
         return super().get(callback, timeout=wait if timeout is None else min(timeout, wait))
+
+    def maybe_restore_messages(self) -> Any:
+        try:
+            return super().maybe_restore_messages()
+        except OutOfMemoryError as error:
+            # A full Redis must not end the consumer that drains it; kombu looks again soon.
+            logger.debug("unacknowledged messages are looked for later: %s", error)
+            return None
 
     def close(self) -> None:
         self.disarm()

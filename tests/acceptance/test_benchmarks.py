@@ -151,3 +151,28 @@ def test_scheduling_benchmark_prints_one_json_line() -> None:
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     assert {"schedule_retry / plain", "schedule_retry / plain, events"} <= set(json.loads(line)["ratio"])
+
+
+def test_delayed_delivery_benchmark_prints_a_json_line_for_each_row() -> None:
+    """Only the rows that were asked for, each with its goal and stock's figure of the same run."""
+    rows = ["kafka", "retry_lateness", "schedule_retry", "redis_memory", "claim"]
+
+    done = run("benchmarks/delayed_delivery.py", "--size", "0.02", "--only", ",".join(rows))
+
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["name"] for row in found] == rows
+    assert all(row["value"] > 0 and row["goal"] and isinstance(row["met"], bool) for row in found)
+    kafka, lateness = found[:2]
+    assert kafka["ratio"] == pytest.approx(kafka["value"] / kafka["stock"], rel=0.1)
+    assert kafka["figures"]["delivered_twice"] == 0
+    assert lateness["figures"]["earliest_record_ms"] >= 0
+
+
+def test_delayed_delivery_benchmark_refuses_a_row_that_it_does_not_have() -> None:
+    """It names those that there are; status 2."""
+    done = run("-m", "benchmarks.delayed_delivery", "--only", "kafka,speed")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "'speed'" in done.stderr
+    assert "retry_lateness" in done.stderr

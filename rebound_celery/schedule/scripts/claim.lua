@@ -15,10 +15,12 @@ local nearest
 for step = 4, #KEYS do
   -- One more than may be taken: it tells when the next one is due.
   local found = redis.call('ZRANGE', KEYS[step], 0, limit, 'WITHSCORES')
+  local all_gone = #found > 2 * limit
   for i = 1, #found, 2 do
     local id, score = found[i], tonumber(found[i + 1])
     if score > now or limit == 0 then
       if nearest == nil or score < nearest then nearest = score end
+      all_gone = false
       break
     end
     local stored = redis.call('HGET', KEYS[1], id)
@@ -37,6 +39,11 @@ for step = 4, #KEYS do
       reply[#reply + 1] = had
       limit = limit - 1
     end
+  end
+  if all_gone then
+    -- Some of them were dead or without a message, so the one more was needed for them: who is next now?
+    local head = redis.call('ZRANGE', KEYS[step], 0, 0, 'WITHSCORES')
+    if head[2] and (nearest == nil or tonumber(head[2]) < nearest) then nearest = tonumber(head[2]) end
   end
 end
 reply[2] = dead
