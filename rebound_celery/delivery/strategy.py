@@ -7,6 +7,7 @@ costs more than delivering it. This one gathers the messages that arrive togethe
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
@@ -51,6 +52,8 @@ class Gatherer:
         self._task = task
         self._consumer = consumer
         self._queues: dict[str, deque[Any]] = defaultdict(deque)
+        self._lock = threading.Lock()
+        self._quick_jobs = 0
         self._slow_jobs = 0
         self._armed = False
 
@@ -67,18 +70,35 @@ class Gatherer:
                 self._consumer.timer.call_after(_GATHER_S, self.flush)
 
     def flush(self) -> None:
-        """Give what has been gathered to the pool."""
+        """Give what has been gathered to the pool, as far as it has use for more."""
         self._armed = False
+        while (job := self._next_job()) is not None:
+            self._run(*job)
+
+    def _next_job(self) -> tuple[list[Any], int, Callable[[], None]] | None:
         quick, slow = self._queues["quick"], self._queues["slow"]
-        while quick:
-            self._run(_take(quick, BATCH_SIZE))
-        # One process stays free for what is quick, where there are several.
-        while slow and self._slow_jobs < max(1, self._consumer.pool.num_processes - 1):
-            self._slow_jobs += 1
-            self._run(_take(slow, _SLOW_BATCH_SIZE), then=self._slow_job_ended)
+        processes = self._consumer.pool.num_processes
+        # Callbacks of a threads pool come from its threads. The pool is not called under the lock: it may block.
+        with self._lock:
+            # One job more than there are processes: each finds its next at once, and what comes meanwhile makes that
+            # one larger. Jobs that wait in the pool stay as small as they were.
+            if quick and self._quick_jobs <= processes:
+                self._quick_jobs += 1
+                return _take(quick, BATCH_SIZE), 0, self._quick_job_ended
+            # One process stays free for what is quick, where there are several.
+            if slow and self._slow_jobs < max(1, processes - 1):
+                self._slow_jobs += 1
+                return _take(slow, _SLOW_BATCH_SIZE), 0, self._slow_job_ended
+        return None
+
+    def _quick_job_ended(self) -> None:
+        with self._lock:
+            self._quick_jobs -= 1
+        self.flush()
 
     def _slow_job_ended(self) -> None:
-        self._slow_jobs -= 1
+        with self._lock:
+            self._slow_jobs -= 1
         self.flush()
 
     def _run(self, requests: Sequence[Any], losses: int = 0, then: Callable[[], None] | None = None) -> None:

@@ -21,6 +21,10 @@ _AWAY_S = (0.5, 5.0)
 
 #: How many messages of a leased queue a worker takes at most at a time.
 LEASED_QUEUE_CREDIT = 1_000
+#: How many it claims at a time: where little is due, other workers get some of it too.
+_CLAIM = 250
+#: It claims again once this part of its credit is free: one by one would cost a round trip for each message.
+_FREE_PART = 4
 #: How many due messages a worker without a prefetch limit takes at most at a time.
 _UNLIMITED_CREDIT = 200
 
@@ -76,7 +80,7 @@ class Claimer:
     def _claim_and_deliver(self, queue: str) -> int:
         delivered = 0
         callback = self._channel.connection._callbacks.get(queue)  # noqa: SLF001 - kombu has no other way to it
-        room = 0 if callback is None else self._room(queue)
+        room = 0 if callback is None else min(self._room(queue), _CLAIM)
         if room <= 0:
             self._claim_at[queue] = time.monotonic() + _NO_ROOM_S
             return 0
@@ -171,12 +175,13 @@ class Claimer:
         """
         leases = self._leases
         if self._channel.is_leased(queue):
-            return LEASED_QUEUE_CREDIT - leases.count([queue])
+            return _enough(LEASED_QUEUE_CREDIT, leases.count([queue]))
         if "can_consume" in vars(self._channel.qos):
             # worker_disable_prefetch has put its own rule there, which looks at what the worker runs now.
             return int(self._channel.qos.can_consume())
         credit = 2 * self._channel.qos.prefetch_count or _UNLIMITED_CREDIT
-        return credit - leases.count(name for name in self._channel.active_queues if not self._channel.is_leased(name))
+        ordinary = (name for name in self._channel.active_queues if not self._channel.is_leased(name))
+        return _enough(credit, leases.count(ordinary))
 
     def _wait_for_redis(self, queue: str, error: BaseException) -> None:
         if self._faults == 0:
@@ -188,3 +193,9 @@ class Claimer:
     def look_at(self, queue: str) -> None:
         """Let the next claim look at this queue: something may be due sooner than this worker knew."""
         self._claim_at[queue] = 0.0
+
+
+def _enough(credit: int, held: int) -> int:
+    """What is free of a credit; 0 while it is not yet worth a claim."""
+    free = credit - held
+    return free if free >= max(1, credit // _FREE_PART) else 0
