@@ -1,0 +1,93 @@
+"""The Celery apps that are measured: the same tasks on stock Celery and on rebound."""
+
+from __future__ import annotations
+
+import functools
+import os
+import struct
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+from celery.signals import worker_ready
+
+READY = "the benchmark's worker is ready"
+
+#: A line of the file of notes: when something was due and when it happened, in Unix seconds.
+NOTE = struct.Struct("<dd")
+
+
+def make_app(url: str, kind: str, *, events: bool = False, kafka: str = "", prefetch: int = 4) -> Celery:
+    """An app with the benchmark's tasks.
+
+    Args:
+        url: the Redis broker's.
+        kind: "stock", or "rebound" with one of its destinations, see `rebound_app`.
+        events: whether its worker sends task events.
+        kafka: the Kafka brokers that `deliver` and rebound produce to.
+        prefetch: `worker_prefetch_multiplier`.
+    """
+    app = Celery("delayed-delivery", broker=url, set_as_current=False)
+    app.conf.update(
+        broker_connection_retry_on_startup=True,
+        task_ignore_result=True,
+        task_send_sent_event=False,
+        worker_send_task_events=events,
+        worker_prefetch_multiplier=prefetch,
+    )
+    if kind != "stock":
+        # Only here: the process of a stock worker never loads any of rebound's transport.
+        from .rebound_app import add_rebound
+
+        add_rebound(app, kind, kafka)
+    add_tasks(app, kafka)
+    return app
+
+
+def add_tasks(app: Celery, kafka: str) -> None:
+    @app.task(name="noop", shared=False)
+    def noop() -> None:
+        """Nothing."""
+
+    @app.task(name="nap", shared=False)
+    def nap(seconds: float) -> None:
+        time.sleep(seconds)
+
+    @app.task(name="tell", shared=False)
+    def tell(due: float) -> None:
+        note([(due, time.time())])
+
+    @app.task(name="deliver", shared=False, bind=True)
+    def deliver(self: Any, topic: str, value: str) -> None:
+        """What a retry amounts to without rebound: produce the record, and be done once Kafka has confirmed it."""
+        producer(kafka, os.getpid()).send(topic, value=value.encode(), key=self.request.id.encode()).get(30)
+
+
+@functools.cache
+def producer(brokers: str, _pid: int) -> Any:
+    """This process's producer."""
+    from kafka import KafkaProducer
+
+    return KafkaProducer(bootstrap_servers=brokers.split(","))
+
+
+@functools.cache
+def _notes_file() -> int:
+    return os.open(os.environ["BENCH_NOTES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+
+def note(pairs: Iterable[tuple[float, float]]) -> None:
+    """Write down (due, happened); one append, so that processes and threads can share the file."""
+    os.write(_notes_file(), b"".join(NOTE.pack(*pair) for pair in pairs))
+
+
+def read_notes(path: Path) -> list[tuple[float, float]]:
+    return [(due, at) for due, at in NOTE.iter_unpack(path.read_bytes())] if path.exists() else []
+
+
+@worker_ready.connect
+def say_ready(**_: object) -> None:
+    # Not print: Celery makes a log record of what is printed.
+    os.write(1, f"{READY}\n".encode())

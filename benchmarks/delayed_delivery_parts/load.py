@@ -1,0 +1,135 @@
+"""Putting work into Redis, letting it become due at one moment, and seeing it through."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import redis
+from celery import Celery
+from kafka import KafkaConsumer, TopicPartition
+
+from rebound_celery.app import RetryRequest
+from rebound_celery.message import Message
+from rebound_celery.schedule.keys import QueueKeys
+from rebound_celery.schedule.store import Store
+from tests.waiting import wait_until
+
+from . import rebound_app
+
+#: Every app's ordinary queue, and a list beside it that no worker looks at.
+QUEUE = "celery"
+ASIDE = "aside"
+
+#: kombu's.
+PRIORITY_STEPS = (0, 3, 6, 9)
+
+#: Seconds until what waits here would be due by itself.
+FAR_S = 3600
+
+PARTITIONS = 4
+PAYLOAD_BYTES = 200
+_CHUNK = 1000
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def store_of(client: Any, queue: str) -> Store:
+    return Store(client, QueueKeys("", queue, PRIORITY_STEPS))
+
+
+def publish(app: Celery, name: str, arguments: Iterable[tuple[Any, ...]], **options: Any) -> list[str]:
+    """Send a task many times as Celery does it fastest; returns the ids."""
+    task = app.tasks[name]
+    with app.producer_pool.acquire(block=True) as producer, producer.batch():
+        return [task.apply_async(args, producer=producer, **options).id for args in arguments]
+
+
+def random_hex() -> bytes:
+    """A payload that no compression makes small."""
+    return os.urandom(PAYLOAD_BYTES // 2).hex().encode()
+
+
+def retry(app: Celery, topic: str, value: bytes, due_ms: int) -> tuple[Message, int]:
+    """A retry as the consumer stores it."""
+    request = RetryRequest(destination=f"kafka://{topic}", message_data=value, max_retries=3, base_delay=1)
+    message, _ = request.to_message(app.rebound.settings, now_ms())
+    return message, due_ms
+
+
+def store_retries(app: Celery, retries: Sequence[tuple[Message, int]]) -> list[str]:
+    """Store retries; returns their tasks' ids."""
+    for start in range(0, len(retries), _CHUNK):
+        app.rebound.store(retries[start : start + _CHUNK])
+    return [message.task_id for message, _ in retries]
+
+
+def store_far_retries(app: Celery, topic: str, count: int) -> list[str]:
+    due_ms = now_ms() + FAR_S * 1000
+    return store_retries(app, [retry(app, topic, random_hex(), due_ms) for _ in range(count)])
+
+
+def fall_due(client: Any, queue: str, ids: Sequence[str]) -> float:
+    """Let waiting messages be due, all at one moment; returns that moment in Unix seconds."""
+    due_ms = now_ms() + 300 + len(ids) // 50
+    store_of(client, queue).reschedule(due_ms, *ids)
+    return due_ms / 1000
+
+
+def bring_in(client: Any) -> float:
+    """Let stock's worker find at once what was published to the list aside; returns that moment in Unix seconds."""
+    client.rename(ASIDE, QUEUE)
+    return time.time()
+
+
+def left(client: Any) -> int:
+    """How many messages wait, are leased, or are unacknowledged."""
+    with client.pipeline(transaction=False) as pipe:
+        for queue in (QUEUE, rebound_app.QUEUE):
+            pipe.llen(queue)
+            pipe.hlen(store_of(client, queue).keys.messages)
+        pipe.hlen("unacked")
+        return sum(pipe.execute())
+
+
+def wait_until_empty(client: Any, timeout: float) -> float:
+    """Wait until nothing is left; returns when that was, in Unix seconds."""
+    wait_until(
+        lambda: left(client) == 0,
+        timeout=timeout,
+        interval=0.01,
+        message=lambda: f"{left(client)} messages are left",
+    )
+    return time.time()
+
+
+def open_redis(url: str) -> redis.Redis:
+    return redis.Redis.from_url(url)
+
+
+def read_topic(brokers: str, topic: str, count: int, timeout: float = 60) -> list[Any]:
+    """The topic's records: at least `count`, and whatever more comes within half a second."""
+    consumer = KafkaConsumer(bootstrap_servers=brokers.split(","), metrics_enabled=False, group_id=None)
+    consumer.assign([TopicPartition(topic, partition) for partition in range(PARTITIONS)])
+    consumer.seek_to_beginning()
+    records: list[Any] = []
+    deadline = time.monotonic() + timeout
+    try:
+        while time.monotonic() < deadline:
+            batches = consumer.poll(timeout_ms=500)
+            records += [record for batch in batches.values() for record in batch]
+            if not batches and len(records) >= count:
+                break
+    finally:
+        consumer.close()
+    return records
+
+
+def times_delivered(records: Iterable[Any]) -> dict[str, int]:
+    """How many messages came how often: those of rebound by their id header, those of stock by their key."""
+    identities = [dict(record.headers).get("rebound-id", record.key) for record in records]
+    return {"records": len(identities), "twice": len(identities) - len(set(identities))}

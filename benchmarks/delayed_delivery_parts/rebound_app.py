@@ -1,0 +1,67 @@
+"""Rebound on a benchmark's app, with the destination that a measurement asks for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from celery import Celery
+
+from rebound_celery import Rebound
+from rebound_celery.delivery.task import Destinations
+from rebound_celery.destinations import Destination, Outcome
+from rebound_celery.message import Message
+
+from .apps import note
+
+QUEUE = "rebound"
+
+
+class Nowhere:
+    """A destination that takes everything at once: what is left is the cost of getting there."""
+
+    def __init__(self, _kafka: Destination) -> None:
+        pass
+
+    def send(self, messages: Sequence[Message]) -> list[Outcome]:
+        return ["nowhere"] * len(messages)
+
+    def close(self) -> None:
+        pass
+
+
+class Timed:
+    """Kafka, with a note of each message's due time and of the time at which Kafka had confirmed it."""
+
+    def __init__(self, kafka: Destination) -> None:
+        self._kafka = kafka
+
+    def send(self, messages: Sequence[Message]) -> list[Outcome]:
+        outcomes = self._kafka.send(messages)
+        confirmed = time.time()
+        note((int(message.value or b"0") / 1000, confirmed) for message in messages)
+        return outcomes
+
+    def close(self) -> None:
+        self._kafka.close()
+
+
+#: kind of app -> what stands for Kafka.
+KINDS: dict[str, Callable[[Destination], Destination]] = {
+    "rebound": lambda kafka: kafka,
+    "rebound-nowhere": Nowhere,
+    "rebound-timed": Timed,
+}
+
+
+def add_rebound(app: Celery, kind: str, kafka: str) -> None:
+    class Measured(Rebound):
+        """Rebound with another destination in Kafka's place."""
+
+        def _build_destinations(self) -> Destinations:
+            built = super()._build_destinations()
+            return replace(built, by_kind={**built.by_kind, "kafka": KINDS[kind](built.by_kind["kafka"])})
+
+    settings = {"kafka_brokers": kafka} if kafka else {}
+    Measured(app, queue=QUEUE, **settings)

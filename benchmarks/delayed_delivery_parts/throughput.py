@@ -1,0 +1,221 @@
+"""How many due messages a worker gets through: to Kafka, to nowhere, and as tasks that do nothing."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from celery import Celery
+
+from tests.processes import Process
+from tests.waiting import wait_until
+
+from . import load, rebound_app
+from .apps import make_app
+from .bench import Bench, Row
+
+_QUIET = ("--without-mingle", "--without-gossip")
+
+#: The pool in which each does most here, of prefork with 1 to 8 processes, 1 to 16 threads, and solo.
+REBOUND_WORKER = ("-P", "prefork", "-c", "1", *_QUIET)
+REBOUND_NOOP_WORKER = ("-P", "threads", "-c", "2", *_QUIET)
+STOCK_WORKER = ("-P", "prefork", "-c", "4", *_QUIET)
+STOCK_NOOP_WORKER = ("-P", "solo", *_QUIET)
+
+#: `worker_prefetch_multiplier` of the workers that run a task for each message.
+PREFETCH = 64
+
+WARM_UP = 40
+
+#: Puts so many messages, not due yet, into Redis and returns their ids.
+Fill = Callable[[Celery, int], list[str]]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to get due messages done: a kind of app, its worker, and how its queue is filled."""
+
+    kind: str
+    worker: tuple[str, ...]
+    fill: Fill
+    queue: str = load.QUEUE
+    events: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def drain(bench: Bench, way: Way, count: int, kafka: str = "") -> float:
+    """Messages a second that one worker gets done, from the moment they are due until the last one is settled."""
+    with bench.redis() as url, load.open_redis(url) as client:
+        app = make_app(url, way.kind, kafka=kafka)
+
+        def run(number: int) -> float:
+            ids = way.fill(app, number)
+            moment = load.bring_in(client) if way.kind == "stock" else load.fall_due(client, way.queue, ids)
+            return load.wait_until_empty(client, 60 + number / 100) - moment
+
+        with bench.worker(way.kind, url, *way.worker, kafka=kafka, events=way.events, **way.options):
+            run(WARM_UP)  # connections, and what is made at first use
+            took = run(count)
+    bench.progress(f"  {way.kind} {way.queue}: {count} in {took:.2f} s, {count / took:.0f}/s")
+    return count / took
+
+
+def noop_way(kind: str, queue: str) -> Way:
+    def fill(app: Celery, count: int) -> list[str]:
+        if kind == "stock":
+            return load.publish(app, "noop", [()] * count, queue=load.ASIDE)
+        return load.publish(app, "noop", [()] * count, queue=queue, countdown=load.FAR_S)
+
+    worker = STOCK_NOOP_WORKER if kind == "stock" else REBOUND_NOOP_WORKER
+    return Way(kind, worker, fill, queue, options={"prefetch": PREFETCH})
+
+
+def noop_tasks_and_deliveries(bench: Bench) -> Iterator[Row]:
+    """Tasks of the user's own that do nothing, and retries to a destination that takes everything at once.
+
+    The tasks wait in the leased queue, and as ordinary countdowns; stock has them ready in its queue, and no countdown.
+    """
+    count, retries = bench.count(3000, 20_000), bench.count(15_000, 100_000)
+
+    def rate(way: Way, number: int) -> float:
+        return statistics.median(drain(bench, way, number) for _ in range(bench.rounds))
+
+    stock = rate(noop_way("stock", load.QUEUE), count)
+    leased = rate(noop_way("rebound", rebound_app.QUEUE), count)
+    countdown = rate(noop_way("rebound", load.QUEUE), count)
+    yield Row(
+        name="noop_tasks",
+        value=round(leased),
+        unit="tasks/s",
+        stock=round(stock),
+        ratio=round(leased / stock, 2),
+        goal="12,000/s",
+        met=leased >= 12_000,
+        figures={"leased_queue": round(leased), "countdown": round(countdown)},
+        size={"tasks": count, "rounds": bench.rounds},
+    )
+
+    def fill(app: Celery, number: int) -> list[str]:
+        return load.store_far_retries(app, "nowhere", number)
+
+    delivered = rate(Way("rebound-nowhere", REBOUND_WORKER, fill, rebound_app.QUEUE), retries)
+    yield Row(
+        name="noop_deliveries",
+        value=round(delivered),
+        unit="retries/s",
+        stock=round(stock),
+        ratio=round(delivered / stock, 2),
+        goal="12,000/s",
+        met=delivered >= 12_000,
+        size={"retries": retries, "stock_tasks": count, "rounds": bench.rounds},
+    )
+
+
+def kafka(bench: Bench) -> Iterator[Row]:
+    """Retries to Kafka, each confirmed, beside a stock task each that does the same."""
+    yield _kafka_row(bench, "kafka", "10,000/s, and 8 times stock", 10_000, 8.0, events=False)
+
+
+def kafka_events(bench: Bench) -> Iterator[Row]:
+    """The same while the workers send task events."""
+    yield _kafka_row(bench, "kafka_events", "6,000/s", 6000, 0.0, events=True)
+
+
+def _kafka_row(bench: Bench, name: str, goal: str, goal_rate: int, goal_ratio: float, *, events: bool) -> Row:
+    count, plain_count = bench.count(15_000, 100_000), bench.count(1000, 20_000)
+    rates: dict[str, list[float]] = {"rebound": [], "stock": []}
+    twice = 0
+    for _ in range(bench.rounds):
+        for kind, number in (("rebound", count), ("stock", plain_count)):
+            topic = bench.new_topic()
+            rates[kind].append(drain(bench, _kafka_way(kind, topic, events=events), number, bench.kafka))
+            delivered = load.times_delivered(load.read_topic(bench.kafka, topic, number + WARM_UP))
+            assert delivered["records"] - delivered["twice"] == number + WARM_UP, f"{kind} lost records: {delivered}"
+            twice += delivered["twice"] if kind == "rebound" else 0
+    ours, stock = statistics.median(rates["rebound"]), statistics.median(rates["stock"])
+    return Row(
+        name=name,
+        value=round(ours),
+        unit="retries/s",
+        stock=round(stock),
+        ratio=round(ours / stock, 2),
+        goal=goal,
+        met=ours >= goal_rate and ours / stock >= goal_ratio,
+        figures={"delivered_twice": twice},
+        size={"retries": count, "stock_tasks": plain_count, "rounds": bench.rounds},
+    )
+
+
+def _kafka_way(kind: str, topic: str, *, events: bool) -> Way:
+    def fill_stock(app: Celery, count: int) -> list[str]:
+        values = ((topic, load.random_hex().decode()) for _ in range(count))
+        return load.publish(app, "deliver", values, queue=load.ASIDE)
+
+    def fill(app: Celery, count: int) -> list[str]:
+        return load.store_far_retries(app, topic, count)
+
+    if kind == "stock":
+        return Way(kind, STOCK_WORKER, fill_stock, events=events, options={"prefetch": PREFETCH})
+    return Way(kind, REBOUND_WORKER, fill, rebound_app.QUEUE, events=events)
+
+
+# Several workers
+
+WORKERS = 4
+
+#: A line that a worker logs at the end of each job of deliveries.
+_JOB = re.compile(r"\[(\S+ \S+): INFO/.*\] (\d+) deliveries ended in ([\d.]+) s")
+
+
+def workers(bench: Bench) -> Iterator[Row]:
+    """Four workers on one schedule: each message once, and no worker idle while others are behind."""
+    count = bench.count(5000, 20_000, least=400)
+    topic = bench.new_topic()
+    with ExitStack() as stack:
+        url = stack.enter_context(bench.redis())
+        client = stack.enter_context(load.open_redis(url))
+        app = make_app(url, "rebound", kafka=bench.kafka)
+        options = ("-P", "threads", "-c", "1", "-l", "INFO")
+        crew = [
+            stack.enter_context(bench.worker("rebound", url, *options, "-n", f"w{number}@%h", kafka=bench.kafka))
+            for number in range(WORKERS)
+        ]
+        moment = load.fall_due(client, rebound_app.QUEUE, load.store_far_retries(app, topic, count))
+        end = load.wait_until_empty(client, 60 + count / 100)
+        # The last lines of their logs come a moment later.
+        wait_until(lambda: sum(_share_and_gap(worker, moment, end)[0] for worker in crew) >= count, timeout=10)
+        shares, gaps = zip(*(_share_and_gap(worker, moment, end) for worker in crew), strict=True)
+    delivered = load.times_delivered(load.read_topic(bench.kafka, topic, count))
+    once = delivered == {"records": count, "twice": 0}
+    fair = count / WORKERS
+    yield Row(
+        name="workers",
+        value=round(min(shares) / fair, 2),
+        unit="smallest share, of a fair one",
+        goal="each delivered once; no worker idle while others are behind (here: none below half of its share)",
+        met=once and min(shares) >= fair / 2,
+        figures={
+            "shares": shares,
+            "longest_idle_ms": [round(gap * 1000) for gap in gaps],
+            "per_s": round(count / (end - moment)),
+            **delivered,
+        },
+        size={"retries": count, "workers": WORKERS},
+    )
+
+
+def _share_and_gap(worker: Process, begin: float, end: float) -> tuple[int, float]:
+    """How many messages a worker delivered, and the longest time that it did nothing while there was work."""
+    jobs = []
+    for stamp, number, took in _JOB.findall(worker.output):
+        ended = datetime.strptime(stamp, "%Y-%m-%d %H:%M:%S,%f").timestamp()
+        jobs.append((ended - float(took), ended, int(number)))
+    gap, busy_until = 0.0, begin
+    for began, ended, _ in sorted(jobs):
+        gap, busy_until = max(gap, began - busy_until), max(busy_until, ended)
+    return sum(number for *_, number in jobs), max(gap, end - busy_until)

@@ -1,0 +1,119 @@
+"""What waiting messages cost a worker: its memory, and the time that it takes to stop."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rebound_celery.schedule.store import Store
+from tests.processes import Process
+from tests.waiting import wait_until
+
+from . import load
+from .apps import make_app
+from .bench import Bench, Row
+from .processes import memory_mb, settle
+
+#: Megabytes that memory may still move by when it is read.
+_STILL_MB = 0.3
+
+
+@dataclass(frozen=True)
+class Held:
+    """A worker with messages waiting: memory by their number, and how long it took to stop in the end."""
+
+    rss_mb: dict[int, float]
+    pss_mb: dict[int, float]
+    stop_s: float
+
+    def growth(self) -> float:
+        """Megabytes between the least and the most memory."""
+        return round(max(self.pss_mb.values()) - min(self.pss_mb.values()), 1)
+
+
+def worker_memory_and_warm_stop(bench: Bench) -> Iterator[Row]:
+    """One worker while more and more waits; then it is told to stop. Stock gets fewer, for each takes it 10 kB."""
+    steps = [bench.count(100_000, 100_000), *([bench.count(0, 1_000_000)] if bench.full else [])]
+    plain = bench.count(3000, 20_000)
+    ours = _hold(bench, "rebound", steps)
+    stock = _hold(bench, "stock", [plain])
+    most = steps[-1]
+    yield Row(
+        name="worker_memory",
+        value=ours.growth(),
+        unit=f"MB more or less with up to {most} waiting",
+        stock=stock.growth(),
+        ratio=round(ours.growth() / most / (stock.growth() / plain), 4) if stock.growth() > 0 else None,
+        goal="the same within 10 MB with 0, 100,000 and 1,000,000 waiting",
+        met=ours.growth() <= 10,
+        figures={"pss_mb": ours.pss_mb, "rss_mb": ours.rss_mb, "stock_pss_mb": stock.pss_mb},
+        size={"waiting": [0, *steps], "stock_waiting": plain},
+    )
+    yield Row(
+        name="warm_stop",
+        value=ours.stop_s,
+        unit="s",
+        stock=stock.stop_s,
+        ratio=round(ours.stop_s / stock.stop_s, 3),
+        goal="under 3 s with 1,000,000 waiting",
+        met=ours.stop_s < 3,
+        size={"waiting": most, "stock_waiting": plain},
+    )
+
+
+def _hold(bench: Bench, kind: str, steps: list[int]) -> Held:
+    rss, pss = {}, {}
+    with bench.redis() as url, load.open_redis(url) as client:
+        app = make_app(url, kind)
+        with bench.worker(kind, url, "-P", "prefork", "-c", "2") as worker:
+            there = 0
+            for count in (0, *steps):
+                if kind == "stock":
+                    load.publish(app, "noop", [()] * count, countdown=load.FAR_S)
+                    # A stock worker takes them off the queue, and has them unacknowledged.
+                    wait_until(lambda count=count: client.hlen("unacked") == count, timeout=60 + count / 200)
+                else:
+                    fill(app, client, there, count)
+                    wait_for_claims(client, 1)
+                there = count
+                settle(lambda: memory_mb(worker)[1], within=_STILL_MB)
+                rss[count], pss[count] = memory_mb(worker)
+            bench.progress(f"  {kind}: {pss} MB")
+            stop_s = _time_stop(worker)
+    return Held(rss, pss, stop_s)
+
+
+def _time_stop(worker: Process) -> float:
+    """Seconds from SIGTERM to the end of the process."""
+    began = time.monotonic()
+    worker.signal(signal.SIGTERM)
+    worker.wait(120)
+    return round(time.monotonic() - began, 2)
+
+
+def fill(app: Any, client: Any, first: int, count: int) -> None:
+    """Let messages of the numbers from `first` to `count` wait: copies of a real one, each with an id of its own."""
+    store = load.store_of(client, load.QUEUE)
+    due_ms = load.now_ms() + load.FAR_S * 1000
+    (identity,) = load.publish(app, "noop", [()], countdown=load.FAR_S)
+    copies(store, client.hget(store.keys.messages, identity), due_ms, range(first, count))
+    store.cancel(identity)
+
+
+def copies(store: Store, form: bytes, due_ms: int, numbers: range) -> None:
+    for start in range(numbers.start, numbers.stop, 5000):
+        chunk = range(start, min(start + 5000, numbers.stop))
+        store.park([(f"{number:036d}", due_ms, form) for number in chunk], load.PRIORITY_STEPS[0])
+
+
+def wait_for_claims(client: Any, times: int) -> None:
+    """Wait until the worker has looked at the schedule so many times more."""
+
+    def calls() -> int:
+        return int(client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0))
+
+    before = calls()
+    wait_until(lambda: calls() >= before + times, timeout=30)
