@@ -146,10 +146,11 @@ class Rebound:
         from .destinations.http import HttpDestination
         from .destinations.kafka import KafkaDestination
 
-        # kafka-python tells each step of each connection at INFO, which would drown a worker's own log.
+        # kafka-python tells each step of each connection, and at ERROR each one that fails, hundreds a second while
+        # Kafka is away; what matters of it comes as rebound's own message.
         kafka_log = logging.getLogger("kafka")
         if kafka_log.level == logging.NOTSET:
-            kafka_log.setLevel(logging.WARNING)
+            kafka_log.setLevel(logging.CRITICAL)
         settings = self.settings
         return Destinations(
             by_kind={

@@ -12,6 +12,7 @@ from kafka.net.compat import KafkaNetClient
 from ..config import Settings
 from ..errors import UnreachableError
 from .config import ConsumerConfig
+from .quirks import calm
 
 #: How long the first connection may take.
 BOOTSTRAP_TIMEOUT_MS = 8_000
@@ -56,7 +57,7 @@ def connect(config: ConsumerConfig, settings: Settings) -> KafkaConsumer:
         return clients[0]
 
     try:
-        return KafkaConsumer(**options, kafka_client=client)
+        consumer = KafkaConsumer(**options, kafka_client=client)
     except BaseException as error:
         # KafkaConsumer leaves its IO thread running when it cannot be made; who tries again would pile them up.
         for one in clients:
@@ -66,3 +67,5 @@ def connect(config: ConsumerConfig, settings: Settings) -> KafkaConsumer:
         if isinstance(error, KafkaError):
             logger.debug("KafkaConsumer refused its options", exc_info=True)
         raise
+    calm(consumer)
+    return consumer

@@ -4,6 +4,22 @@ from __future__ import annotations
 
 from kafka import KafkaConsumer
 
+#: Seconds that a poll waits at least for Kafka's answer, however late a heartbeat is.
+_SHORTEST_WAIT_S = 0.05
+
+
+def calm(consumer: KafkaConsumer) -> None:
+    """Keep polls from spinning while Kafka does not answer; to be called once.
+
+    A poll waits no longer than until the next heartbeat, and not at all while one is overdue: with a broker that hangs
+    it goes round as fast as it can, and each round leaves a callback on the unanswered request, some 10 MB a second.
+    Heartbeats have a loop of their own, so nothing is gained by not waiting.
+    """
+    coordinator = getattr(consumer, "_coordinator", None)
+    time_to_next_poll = getattr(coordinator, "time_to_next_poll", None)
+    if time_to_next_poll is not None:
+        coordinator.time_to_next_poll = lambda: max(time_to_next_poll(), _SHORTEST_WAIT_S)  # type: ignore[union-attr]
+
 
 def unstick(consumer: KafkaConsumer) -> None:
     """Let paused partitions that were resumed have their records back; to be called before each poll.

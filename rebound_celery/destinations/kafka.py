@@ -123,6 +123,7 @@ class KafkaDestination:
                     "bootstrap_timeout_ms": min(timeout_ms, 10_000),
                     "max_request_size": _MAX_REQUEST_BYTES,
                     "batch_size": 128 * 1024,
+                    "reconnect_backoff_ms": 200,
                     **self._options,
                     # What the promise rests on is not for options to change.
                     "bootstrap_servers": brokers.split(","),

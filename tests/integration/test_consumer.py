@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import threading
 import time
 import uuid
@@ -12,7 +13,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
 from rebound_celery.address import KafkaAddress
@@ -20,6 +21,7 @@ from rebound_celery.config import Settings
 from rebound_celery.consumer import Consumer, ConsumerConfig
 from rebound_celery.consumer.quirks import unstick
 from rebound_celery.consumer.rebalance import RebalanceListener
+from rebound_celery.demo.embedded import EmbeddedKafka, create_topics
 from rebound_celery.errors import NotInstalledError, NotStoredError, UnreachableError
 from tests.waiting import wait_until
 
@@ -59,6 +61,29 @@ class FakeApp:
     @property
     def messages(self) -> list[Message]:
         return [message for message, _ in self.stored.values()]
+
+
+def test_consumer_rests_while_kafka_hangs():
+    with EmbeddedKafka() as kafka:
+        create_topics(kafka.address, {"t": 1})
+        seen: list[Record] = []
+        options = {"session_timeout_ms": 6_000, "heartbeat_interval_ms": 300}
+        config = ConsumerConfig(group="g", topics="t", handler=seen.append, kafka_options=options)
+        producer = KafkaProducer(bootstrap_servers=kafka.address)
+        producer.send("t", b"v").get(timeout=10)
+        producer.close()
+        with Consumer(config, FakeApp(kafka.address)):
+            wait_until(lambda: seen)
+            os.kill(kafka.pid, signal.SIGSTOP)
+            try:
+                time.sleep(1)  # a heartbeat is overdue now
+                began = time.process_time()
+                time.sleep(2)
+                spent_s = time.process_time() - began
+            finally:
+                os.kill(kafka.pid, signal.SIGCONT)
+
+    assert spent_s < 0.3, "of 2 s; a poll that spins takes all there is"
 
 
 class Fixture:
