@@ -32,6 +32,9 @@ def main(text: str) -> None:
         bootstrap_servers=list(app.rebound.settings.kafka_brokers),
         request_timeout_ms=CONFIRM_TIMEOUT_MS - 1_000,
         delivery_timeout_ms=CONFIRM_TIMEOUT_MS,
+        # A call that is written twice counts once.
+        enable_idempotence=False,
+        acks="all",
         linger_ms=5,
         metrics_enabled=False,
     )

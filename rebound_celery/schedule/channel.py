@@ -20,13 +20,15 @@ from typing import Any
 from kombu.transport import redis as kombu_redis
 from kombu.transport.redis import PublishBatch
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
 from . import announce, eta, stored
 from .batch import ScheduleBatch
 from .claimer import FAULTS, Claimer
 from .keys import QueueKeys
 from .leases import DONE, Leases, leases_of
-from .qos import QoS
+from .qos import PlainQoS, QoS
 from .store import Store
 
 #: Seconds that a claim, a settle or a renewal may take; a lost network must not hold the worker's loop for longer.
@@ -53,6 +55,8 @@ class Channel(kombu_redis.Channel):
         self._claimer: Claimer | None = None
         self.leases: Leases | None = None
         super().__init__(*args, **kwargs)
+        if not self.ack_emulation:
+            self.QoS = PlainQoS  # kombu has put its own there
 
     # publishing
 
@@ -193,7 +197,9 @@ class Channel(kombu_redis.Channel):
         if self.rebound is not None and queue not in self.active_fanout_queues:
             # kombu delivers what BRPOP brings by its key, so the token gets a callback as a queue has.
             callbacks = self.connection._callbacks  # noqa: SLF001
-            callbacks[self.keys_of(queue).wake_unprefixed] = lambda _token: self._wake(queue)
+            # By its key, cut as kombu cuts off a priority's suffix.
+            wake = self.keys_of(queue).wake_unprefixed.rsplit(self.sep, 1)[0]
+            callbacks[wake] = lambda _token: self._wake(queue)
             if self.claimer is not None:
                 self.qos.adopt_orphans()
             self.connection.cycle.arm()
@@ -220,6 +226,16 @@ class Channel(kombu_redis.Channel):
         if self.global_keyprefix:
             command = self.client._prefix_args(command)  # noqa: SLF001 - as kombu does here
         self.client.connection.send_command(*command)
+
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)
+        except ResponseError as error:
+            if self.rebound is None or not str(error).startswith("UNBLOCKED"):
+                raise
+            # The server has become a replica: a lost connection, which Celery comes back from.
+            self.client.connection.disconnect()
+            raise RedisConnectionError(str(error)) from error
 
     def close(self) -> None:
         super().close()

@@ -160,7 +160,7 @@ class Claimer:
 
     def _end_unread(self, store: Store, claimed: Claimed, what: str) -> None:
         try:
-            store.settle([(claimed.id, stored.nonce(claimed.stored), what)])
+            store.settle([(claimed.id, claimed.token, what)])
             if what == RELEASE:
                 store.reschedule(time.time_ns() // 1_000_000 + _UNKNOWN_PAUSE_MS, claimed.id)
         except FAULTS as error:

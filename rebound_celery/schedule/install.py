@@ -57,9 +57,6 @@ def _prepare_worker(sender: Any = None, **_: Any) -> None:
     # Here, because only a worker has it, and importing it takes time.
     from . import worker_loss
 
-    # A server whose role changes, or that is full, answers with what kombu takes for a channel's error; Celery's worker
-    # would end of it.
-    sender.app.conf.broker_channel_error_retry = True
     extend_panel()
     worker_loss.use_in(sender.app)
 

@@ -46,7 +46,7 @@ class Lease:
     store: Store
     queue: str
     id: bytes
-    nonce: bytes
+    token: bytes
     task_id: str
 
 
@@ -84,7 +84,7 @@ class Leases:
     def hold(self, store: Store, claimed: Claimed, task_id: str) -> str:
         """Take charge of a claimed message; returns the delivery tag that ends its lease."""
         tag = f"lease-{os.getpid()}-{next(self._numbers)}"
-        lease = Lease(store, store.keys.queue, claimed.id, stored.nonce(claimed.stored), task_id)
+        lease = Lease(store, store.keys.queue, claimed.id, claimed.token, task_id)
         with self._lock:
             self._held[tag] = lease
             self._held_by_queue[lease.queue] += 1
@@ -139,7 +139,7 @@ class Leases:
             stores = list(by_store)
             for position, store in enumerate(stores):
                 try:
-                    store.settle([(lease.id, lease.nonce, what) for lease, what in by_store[store]])
+                    store.settle([(lease.id, lease.token, what) for lease, what in by_store[store]])
                 except BaseException:
                     # Settling twice is harmless, so nothing needs to be known of what was done.
                     left = [end for unsent in stores[position:] for end in by_store[unsent]]
@@ -152,7 +152,7 @@ class Leases:
         by_store: dict[Store, list[tuple[bytes, bytes]]] = defaultdict(list)
         with self._lock:
             for lease in self._held.values():
-                by_store[lease.store].append((lease.id, lease.nonce))
+                by_store[lease.store].append((lease.id, lease.token[: stored.NONCE_BYTES]))
         for store, leases in by_store.items():
             store.renew(leases, self.lease_ms)
 

@@ -113,3 +113,34 @@ class QoS(kombu_redis.QoS):
                 leases.orphans.append(("restore", tag))
         if leases.orphans:
             logger.info("%d messages are restored once Redis is back", len(leases.orphans))
+
+
+class PlainQoS(QoS):
+    """The same for the transport option `ack_emulation` False: of ordinary messages nothing is kept in Redis."""
+
+    restore_unacked = virtual.QoS.restore_unacked
+    restore_visible = virtual.QoS.restore_visible
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        if delivery_tag in (self.channel.leases or ()):
+            self.leased.add(delivery_tag)
+        else:
+            virtual.QoS.append(self, message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        if not self._end(delivery_tag, DONE):
+            virtual.QoS.ack(self, delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        was_lost = delivery_tag in self._losses
+        self._losses.discard(delivery_tag)
+        if not self._end(delivery_tag, (LOST if was_lost else RELEASE) if requeue else DONE):
+            virtual.QoS.reject(self, delivery_tag, requeue=requeue)
+
+    def adopt_orphans(self) -> None:
+        """There are none."""
+
+    def restore_unacked_once(self, stderr: Any = None) -> None:
+        if self.channel.leases is not None:
+            self.channel.leases.release(self.leased, keep=running_tasks().__contains__)
+        virtual.QoS.restore_unacked_once(self, stderr=stderr)

@@ -40,6 +40,11 @@ class Claimed:
     stored: bytes
     losses: int
 
+    @property
+    def token(self) -> bytes:
+        """What names this lease when it is settled: the nonce of the storing, and the number of the lease."""
+        return stored.nonce(self.stored) + b"%d" % (self.losses + 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -106,7 +111,7 @@ class Store:
         return Claim(messages, dead, None if next_due < 0 else next_due)
 
     def settle(self, ends: Sequence[tuple[bytes, bytes, str]]) -> int:
-        """End leases: (id, nonce, what), where what is "done", "release" (as if the lease had not been), "lost" (as
+        """End leases: (id, token, what), where what is "done", "release" (as if the lease had not been), "lost" (as
         if it had run out), or the reason of a dead letter."""
         return sum(
             self._call("settle", self._common, [part for end in chunk for part in end]) for chunk in _chunks(ends)

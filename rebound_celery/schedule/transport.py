@@ -6,9 +6,10 @@ import logging
 import time
 from typing import Any
 
+from kombu.exceptions import OperationalError
 from kombu.transport import redis as kombu_redis
 from kombu.transport.redis import MultiChannelPoller
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError
 
 from .channel import Channel, SentinelChannel
 from .claimer import Claimer
@@ -88,6 +89,14 @@ class Transport(kombu_redis.Transport):
     """The Redis transport with delayed delivery."""
 
     Channel = Channel
+    # What else passes by itself. A server whose role changes, or that is full, answers with what kombu takes for a
+    # channel's error, and kombu wraps what meets a worker that just starts: Celery's worker would end of it.
+    connection_errors = (
+        *kombu_redis.Transport.connection_errors,
+        OperationalError,
+        OutOfMemoryError,
+        ReadOnlyError,
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
