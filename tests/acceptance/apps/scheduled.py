@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -9,6 +10,7 @@ from typing import Any
 
 import redis
 from celery import Celery
+from celery.exceptions import SoftTimeLimitExceeded
 
 from rebound_celery.schedule.install import install_schedule
 
@@ -19,6 +21,7 @@ app.conf.broker_connection_retry_on_startup = True
 app.conf.task_acks_late = os.environ.get("TEST_ACKS_LATE") == "1"
 app.conf.worker_prefetch_multiplier = int(os.environ.get("TEST_PREFETCH", "4"))
 app.conf.broker_transport_options = {"global_keyprefix": os.environ.get("TEST_PREFIX", "")}
+app.conf.update(json.loads(os.environ.get("TEST_CONF", "{}")))
 if os.environ.get("TEST_STOCK") != "1":
     install_schedule(app, lambda: {"lease": float(os.environ.get("TEST_LEASE", "30"))})
 
@@ -48,6 +51,29 @@ def work(self: Any, number: int, seconds: float) -> None:
     say("begun", number)
     time.sleep(seconds)
     say("done", number)
+
+
+@app.task
+def place(number: int, seconds: float) -> None:
+    """Tell in which process it runs."""
+    say("begun", number, os.getpid())
+    time.sleep(seconds)
+    say("done", number, os.getpid())
+
+
+@app.task(soft_time_limit=1)
+def soft(number: int) -> None:
+    say("begun", number)
+    try:
+        time.sleep(30)
+    except SoftTimeLimitExceeded:
+        say("soft", number)
+
+
+@app.task(time_limit=1)
+def hard(number: int) -> None:
+    say("begun", number)
+    time.sleep(30)
 
 
 @app.task(bind=True, max_retries=3)

@@ -1,0 +1,287 @@
+"""Every form of Redis that kombu can be given: a message waits there, is listed, taken once, and leaves nothing."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+from celery import Celery
+from redis.sentinel import Sentinel as SentinelClient
+
+from rebound_celery.demo.embedded import free_port
+from rebound_celery.schedule.control import list_scheduled
+from rebound_celery.schedule.install import install_schedule
+from tests.acceptance.apps.worker import close_redis_connections, running_worker
+from tests.servers import RedisServer, Sentinel, redis_programs, taking
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from rebound_celery.schedule.store import Store
+
+#: What an app with the schedule asks of Redis, and no more; `~` names its keys, `&` its channels. kombu: the queue, its
+#: priorities, its bindings and unacknowledged messages, remote control and events. The schedule: its keys and scripts.
+#: SCRIPT LOAD and EVALSHA run nothing that the other words do not allow.
+LEAST_KEYS = ["~celery*", "~_kombu.binding*", "~unacked*", "~rebound:{celery}:*", "~*.pidbox*"]
+#: Patterns are compared as they are: "&/0.*" would allow no subscription to "/0.celeryev/worker.*".
+LEAST_CHANNELS = ["&/0.celery.pidbox", "&/0.celeryev/*", "&/0.celeryev/worker.*"]
+LEAST_COMMANDS = [
+    *("+ping", "+client", "+info", "+multi", "+exec", "+watch", "+unwatch"),
+    *("+lpush", "+rpush", "+brpop", "+rpop", "+llen", "+del", "+exists"),
+    *("+sadd", "+srem", "+smembers"),
+    *("+hset", "+hget", "+hdel", "+hlen", "+hexists", "+hsetnx", "+hscan"),
+    *("+zadd", "+zrem", "+zrange", "+zscore", "+zcard", "+zrevrangebyscore"),
+    *("+set", "+get", "+expire", "+pexpire"),
+    *("+publish", "+subscribe", "+psubscribe", "+unsubscribe", "+punsubscribe"),
+    *("+time", "+evalsha", "+script|load"),
+]
+
+
+@contextmanager
+def scheduled_app(url: str, lease_s: float = 2.0, **conf: Any) -> Iterator[Celery]:
+    with Celery("forms", broker=url, set_as_current=False) as app:
+        app.conf.update({"task_ignore_result": True, **conf})
+        install_schedule(app, lambda: {"lease": lease_s})
+        try:
+            yield app
+        finally:
+            close_redis_connections()
+
+
+def store_of(app: Celery, connection: Any) -> Store:
+    return connection.default_channel.store_of(app.conf.task_default_queue)
+
+
+def passes_through(app: Celery, count: int = 3) -> None:
+    """What each form has to do."""
+    gone = app.send_task("t", countdown=60)  # connects, which may take its time
+    sent = [app.send_task("t", (number,), countdown=0.5, priority=number).id for number in range(count)]
+    assert {entry["request"]["id"] for entry in list_scheduled(app, ["celery"])} == {*sent, gone.id}
+
+    with taking(app) as taker:
+        store = store_of(app, taker.connection)
+        assert store.count() == count + 1
+        assert taker.connection.default_channel.queue_declare("celery", passive=True).message_count == count + 1
+        taker.take(count)
+        assert store.cancel(gone.id) == 1
+        wait_until(lambda: store.count() == 0)
+
+    assert sorted(taker.ids) == sorted(sent)
+
+
+def left_over(url: str, **options: Any) -> list[bytes]:
+    """All keys but kombu's table of queues."""
+    with redis.Redis.from_url(url, **options) as client:
+        return [key for key in client.keys("*") if b"_kombu.binding" not in key]
+
+
+@pytest.mark.parametrize("program", redis_programs())
+def test_every_kind_of_server(program: str):
+    """Redis of other versions, and Valkey; see REBOUND_TEST_REDIS_BINARIES."""
+    with RedisServer(program=program) as server, scheduled_app(server.url) as app:
+        passes_through(app)
+        assert left_over(server.url) == []
+
+
+def test_password():
+    with RedisServer(options=["--requirepass", "s3cret/:@"]) as server:
+        url = f"redis://:s3cret%2F%3A%40@{server.address}/0"
+        with scheduled_app(url) as app:
+            passes_through(app)
+        assert left_over(url) == []
+
+
+def test_acl_user_with_the_least_it_needs():
+    """What LEAST_COMMANDS, LEAST_KEYS and LEAST_CHANNELS list is enough for a publisher and a worker."""
+    with RedisServer() as server:
+        with redis.Redis.from_url(server.url) as admin:
+            rules = ["on", ">pw", *LEAST_KEYS, *LEAST_CHANNELS, *LEAST_COMMANDS]
+            admin.execute_command("ACL", "SETUSER", "worker", *rules)
+            admin.execute_command("ACL", "SETUSER", "keeper", "on", ">pw", "allkeys", "allcommands")
+            admin.execute_command("ACL", "SETUSER", "default", "off")
+        ran: list[int] = []
+        with scheduled_app(f"redis://worker:pw@{server.address}/0") as app:
+            passes_through(app)
+
+            @app.task(name="t", shared=False, lazy=False)
+            def run(number: int) -> None:
+                ran.append(number)
+
+            with running_worker(app):
+                for number in range(3):
+                    app.send_task("t", (number,), countdown=0.3)
+                app.send_task("t", (3,))
+                wait_until(lambda: len(ran) == 4, timeout=20)
+
+        with redis.Redis.from_url(f"redis://keeper:pw@{server.address}/0") as keeper:
+            denied = [(entry["reason"], entry["object"]) for entry in keeper.acl_log()]
+            assert denied == []
+            wait_until(lambda: not left_over(f"redis://keeper:pw@{server.address}/0"))
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with ca.pem, and pem and key of a server and of a client."""
+    place = tmp_path_factory.mktemp("certificates")
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=place, check=True, capture_output=True)
+
+    new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    openssl("req", "-x509", *new_key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ca", "-days", "2")
+    (place / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
+    for name in ("server", "client"):
+        openssl("req", *new_key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        openssl(
+            "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
+            "-out", f"{name}.pem", "-days", "2", "-extfile", "names",
+        )  # fmt: skip
+    return place
+
+
+def test_tls_with_certificates_of_both_sides(certificates: Path):
+    tls_port = free_port()
+    options = [
+        "--tls-port", str(tls_port), "--tls-auth-clients", "yes", "--tls-ca-cert-file", str(certificates / "ca.pem"),
+        "--tls-cert-file", str(certificates / "server.pem"), "--tls-key-file", str(certificates / "server.key"),
+    ]  # fmt: skip
+    with RedisServer(options=options) as server:
+        tls = {
+            "ssl_cert_reqs": ssl.CERT_REQUIRED,
+            "ssl_ca_certs": str(certificates / "ca.pem"),
+            "ssl_certfile": str(certificates / "client.pem"),
+            "ssl_keyfile": str(certificates / "client.key"),
+        }
+        with scheduled_app(f"rediss://localhost:{tls_port}/0", broker_use_ssl=tls) as app:
+            passes_through(app)
+        assert left_over(server.url) == []
+
+
+def test_unix_socket(tmp_path: Path):
+    """`redis+socket://`, as Celery documents it."""
+    with RedisServer(options=["--unixsocket", str(tmp_path / "r.sock")]) as server:
+        with scheduled_app(f"redis+socket://{tmp_path / 'r.sock'}?virtual_host=3") as app:
+            passes_through(app)
+            app.send_task("t", countdown=60)
+        assert left_over(server.url) == []
+        assert b"rebound:{celery}:messages" in left_over(f"redis://{server.address}/3")
+
+
+def test_database_number_is_kept_to():
+    with RedisServer() as server:
+        with scheduled_app(f"redis://{server.address}/7") as app, scheduled_app(server.url) as other:
+            app.send_task("t", countdown=60)
+            passes_through(other)
+            assert left_over(f"redis://{server.address}/7")
+        assert left_over(server.url) == []
+
+
+def test_two_apps_with_prefixes_share_a_database_without_meeting():
+    with RedisServer() as server:
+        prefixes = ["one:", "two:"]
+        first, second = (
+            scheduled_app(server.url, broker_transport_options={"global_keyprefix": prefix}) for prefix in prefixes
+        )
+        with first as one, second as two:
+            two.send_task("t", countdown=60)
+            passes_through(one)
+        left = left_over(server.url)
+        assert left
+        assert all(key.startswith(b"two:") for key in left)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"health_check_interval": 1, "socket_keepalive": True, "client_name": "shop", "retry_on_timeout": True},
+        {"max_connections": 20, "socket_timeout": 3, "socket_connect_timeout": 3},
+        {"priority_steps": [0, 5], "sep": ":", "queue_order_strategy": "priority"},
+        {"ack_emulation": False},
+        {"fanout_prefix": False, "fanout_patterns": False, "unacked_key": "held", "unacked_index_key": "held-index"},
+        {"polling_interval": 0.1},
+    ],
+    ids=lambda options: "-".join(options),
+)
+def test_kombu_s_transport_options_go_together_with_the_schedule(options: dict[str, Any]):
+    with RedisServer() as server:
+        with scheduled_app(server.url, broker_transport_options=options) as app:
+            passes_through(app)
+        assert left_over(server.url) == []
+
+
+def test_broker_that_is_not_redis_is_left_as_it_is():
+    with scheduled_app("memory://") as app:
+        app.send_task("t", countdown=0.1)
+        with taking(app) as taker:
+            (message,) = taker.take(1)
+            assert message.headers["eta"] is not None
+        assert list_scheduled(app, ["celery"]) == []
+
+
+# Sentinel
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[RedisServer, RedisServer, Sentinel]]:
+    """A master, its replica, and a Sentinel that knows both."""
+    fast = ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"]
+    with RedisServer(options=fast) as master:
+        options = [*fast, "--replicaof", f"127.0.0.1 {master.port}"]
+        with RedisServer(options=options) as replica, redis.Redis.from_url(replica.url) as client:
+            wait_until(lambda: client.info("replication")["master_link_status"] == "up")
+            with Sentinel(master) as sentinel:
+                watcher = SentinelClient([("127.0.0.1", sentinel.port)])
+                wait_until(lambda: watcher.discover_slaves("main"))
+                watcher.close()
+                yield master, replica, sentinel
+                close_redis_connections()
+
+
+def sentinel_conf(**options: Any) -> dict[str, Any]:
+    return {"broker_transport_options": {"master_name": "main", **options}, "broker_connection_timeout": 2}
+
+
+def test_sentinel(pair: tuple[RedisServer, RedisServer, Sentinel]):
+    master, _replica, sentinel = pair
+    with scheduled_app(f"sentinel://{sentinel.address}/0", **sentinel_conf()) as app:
+        passes_through(app)
+    assert left_over(master.url) == []
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # Celery's word on long tasks at a connection loss
+def test_sentinel_failover_while_messages_wait_and_one_is_held(pair: tuple[RedisServer, RedisServer, Sentinel]):
+    """The master is killed: what it had told its replica is claimed from there, once, by the same worker."""
+    master, replica, sentinel = pair
+    ran: list[int] = []
+    url = f"sentinel://{sentinel.address}/0;sentinel://127.0.0.1:1/0"
+    # A lease outlasts the failover, or what is held then would be due again.
+    with scheduled_app(url, lease_s=30.0, task_acks_late=True, **sentinel_conf()) as app:
+
+        @app.task(name="t", shared=False, lazy=False)
+        def run(number: int) -> None:
+            ran.append(number)
+            if number == 0:
+                time.sleep(3)
+
+        with running_worker(app):
+            app.send_task("t", (0,), countdown=0.2)
+            for number in range(1, 20):
+                app.send_task("t", (number,), countdown=2.0)
+            wait_until(lambda: ran == [0])
+            with redis.Redis.from_url(master.url) as client:
+                assert client.wait(1, 2000) == 1
+            master.kill()
+
+            wait_until(lambda: len(ran) >= 20, timeout=40, message=lambda: str(ran))
+            app.send_task("t", (20,), countdown=0.3)
+            wait_until(lambda: 20 in ran, timeout=20)
+            wait_until(lambda: left_over(replica.url) == [], message=lambda: str(left_over(replica.url)))
+
+    assert sorted(ran) == list(range(21))

@@ -1,0 +1,556 @@
+"""What goes wrong around the schedule: Redis, a publisher's clock, or a stored message. Nothing is lost, nothing early.
+
+The stored messages here are what an app publishes, and they are taken by a consumer as a worker has it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import logging
+import os
+import threading
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from rebound_celery.schedule import channel as channel_module
+from rebound_celery.schedule import stored
+from rebound_celery.schedule.control import list_scheduled
+from rebound_celery.schedule.install import install_schedule
+from rebound_celery.schedule.keys import QueueKeys
+from rebound_celery.schedule.store import CHUNK, MAX_SLEEP_MS, Store
+from tests.acceptance.apps.worker import close_redis_connections, running_worker
+from tests.servers import RedisServer, taking
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rebound_celery.schedule.store import Claim
+
+FULL = os.environ.get("REBOUND_TEST_FULL") == "1"
+LEASE_MS = 60_000
+STEPS = (0, 3, 6, 9)
+HOUR_S = 3_600
+YEAR_MS = 365 * 24 * HOUR_S * 1_000
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    """A server of the test's own, to be configured and broken."""
+    with RedisServer() as server:
+        yield server
+        close_redis_connections()
+
+
+@pytest.fixture
+def client(server: RedisServer) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(server.url, socket_timeout=60) as connection:
+        yield connection
+
+
+@pytest.fixture
+def store(client: redis.Redis) -> Store:
+    return Store(client, QueueKeys("", "celery", STEPS))
+
+
+@pytest.fixture
+def app(server: RedisServer) -> Iterator[Celery]:
+    with Celery("faults", broker=server.url, set_as_current=False) as app:
+        app.conf.broker_connection_timeout = 2
+        install_schedule(app, lambda: {"lease": 1.0})
+        yield app
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def entry(identity: str, due_ms: int, number: int = 0) -> tuple[str, int, bytes]:
+    return identity, due_ms, stored.encode({"headers": {"id": identity}, "properties": {"number": number}})
+
+
+def ids(claim: Claim) -> list[str]:
+    return [claimed.id.decode() for claimed in claim.messages]
+
+
+def settle(store: Store, claim: Claim, what: str = "done") -> int:
+    return store.settle([(c.id, stored.nonce(c.stored), what) for c in claim.messages])
+
+
+def send(app: Celery, count: int = 1, **options: Any) -> list[str]:
+    return [app.send_task("t", (number,), **options).id for number in range(count)]
+
+
+def running(app: Celery, act: Callable[[int], object] = bool) -> list[int]:
+    """Give the app the task that `send` sends; what it ran with is in the list."""
+    ran: list[int] = []
+
+    @app.task(name="t", shared=False, lazy=False)
+    def run(number: int) -> None:
+        ran.append(number)
+        act(number)
+
+    return ran
+
+
+def keys_left(client: redis.Redis) -> list[bytes]:
+    """All keys but kombu's table of queues."""
+    return [key for key in client.keys("*") if not key.startswith(b"_kombu.binding")]
+
+
+# broken messages
+
+
+def of_text(text: str) -> bytes:
+    """The stored form of any text at all."""
+    compressor = zlib.compressobj(1, zlib.DEFLATED, -15, 8, zlib.Z_DEFAULT_STRATEGY, stored.DICTIONARY)
+    return stored.VERSION + b"noncenon" + compressor.compress(text.encode()) + compressor.flush()
+
+
+#: Cannot be read, or not be made a message.
+BROKEN = {
+    "cut after the nonce": stored.VERSION + b"noncenon",
+    "no deflate": stored.VERSION + b"noncenon" + b"\xff\xff\xff",
+    "not JSON": of_text("{"),
+    "too deep": of_text("[" * 100_000),
+    "a list": of_text("[]"),
+    "no headers": of_text('{"properties": {}}'),
+    "headers of null": of_text('{"headers": null, "properties": {}}'),
+    "headers of text": of_text('{"headers": "x", "properties": {}}'),
+    "properties of null": of_text('{"headers": {}, "properties": null}'),
+    "a body in an unknown encoding": of_text('{"headers": {}, "body": "x", "properties": {"body_encoding": "x"}}'),
+    "a body of bad base64": of_text('{"headers": {}, "body": "x", "properties": {"body_encoding": "base64"}}'),
+}
+#: A message, but not as Celery makes them.
+ODD = {
+    "nothing": of_text('{"headers": {}, "properties": {}}'),
+    "delivery_info of null": of_text('{"headers": {}, "properties": {"delivery_info": null}}'),
+    "delivery_info a number": of_text('{"headers": {}, "properties": {"delivery_info": 5}}'),
+    "an id that is none": of_text('{"headers": {"id": [], "task": {}}, "properties": {"delivery_info": {}}}'),
+    "a body that is no text": of_text('{"headers": {}, "body": 5, "properties": {"delivery_info": {}}}'),
+}
+
+
+@pytest.mark.parametrize("losses", [0, 1])
+def test_broken_stored_messages_are_set_aside_and_stop_no_other(
+    app: Celery, store: Store, client: redis.Redis, losses: int
+):
+    """With a loss too: a redelivery writes into the message, which has then to be of the right shape."""
+    good = send(app, 4, countdown=0.3)
+    for name, body in (BROKEN | ODD).items():
+        store.park([(name, now_ms() - 10, body)], 3)
+        client.zadd(store.keys.waiting(3), {name: now_ms() - 10 + losses / 1024})
+    # Before, between and behind them.
+    client.zadd(store.keys.waiting(0), {good[0]: now_ms() - 10_000})
+    client.zadd(store.keys.waiting(0), {good[1]: now_ms() - 10})
+
+    with taking(app) as taker:
+        deadline = time.monotonic() + 15
+        while store.count() and time.monotonic() < deadline:
+            taker.turn(0.05)
+
+    assert [waiting.id for waiting in store.list()] == []
+    assert sorted(identity for identity in taker.ids if identity in good) == sorted(good)
+    dead = {identity: body for identity, _, body in store.dead()}
+    assert dead.items() >= BROKEN.items()
+    assert all(reason for _, reason, _ in store.dead())
+
+
+def test_broken_stored_messages_stop_no_worker(
+    app: Celery, store: Store, client: redis.Redis, caplog: pytest.LogCaptureFixture
+):
+    """Celery itself meets the odd ones."""
+    app.conf.task_ignore_result = True
+    ran = running(app)
+    send(app, 3, countdown=0.5)
+    for name, body in (BROKEN | ODD).items():
+        store.park([(name, now_ms() - 10, body)], 0)
+
+    with running_worker(app):
+        wait_until(lambda: len(ran) == 3 and store.count() == 0, message=lambda: f"{ran} {store.list()}")
+        send(app, 1, countdown=0.1)
+        wait_until(lambda: len(ran) == 4)
+
+    assert "onnection to broker lost" not in caplog.text
+
+
+def test_message_of_an_unknown_version_is_left_in_place_whole(app: Celery, store: Store, client: redis.Redis):
+    unknown = b"\x02" + b"whatever that version says"
+    store.park([("unknown", now_ms() - 10, unknown)], 0)
+    (good,) = send(app, countdown=0.1)
+
+    with taking(app) as taker:
+        taker.take(1)
+        wait_until(lambda: taker.turn(0.05) or store.show("unknown").due_ms > now_ms() + 60_000)
+
+    left = store.show("unknown")
+    assert taker.ids == [good]
+    assert (left.leased, left.message) == (False, None)
+    assert client.hget(store.keys.messages, "unknown") == unknown
+    assert list(store.dead()) == []
+
+
+def test_entry_without_its_message_is_swept_away(store: Store, client: redis.Redis):
+    """What a server leaves that lost a part of its data."""
+    client.zadd(store.keys.waiting(0), {f"ghost-{n}": now_ms() - 10 for n in range(3)})
+    store.park([entry("a", now_ms())], 0)
+
+    assert ids(store.claim(10, LEASE_MS, 3)) == ["a"]
+    assert client.zcard(store.keys.waiting(0)) == 1
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5])
+def test_dead_and_lost_entries_hide_no_due_message(store: Store, client: redis.Redis, limit: int):
+    """A claim that meets only these says that more is due, so that no worker goes to sleep over it."""
+    now = now_ms()
+    store.park([entry(f"dead-{n}", now) for n in range(limit)], 0)
+    client.zadd(store.keys.waiting(0), {f"dead-{n}": now - 500 + 3 / 1024 for n in range(limit)})
+    client.zadd(store.keys.waiting(0), {"ghost": now - 400})
+    store.park([entry(f"due-{n}", now - 100) for n in range(3 * limit)], 0)
+
+    found: list[str] = []
+    for _ in range(10):
+        claim = store.claim(limit, LEASE_MS, 3)
+        found += ids(claim)
+        if len(found) == 3 * limit:
+            break
+        assert claim.next_due_in_ms == 0, f"{len(found)} of {3 * limit} were claimed, and the rest is due"
+
+    assert sorted(found) == sorted(f"due-{n}" for n in range(3 * limit))
+
+
+# Redis
+
+
+def test_every_script_is_loaded_again_where_the_server_has_forgotten_it(store: Store, client: redis.Redis):
+    def forget() -> None:
+        client.script_flush()
+
+    forget()
+    assert store.park([entry(name, now_ms() - 10) for name in "abcd"], 0) == 4
+    forget()
+    claim = store.claim(3, LEASE_MS, 3)
+    forget()
+    assert store.renew([(c.id, stored.nonce(c.stored)) for c in claim.messages], LEASE_MS) == 3
+    forget()
+    assert settle(store, claim) == 3
+    forget()
+    assert store.reschedule(now_ms() + 50_000, "d") == 1
+    forget()
+    assert len(list(store.withdraw("d"))) == 1
+    assert keys_left(client) == [store.keys.wake.encode()]
+
+
+def test_apps_of_one_process_on_two_servers_do_not_confuse_each_other_s_scripts(store: Store, client: redis.Redis):
+    """Script hashes are remembered for the process, not for the server."""
+    with RedisServer() as other, redis.Redis.from_url(other.url) as second:
+        elsewhere = Store(second, QueueKeys("", "celery", STEPS))
+        for n in range(4):
+            for place in (store, elsewhere):
+                place.park([entry(f"{n}", now_ms() - 10)], 0)
+                claim = place.claim(1, LEASE_MS, 3)
+                assert ids(claim) == [f"{n}"]
+                assert settle(place, claim) == 1
+                client.script_flush()
+
+
+def demote(client: redis.Redis) -> None:
+    client.execute_command("REPLICAOF", "127.0.0.1", "1")
+
+
+def promote(client: redis.Redis) -> None:
+    client.execute_command("REPLICAOF", "NO", "ONE")
+
+
+def test_read_only_replica_refuses_and_goes_on_as_a_master(app: Celery, store: Store, client: redis.Redis):
+    """A server that is demoted by mistake, or a client that asks the wrong one."""
+    send(app, 1, countdown=0.1)
+    demote(client)
+
+    with pytest.raises(OperationalError, match="read only replica"):
+        send(app, countdown=5)
+    with pytest.raises(redis.exceptions.ReadOnlyError):
+        store.claim(1, LEASE_MS, 3)
+    assert store.count() == 1, "it can still be read"
+
+    promote(client)
+    send(app, 1, countdown=0.1)
+    with taking(app) as taker:
+        taker.take(2)
+    assert len(set(taker.ids)) == 2
+    wait_until(lambda: store.count() == 0)
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # Celery's word on long tasks at a connection loss
+def test_worker_lives_through_a_change_of_its_server_s_role(app: Celery, store: Store, client: redis.Redis):
+    """Stock Celery ends here, unless broker_channel_error_retry is set."""
+    app.conf.update(task_ignore_result=True, task_acks_late=True)
+    ran = running(app, lambda number: demote(client) if number == 0 else None)
+
+    with running_worker(app):
+        send(app, 4, countdown=0.5)
+        wait_until(lambda: 0 in ran)
+        time.sleep(1.5)  # longer than the lease
+        promote(client)
+        wait_until(lambda: store.count() == 0, timeout=20, message=lambda: f"{ran} {store.list()}")
+
+    assert set(ran) == {0, 1, 2, 3}
+
+
+def fill(client: redis.Redis) -> None:
+    """Leave no memory."""
+    client.config_set("maxmemory-policy", "noeviction")
+    client.config_set("maxmemory", client.info("memory")["used_memory"] // 2)
+
+
+def test_full_redis_refuses_new_messages_and_is_drained(app: Celery, store: Store, client: redis.Redis):
+    """Once it is, it takes new ones again."""
+    waiting = send(app, 50, countdown=1)
+    with taking(app, prefetch=8) as taker:
+        fill(client)
+        began = time.monotonic()
+        with pytest.raises(OperationalError, match="maxmemory"):
+            send(app, countdown=5)
+        assert time.monotonic() - began < 5, "a caller waits for what cannot come"
+
+        taker.take(50)
+        wait_until(lambda: store.count() == 0)
+        client.config_set("maxmemory", 0)
+        (late,) = send(app, countdown=0.1)
+        taker.take(51)
+
+    assert sorted(taker.ids[:50]) == sorted(waiting)
+    assert taker.ids[50] == late
+
+
+def test_worker_drains_a_full_redis(app: Celery, store: Store, client: redis.Redis, caplog: pytest.LogCaptureFixture):
+    """The schedule says little of it, and not at each try."""
+    app.conf.task_ignore_result = True
+    ran = running(app)
+
+    with running_worker(app):
+        send(app, 20, countdown=1.5)
+        fill(client)
+        wait_until(lambda: len(ran) == 20 and store.count() == 0, message=lambda: f"{ran} {store.list()}")
+        time.sleep(1)  # a worker that cannot live with it has had the time to end
+        client.config_set("maxmemory", 0)
+        send(app, 1, countdown=0.1)
+        wait_until(lambda: len(ran) == 21, message=lambda: f"{ran} {caplog.text[-4000:]}")
+
+    assert sorted(ran) == sorted([*range(20), 0])
+    loud = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len([record for record in loud if record.name.startswith("rebound_celery")]) < 5
+    assert "Error in timer" not in caplog.text
+
+
+def test_full_redis_lets_leases_be_renewed_released_and_moved(store: Store, client: redis.Redis):
+    store.park([entry(name, now_ms() - 10) for name in "ab"], 0)
+    claim = store.claim(1, LEASE_MS, 3)
+    fill(client)
+
+    assert store.renew([(c.id, stored.nonce(c.stored)) for c in claim.messages], LEASE_MS) == 1
+    assert settle(store, claim, "release") == 1
+    assert store.reschedule(now_ms() + 50_000, "b") == 1
+    assert store.run_now("b") == 1
+    assert settle(store, store.claim(2, LEASE_MS, 3), "unreadable") == 2
+    assert {identity for identity, _, _ in store.dead()} == {"a", "b"}
+
+
+# clocks
+
+
+@pytest.fixture
+def clock_off(app: Celery, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """`clock_off(seconds)` puts the clock that this process publishes by so much ahead."""
+
+    def put(seconds: float) -> None:
+        monkeypatch.setattr(app, "now", lambda: dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds))
+        clock = SimpleNamespace(time_ns=lambda: time.time_ns() + int(seconds * 1e9), monotonic=time.monotonic)
+        monkeypatch.setattr(channel_module, "time", clock)
+
+    return put
+
+
+def test_countdown_of_a_publisher_whose_clock_is_fast_waits_for_the_eta_it_wrote(
+    app: Celery, store: Store, clock_off: Callable[[float], None]
+):
+    clock_off(HOUR_S)
+    (identity,) = send(app, countdown=5)
+
+    ahead_s = (store.show(identity).due_ms - now_ms()) / 1000
+    assert HOUR_S < ahead_s <= HOUR_S + 5
+    assert store.claim(1, LEASE_MS, 3).messages == []
+
+
+def test_countdown_of_a_publisher_whose_clock_is_slow_is_due_at_once(
+    app: Celery, store: Store, clock_off: Callable[[float], None]
+):
+    """The eta that it wrote lies an hour back."""
+    clock_off(-HOUR_S)
+    (identity,) = send(app, countdown=5)
+
+    assert ids(store.claim(1, LEASE_MS, 3)) == [identity]
+
+
+@pytest.mark.parametrize("off_s", [HOUR_S, -HOUR_S], ids=["fast", "slow"])
+def test_true_eta_is_kept_whatever_the_publisher_s_clock_says(
+    app: Celery, store: Store, clock_off: Callable[[float], None], monkeypatch: pytest.MonkeyPatch, off_s: float
+):
+    """One that believes it past puts it on the ordinary list, and the worker parks it."""
+    eta = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=1.5)
+    with monkeypatch.context() as context:
+        clock_off(off_s)
+        (identity,) = send(app, eta=eta)
+        context.undo()
+    monkeypatch.undo()
+
+    arrived: list[float] = []
+    with taking(app, lambda message: arrived.append(time.time())) as taker:
+        taker.take(1)
+
+    assert taker.ids == [identity]
+    assert 0 <= arrived[0] - eta.timestamp() < 1.5
+    wait_until(lambda: store.count() == 0)
+
+
+# sizes and numbers
+
+
+def test_many_due_in_the_same_millisecond_are_claimed_exactly_once_in_short_calls(
+    server: RedisServer, store: Store, client: redis.Redis
+):
+    """100,000 of them; a million with REBOUND_TEST_FULL=1."""
+    total, due = 1_000_000 if FULL else 100_000, now_ms() - 1
+    body = entry("x", due)[2]
+    for start in range(0, total, 50_000):
+        some = [f"{n:07}" for n in range(start, start + 50_000)]
+        with client.pipeline(transaction=False) as pipe:
+            pipe.hset(store.keys.messages, mapping=dict.fromkeys(some, body))
+            pipe.zadd(store.keys.waiting(0), dict.fromkeys(some, due))
+            pipe.execute()
+    store.claim(1, 1, 10)  # loads the script, and comes up again
+    client.config_set("slowlog-log-slower-than", 100_000)
+    client.slowlog_reset()
+
+    def claim_all() -> list[bytes]:
+        with redis.Redis.from_url(server.url, socket_timeout=60) as own:
+            mine, found = Store(own, store.keys), []
+            while (claim := mine.claim(CHUNK, 600_000, 10)).messages:
+                assert len(claim.messages) <= CHUNK
+                found += [claimed.id for claimed in claim.messages]
+                assert settle(mine, claim) == len(claim.messages)
+            return found
+
+    with ThreadPoolExecutor(4) as pool:
+        found = [one for part in [pool.submit(claim_all) for _ in range(4)] for one in part.result()]
+
+    assert len(found) == total
+    assert len(set(found)) == total
+    assert store.count() == 0
+    assert [slow["command"][:30] for slow in client.slowlog_get(10)] == []
+
+
+def test_two_claimers_at_once_never_hold_the_same_message(server: RedisServer, store: Store):
+    store.park([entry(str(n), now_ms() - 10) for n in range(400)], 0)
+    start = threading.Barrier(2)
+
+    def claim_some() -> list[str]:
+        with redis.Redis.from_url(server.url) as own:
+            mine = Store(own, store.keys)
+            start.wait(10)
+            return [identity for _ in range(100) for identity in ids(mine.claim(3, LEASE_MS, 3))]
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = [future.result() for future in [pool.submit(claim_some) for _ in range(2)]]
+
+    assert not set(first) & set(second)
+    assert len(first) + len(second) == len(set(first) | set(second)) == 400
+
+
+@pytest.mark.parametrize(
+    "eta",
+    [dt.datetime.now(dt.UTC) + dt.timedelta(days=3_653), dt.datetime.max.replace(tzinfo=dt.UTC)],
+    ids=["ten years", "as late as there is"],
+)
+def test_far_eta_waits_is_listed_and_can_be_run_now(app: Celery, store: Store, eta: dt.datetime):
+    (identity,) = send(app, eta=eta)
+    assert store.claim(10, LEASE_MS, 3).messages == []
+    assert 0 <= store.show(identity).due_ms / 1000 - eta.timestamp() < 0.01
+
+    (listed,) = list_scheduled(app, ["celery"])
+    assert listed["request"]["id"] == identity
+
+    assert store.run_now(identity) == 1
+    with taking(app) as taker:
+        (message,) = taker.take(1)
+    assert message.headers["eta"] is None, "Celery would hold it for ten years more"
+    wait_until(lambda: store.count() == 0)
+
+
+def test_message_of_10_megabytes_is_parked_and_delivered_whole(app: Celery, store: Store, client: redis.Redis):
+    """Random, so that no compression helps."""
+    text = os.urandom(5_000_000).hex()
+    app.send_task("t", (text,), countdown=0.5)
+    small = send(app, 3, countdown=0.5)
+
+    with taking(app) as taker:
+        messages = taker.take(4, timeout=30)
+        wait_until(lambda: store.count() == 0)
+
+    (big,) = [message for message in messages if message.headers["id"] not in small]
+    assert json.loads(big.body)[0] == [text]
+    assert keys_left(client) == []
+
+
+# what a worker that comes too late may not do, and who is woken
+
+
+@pytest.mark.parametrize("what", ["done", "release", "unreadable"])
+def test_old_holder_changes_nothing_of_what_was_stored_since(store: Store, what: str):
+    store.park([entry("a", now_ms(), 1)], 0)
+    old = store.claim(1, LEASE_MS, 3)
+    due = now_ms() + 50_000
+    store.park([entry("a", due, 2)], 3)
+
+    assert settle(store, old, what) == 0
+    assert store.renew([(c.id, stored.nonce(c.stored)) for c in old.messages], LEASE_MS) == 0
+
+    (left,) = store.list()
+    assert (left.due_ms, left.leased, left.message["properties"]["number"]) == (due, False, 2)
+    assert list(store.dead()) == []
+
+
+def test_a_sleeper_is_woken_by_all_that_makes_something_due_and_by_one_token_only(store: Store, client: redis.Redis):
+    def token_after(change: Callable[[], object]) -> int:
+        client.delete(store.keys.wake)
+        change()
+        return client.llen(store.keys.wake)
+
+    later = now_ms() + 50_000
+    store.park([entry(name, later) for name in "abcd"], 0)
+
+    assert token_after(lambda: store.park([entry("e", later)], 0)) == 0
+    assert token_after(lambda: store.cancel("e")) == 0
+    assert token_after(lambda: store.run_now("nobody")) == 0
+    assert token_after(lambda: store.run_now("a", "b")) == 1
+    assert token_after(lambda: store.claim(1, LEASE_MS, 3)) == 1, "one more is due, and this worker takes no more"
+    assert token_after(lambda: store.claim(1, LEASE_MS, 3)) == 0
+    assert token_after(lambda: store.reschedule(now_ms() + 100, "c")) == 1
+    claim = (
+        store.claim(1, LEASE_MS, 3)
+        if store.show("c").due_ms <= now_ms()
+        else wait_until(lambda: (found := store.claim(1, LEASE_MS, 3)).messages and found)
+    )
+    assert token_after(lambda: settle(store, claim)) == 0
+    assert token_after(lambda: store.park([entry("f", now_ms() + MAX_SLEEP_MS // 2)], 0)) == 1
+    claim = wait_until(lambda: (found := store.claim(1, LEASE_MS, 3)).messages and found)
+    assert token_after(lambda: settle(store, claim, "release")) == 1

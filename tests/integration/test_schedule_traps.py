@@ -1,0 +1,363 @@
+"""What broke in the prototypes of this transport, and in kombu's own: each test keeps one of these from coming back.
+
+What needs a worker of its own is in tests/acceptance.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+from celery import Celery
+from kombu import Exchange, Producer, Queue
+from kombu.asynchronous import Hub
+
+from rebound_celery.schedule import channel as channel_module
+from rebound_celery.schedule import leases as leases_module
+from rebound_celery.schedule.install import install_schedule
+from rebound_celery.schedule.keys import QueueKeys
+from rebound_celery.schedule.store import Store
+from tests.acceptance.apps.worker import close_redis_connections, running_worker
+from tests.servers import RedisServer, taking
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STEPS = (0, 3, 6, 9)
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+        close_redis_connections()
+
+
+@pytest.fixture
+def client(server: RedisServer) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(server.url) as connection:
+        yield connection
+
+
+@pytest.fixture
+def store(client: redis.Redis) -> Store:
+    return Store(client, QueueKeys("", "celery", STEPS))
+
+
+@pytest.fixture(params=["", "shop:"], ids=["no prefix", "prefix"])
+def prefix(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def make_app(server: RedisServer, prefix: str = "") -> Celery:
+    app = Celery("traps", broker=server.url, set_as_current=False)
+    app.conf.update(task_ignore_result=True, broker_transport_options={"global_keyprefix": prefix})
+    install_schedule(app, lambda: {"lease": 1.0})
+    return app
+
+
+@pytest.fixture
+def app(server: RedisServer) -> Iterator[Celery]:
+    with make_app(server) as app:
+        yield app
+
+
+def send(app: Celery, count: int = 1, **options: Any) -> list[str]:
+    return [app.send_task("t", (number,), **options).id for number in range(count)]
+
+
+def test_claim_gives_up_on_a_server_that_says_nothing_and_is_not_repeated(
+    server: RedisServer, app: Celery, store: Store, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+):
+    """Trap 4: on a half-open link a worker's loop must go on, and a claim sent twice would lease twice."""
+    monkeypatch.setattr(channel_module, "_SOCKET_TIMEOUT_S", 0.4)
+    (identity,) = send(app, countdown=1.0)
+    with taking(app) as taker:
+        taker.turn(0.05)
+        cycle = taker.connection.default_channel.connection.cycle
+        wait_until(lambda: store.show(identity).due_ms <= time.time_ns() // 1_000_000)
+        calls = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            assert cycle.claim() == 0
+            assert time.monotonic() - began < 2
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        assert client.info("commandstats")["cmdstat_evalsha"]["calls"] <= calls + 1
+
+        taker.take(1)
+
+    assert taker.ids == [identity]
+    wait_until(lambda: store.count() == 0)
+
+
+def test_consumer_without_acknowledgement_has_its_message_once(app: Celery, store: Store):
+    """Trap 8: nobody would ever end its lease."""
+    send(app, 3, countdown=0.2)
+    got: list[Any] = []
+    with app.connection_for_read() as connection:
+        channel = connection.default_channel
+        queue = app.amqp.queues["celery"](channel)
+        queue.consume("tag", got.append, no_ack=True)
+        deadline = time.monotonic() + 10
+        while len(got) < 3 and time.monotonic() < deadline:
+            connection.drain_events(timeout=1)
+
+    wait_until(lambda: store.count() == 0)
+    assert len(got) == 3
+
+
+@pytest.mark.parametrize("no_ack", [True, False])
+def test_simple_queue_finds_what_is_due(app: Celery, store: Store, no_ack: bool):
+    """Trap 8, basic_get."""
+    send(app, 1, countdown=0.2)
+    with app.connection_for_read() as connection:
+        queue = app.amqp.queues["celery"](connection.default_channel)
+        assert queue.get(no_ack=no_ack, accept=["json"]) is None
+        message = wait_until(lambda: queue.get(no_ack=no_ack, accept=["json"]))
+        if not no_ack:
+            message.ack()
+        assert queue.get(no_ack=no_ack, accept=["json"]) is None
+
+    wait_until(lambda: store.count() == 0)
+
+
+def test_nothing_is_claimed_for_a_consumer_that_was_cancelled(app: Celery, store: Store):
+    """Trap 9."""
+    send(app, 1, countdown=0.2)
+    with taking(app) as taker:
+        taker._consumer.cancel()
+        wait_until(lambda: store.list()[0].due_ms <= time.time_ns() // 1_000_000)
+        channel = taker.connection.default_channel
+        channel._active_queues.append("celery")  # a claim that was under way
+        assert channel.connection.cycle.claim() == 0
+
+    (left,) = store.list()
+    assert not left.leased
+
+
+@pytest.mark.parametrize("requeue", [True, False])
+def test_rejected_message_comes_back_or_is_gone(app: Celery, store: Store, requeue: bool):
+    """Trap 10: neither may wait for the end of its lease."""
+    send(app, 1, countdown=0.2)
+
+    def reject(message: Any) -> None:
+        if len(taker.taken) == 1:
+            message.reject(requeue=requeue)
+
+    with taking(app, reject) as taker:
+        taker.take(2 if requeue else 1, timeout=5)
+        wait_until(lambda: store.count() == 0)
+        taker.turn(0.2)
+
+    assert len(taker.taken) == (2 if requeue else 1)
+    assert len(set(taker.ids)) == 1
+
+
+def test_message_is_settled_though_the_channel_that_delivered_it_is_gone(app: Celery, store: Store):
+    """Trap 11: so is the connection."""
+    send(app, 1, countdown=0.2)
+    with taking(app, _no_ack) as taker:
+        (message,) = taker.take(1)
+        channel = taker.connection.default_channel
+        transport, channel.connection = channel.connection, None  # as kombu leaves it when the connection is lost
+        try:
+            channel.qos.ack(message.delivery_tag)
+            wait_until(lambda: store.count() == 0)
+        finally:
+            channel.connection = transport
+
+
+def _no_ack(message: Any) -> None:
+    """Leave it unacknowledged for now."""
+    message._state = "ACK"
+
+
+def test_a_channel_that_closes_gives_back_what_nobody_has_begun(app: Celery, store: Store):
+    """Trap 12: whatever its queues are then; the next worker has it at once, with no loss counted."""
+    send(app, 3, countdown=0.2)
+    with taking(app, _no_ack) as first:
+        first.take(3)
+        first._consumer.cancel()
+    back = time.monotonic()
+    with taking(app) as second:
+        second.take(3)
+        assert time.monotonic() - back < 1, "it waited for the lease's end"
+        wait_until(lambda: store.count() == 0)
+
+    assert sorted(second.ids) == sorted(first.ids)
+    assert not any(message.headers.get("redelivered") for message in second.taken)
+
+
+def test_registering_with_the_loop_again_leaves_one_timer(app: Celery):
+    """Trap 18: the worker does it on every reconnect."""
+    hub = Hub()
+    try:
+        with taking(app) as taker:
+            transport = taker.connection.default_channel.connection
+            for _ in range(3):
+                taker.connection.register_with_event_loop(hub)
+            timers = [
+                entry.entry
+                for entry in hub.timer.queue
+                if not entry.entry.cancelled and entry.entry.fun == transport.cycle._fire
+            ]
+            assert len(timers) == 1
+            transport.cycle.close()
+            assert timers[0].cancelled
+    finally:
+        hub.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_forked_child_holds_no_leases_and_no_lock(app: Celery):
+    """Trap 19: prefork's children renew nothing of their parent's."""
+    send(app, 1, countdown=0.1)
+    with taking(app, _no_ack) as taker:
+        taker.take(1)
+        assert leases_module._registry
+        with leases_module._registry_lock:
+            child = os.fork()
+            if child == 0:
+                free = leases_module._registry_lock.acquire(blocking=False)
+                os._exit(0 if free and not leases_module._registry else 1)
+        assert os.waitpid(child, 0)[1] == 0
+
+
+def test_one_publish_to_two_queues_is_two_messages(app: Celery, client: redis.Redis):
+    """Trap 20: kombu gives both the same delivery tag."""
+    exchange = Exchange("both", type="direct")
+    queues = [Queue(name, exchange, routing_key="both") for name in ("one", "two")]
+    stores = [Store(client, QueueKeys("", queue.name, STEPS)) for queue in queues]
+    got: list[tuple[str, str]] = []
+    with app.connection_for_write() as connection:
+        channel = connection.default_channel
+        for queue in queues:
+            queue(channel).declare()
+        eta = app.now().timestamp() + 0.3
+        app.send_task("t", exchange=exchange, routing_key="both", countdown=eta - time.time(), declare=queues)
+        assert [store.count() for store in stores] == [1, 1]
+
+        def take(body: Any, message: Any) -> None:
+            got.append((message.delivery_tag, message.headers["id"]))
+            if len(got) == 1:
+                message.ack()
+            else:
+                message.reject(requeue=False)
+
+        with connection.Consumer(queues, callbacks=[take], accept=["json"]):
+            deadline = time.monotonic() + 10
+            while len(got) < 2 and time.monotonic() < deadline:
+                connection.drain_events(timeout=1)
+        wait_until(lambda: [store.count() for store in stores] == [0, 0])
+
+    assert len({tag for tag, _ in got}) == 2
+    assert len({identity for _, identity in got}) == 1
+
+
+@pytest.mark.parametrize("eta", [5, "soon", "99999-01-01T00:00:00", ["2999-01-01"], "2999-01-01T00:00:00"])
+@pytest.mark.parametrize("is_task", [True, False])
+def test_any_eta_header_can_be_published_and_only_a_task_is_kept_back(
+    app: Celery, store: Store, eta: Any, is_task: bool
+):
+    """Trap 22: a prototype raised TypeError, and kept a foreign message for 973 years."""
+    headers = {"eta": eta, **({"task": "t", "id": "i"} if is_task else {})}
+    with app.connection_for_write() as connection:
+        Producer(connection).publish({}, routing_key="celery", headers=headers, declare=[app.amqp.queues["celery"]])
+        waits = is_task and eta == "2999-01-01T00:00:00"
+        assert store.count() == int(waits)
+        assert connection.default_channel.client.llen("celery") == int(not waits)
+
+
+def test_protocol_1_task_waits_and_runs_once(app: Celery):
+    """Trap 23: its eta is in the body, so that it comes off the ordinary list, and Celery holds it."""
+    app.conf.task_protocol = 1
+    ran: list[float] = []
+
+    @app.task(name="t", shared=False, lazy=False)
+    def run(due: float) -> None:
+        ran.append(time.time() - due)
+
+    with running_worker(app):
+        app.send_task("t", (time.time() + 1,), countdown=1)
+        wait_until(lambda: ran)
+
+    assert len(ran) == 1
+    assert ran[0] >= 0
+
+
+def test_the_schedule_counts_as_the_queue(server: RedisServer, client: redis.Redis, prefix: str):
+    """Trap 24: for size, purge, delete and the question whether the queue is there."""
+    store = Store(client, QueueKeys(prefix, "celery", STEPS))
+    with make_app(server, prefix) as app:
+        send(app, 10, countdown=60)
+        send(app, 5)
+        with app.connection_for_write() as connection:
+            channel = connection.default_channel
+            app.amqp.queues["celery"](channel).declare()
+            assert channel._size("celery") == 15
+            assert app.control.purge() == 15
+            assert channel._size("celery") == 0
+
+            send(app, 2, countdown=60)
+            assert channel._has_queue("celery")
+            channel.queue_delete("celery", if_empty=True)
+            assert store.count() == 2, "it is not empty"
+            channel.queue_delete("celery")
+            assert store.count() == 0
+            assert not channel._has_queue("celery")
+
+
+def test_batch_parks_when_it_ends_and_nothing_if_it_is_aborted(server: RedisServer, client: redis.Redis, prefix: str):
+    """Trap 24, kombu's Producer.batch(): with ordinary messages among them."""
+    store = Store(client, QueueKeys(prefix, "celery", STEPS))
+    with make_app(server, prefix) as app, app.producer_or_acquire() as producer:
+        send(app, 1, countdown=60)  # declares the queue
+        with producer.batch():
+            for number in range(250):
+                app.send_task(
+                    "t", (number,), countdown=0.5 if number % 2 else 0, producer=producer, priority=number % 4
+                )
+            assert store.count() == 1
+        assert store.count() == 126
+        with suppress(KeyboardInterrupt), producer.batch():
+            send(app, 5, countdown=60, producer=producer)
+            raise KeyboardInterrupt
+        assert store.count() == 126
+
+        with taking(app) as taker:
+            taker.take(250)
+            wait_until(lambda: store.count() == 1)
+    assert len(set(taker.ids)) == 250
+
+
+def test_batch_larger_than_its_buffer_is_parked_in_parts(app: Celery, store: Store):
+    with app.producer_or_acquire() as producer:
+        send(app, 1, countdown=60)
+        with producer.batch(max_size=10):
+            send(app, 25, countdown=60, producer=producer)
+            assert store.count() == 21
+        assert store.count() == 26
+
+
+def test_idle_worker_asks_redis_for_little(app: Celery, store: Store, client: redis.Redis):
+    """Trap 26: commands inside of scripts count too."""
+
+    def commands() -> int:
+        return sum(stat["calls"] for stat in client.info("commandstats").values())
+
+    send(app, 10, countdown=600)
+    with running_worker(app):
+        time.sleep(0.5)  # it has only just started
+        before, began = commands(), time.monotonic()
+        time.sleep(3)
+        rate = (commands() - before) / (time.monotonic() - began)
+
+    assert rate < 10
