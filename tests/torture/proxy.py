@@ -1,0 +1,139 @@
+"""A TCP proxy that cuts, stalls, delays, or lets one direction vanish."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import threading
+from dataclasses import dataclass, field
+
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What a proxy does to the connections that it hits.
+
+    Attributes:
+        kind: "cut" (end them), "stall" (nothing moves), "delay" (each piece waits), "drop-up" or "drop-down" (what
+            goes to the server, or comes from it, vanishes).
+        share: the share of connections that it hits.
+        delay_s: for "delay".
+    """
+
+    kind: str
+    share: float = 1.0
+    delay_s: float = 0.0
+
+
+KINDS = ("cut", "stall", "delay", "drop-up", "drop-down")
+
+
+@dataclass(eq=False, slots=True)
+class Link:
+    """One connection through the proxy."""
+
+    client: asyncio.StreamWriter
+    server: asyncio.StreamWriter
+    is_hit: bool
+    #: Bytes have vanished: nothing that follows can be understood, so the link ends with the trouble.
+    is_broken: bool = False
+    flows: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def cut(self) -> None:
+        for writer in (self.client, self.server):
+            writer.transport.abort()
+        self.flows.set()
+
+
+class Proxy:
+    """Listens on a free port of 127.0.0.1 and passes on to `target_port`, in a thread of its own."""
+
+    def __init__(self, target_port: int, seed: int) -> None:
+        self.target_port = target_port
+        self.port = 0
+        self._random = random.Random(seed)
+        self._links: set[Link] = set()
+        self._trouble: Trouble | None = None
+        self._loop = asyncio.new_event_loop()
+        ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(ready,), name="torture-proxy", daemon=True)
+        self._thread.start()
+        ready.wait()
+
+    def begin(self, trouble: Trouble) -> None:
+        """Trouble the present connections, and unless it is a cut, new ones too, until `heal`."""
+        self._loop.call_soon_threadsafe(self._begin, trouble)
+
+    def heal(self) -> None:
+        self._loop.call_soon_threadsafe(self._heal)
+
+    def _run(self, ready: threading.Event) -> None:
+        asyncio.set_event_loop(self._loop)
+
+        async def serve() -> None:
+            server = await asyncio.start_server(self._accept, HOST, 0)
+            self.port = server.sockets[0].getsockname()[1]
+            ready.set()
+            await server.serve_forever()
+
+        self._loop.run_until_complete(serve())
+
+    def _begin(self, trouble: Trouble) -> None:
+        hit = [link for link in self._links if self._random.random() < trouble.share]
+        if trouble.kind == "cut":
+            for link in hit:
+                link.cut()
+            return
+        self._trouble = trouble
+        for link in hit:
+            link.is_hit = True
+            if trouble.kind == "stall":
+                link.flows.clear()
+
+    def _heal(self) -> None:
+        self._trouble = None
+        for link in list(self._links):
+            link.is_hit = False
+            link.flows.set()
+            if link.is_broken:
+                link.cut()
+
+    async def _accept(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        try:
+            server_reader, server = await asyncio.open_connection(HOST, self.target_port)
+        except OSError:
+            client.transport.abort()
+            return
+        trouble = self._trouble
+        link = Link(client, server, trouble is not None and self._random.random() < trouble.share)
+        if not (link.is_hit and trouble is not None and trouble.kind == "stall"):
+            link.flows.set()
+        self._links.add(link)
+        try:
+            await asyncio.gather(
+                self._pump(link, client_reader, server, "drop-up"), self._pump(link, server_reader, client, "drop-down")
+            )
+        finally:
+            self._links.discard(link)
+            link.cut()
+
+    async def _pump(
+        self, link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: str
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                trouble = self._trouble if link.is_hit else None
+                if trouble is not None and trouble.kind == direction:
+                    link.is_broken = True
+                    continue
+                if trouble is not None and trouble.kind == "delay":
+                    await asyncio.sleep(trouble.delay_s)
+                await link.flows.wait()
+                writer.write(data)
+                await writer.drain()
+        # One side has ended; so does the other, unless it is not to be heard of.
+        await link.flows.wait()
+        if not writer.is_closing():
+            writer.close()
