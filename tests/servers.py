@@ -135,9 +135,9 @@ class Taker:
         self.taken: list[Message] = []
         self.connection = app.connection_for_read()
         self._act = act
-        self._consumer = app.amqp.TaskConsumer(
-            self.connection.default_channel, on_message=self._take, accept=["json", "pickle"]
-        )
+        channel = self.connection.default_channel
+        channel.brpop_timeout = 0.1  # closing waits for the answer
+        self._consumer = app.amqp.TaskConsumer(channel, on_message=self._take, accept=["json", "pickle"])
         self._consumer.qos(prefetch_count=prefetch)
         self._consumer.consume()
 
