@@ -1,0 +1,56 @@
+"""Puts the schedule under every Celery app, and for kombu's suite under every connection, of this process."""
+
+from __future__ import annotations
+
+import os
+from functools import wraps
+from typing import Any
+
+from celery import Celery
+from kombu import Connection
+
+from rebound_celery.schedule.install import DEFAULT_LEASE_S, DEFAULT_MAX_LOSSES, install_schedule
+from rebound_celery.schedule.store import Store
+
+#: Names a file that grows by one byte with every call that parks messages: the proof that the schedule was in use.
+PARKED = "SUITES_PARKED"
+#: `celery` (through the app, as users have it) or `kombu` (that suite makes no apps).
+SUITE = "SUITES_SUITE"
+
+
+def plug_in() -> None:
+    if os.environ[SUITE] == "kombu":
+        install_schedule(Celery(set_as_current=False))  # registers the transport
+        _after_init(Connection, _give_schedule)
+    else:
+        _after_init(Celery, install_schedule)
+    _count_parking(os.environ[PARKED])
+
+
+def _after_init(cls: type, act: Any) -> None:
+    init = cls.__init__
+
+    @wraps(init)
+    def with_act(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        act(self)
+
+    cls.__init__ = with_act
+
+
+def _give_schedule(connection: Connection) -> None:
+    chosen = {"leased": (), "lease": DEFAULT_LEASE_S, "max_losses": DEFAULT_MAX_LOSSES, "app": None}
+    connection.transport_options = {"rebound": chosen, **(connection.transport_options or {})}
+
+
+def _count_parking(file: str) -> None:
+    park = Store.park
+
+    @wraps(park)
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.write(descriptor, b".")
+        os.close(descriptor)
+        return park(*args, **kwargs)
+
+    Store.park = counted

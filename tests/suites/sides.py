@@ -1,0 +1,94 @@
+"""One run of a suite on one side: stock, or ours."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import tempfile
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.servers import local_redis
+
+from . import plug, plugin
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+STOCK, OURS = "stock", "ours"
+
+_ROOT = Path(__file__).parents[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a test ended: `passed`, `failed` or `skipped` (an expected failure is skipped, too)."""
+
+    outcome: str
+    reason: str = ""
+
+
+@dataclasses.dataclass
+class Run:
+    """The outcomes of a run by test, and how often messages were parked in the schedule."""
+
+    outcomes: dict[str, Outcome]
+    parked: int = 0
+
+    def count(self) -> dict[str, int]:
+        """How many passed, failed and were skipped."""
+        all_of_them = [each.outcome for each in self.outcomes.values()]
+        return {outcome: all_of_them.count(outcome) for outcome in ("passed", "failed", "skipped")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One suite with one transport, in a folder of its own, with a log that grows with each run."""
+
+    suite: str
+    name: str
+    python: Path
+    folder: Path
+    log: Path
+    timeout_s: float
+
+    def run(self, tests: Sequence[str], expression: str | None = None) -> Run:
+        """Run these files or tests on an empty Redis of their own; `expression` is pytest's `-k`.
+
+        Each file is a process: the suites share one worker a session, and a test that breaks it would break all others.
+        """
+        command = [self.python, "-m", "pytest", "-p", "tests.suites.plugin", "-p", "no:cacheprovider", "-v"]
+        command += ["-k", expression] if expression else []
+        with tempfile.TemporaryDirectory() as scratch, local_redis() as server, self.log.open("ab") as log:
+            outcomes, parked = Path(scratch, "outcomes"), Path(scratch, "parked")
+            environment = {**self._environment(server.port), plugin.OUTCOMES: str(outcomes), plug.PARKED: str(parked)}
+            for _, of_a_file in groupby(sorted(tests), lambda test: test.partition("::")[0]):
+                whole = [*command, *of_a_file]
+                subprocess.run(whole, check=False, cwd=self.folder, env=environment, stdout=log, stderr=log)
+            return Run(_read(outcomes), parked.stat().st_size if parked.exists() else 0)
+
+    def _environment(self, port: int) -> Mapping[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("REBOUND_", "CELERY_"))}
+        paths = [_ROOT, *([Path(__file__).parent / "plugged"] if self.name == OURS else [])]
+        return {
+            **kept,
+            "PATH": os.pathsep.join([str(self.python.parent), kept["PATH"]]),
+            "PYTHONPATH": os.pathsep.join(map(str, paths)),
+            "TEST_BROKER": f"redis://127.0.0.1:{port}/0",
+            "TEST_BACKEND": f"redis://127.0.0.1:{port}/0",
+            "REDIS_HOST": "127.0.0.1",
+            "REDIS_PORT": str(port),
+            "REDIS_6379_TCP": str(port),
+            plug.SUITE: self.suite,
+            plugin.TIMEOUT: str(self.timeout_s),
+        }
+
+
+def _read(file: Path) -> dict[str, Outcome]:
+    if not file.exists():
+        return {}
+    lines = map(json.loads, file.read_text().splitlines())
+    return {line["test"]: Outcome(line["outcome"], line["reason"]) for line in lines}

@@ -1,0 +1,62 @@
+"""What the suites need, in a cache folder: sources from the package registry, and an environment to run them in."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+from importlib import metadata
+from pathlib import Path
+
+# Of the suites' own requirements, those without which tests on Redis would be left out.
+_NEEDED = (
+    *("celery", "kombu[redis,msgpack]", "redis", "hiredis", "kafka-python", "pytest", "pytest-celery"),
+    *("pytest-timeout", "cryptography", "django", "psutil", "pydantic", "python-dateutil", "sqlalchemy"),
+)
+
+
+def fetch_suite(package: str, cache: Path, side: str) -> Path:
+    """A folder with the tests of the installed version of `package`, fresh, for one side alone.
+
+    Only `t/` and the settings of pytest are unpacked: the code under test is what is installed.
+    """
+    version = metadata.version(package)
+    cache.mkdir(parents=True, exist_ok=True)
+    archive = cache / f"{package}-{version}.tar.gz"
+    if not archive.exists():
+        source = ["--no-binary", ":all:", "--no-deps", f"{package}=={version}"]
+        _pip(sys.executable, "download", "--dest", str(cache), *source)
+    folder = cache / f"{package}-{side}"
+    shutil.rmtree(folder, ignore_errors=True)
+    with tarfile.open(archive) as tar:
+        tar.extractall(cache / f"{package}-{side}", members=_tests_of(tar), filter="data")
+    return folder / f"{package}-{version}"
+
+
+def _tests_of(tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
+    kept = {"t", "pyproject.toml", "setup.cfg"}
+    return [member for member in tar if len(parts := Path(member.name).parts) > 1 and parts[1] in kept]
+
+
+def make_environment(cache: Path) -> Path:
+    """The Python of a virtual environment with what the suites need, in the versions installed here where they are."""
+    folder = cache / "venv"
+    python = folder / "bin" / "python"
+    installed = sorted(f"{each.name}=={each.version}" for each in metadata.distributions())
+    wanted = "\n".join([sys.version, *_NEEDED, *installed])
+    made_of = folder / "made-of.txt"
+    if made_of.exists() and made_of.read_text() == wanted:
+        return python
+    venv.create(folder, clear=True, with_pip=True)
+    constraints = folder / "constraints.txt"
+    constraints.write_text("\n".join(line for line in installed if not line.startswith("rebound-celery")))
+    _pip(str(python), "install", "--constraint", str(constraints), *_NEEDED)
+    made_of.write_text(wanted)
+    return python
+
+
+def _pip(python: str, *arguments: str) -> None:
+    command = [python, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
+    subprocess.run(command, check=True, stdout=sys.stderr)
