@@ -14,7 +14,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .compare import Comparison, compare, table
 from .sides import OURS, STOCK, Run, Side
@@ -42,7 +42,10 @@ def _run_suite(suite: str, options: argparse.Namespace, python: Path) -> int:
             return list(pool.map(lambda side: _run_side(side, tests, expression), sides))
 
     first = run(files, options.k)
-    summary = {"suite": suite, **{name: found.count() for name, found in zip(names, first, strict=True)}}
+    summary: dict[str, Any] = {
+        "suite": suite,
+        **{name: found.count() for name, found in zip(names, first, strict=True)},
+    }
     if OURS in names:
         summary["parked"] = first[-1].parked
     if options.side is not None:

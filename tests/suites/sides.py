@@ -60,7 +60,7 @@ class Side:
 
         Each file is a process: the suites share one worker a session, and a test that breaks it would break all others.
         """
-        command = [self.python, "-m", "pytest", "-p", "tests.suites.plugin", "-p", "no:cacheprovider", "-v"]
+        command = [str(self.python), "-m", "pytest", "-p", "tests.suites.plugin", "-p", "no:cacheprovider", "-v"]
         command += ["-k", expression] if expression else []
         with tempfile.TemporaryDirectory() as scratch, local_redis() as server, self.log.open("ab") as log:
             outcomes, parked = Path(scratch, "outcomes"), Path(scratch, "parked")

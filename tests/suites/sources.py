@@ -26,7 +26,7 @@ def fetch_suite(package: str, cache: Path, side: str) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     archive = cache / f"{package}-{version}.tar.gz"
     if not archive.exists():
-        source = ["--no-binary", ":all:", "--no-deps", f"{package}=={version}"]
+        source = ["--no-binary", package, "--no-deps", f"{package}=={version}"]
         _pip(sys.executable, "download", "--dest", str(cache), *source)
     folder = cache / f"{package}-{side}"
     shutil.rmtree(folder, ignore_errors=True)
