@@ -359,9 +359,7 @@ def test_slow_handlers_do_not_cost_the_membership(fix: Fixture, make_topic: Any,
     assert consumer.stats().errors == 0
 
 
-def test_a_second_consumer_takes_its_share_without_loss(
-    fix: Fixture, make_topic: Any, produce: Any
-) -> None:
+def test_a_second_consumer_takes_its_share_without_loss(fix: Fixture, make_topic: Any, produce: Any) -> None:
     topic = make_topic(4)
     produce(topic, numbers(1200, keys=97))
     handled: Counter[int] = Counter()
