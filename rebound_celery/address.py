@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from .errors import InvalidSettingError
+from .interned import interned
 
 #: Kafka's own rule: org.apache.kafka.common.internals.Topic.
 _TOPIC_FORM = re.compile(r"[a-zA-Z0-9._-]{1,249}")
@@ -72,8 +73,12 @@ class KafkaAddress:
         return f"kafka:{self.topic}"
 
     def to_wire(self) -> dict[str, Any]:
-        wire = {"topic": self.topic, "brokers": self.brokers, "partition": self.partition}
-        return {name: value for name, value in wire.items() if value is not None}
+        wire: dict[str, Any] = {"topic": self.topic}
+        if self.brokers is not None:
+            wire["brokers"] = self.brokers
+        if self.partition is not None:
+            wire["partition"] = self.partition
+        return wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +127,11 @@ Address = KafkaAddress | HttpAddress | DeadSetAddress
 
 DEAD_SET = DeadSetAddress()
 
+_kafka = interned(KafkaAddress)
+_http = interned(HttpAddress)
 
+
+@interned
 def _from_url(text: str, kind: str | None, field: str) -> Address:
     scheme, separator, rest = text.partition("://")
     if not separator and kind == "kafka":
@@ -148,12 +157,12 @@ def _from_mapping(fields: Mapping[str, Any], field: str) -> Address:
             f"{sorted(map(str, unknown))[0]!r} is unknown; it takes host, port, topic, partition or url",
         )
     if fields.get("url"):
-        return HttpAddress(fields["url"])
+        return _http(fields["url"])
     brokers = fields.get("brokers")
     if fields.get("host"):
         port = fields.get("port")
         brokers = f"{fields['host']}:{9092 if port is None else port}"
-    return KafkaAddress(fields.get("topic"), brokers, fields.get("partition"))  # type: ignore[arg-type]
+    return _kafka(fields.get("topic"), brokers, fields.get("partition"))
 
 
 def parse_address(value: object, *, kind: str | None = None, field: str = "destination") -> Address:

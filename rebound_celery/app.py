@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from typing import Any, cast
 
@@ -20,19 +19,20 @@ from kombu import Exchange, Queue
 from . import installed
 from .address import DEAD_SET, Address, KafkaAddress, parse_address
 from .config import PREFIX, Settings
-from .delivery.publisher import PRIORITY_HIGH, PRIORITY_NORMAL, Publisher
+from .delivery.publisher import Publisher
 from .delivery.task import DeliverTask, Destinations, PerProcess
+from .delivery.task_message import PRIORITY_HIGH, PRIORITY_NORMAL
 from .destinations.dead_set import DeadSet
 from .errors import InvalidSettingError, ReboundError
-from .message import Failure, Message, dead_letter_topic, normalize_headers
-from .policy import MAX_RETRIES_LIMIT, Retry, RetryPolicy
+from .message import Failure, Message, dead_letter_topic, new_id, normalize_headers
+from .policy import MAX_RETRIES_LIMIT, Retry, policy_of
 from .schedule.install import install_schedule
 
 #: How many messages `schedule_retries` stores in one round trip.
 _CHUNK = 1000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class RetryRequest:
     """The arguments of `schedule_retry`, as `schedule_retries` takes many of them; see there for their meaning."""
 
@@ -53,7 +53,7 @@ class RetryRequest:
 
     def to_message(self, settings: Settings, now_ms: int) -> tuple[Message, int]:
         """The message and its due time; raises InvalidSettingError for what cannot be used."""
-        policy = RetryPolicy(
+        policy = policy_of(
             settings.max_retries if self.max_retries is None else self.max_retries,
             settings.base_delay if self.base_delay is None else self.base_delay,
         )
@@ -64,7 +64,7 @@ class RetryRequest:
         value, content_type = _encode(self.message_data)
         decision = policy.decide(attempt, now_ms)
         message = Message(
-            id=_text_or_none("id", self.id) or str(uuid.uuid4()),
+            id=_text_or_none("id", self.id) or new_id(),
             value=value,
             key=_encode_key(self.key),
             headers=_headers(self.headers),
@@ -86,9 +86,7 @@ class RetryRequest:
         if self.dead_destination is not None:
             return parse_address(self.dead_destination, field="dead_destination")
         if isinstance(destination, KafkaAddress):
-            return replace(
-                dead_letter_topic(destination.topic, settings.dead_letter_suffix), brokers=destination.brokers
-            )
+            return dead_letter_topic(destination.topic, settings.dead_letter_suffix, destination.brokers)
         return DEAD_SET
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import os
 import traceback
 import uuid
 from collections.abc import Iterable, Mapping
@@ -13,7 +14,8 @@ from typing import Any
 
 from .address import DEAD_SET, Address, KafkaAddress, parse_address
 from .errors import WireFormatError
-from .policy import MAX_RETRIES_LIMIT, RetryPolicy
+from .interned import interned
+from .policy import MAX_RETRIES_LIMIT, policy_of
 
 #: Raised when the wire form changes in a way that older workers cannot read.
 WIRE_VERSION = 1
@@ -26,6 +28,9 @@ MAX_STACKTRACE = 8_000
 _ID_NAMESPACE = uuid.UUID("9c3d7f54-72f4-5d46-a8db-154ef957a565")
 
 Headers = tuple[tuple[str, bytes | None], ...]
+
+#: The fields of a message that travel as they are, where they are not None.
+_WORDS = ("reason", "group", "first_failed_at", "content_type", "source", "client_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +80,17 @@ def derive_id(*parts: object) -> str:
     """A stable id: the same parts always give the same one, in any process."""
     # uuid.uuid5, written out: made for every record, its two UUID objects took a sixth of a consumer's loop.
     name = "\0".join(map(str, parts)).encode()
-    digest = hashlib.sha1(_ID_NAMESPACE.bytes + name, usedforsecurity=False).hexdigest()
-    variant = "89ab"[int(digest[16], 16) & 3]
-    return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
+    return _uuid(hashlib.sha1(_ID_NAMESPACE.bytes + name, usedforsecurity=False).hexdigest(), 5)
+
+
+def new_id() -> str:
+    """An id like no other: uuid.uuid4, written out likewise."""
+    return _uuid(os.urandom(16).hex(), 4)
+
+
+def _uuid(digits: str, version: int) -> str:
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-{version}{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,27 +187,27 @@ class Message:
         wire: dict[str, Any] = {
             "v": WIRE_VERSION,
             "id": self.id,
-            "value": _pack(self.value),
-            "key": _pack(self.key),
-            "headers": [[name, _pack(value)] for name, value in self.headers] or None,
             "destination": self.destination.to_wire(),
             "dead_destination": self.dead_destination.to_wire(),
             "attempt": self.attempt,
             "max_retries": self.max_retries,
             "base_delay": self.base_delay,
-            "reason": self.reason,
-            "group": self.group,
-            "first_failed_at": self.first_failed_at,
-            "content_type": self.content_type,
-            "source": self.source,
-            "client_id": self.client_id,
         }
+        if self.value is not None:
+            wire["value"] = _pack(self.value)
+        if self.key is not None:
+            wire["key"] = _pack(self.key)
+        if self.headers:
+            wire["headers"] = [[name, _pack(value)] for name, value in self.headers]
+        for name in _WORDS:
+            if (word := getattr(self, name)) is not None:
+                wire[name] = word
         if self.failure is not None:
             wire["failure"] = [self.failure.exception_class, self.failure.message, self.failure.stacktrace]
         if self.origin is not None:
             origin = self.origin
             wire["origin"] = [origin.topic, origin.partition, origin.offset, origin.timestamp]
-        return {name: value for name, value in wire.items() if value is not None}
+        return wire
 
     @classmethod
     def from_wire(cls, wire: object) -> Message:
@@ -212,7 +225,7 @@ class Message:
             )
         try:
             # The worker decides by these what comes after a failed delivery: an error there would be too late.
-            policy = RetryPolicy(int(wire["max_retries"]), float(wire["base_delay"]))
+            policy = policy_of(int(wire["max_retries"]), float(wire["base_delay"]))
             return cls(
                 id=_text(wire["id"]),
                 value=_unpack(wire.get("value")),
@@ -223,22 +236,18 @@ class Message:
                 attempt=_attempt(wire["attempt"]),
                 max_retries=policy.max_retries,
                 base_delay=policy.base_delay,
-                reason=wire.get("reason"),
                 failure=Failure(*wire["failure"]) if "failure" in wire else None,
-                group=wire.get("group"),
                 origin=Origin(*wire["origin"]) if "origin" in wire else None,
-                first_failed_at=wire.get("first_failed_at"),
-                content_type=wire.get("content_type"),
-                source=wire.get("source"),
-                client_id=wire.get("client_id"),
+                **{name: wire[name] for name in _WORDS if name in wire},
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise WireFormatError(f"a stored message is damaged: {error!r}") from error
 
 
-def dead_letter_topic(topic: str, suffix: str) -> KafkaAddress:
+@interned
+def dead_letter_topic(topic: str, suffix: str, brokers: str | None = None) -> KafkaAddress:
     """The dead letter topic of `topic`, cut to the length that Kafka allows."""
-    return KafkaAddress(topic[: 249 - len(suffix)] + suffix)
+    return KafkaAddress(topic[: 249 - len(suffix)] + suffix, brokers)
 
 
 def normalize_headers(headers: Mapping[str, Any] | Iterable[tuple[str, Any]] | None) -> Headers:

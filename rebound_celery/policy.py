@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .errors import InvalidSettingError
+from .interned import interned
 
 MAX_RETRIES_LIMIT = 100
 BASE_DELAY_MIN_S = 1
@@ -79,3 +80,7 @@ class RetryPolicy:
         if attempt > self.max_retries:
             return DeadLetter("retries-exhausted")
         return Retry(due_ms=now_ms + round(self.delay_s(attempt) * 1000), attempt=attempt + 1)
+
+
+#: A policy by its values; see `interned`.
+policy_of = interned(RetryPolicy)

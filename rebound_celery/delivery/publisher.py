@@ -1,27 +1,15 @@
-"""Storing retries: each becomes the Celery message of a delivery task, as `apply_async(eta=...)` would send it.
-
-`apply_async` rebuilds for each call what is the same for all retries. Here that part is made once, from Celery's own
-`app.amqp`, and only what differs is filled in; a test holds the result against what `apply_async` sends, field by
-field.
-"""
+"""Storing retries: connections to the app's broker, and the delivery tasks and their events that go over them."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from contextlib import contextmanager, suppress
 from typing import Any
-from weakref import WeakKeyDictionary
 
-from celery import signals
-from celery.events import Event
-from kombu import Producer, serialization
+from kombu import Producer
 from kombu.common import maybe_declare
 from kombu.exceptions import KombuError
 from kombu.utils.url import maybe_sanitize_url
@@ -30,16 +18,7 @@ from redis.exceptions import RedisError
 
 from ..errors import NotStoredError, UnreachableError
 from ..message import Message
-from .strategy import KIND_HEADER
-
-TASK_NAME = "rebound.deliver"
-
-#: kombu's Redis priorities run from 0, the highest, to 9.
-PRIORITY_HIGH = 0
-PRIORITY_NORMAL = 3
-
-#: Messages a pipeline sends at once; bounds the memory that their replies and buffers take.
-_BATCH_SIZE = 1000
+from .task_message import PRIORITY_NORMAL, Delivery, TaskMessages
 
 #: Seconds. Without them a lost network would hold the caller for ever: kombu's default is no time-out.
 _SOCKET_TIMEOUTS = {"socket_timeout": 10.0, "socket_connect_timeout": 5.0}
@@ -47,18 +26,6 @@ _SOCKET_TIMEOUTS = {"socket_timeout": 10.0, "socket_connect_timeout": 5.0}
 _FAULTS = (KombuError, RedisError, OSError)
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A delivery task to store: its message, when it is due (Unix milliseconds; what has passed means at once), its id,
-    how often it was retried, and its priority."""
-
-    message: Message
-    due_ms: int
-    task_id: str
-    retries: int = 0
-    priority: int = PRIORITY_NORMAL
 
 
 class Publisher:
@@ -72,10 +39,9 @@ class Publisher:
     def __init__(self, app: Any, queue: str) -> None:
         self._app = app
         self._queue = queue
+        self._messages = TaskMessages(app, queue)
         self._idle: deque[Producer] = deque()
-        self._event_batches: WeakKeyDictionary[Producer, Any] = WeakKeyDictionary()
         self._pid: int | None = None
-        self._template: dict[str, Any] | None = None
 
     def publish(self, retries: Sequence[tuple[Message, int]], *, priority: int = PRIORITY_NORMAL) -> None:
         """Store messages, each with its due time in Unix milliseconds; returns once Redis has all of them.
@@ -85,15 +51,17 @@ class Publisher:
         Raises:
             NotStoredError: if Redis is away or refuses; any of them may be stored.
         """
-        self.publish_tasks([Task(message, due_ms, message.task_id, priority=priority) for message, due_ms in retries])
+        self.publish_tasks(
+            [Delivery(message, due_ms, message.task_id, priority=priority) for message, due_ms in retries]
+        )
 
-    def publish_tasks(self, tasks: Sequence[Task]) -> None:
+    def publish_tasks(self, deliveries: Sequence[Delivery]) -> None:
         """Store tasks as they are, also such as exist already and go on; see `publish`."""
-        if not tasks:
+        if not deliveries:
             return
         try:
             with self._producer() as producer:
-                self._publish(producer, tasks)
+                self._publish(producer, deliveries)
         except _FAULTS as error:
             raise NotStoredError(f"Redis at {self.address} did not take the retry: {error}") from error
 
@@ -145,182 +113,21 @@ class Publisher:
         connection = self._app.connection_for_write(transport_options=options)
         return Producer(connection.default_channel, auto_declare=False)
 
-    def _publish(self, producer: Producer, tasks: Sequence[Task]) -> None:
+    def _publish(self, producer: Producer, deliveries: Sequence[Delivery]) -> None:
         channel = producer.channel
-        now_ms = time.time_ns() // 1_000_000
-        prepared = [self._prepare(task, now_ms) for task in tasks]
-        sends_events = self._app.conf.task_send_sent_event
-        if len(prepared) == 1 and sends_events and hasattr(channel, "publish_with_event"):
-            event, exchange, routing_key = self._event_message(self._events(prepared))
+        messages = self._messages.make(deliveries)
+        events = self._messages.events(messages) if self._app.conf.task_send_sent_event else []
+        for _, exchange, _ in events[:1]:
             maybe_declare(exchange, channel)
-            channel.publish_with_event(prepared[0], self._queue, event, exchange.name, routing_key)
-            sends_events = False
-        elif len(prepared) > 1 and hasattr(channel, "create_publish_batch"):
-            batch = channel.create_publish_batch(_BATCH_SIZE)
-            try:
-                for payload in prepared:
-                    batch.publish(payload, exchange="", routing_key=self._queue)
-                batch.flush()
-            finally:
-                batch.close()
-        else:
-            for payload in prepared:
-                channel.basic_publish(payload, exchange="", routing_key=self._queue)
-        self._send_signals(prepared)
-        if sends_events:
-            self._send_events(producer, prepared)
-
-    def _prepare(self, task: Task, now_ms: int) -> dict[str, Any]:
-        """The message as kombu's channel takes it."""
-        template = self._template or self._make_template()
-        message, task_id = task.message, task.task_id
-        headers = dict(template["headers"])
-        headers.update(id=task_id, root_id=task_id, argsrepr=str(message), retries=task.retries)
-        headers[KIND_HEADER] = message.target.kind
-        if task.due_ms > now_ms:
-            headers["eta"] = datetime.fromtimestamp(task.due_ms / 1000, UTC).isoformat()
-        parent = self._app.current_worker_task
-        if parent is not None:
-            headers["root_id"] = parent.request.root_id or parent.request.id
-            headers["parent_id"] = parent.request.id
-        properties = {
-            **template["properties"],
-            "correlation_id": task_id,
-            "reply_to": self._app.thread_oid,
-            "priority": task.priority,
-            "delivery_info": {},
-        }
-        body: Any = ((message.to_wire(),), {}, template["embed"])
-        if signals.before_task_publish.receivers:
-            # Tracing instruments add their context here.
-            signals.before_task_publish.send(
-                sender=TASK_NAME,
-                body=body,
-                exchange="",
-                routing_key=self._queue,
-                declare=[],
-                headers=headers,
-                properties=properties,
-                retry_policy={},
-            )
-        content_type, content_encoding, encoded = self._encode(body)
-        return {
-            "body": encoded,
-            "content-encoding": content_encoding,
-            "content-type": content_type,
-            "headers": headers,
-            "properties": properties,
-        }
-
-    def _encode(self, body: Any) -> tuple[str, str, str | bytes]:
-        """A body in the form that this app's workers accept."""
-        serializer = self._app.conf.task_serializer
-        if serializer == "json":
-            return "application/json", "utf-8", json.dumps(body)
-        content_type, content_encoding, encoded = serialization.dumps(body, serializer)
-        return content_type, content_encoding, encoded
-
-    def _make_template(self) -> dict[str, Any]:
-        task = self._app.tasks[TASK_NAME]
-        headers, properties, body, _event = self._app.amqp.as_task_v2(
-            "",
-            TASK_NAME,
-            args=(),
-            kwargs={},
-            time_limit=task.time_limit,
-            soft_time_limit=task.soft_time_limit,
-            ignore_result=task.ignore_result,
-        )
-        headers["kwargsrepr"] = "{}"
-        properties = {**properties, "delivery_mode": 2}
-        self._template = {"headers": headers, "properties": properties, "embed": body[2]}
-        return self._template
-
-    def _send_signals(self, prepared: Sequence[dict[str, Any]]) -> None:
-        if not signals.after_task_publish.receivers:
+        if hasattr(channel, "schedule"):
+            due = [(message, delivery.due_ms) for message, delivery in zip(messages, deliveries, strict=True)]
+            channel.schedule(self._queue, due, [(event, exchange.name, key) for event, exchange, key in events])
+            self._messages.tell(messages)
             return
-        for payload in prepared:
-            signals.after_task_publish.send(
-                sender=TASK_NAME,
-                body=payload["body"],
-                headers=payload["headers"],
-                exchange="",
-                routing_key=self._queue,
-            )
-
-    def _send_events(self, producer: Producer, prepared: Sequence[dict[str, Any]]) -> None:
-        """Tell those who watch, such as Flower, what was stored. It is stored by now, whatever fails here."""
-        events = self._events(prepared)
-        try:
-            for start in range(0, len(events), _BATCH_SIZE):
-                message, exchange, routing_key = self._event_message(events[start : start + _BATCH_SIZE])
-                batch = self._event_batch(producer, exchange)
-                batch.publish(message, exchange=exchange.name, routing_key=routing_key)
-                batch.flush()
-        except _FAULTS as error:
-            # A batch that failed once takes nothing more.
-            self._event_batches.pop(producer, None)
-            logger.debug("task-sent events were not sent: %s", error)
-
-    def _events(self, prepared: Sequence[dict[str, Any]]) -> list[Any]:
-        dispatcher = self._app.amqp._event_dispatcher  # noqa: SLF001 - the one that apply_async uses
-        return [
-            Event(
-                "task-sent",
-                hostname=dispatcher.hostname,
-                utcoffset=0,
-                pid=dispatcher.pid,
-                clock=dispatcher.clock.forward(),
-                uuid=headers["id"],
-                root_id=headers["root_id"],
-                parent_id=headers["parent_id"],
-                name=TASK_NAME,
-                args=headers["argsrepr"],
-                kwargs=headers["kwargsrepr"],
-                retries=headers["retries"],
-                eta=headers["eta"],
-                expires=headers["expires"],
-                queue=self._queue,
-                exchange="",
-                routing_key=self._queue,
-            )
-            for headers in (payload["headers"] for payload in prepared)
-        ]
-
-    def _event_message(self, events: Sequence[Any]) -> tuple[dict[str, Any], Any, str]:
-        """Events as one message, with its exchange and routing key."""
-        dispatcher = self._app.amqp._event_dispatcher  # noqa: SLF001
-        # A list under "task.multi" is how Celery's own dispatcher sends many events as one.
-        several = len(events) > 1
-        content_type, encoding, body = serialization.dumps(
-            events if several else events[0], serializer=dispatcher.serializer
-        )
-        message = {
-            "body": body,
-            "content-encoding": encoding,
-            "content-type": content_type,
-            "headers": dict(dispatcher.headers or ()),
-            "properties": {"delivery_mode": dispatcher.delivery_mode, "priority": 0, "delivery_info": {}},
-        }
-        return message, dispatcher.exchange, "task.multi" if several else "task.sent"
-
-    def _event_batch(self, producer: Producer, exchange: Any) -> Any:
-        """What sends events over this producer's channel. It is kept: else kombu makes a new Redis client for each
-        event, which costs more than storing the task."""
-        batch = self._event_batches.get(producer)
-        if batch is None:
-            channel = producer.channel
-            maybe_declare(exchange, channel)
-            make = getattr(channel, "create_publish_batch", None)
-            batch = self._event_batches[producer] = _Unbatched(channel) if make is None else make(_BATCH_SIZE)
-        return batch
-
-
-class _Unbatched:
-    """Stands for a publish batch where the broker has none, such as kombu's memory transport."""
-
-    def __init__(self, channel: Any) -> None:
-        self.publish = channel.basic_publish
-
-    def flush(self) -> None:
-        """All is sent."""
+        # A broker without the schedule, such as kombu's memory transport.
+        for message in messages:
+            channel.basic_publish(message, exchange="", routing_key=self._queue)
+        self._messages.tell(messages)
+        with suppress(*_FAULTS):  # what the events tell of is stored by now
+            for event, exchange, key in events:
+                channel.basic_publish(event, exchange=exchange.name, routing_key=key)

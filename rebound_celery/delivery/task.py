@@ -22,10 +22,10 @@ from ..destinations import Destination
 from ..destinations.dead_set import DeadSet
 from ..errors import DeliveryError, NotStoredError, WireFormatError
 from ..message import Message
-from . import publisher
 from .batch import End, Item, Result, Waiting, deliver
-from .publisher import TASK_NAME, Publisher
+from .publisher import Publisher
 from .strategy import strategy
+from .task_message import TASK_NAME, Delivery
 
 #: What no setting of the app's may change in the delivery task.
 PROMISED = (
@@ -173,7 +173,7 @@ class DeliverTask(Task):
         now_ms = time.time_ns() // 1_000_000
         self.publisher().publish_tasks(
             [
-                publisher.Task(
+                Delivery(
                     step.message,
                     now_ms + round(step.delay_s * 1000),
                     step.item.task_id,
@@ -190,7 +190,7 @@ class DeliverTask(Task):
             args = self._decode(request.body, request.content_type, request.content_encoding)
             message = Message.from_wire(args[0][0])
             if message.reason is None:
-                self.publisher().publish_tasks([publisher.Task(message.dead("worker-lost"), 0, request.id)])
+                self.publisher().publish_tasks([Delivery(message.dead("worker-lost"), 0, request.id)])
             else:
                 # Writing its dead letter costs workers too: it stays in Redis, where nothing is done with it.
                 self.destinations.get().dead_set.send([message])

@@ -11,8 +11,8 @@ from celery import Celery
 
 from ..config import Settings
 from ..consumer.connect import SHARED_OPTIONS
-from ..delivery.publisher import TASK_NAME
 from ..delivery.task import PROMISED, DeliverTask
+from ..delivery.task_message import TASK_NAME
 from ..errors import ReboundError
 from ..message import dead_letter_topic
 from ..schedule import redis_risks

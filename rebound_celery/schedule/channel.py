@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -89,23 +90,39 @@ class Channel(kombu_redis.Channel):
         else:
             batch.park(queue, step, entry)
 
-    def publish_with_event(
-        self, message: dict[str, Any], queue: str, event: dict[str, Any], exchange: str, routing_key: str
+    def schedule(
+        self,
+        queue: str,
+        messages: Sequence[tuple[dict[str, Any], int]],
+        events: Sequence[tuple[dict[str, Any], str, str]],
     ) -> None:
-        """Publish a message to a queue, and an event to an exchange, in one round trip where the message is parked."""
-        self._inplace_augment_message(message, "", queue)
-        entry = self._entry(queue, message)
-        if entry is None:
-            super()._put(queue, message)
-            self.basic_publish(event, exchange=exchange, routing_key=routing_key)
-            return
+        """Publish messages to a leased queue, and events about them, in one round trip.
+
+        Args:
+            queue: the queue's name.
+            messages: each as `prepare_message` makes it, its body text or bytes, and its due time in Unix milliseconds.
+            events: messages with their exchange and routing key. They are sent after the others, and nobody asks what
+                became of them.
+        """
+        by_step: dict[int, list[tuple[str, int, bytes]]] = {}
+        for message, due_ms in messages:
+            properties = message["properties"]
+            # As basic_publish does it, but for base64, which the stored form would only take off again.
+            message["body"], properties["body_encoding"] = self.encode_body(
+                message["body"], None if isinstance(message["body"], str) else self.body_encoding
+            )
+            properties["delivery_info"] = {"exchange": "", "routing_key": queue}
+            step = self.priority(self._get_message_priority(message, reverse=False))
+            by_step.setdefault(step, []).append((message["headers"]["id"], due_ms, stored.encode(message)))
         collected = _Collected()
-        self.basic_publish(event, exchange=exchange, routing_key=routing_key, _publish_batch=collected)
+        for event, exchange, routing_key in events:
+            self.basic_publish(event, exchange=exchange, routing_key=routing_key, _publish_batch=collected)
         along = collected.commands
         if self.global_keyprefix:
             along = [self.client._prefix_args(command) for command in along]  # noqa: SLF001 - as kombu does
-        step = self.priority(self._get_message_priority(message, reverse=False))
-        self.store_of(queue).park([entry], step, along=along)
+        for step, entries in by_step.items():
+            self.store_of(queue).park(entries, step, along=along)
+            along = []
 
     def _entry(self, queue: str, message: dict[str, Any]) -> tuple[str, int, bytes] | None:
         """The message as the schedule takes it, or None if it belongs on the ordinary list."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import chain
 from typing import Any, TypeVar
 
 from redis import exceptions
@@ -94,18 +95,12 @@ class Store:
         """
         keys = self.keys
         others = [keys.waiting(other) for other in keys.steps if other != step]
-        added = 0
-        for chunk in _chunks(entries):
-            arguments: list[Any] = [MAX_SLEEP_MS, int(keep)]
-            for entry in chunk:
-                arguments += entry
-            added += self._call("park", [keys.messages, keys.wake, keys.waiting(step), *others], arguments, along)
-            along = ()
-        return added
+        calls = [[MAX_SLEEP_MS, int(keep), *chain.from_iterable(chunk)] for chunk in _chunks(entries)]
+        return sum(self._run("park", [keys.messages, keys.wake, keys.waiting(step), *others], calls, along))
 
     def claim(self, limit: int, lease_ms: int, max_losses: int) -> Claim:
         """Lease at most `limit` messages that are due, the most urgent and oldest first."""
-        reply = self._call("claim", self._common, [lease_ms, min(limit, CHUNK), max_losses])
+        (reply,) = self._run("claim", self._common, [[lease_ms, min(limit, CHUNK), max_losses]])
         next_due, dead, *rest = reply
         messages = [Claimed(rest[i], rest[i + 1], rest[i + 2]) for i in range(0, len(rest), 3)]
         return Claim(messages, dead, None if next_due < 0 else next_due)
@@ -113,17 +108,12 @@ class Store:
     def settle(self, ends: Sequence[tuple[bytes, bytes, str]]) -> int:
         """End leases: (id, token, what), where what is "done", "release" (as if the lease had not been), "lost" (as
         if it had run out), or the reason of a dead letter."""
-        return sum(
-            self._call("settle", self._common, [part for end in chunk for part in end]) for chunk in _chunks(ends)
-        )
+        return sum(self._run("settle", self._common, [list(chain.from_iterable(chunk)) for chunk in _chunks(ends)]))
 
     def renew(self, leases: Sequence[tuple[bytes, bytes]], lease_ms: int) -> int:
         """Make leases, each (id, nonce), last `lease_ms` from now. Returns how many go on."""
         keys = [self.keys.messages, *self.keys.all_waiting()]
-        return sum(
-            self._call("renew", keys, [lease_ms, *(part for lease in chunk for part in lease)])
-            for chunk in _chunks(leases)
-        )
+        return sum(self._run("renew", keys, [[lease_ms, *chain.from_iterable(chunk)] for chunk in _chunks(leases)]))
 
     def cancel(self, *ids: str | bytes) -> int:
         """Remove messages, waiting or leased; returns how many there were."""
@@ -133,7 +123,7 @@ class Store:
         """Remove messages that no worker holds; gives the stored form of each."""
         keys = [self.keys.messages, *self.keys.all_waiting()]
         for chunk in _chunks(ids):
-            yield from self._call("withdraw", keys, chunk)
+            yield from self._run("withdraw", keys, [chunk])[0]
 
     def run_now(self, *ids: str | bytes) -> int:
         """Make waiting messages due; returns how many."""
@@ -145,7 +135,7 @@ class Store:
 
     def _move(self, due: int | str, ids: Sequence[str | bytes]) -> int:
         keys = [self.keys.messages, self.keys.wake, *self.keys.all_waiting()]
-        return sum(self._call("move", keys, [due, *chunk]) for chunk in _chunks(ids))
+        return sum(self._run("move", keys, [[due, *chunk] for chunk in _chunks(ids)]))
 
     def show(self, identity: str) -> Waiting | None:
         """One entry by its id, or None."""
@@ -206,10 +196,10 @@ class Store:
         letter = self._client.hget(self.keys.dead, identity)
         return None if letter is None else letter.partition(b"\n")[2]
 
-    def _call(
-        self, name: str, keys: Sequence[str], arguments: Iterable[Any], along: Sequence[Sequence[Any]] = ()
-    ) -> Any:
-        return run_script(self._client, name, keys, list(arguments), along)
+    def _run(
+        self, name: str, keys: Sequence[str], calls: Sequence[Sequence[Any]], along: Sequence[Sequence[Any]] = ()
+    ) -> Sequence[Any]:
+        return run_script(self._client, name, keys, calls, along)
 
 
 def _waiting(identity: bytes, raw: bytes, score: float, now_ms: int) -> Waiting:
@@ -225,39 +215,60 @@ _hashes: dict[str, str] = {}
 
 
 def run_script(
-    client: Any, name: str, keys: Sequence[str], arguments: Sequence[Any], along: Sequence[Sequence[Any]] = ()
-) -> Any:
-    """Run one of the schedule's scripts; load it where the server does not have it. See `Store.park` for `along`."""
+    client: Any, name: str, keys: Sequence[str], calls: Sequence[Sequence[Any]], along: Sequence[Sequence[Any]] = ()
+) -> list[Any]:
+    """Run one of the schedule's scripts for each of `calls`, its arguments, and return what each answered.
+
+    All are sent before the first answer is read: Redis works on one while the next is packed. A server that does not
+    have the script is given it. See `Store.park` for `along`.
+
+    Raises:
+        ResponseError: the first error that was an answer; other calls may have run.
+    """
+    if not calls:
+        return []
     digest = _hashes.get(name)
-    if digest is not None:
-        try:
-            return _evalsha(client, digest, keys, arguments, along)
-        except NoScriptError:
-            # Another server, a restarted one, or SCRIPT FLUSH. A script that is not there has not run.
-            digest = None
-    digest = _hashes[name] = _load(client, name)
-    return _evalsha(client, digest, keys, arguments)
+    if digest is None:
+        digest = _hashes[name] = _load(client, name)
+    answers = _evalsha(client, digest, keys, calls, along)
+    # Another server, a restarted one, or SCRIPT FLUSH. A script that is not there has not run.
+    missed = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+    if missed:
+        digest = _hashes[name] = _load(client, name)
+        again = _evalsha(client, digest, keys, [calls[index] for index in missed])
+        for index, answer in zip(missed, again, strict=True):
+            answers[index] = answer
+    for answer in answers:
+        if isinstance(answer, ResponseError):
+            raise answer
+    return answers
 
 
 def _evalsha(
-    client: Any, digest: str, keys: Sequence[str], arguments: Sequence[Any], along: Sequence[Sequence[Any]] = ()
-) -> Any:
+    client: Any, digest: str, keys: Sequence[str], calls: Sequence[Sequence[Any]], along: Sequence[Sequence[Any]] = ()
+) -> list[Any]:
     """As `client.evalsha`, without what redis-py does around every command, which costs as much as the command."""
     pool = client.connection_pool
     connection = pool.get_connection()
     try:
-        commands = [("EVALSHA", digest, len(keys), *keys, *arguments), *along]
-        connection.send_packed_command(connection.pack_commands(commands))
-        reply, *_ = [_read(connection) for _ in commands]
+        *first, last = [("EVALSHA", digest, len(keys), *keys, *call) for call in calls]
+        for command in first:
+            connection.send_packed_command(connection.pack_command(*command))
+        connection.send_packed_command(connection.pack_commands([last, *along]))
+        answers = [_read(connection) for _ in calls]
+        for _ in along:
+            _read(connection)
     except (exceptions.ConnectionError, exceptions.TimeoutError):
         connection.disconnect()
         # As the client's own retries would do: a script that ran though its answer was lost may run again.
-        reply = client.evalsha(digest, len(keys), *keys, *arguments)
+        return [client.evalsha(digest, len(keys), *keys, *call) for call in calls]
+    except BaseException:
+        # A time limit's signal, say: whoever uses the connection next must not read the answers to this.
+        connection.disconnect()
+        raise
     finally:
         pool.release(connection)
-    if isinstance(reply, ResponseError):
-        raise reply
-    return reply
+    return answers
 
 
 def _read(connection: Any) -> Any:

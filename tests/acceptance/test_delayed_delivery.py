@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
+from rebound_celery.schedule import stored
 from tests.servers import RedisServer
 from tests.waiting import wait_until
 
@@ -257,7 +258,7 @@ def test_broken_stored_message_stops_no_other(bench: Bench):
     bench.call("for n in range(20): note.apply_async((n, time.time() + 4), countdown=4)")
     ids = bench.redis.hkeys("rebound:{celery}:messages")
     raw = redis.Redis.from_url(bench.server.url)
-    raw.hset("rebound:{celery}:messages", ids[0], b"\x01garbage that is long enough")
+    raw.hset("rebound:{celery}:messages", ids[0], stored.VERSION + b"garbage that is long enough")
     whole = raw.hget("rebound:{celery}:messages", ids[1])
     raw.hset("rebound:{celery}:messages", ids[1], b"\x7f" + whole[1:])
     worker = bench.worker("threads")

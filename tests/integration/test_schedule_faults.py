@@ -119,24 +119,26 @@ def of_text(text: str) -> bytes:
 #: Cannot be read, or not be made a message.
 BROKEN = {
     "cut after the nonce": stored.VERSION + b"noncenon",
+    "cut in the body": of_text('{"H":{},"P":{},"R":{}}\n' + "body" * 100)[:-4],
     "no deflate": stored.VERSION + b"noncenon" + b"\xff\xff\xff",
     "not JSON": of_text("{"),
     "too deep": of_text("[" * 100_000),
     "a list": of_text("[]"),
-    "no headers": of_text('{"properties": {}}'),
-    "headers of null": of_text('{"headers": null, "properties": {}}'),
-    "headers of text": of_text('{"headers": "x", "properties": {}}'),
-    "properties of null": of_text('{"headers": {}, "properties": null}'),
-    "a body in an unknown encoding": of_text('{"headers": {}, "body": "x", "properties": {"body_encoding": "x"}}'),
-    "a body of bad base64": of_text('{"headers": {}, "body": "x", "properties": {"body_encoding": "base64"}}'),
+    "no headers": of_text('{"P":{},"R":{}}'),
+    "headers of null": of_text('{"H":null,"P":{},"R":{}}'),
+    "headers of text": of_text('{"H":"x","P":{},"R":{}}'),
+    "headers that are no part": of_text('{"h":null,"p":{},"r":{}}'),
+    "properties of null": of_text('{"H":{},"P":null,"R":{}}'),
+    "a body in an unknown encoding": of_text('{"H":{},"P":{"body_encoding":"x"},"R":{}}\nx'),
+    "a body of bad base64": of_text('{"H":{},"P":{"body_encoding":"base64"},"R":{}}\nx'),
 }
 #: A message, but not as Celery makes them.
 ODD = {
-    "nothing": of_text('{"headers": {}, "properties": {}}'),
-    "delivery_info of null": of_text('{"headers": {}, "properties": {"delivery_info": null}}'),
-    "delivery_info a number": of_text('{"headers": {}, "properties": {"delivery_info": 5}}'),
-    "an id that is none": of_text('{"headers": {"id": [], "task": {}}, "properties": {"delivery_info": {}}}'),
-    "a body that is no text": of_text('{"headers": {}, "body": 5, "properties": {"delivery_info": {}}}'),
+    "nothing": of_text('{"H":{},"P":{},"R":{}}'),
+    "delivery_info of null": of_text('{"H":{},"P":{"delivery_info":null},"R":{}}'),
+    "delivery_info a number": of_text('{"H":{},"P":{"delivery_info":5},"R":{}}'),
+    "an id that is none": of_text('{"H":{"id":[],"task":{}},"P":{"delivery_info":{}},"R":{}}'),
+    "a body that is no text": of_text('{"H":{},"P":{"delivery_info":{}},"R":{"body":5}}'),
 }
 
 
@@ -184,7 +186,7 @@ def test_broken_stored_messages_stop_no_worker(
 
 
 def test_message_of_an_unknown_version_is_left_in_place_whole(app: Celery, store: Store, client: redis.Redis):
-    unknown = b"\x02" + b"whatever that version says"
+    unknown = b"\x7f" + b"whatever that version says"
     store.park([("unknown", now_ms() - 10, unknown)], 0)
     (good,) = send(app, countdown=0.1)
 

@@ -13,7 +13,7 @@ import rebound_celery
 ROOT = Path(rebound_celery.__file__).parent
 STAGES = {"consumer", "schedule", "delivery"}
 #: What every part may import, beside itself.
-COMMON = {"address", "config", "errors", "headers", "installed", "message", "policy"}
+COMMON = {"address", "config", "errors", "headers", "installed", "interned", "message", "policy"}
 ALLOWED = {
     **dict.fromkeys(COMMON, COMMON),
     "consumer": COMMON,

@@ -21,12 +21,111 @@ MESSAGE: dict[str, Any] = {
 DECODED = {**MESSAGE, "body": "[]", "properties": {"body_encoding": None}}
 
 
-#: Written by the first version; a change of the dictionary or the compression's form would make it unreadable.
-GOLDEN = "ab4694a5e0a48bf073353cad95800312ecf04c1013929cc0fa813c34cf62b70600"
+#: A task's message as Celery makes it, and as it comes out again.
+TASK: dict[str, Any] = {
+    "body": "[[1], {}, {}]",
+    "content-type": "application/json",
+    "content-encoding": "utf-8",
+    "headers": {
+        "lang": "py",
+        "task": "shop.charge",
+        "id": "i",
+        "shadow": None,
+        "eta": "2026-01-01T00:00:00+00:00",
+        "expires": None,
+        "group": None,
+        "group_index": None,
+        "retries": 0,
+        "timelimit": [None, None],
+        "root_id": "i",
+        "parent_id": None,
+        "argsrepr": "(1,)",
+        "kwargsrepr": "{}",
+        "origin": "gen1@host",
+        "ignore_result": False,
+        "replaced_task_nesting": 0,
+        "stamped_headers": None,
+        "stamps": {},
+        "mine": [1.5, "\u20ac"],
+    },
+    "properties": {
+        "correlation_id": "i",
+        "reply_to": "r",
+        "delivery_mode": 2,
+        "priority": 3,
+        "delivery_info": {"exchange": "", "routing_key": "celery"},
+        "body_encoding": None,
+    },
+}
+BINARY = {**MESSAGE, "body": "gAWVAA=="}
+DATED = {**TASK, "headers": {**TASK["headers"], "at": datetime(2026, 1, 1, tzinfo=UTC)}}
+
+#: Written by this version; a change of what is usual, of the dictionary or of the compression would make it unreadable.
+GOLDEN = {
+    "task": (
+        (
+            "434d10c519f9057aa0e40d0c2c68286402194869c1c050d7c030041cfdc01480251d80d42325040d431d4da0"
+            "086a8467e4179700057333f34029dd500fe8bf98522383c464a5589c710e321729d28b805cf2633d39350798"
+            "4080910e3413183de0b8378cd55100862610c70200"
+        ),
+        TASK,
+    ),
+    "dated": (
+        (
+            "434d10c519f9057aa0e40d0c2c68286402194869c1c050d7c030041cfdc01480251d80d42325040d431d4da0"
+            "086a8467e4179700057333f34029dd500fe8bf98522383c464501a0779ae5a291e9cf1e2e38161969258920a"
+            "2a2f803ae2e3c131021606274daccea9c59970408e434a3945402ef9492739350798ca8029076826d0c9e004"
+            "6418aba3008c12208e0500"
+        ),
+        DATED,
+    ),
+    "bare": (
+        "ab56f200bb0f92204a80fe03fb3d13c800a700b02a1da50090a2a4fc94caf8d4bce4fc1460f8410dd0510a024a81022f1600",
+        DECODED,
+    ),
+    "binary": (
+        (
+            "ab564a02fbd803ec4a48b22801fa121c02994006381d80d5ea2805801425e5a754c6a7e625e7a7004311e825"
+            "9043cd4c40de09024a0383b181752a0300"
+        ),
+        {**BINARY, "properties": {"body_encoding": "base64"}},
+    ),
+}
 
 
-def test_stored_form_of_version_1_never_changes():
-    assert stored.decode(bytes.fromhex("01" + "0011223344556677" + GOLDEN)) == DECODED
+@pytest.mark.parametrize("name", GOLDEN)
+def test_stored_form_of_version_2_never_changes(name: str):
+    text, message = GOLDEN[name]
+
+    assert stored.decode(bytes.fromhex("02" + "0011223344556677" + text)) == message
+
+
+@pytest.mark.parametrize("message", [TASK, DATED], ids=["task", "dated"])
+def test_message_of_celerys_form_comes_out_as_it_was(message: dict[str, Any]):
+    assert stored.decode(stored.encode(message)) == message
+
+
+@pytest.mark.parametrize("missing", ["headers", "properties", "content-type"])
+def test_message_of_another_form_comes_out_as_it_was(missing: str):
+    """What the stored form leaves out of a task's message is not added to one that never had it."""
+    message = {**TASK, missing: {"strange": 1}} if missing in ("headers", "properties") else dict(TASK)
+    if missing == "content-type":
+        del message["content-type"]
+
+    assert stored.decode(stored.encode(message)) == message
+
+
+@pytest.mark.parametrize("body", ["", "\n", "a\nb", "\ud800", "\u20ac" * 5000, None, {"a": [1]}])
+def test_any_body_comes_out_as_it_was(body: Any):
+    assert stored.decode(stored.encode({**TASK, "body": body}))["body"] == body
+
+
+def test_headers_that_a_task_changes_are_its_own():
+    first = stored.decode(stored.encode(TASK))
+    first["headers"]["stamps"]["mine"] = 1
+    first["headers"]["timelimit"][0] = 5
+
+    assert stored.decode(stored.encode(TASK)) == TASK
 
 
 def test_what_is_encoded_is_decoded_with_a_new_nonce_each_time():
@@ -37,18 +136,17 @@ def test_what_is_encoded_is_decoded_with_a_new_nonce_each_time():
 
 
 def test_body_that_is_no_text_stays_base64():
-    binary = {**MESSAGE, "body": "gAWVAA=="}
+    decoded = stored.decode(stored.encode(BINARY))
 
-    assert stored.decode(stored.encode(binary))["body"] == "gAWVAA=="
-    assert stored.decode(stored.encode(binary))["properties"]["body_encoding"] == "base64"
+    assert (decoded["body"], decoded["properties"]["body_encoding"]) == ("gAWVAA==", "base64")
 
 
 def test_unknown_version_is_told_apart_from_damage():
     whole = stored.encode(MESSAGE)
 
     with pytest.raises(stored.UnknownVersionError):
-        stored.decode(b"\x02" + whole[1:])
-    for damaged in (b"", whole[:5]):
+        stored.decode(b"\x01" + whole[1:])
+    for damaged in (b"", whole[:5], whole[:-1], whole[:-4]):
         with pytest.raises((ValueError, stored.UnknownVersionError)):
             stored.decode(damaged)
     with pytest.raises(ValueError):

@@ -25,7 +25,7 @@ for i = 1, #ARGV, 3 do
           released = true
           if what == 'release' and had > 0 then
             had = had - 1
-            if string.sub(stored, 1, 1) == '\1' then
+            if string.sub(stored, 1, 1) == '\2' then
               -- The next lease will have the same count, so it gets another nonce: this end may be sent again.
               local following = string.char((string.byte(nonce, 8) + 1) % 256)
               local renamed = string.sub(stored, 1, 8) .. following .. string.sub(stored, 10)
