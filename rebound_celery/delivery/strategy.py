@@ -17,11 +17,12 @@ from celery import signals
 from celery.utils.imports import symbol_by_name
 from celery.utils.time import timezone
 from celery.worker.request import create_request_cls
-from celery.worker.state import task_ready, task_reserved
+from celery.worker.state import task_accepted, task_ready, task_reserved
 from celery.worker.strategy import default
 from kombu.asynchronous.timer import to_timestamp
 
 from .batch import End
+from .events import TaskEvents
 
 #: The header that tells a message's kind of destination before it is decoded: slow kinds must not hold quick ones.
 KIND_HEADER = "rebound-kind"
@@ -51,6 +52,8 @@ class Gatherer:
     def __init__(self, task: Any, consumer: Any) -> None:
         self._task = task
         self._consumer = consumer
+        self._events = TaskEvents(consumer.event_dispatcher, task)
+        self._unannounced: list[Any] = []
         self._queues: dict[str, deque[Any]] = defaultdict(deque)
         self._lock = threading.Lock()
         self._quick_jobs = 0
@@ -59,6 +62,7 @@ class Gatherer:
 
     def add(self, request: Any, kind: str) -> None:
         """Take a request; it runs with those that arrive together with it."""
+        self._unannounced.append(request)
         self._queues["slow" if kind in _SLOW_KINDS else "quick"].append(request)
         if not self._armed:
             self._armed = True
@@ -72,8 +76,14 @@ class Gatherer:
     def flush(self) -> None:
         """Give what has been gathered to the pool, as far as it has use for more."""
         self._armed = False
+        self._announce()
         while (job := self._next_job()) is not None:
             self._run(*job)
+
+    def _announce(self) -> None:
+        arrived, self._unannounced = self._unannounced, []
+        if arrived:
+            self._events.send("task-received", map(_as_received, arrived))
 
     def _next_job(self) -> tuple[list[Any], int, Callable[[], None]] | None:
         quick, slow = self._queues["quick"], self._queues["slow"]
@@ -107,10 +117,10 @@ class Gatherer:
             if then is not None:
                 then()
             return
-        job = Job(self._task, live, losses, self._run, then)
+        job = Job(self._task, live, losses, self._run, then, self._events)
         self._consumer.pool.apply_async(
             self._task.run_batch,
-            args=([(r.body, r.content_type, r.content_encoding, r.id, _retries(r), _priority(r)) for r in live],),
+            args=([_as_job_takes_it(request) for request in live],),
             accept_callback=job.on_accepted,
             callback=job.on_done,
             error_callback=job.on_lost,
@@ -127,17 +137,23 @@ class Job:
         losses: int,
         run: Callable[..., None],
         then: Callable[[], None] | None,
+        events: TaskEvents,
     ) -> None:
         self._task = task
         self._requests = requests
         self._losses = losses
         self._run = run
         self._then = then
+        self._events = events
         self._began = time.monotonic()
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
+        # What Celery's Request does, for all of them at once.
+        began = time.time() - (time.monotonic() - time_accepted)
         for request in self._requests:
-            request.on_accepted(pid, time_accepted)
+            request.worker_pid, request.time_start = pid, began
+            task_accepted(request)
+        self._events.send("task-started", ({"uuid": request.id} for request in self._requests))
 
     def on_done(self, results: Sequence[tuple[str, str]]) -> None:
         runtime = time.monotonic() - self._began
@@ -145,17 +161,20 @@ class Job:
             # In-process pools tell of a lost thread this way.
             self.on_lost(results)
             return
+        by_end: dict[str, list[tuple[Any, str]]] = {End.DONE: [], End.AGAIN: [], End.BACK: []}
         for request, (end, text) in zip(self._requests, results, strict=True):
-            if end == End.DONE:
-                request.on_success((False, repr(text), runtime))
-                continue
-            task_ready(request)
-            if end == End.AGAIN:
-                # In the schedule the same id waits anew already, so this ends no more than the old lease.
-                request.acknowledge()
-                request.send_event("task-retried", exception=text, traceback="")
-            else:
-                request.reject(requeue=True)
+            task_ready(request, successful=end == End.DONE)
+            by_end[end].append((request, text))
+        done, again = by_end[End.DONE], by_end[End.AGAIN]
+        # In the schedule the same id waits anew already, so this ends no more than the old lease.
+        _acknowledge([request for request, _ in (*done, *again)])
+        for request, _ in by_end[End.BACK]:
+            request.reject(requeue=True)
+        succeeded = ({"uuid": request.id, "result": repr(text), "runtime": runtime} for request, text in done)
+        self._events.send("task-succeeded", succeeded)
+        self._events.send(
+            "task-retried", ({"uuid": request.id, "exception": text, "traceback": ""} for request, text in again)
+        )
         logger.info("%d deliveries ended in %.3f s", len(results), runtime, extra={"event": "batch"})
         if self._then is not None:
             self._then()
@@ -182,7 +201,6 @@ class Job:
 def strategy(task: Any, app: Any, consumer: Any) -> Callable[..., Any]:
     """Celery's `Task.Strategy` for the delivery task."""
     eventer = consumer.event_dispatcher
-    sends_events = eventer and eventer.enabled and task.send_events
     request_class = create_request_cls(
         symbol_by_name(task.Request), task, consumer.pool, consumer.hostname, eventer, app=app
     )
@@ -202,26 +220,15 @@ def strategy(task: Any, app: Any, consumer: Any) -> Callable[..., Any]:
             eventer=eventer,
             task=task,
             connection_errors=consumer.connection_errors,
-            body=message.body,
+            # It is decoded where it is delivered. What Celery shows of a task's arguments is their text.
+            body=((message.headers.get("argsrepr"),), {}, {}),
             headers=message.headers,
-            decoded=False,
+            decoded=True,
             utc=app.uses_utc_timezone(),
         )
         if request.revoked():
             return None
         signals.task_received.send(sender=consumer, request=request)
-        if sends_events:
-            request.send_event(
-                "task-received",
-                name=request.name,
-                args=request.argsrepr,
-                kwargs=request.kwargsrepr,
-                root_id=request.root_id,
-                parent_id=request.parent_id,
-                retries=_retries(request),
-                eta=request.eta and request.eta.isoformat(),
-                expires=None,
-            )
         task_reserved(request)
         for callback in callbacks or ():
             callback(request)
@@ -238,6 +245,53 @@ def strategy(task: Any, app: Any, consumer: Any) -> Callable[..., Any]:
         return None
 
     return handle
+
+
+def _acknowledge(requests: Sequence[Any]) -> None:
+    """Acknowledge what has come to its end."""
+    by_channel: dict[Any, list[Any]] = defaultdict(list)
+    for request in requests:
+        by_channel[request.message.channel].append(request)
+    for channel, its in by_channel.items():
+        end_leases = getattr(getattr(channel, "qos", None), "end_leases", None)
+        if end_leases is None:
+            for request in its:
+                request.acknowledge()
+            continue
+        # One by one, each ack goes through promises of Celery's and its loop, which costs more than ending a lease.
+        left = end_leases([request.message.delivery_tag for request in its])
+        for request in its:
+            if request.message.delivery_tag in left:
+                request.acknowledge()
+            else:
+                request.acknowledged = True
+
+
+def _as_received(request: Any) -> dict[str, Any]:
+    return {
+        "uuid": request.id,
+        "name": request.name,
+        "args": request.argsrepr,
+        "kwargs": request.kwargsrepr,
+        "root_id": request.root_id,
+        "parent_id": request.parent_id,
+        "retries": _retries(request),
+        "eta": request.eta and request.eta.isoformat(),
+        "expires": None,
+    }
+
+
+def _as_job_takes_it(request: Any) -> tuple[Any, ...]:
+    """See `task.Received`."""
+    message = request.message
+    return (
+        message.body,
+        message.content_type,
+        message.content_encoding,
+        request.id,
+        _retries(request),
+        _priority(request),
+    )
 
 
 def _take(queue: deque[Any], count: int) -> list[Any]:

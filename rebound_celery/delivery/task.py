@@ -187,7 +187,8 @@ class DeliverTask(Task):
     def give_up(self, request: Any) -> bool:
         """Make a dead letter of a message whose workers were lost too often; False if that could not be stored."""
         try:
-            args = self._decode(request.body, request.content_type, request.content_encoding)
+            received = request.message
+            args = self._decode(received.body, received.content_type, received.content_encoding)
             message = Message.from_wire(args[0][0])
             if message.reason is None:
                 self.publisher().publish_tasks([Delivery(message.dead("worker-lost"), 0, request.id)])

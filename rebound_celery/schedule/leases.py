@@ -39,7 +39,7 @@ _FAULTS = (RedisError, OSError)
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Lease:
     """A message that this process holds."""
 
@@ -105,15 +105,21 @@ class Leases:
 
         False if this process holds no such lease.
         """
+        return self.end_all((tag,), what) == 1
+
+    def end_all(self, tags: Iterable[str], what: str) -> int:
+        """End leases, all in the same way; returns how many there were."""
+        ended = 0
         with self._lock:
-            lease = self._held.pop(tag, None)
-            if lease is None:
-                return False
-            self._held_by_queue[lease.queue] -= 1
-            self._ends.append((lease, what))
-        if not self._work.is_set():
+            for tag in tags:
+                lease = self._held.pop(tag, None)
+                if lease is not None:
+                    self._held_by_queue[lease.queue] -= 1
+                    self._ends.append((lease, what))
+                    ended += 1
+        if ended and not self._work.is_set():
             self._work.set()
-        return True
+        return ended
 
     def release(self, tags: Iterable[str], keep: Callable[[str], bool]) -> int:
         """Give back the messages of these tags whose task `keep` does not claim to be running; returns how many."""

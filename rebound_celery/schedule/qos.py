@@ -7,6 +7,7 @@ over a channel that has no connection any more. Here what cannot be done then is
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
@@ -63,6 +64,14 @@ class QoS(kombu_redis.QoS):
             if not self._later("restore" if requeue else "ack", delivery_tag):
                 raise
 
+    def end_leases(self, delivery_tags: Collection[str]) -> set[str]:
+        """Acknowledge leased messages, all at once and from any thread; returns the tags of those that are none."""
+        ended = self.leased.intersection(delivery_tags)
+        if ended:
+            self.leased.difference_update(ended)
+            self.channel.leases.end_all(ended, DONE)
+        return set(delivery_tags) - ended
+
     def _end(self, delivery_tag: str, what: str) -> bool:
         """Whether it was a leased message. Ending a lease needs no connection, so a closed channel can do it too."""
         if delivery_tag not in self.leased:
@@ -97,7 +106,8 @@ class QoS(kombu_redis.QoS):
             return
         running = running_tasks()
         leases.release(self.leased, keep=running.__contains__)
-        self.leased = {tag for tag in self.leased if tag in leases}
+        # A pool's threads may end some meanwhile.
+        self.leased.difference_update([tag for tag in list(self.leased) if tag not in leases])
         self._on_collect.cancel()
         self._flush()
         delivered = dict(self._delivered)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from redis import exceptions
 from redis.exceptions import NoScriptError, ResponseError
@@ -33,8 +33,7 @@ _ALLOW_OOM = "#!lua flags=allow-oom\n"
 _DRAINING = frozenset({"claim", "settle", "renew", "move", "withdraw"})
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(NamedTuple):
     """A leased message: its id, its stored form, and how many leases of it ran out before this one."""
 
     id: bytes
