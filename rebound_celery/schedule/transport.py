@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from kombu.exceptions import OperationalError
@@ -18,6 +19,15 @@ from .store import MAX_SLEEP_MS
 #: Seconds; the shortest that the loop's timer is set to.
 _SHORTEST_S = 0.001
 
+#: Where kombu's Transport.register_with_event_loop keeps the timers that it sets for a poller.
+_KOMBUS_TIMERS = (
+    "_restore_messages_tref",
+    "_subclient_health_tref",
+    "_brpop_health_tref",
+    "_reauth_tref",
+    "_binding_expiry_tref",
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -27,6 +37,8 @@ class SchedulePoller(MultiChannelPoller):
     loop: Any = None
     _timer: Any = None
     _timer_at = 0.0
+    #: What kombu has the event loop call at each turn, for this poller.
+    _ticks: frozenset[Any] = frozenset()
 
     def claim(self) -> int:
         """Claim and deliver what is due; returns how many messages that was."""
@@ -41,6 +53,25 @@ class SchedulePoller(MultiChannelPoller):
     def _claimers(self) -> list[Claimer]:
         claimers = (channel.claimer for channel in list(self._channels) if channel.active_queues)
         return [claimer for claimer in claimers if claimer is not None]
+
+    def join_loop(self, loop: Any, ticks: Iterable[Any]) -> None:
+        """Claim by a timer of this event loop, which calls `ticks` at each turn."""
+        self.loop, self._ticks = loop, frozenset(ticks)
+        self.arm()
+
+    def leave_loop(self) -> None:
+        """Take back what the event loop calls for this poller.
+
+        kombu leaves it there: each lost connection would cost the worker some memory for good, and time at every turn.
+        """
+        self.disarm()
+        for name in _KOMBUS_TIMERS:
+            timer = getattr(self, name, None)
+            if timer is not None:
+                timer.cancel()
+        if self.loop is not None:
+            self.loop.on_tick -= self._ticks
+        self.loop, self._ticks = None, frozenset()
 
     def arm(self) -> None:
         """Set the event loop's timer for the next claim, where there is a loop."""
@@ -81,7 +112,7 @@ class SchedulePoller(MultiChannelPoller):
             return None
 
     def close(self) -> None:
-        self.disarm()
+        self.leave_loop()
         super().close()
 
 
@@ -103,10 +134,10 @@ class Transport(kombu_redis.Transport):
         self.cycle = SchedulePoller()
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
-        self.cycle.disarm()
-        self.cycle.loop = loop
+        self.cycle.leave_loop()
+        before = set(loop.on_tick)
         super().register_with_event_loop(connection, loop)
-        self.cycle.arm()
+        self.cycle.join_loop(loop, loop.on_tick - before)
 
     def _deliver(self, message: dict[str, Any], queue: str) -> None:
         channel = next(iter(self.channels), None)

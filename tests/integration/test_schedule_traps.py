@@ -216,6 +216,21 @@ def test_registering_with_the_loop_again_leaves_one_timer(app: Celery):
         hub.close()
 
 
+def test_lost_connections_leave_nothing_with_the_loop(app: Celery):
+    """Stock's leave a tick and five timers each, for as long as the worker lives."""
+    hub = Hub()
+    try:
+        for _ in range(3):
+            with taking(app) as taker:
+                taker.connection.register_with_event_loop(hub)
+                assert len(hub.on_tick) == 1
+                taker.connection.collect()  # as Celery's worker does when it has lost a connection
+        assert hub.on_tick == set()
+        assert [entry.entry.fun for entry in hub.timer.queue if not entry.entry.cancelled] == []
+    finally:
+        hub.close()
+
+
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_forked_child_holds_no_leases_and_no_lock(app: Celery):
     """Trap 19: prefork's children renew nothing of their parent's."""
