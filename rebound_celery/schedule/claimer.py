@@ -56,6 +56,7 @@ class Claimer:
         self._leases = leases
         self._max_losses = max_losses
         self._tell_dead = on_dead
+        self._stores: dict[str, Store] = {}
         self._claim_at: dict[str, float] = {}
         self._faults = 0
 
@@ -113,7 +114,9 @@ class Claimer:
 
     def claim(self, queue: str, limit: int) -> list[dict[str, Any]]:
         leases = self._leases
-        store = leases.store_of(self._channel.keys_of(queue))
+        store = self._stores.get(queue)
+        if store is None:
+            store = self._stores[queue] = leases.store_of(self._channel.keys_of(queue))
         # What goes through the schedule as a whole has a task that gives up its messages itself, told of the losses by
         # a header; those that cost workers even so are dead here.
         max_losses = 2 * self._max_losses if self._channel.is_leased(queue) else self._max_losses

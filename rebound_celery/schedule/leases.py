@@ -16,6 +16,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
+from weakref import WeakValueDictionary
 
 from redis.exceptions import RedisError
 
@@ -63,7 +64,8 @@ class Leases:
         self.lease_ms = lease_ms
         #: What closed channels left to do about ordinary messages: ("ack" or "restore", delivery tag).
         self.orphans: deque[tuple[str, str]] = deque()
-        self._stores: dict[QueueKeys, Store] = {}
+        # Weak, for the queues of replies to remote control have a new name at each connection.
+        self._stores: WeakValueDictionary[QueueKeys, Store] = WeakValueDictionary()
         self._held: dict[str, Lease] = {}
         self._held_by_queue: Counter[str] = Counter()
         self._ends: list[tuple[Lease, str]] = []
@@ -75,7 +77,7 @@ class Leases:
         self._away = False
 
     def store_of(self, keys: QueueKeys) -> Store:
-        """The schedule of a queue over the leases' own connections."""
+        """The schedule of a queue over the leases' own connections; one, for as long as somebody has it."""
         store = self._stores.get(keys)
         if store is None:
             store = self._stores[keys] = Store(self.client, keys)

@@ -1,0 +1,44 @@
+"""Any Celery app on Redis, no Kafka anywhere: its countdowns wait in Redis, can be listed, and are revoked for good.
+
+pip install "rebound-celery[demo]"
+python examples/05_countdowns_without_kafka.py
+"""
+
+from __future__ import annotations
+
+import threading
+
+from celery import Celery
+from celery.contrib.testing.worker import start_worker
+
+from rebound_celery import install_schedule
+from rebound_celery.demo.embedded import EmbeddedRedis
+
+app = Celery("reminders")  # your app, as it is
+install_schedule(app)  # the one line that is new
+app.conf.worker_hijack_root_logger = False
+
+reminded = threading.Event()
+
+
+@app.task
+def remind(what: str) -> None:
+    print(f"time for {what}", flush=True)
+    reminded.set()
+
+
+# In production: your own Redis, and `celery -A reminders worker`.
+with EmbeddedRedis() as redis:
+    app.conf.broker_url = redis.url
+    remind.apply_async(("tea",), countdown=1.5)
+    remind.apply_async(("the dentist",), countdown=365 * 86_400)
+    # No worker runs, so none can hear of it: stock Celery would run this task all the same.
+    remind.apply_async(("coffee",), countdown=1.5).revoke()
+
+    with start_worker(app, pool="threads", concurrency=2, perform_ping_check=False, loglevel="ERROR"):
+        reminded.wait(20)
+        for worker, tasks in app.control.inspect(timeout=2).scheduled().items():
+            for task in tasks:
+                name, arguments = task["request"]["name"].rpartition(".")[2], task["request"]["args"]
+                print(f"{worker.partition('@')[0]} will run {name}{arguments} at {task['eta'][:10]}")
+    app.close()
