@@ -55,6 +55,8 @@ class Channel(kombu_redis.Channel):
         self._stores: dict[str, Store] = {}
         self._claimer: Claimer | None = None
         self.leases: Leases | None = None
+        #: Whether it is a consumer's: after a lost connection that one comes back with another channel.
+        self.has_consumed = False
         super().__init__(*args, **kwargs)
         if not self.ack_emulation:
             self.QoS = PlainQoS  # kombu has put its own there
@@ -211,6 +213,7 @@ class Channel(kombu_redis.Channel):
 
     def basic_consume(self, queue: str, *args: Any, **kwargs: Any) -> Any:
         result = super().basic_consume(queue, *args, **kwargs)
+        self.has_consumed = True
         if self.rebound is not None and queue not in self.active_fanout_queues:
             # kombu delivers what BRPOP brings by its key, so the token gets a callback as a queue has.
             callbacks = self.connection._callbacks  # noqa: SLF001

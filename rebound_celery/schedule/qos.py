@@ -81,8 +81,11 @@ class QoS(kombu_redis.QoS):
         return True
 
     def _later(self, what: str, delivery_tag: str) -> bool:
-        """Leave it to the next channel that consumes; False where there is none to come."""
-        if self.channel.leases is None:
+        """Leave it to the next channel that consumes, as a worker's does when it is connected again.
+
+        False where there is none to come: who only gets hears of the error, and can do it again.
+        """
+        if self.channel.leases is None or not self.channel.has_consumed:
             return False
         self.channel.leases.orphans.append((what, delivery_tag))
         virtual.QoS.ack(self, delivery_tag)

@@ -35,10 +35,16 @@ class SchedulePoller(MultiChannelPoller):
     """Claims what is due: by a timer where the worker has an event loop, else whenever it asks for events."""
 
     loop: Any = None
+    poller: Any
     _timer: Any = None
     _timer_at = 0.0
     #: What kombu has the event loop call at each turn, for this poller.
     _ticks: frozenset[Any] = frozenset()
+
+    def __init__(self) -> None:
+        super().__init__()
+        # An event loop puts its own in this place; it has the timer.
+        self.poller = _ClaimingWait(self.poller, self)
 
     def claim(self) -> int:
         """Claim and deliver what is due; returns how many messages that was."""
@@ -97,11 +103,20 @@ class SchedulePoller(MultiChannelPoller):
         self.claim()
 
     def get(self, callback: Any, timeout: float | None = None) -> Any:
-        # Without an event loop (gevent, eventlet, plain kombu): wait no longer than until the next is due.
+        # Without an event loop (gevent, eventlet, plain kombu). kombu looks for a dead connection, and for messages to
+        # restore, after one wait of the whole time; so the claims are made within that wait.
+        if not self._claimers():
+            return super().get(callback, timeout=timeout)
         if self.claim():
             return None
-        wait = self.next_claim_in()
-        return super().get(callback, timeout=wait if timeout is None else min(timeout, wait))
+        if self._paused_brpop and not self.fds:
+            # kombu sleeps then, and does not wait.
+            wait = self.next_claim_in()
+            timeout = wait if timeout is None else min(timeout, wait)
+        try:
+            return super().get(callback, timeout=timeout)
+        except _ClaimedError:
+            return None
 
     def maybe_restore_messages(self) -> Any:
         try:
@@ -114,6 +129,34 @@ class SchedulePoller(MultiChannelPoller):
     def close(self) -> None:
         self.leave_loop()
         super().close()
+
+
+class _ClaimedError(Exception):
+    """Ends kombu's wait: what was claimed meanwhile has been delivered."""
+
+
+class _ClaimingWait:
+    """What kombu waits with, for those who have no event loop: it claims whenever something is due meanwhile."""
+
+    def __init__(self, poller: Any, cycle: SchedulePoller) -> None:
+        self._poller = poller
+        self._cycle = cycle
+        self.register = poller.register
+        self.unregister = poller.unregister
+        self.close = poller.close
+
+    def poll(self, timeout: float | None) -> Any:
+        cycle, until = self._cycle, None if timeout is None else time.monotonic() + timeout
+        while True:
+            wait = cycle.next_claim_in()
+            left = wait if until is None else max(0.0, until - time.monotonic())
+            events = self._poller.poll(min(wait, left))
+            if events or left <= wait:
+                return events
+            if cycle.claim():
+                raise _ClaimedError
+            # What a claim or another greenlet has settled makes room for ordinary messages.
+            cycle.on_poll_start()
 
 
 class Transport(kombu_redis.Transport):

@@ -21,7 +21,7 @@ from rebound_celery.schedule import channel as channel_module
 from rebound_celery.schedule import leases as leases_module
 from rebound_celery.schedule.install import install_schedule
 from rebound_celery.schedule.keys import QueueKeys
-from rebound_celery.schedule.store import Store
+from rebound_celery.schedule.store import MAX_SLEEP_MS, Store
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
 from tests.servers import RedisServer, taking
 from tests.waiting import wait_until
@@ -127,6 +127,49 @@ def test_simple_queue_finds_what_is_due(app: Celery, store: Store, no_ack: bool)
         assert queue.get(no_ack=no_ack, accept=["json"]) is None
 
     wait_until(lambda: store.count() == 0)
+
+
+@pytest.mark.parametrize("what", ["ack", "requeue"])
+def test_who_only_gets_hears_that_redis_did_not_take_it(server: RedisServer, app: Celery, what: str):
+    """A worker's next consumer makes up for what failed; here none comes, so the caller has to try again."""
+    with app.connection_for_read() as connection:
+        channel = connection.default_channel
+        queue = app.amqp.queues["celery"](channel)
+        app.send_task("t")
+        message = wait_until(lambda: queue.get(accept=["json"]))
+        settle = getattr(message, what)
+        server.stop()
+
+        with pytest.raises((OSError, redis.RedisError)):
+            settle()
+
+        assert not channel.leases.orphans
+        assert not message.acknowledged
+        server.start()
+        settle()
+        assert message.acknowledged
+
+
+def test_kombu_s_idle_work_is_done_once_in_a_wait_whatever_is_claimed_meanwhile(app: Celery):
+    """kombu takes a connection for half-open only after a wait of the whole time (`drain_events`)."""
+    with taking(app) as taker:
+        channel = taker.connection.default_channel
+        channel.brpop_timeout = 4
+        taker.turn(0.2)
+        cycle = channel.connection.cycle
+        looks = []
+        cycle.maybe_check_brpop_health = lambda: looks.append(time.monotonic())
+        send(app, countdown=0.5)
+        taker.turn(0.7)
+        assert len(taker.taken) == 1
+        del looks[:]
+
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            taker.connection.drain_events(timeout=MAX_SLEEP_MS / 1000 + 0.5)
+
+        assert [look - began >= MAX_SLEEP_MS / 1000 + 0.4 for look in looks] == [True]
+        channel.brpop_timeout = 0.1
 
 
 def test_nothing_is_claimed_for_a_consumer_that_was_cancelled(app: Celery, store: Store):
