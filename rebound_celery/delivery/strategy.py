@@ -73,6 +73,15 @@ class Gatherer:
             else:
                 self._consumer.timer.call_after(_GATHER_S, self.flush)
 
+    def retire(self) -> None:
+        """Another takes its place, for the worker has another connection now.
+
+        Prefork, the pool with a semaphore, has dropped what it had not begun, and the broker gives away again what is
+        still here. With any other pool all of it is still this worker's.
+        """
+        if self._consumer.pool.uses_semaphore:
+            self._queues.clear()
+
     def flush(self) -> None:
         """Give what has been gathered to the pool, as far as it has use for more."""
         self._armed = False
@@ -204,6 +213,9 @@ def strategy(task: Any, app: Any, consumer: Any) -> Callable[..., Any]:
     request_class = create_request_cls(
         symbol_by_name(task.Request), task, consumer.pool, consumer.hostname, eventer, app=app
     )
+    earlier = getattr(consumer.strategies.get(task.name), "gatherer", None)
+    if earlier is not None:
+        earlier.retire()
     gatherer = Gatherer(task, consumer)
     one_by_one = default(task, app, consumer)
 
@@ -244,6 +256,7 @@ def strategy(task: Any, app: Any, consumer: Any) -> Callable[..., Any]:
             gatherer.add(request, kind)
         return None
 
+    handle.gatherer = gatherer  # type: ignore[attr-defined]
     return handle
 
 

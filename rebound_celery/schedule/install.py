@@ -9,7 +9,7 @@ from typing import Any
 import kombu.transport
 from celery import Celery, signals
 
-from . import announce, eta, redis_risks
+from . import announce, eta, redis_risks, worker_state
 from .control import extend_panel, make_control
 
 _HOME = "rebound_celery.schedule.transport"
@@ -57,6 +57,7 @@ def _prepare_worker(sender: Any = None, **_: Any) -> None:
     # Here, because only a worker has it, and importing it takes time.
     from . import worker_loss
 
+    worker_state.remember(sender)
     extend_panel()
     worker_loss.use_in(sender.app)
 

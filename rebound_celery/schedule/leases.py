@@ -124,7 +124,7 @@ class Leases:
         return ended
 
     def release(self, tags: Iterable[str], keep: Callable[[str], bool]) -> int:
-        """Give back the messages of these tags whose task `keep` does not claim to be running; returns how many."""
+        """Give back the messages of these tags, save those whose task `keep` wants to finish; returns how many."""
         released = 0
         for tag in list(tags):
             lease = self._held.get(tag)

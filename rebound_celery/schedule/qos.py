@@ -15,7 +15,7 @@ from kombu.transport import virtual
 from redis.exceptions import RedisError
 
 from .leases import DONE, LOST, RELEASE
-from .worker_state import running_tasks
+from .worker_state import tasks_to_finish
 
 #: What an ordinary acknowledgement meets when its connection is lost; the last is kombu's, on a closed channel.
 _LOST = (RedisError, OSError, AttributeError)
@@ -107,8 +107,8 @@ class QoS(kombu_redis.QoS):
         if leases is None:
             super().restore_unacked_once(stderr=stderr)
             return
-        running = running_tasks()
-        leases.release(self.leased, keep=running.__contains__)
+        to_finish = tasks_to_finish()
+        leases.release(self.leased, keep=to_finish.__contains__)
         # A pool's threads may end some meanwhile.
         self.leased.difference_update([tag for tag in list(self.leased) if tag not in leases])
         self._on_collect.cancel()
@@ -117,7 +117,7 @@ class QoS(kombu_redis.QoS):
         self._delivered.clear()
         self._delivered.restored = True
         for tag, message in delivered.items():
-            if message.headers.get("id") in running:
+            if message.headers.get("id") in to_finish:
                 # It is acknowledged when it is done, over whatever connection there is then.
                 continue
             try:
@@ -155,5 +155,5 @@ class PlainQoS(QoS):
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
         if self.channel.leases is not None:
-            self.channel.leases.release(self.leased, keep=running_tasks().__contains__)
+            self.channel.leases.release(self.leased, keep=tasks_to_finish().__contains__)
         virtual.QoS.restore_unacked_once(self, stderr=stderr)

@@ -26,6 +26,12 @@ class Request(CeleryRequest):
         self._worker_was_lost = isinstance(exception, (WorkerLostError, SystemExit))
         return super().on_failure(exc_info, *args, **kwargs)
 
+    def _announce_cancelled(self, *args: Any, **kwargs: Any) -> None:
+        super()._announce_cancelled(*args, **kwargs)
+        # After a lost connection, by worker_cancel_long_running_tasks_on_connection_loss. Celery leaves the message to
+        # its broker, but this worker would renew its lease for ever.
+        self.reject(requeue=True)
+
     def reject(self, requeue: bool = False) -> None:
         count_loss = getattr(getattr(self.message.channel, "qos", None), "count_loss", None)
         if requeue and self._worker_was_lost and count_loss is not None:

@@ -97,11 +97,19 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def left_in(url: str) -> int:
-    """How many messages Redis still holds for the worker: waiting ones, and those under a worker's lease."""
+def scores_in(url: str) -> list[float]:
+    """Of what Redis still holds for the worker: waiting messages, and those under a worker's lease."""
     keys = QueueKeys("", "rebound", (0, 3, 6, 9))
     with Redis.from_url(url) as redis:
-        return sum(redis.zcard(waiting) for waiting in keys.all_waiting())  # type: ignore[misc]
+        return [score for waiting in keys.all_waiting() for _id, score in redis.zrange(waiting, 0, -1, withscores=True)]
+
+
+def left_in(url: str) -> int:
+    return len(scores_in(url))
+
+
+def leased_in(url: str) -> int:
+    return sum(score % 1 > 0 for score in scores_in(url))
 
 
 @pytest.mark.parametrize("pool", [["-P", "prefork", "-c", "2"], ["-P", "threads", "-c", "4"]], ids=lambda pool: pool[1])
@@ -219,6 +227,25 @@ def test_a_worker_that_is_stopped_leaves_its_waiting_retries_to_the_next(
     assert sorted(ids) == sorted(request["id"] for request in requests)
     wait_until(lambda: left_in(redis_url) == 0, message=second.tail)
     assert "rebound.deliver" in second.output
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+def test_cut_connections_make_no_delivery_twice(
+    pool: str, rebound: Rebound, redis_url: str, receiver: HangingReceiver, start_worker: StartWorker
+) -> None:
+    """A job is under way; what is gathered behind it is done by this worker, or given back, but not both."""
+    receiver.hanging = 999
+    worker = start_worker("-P", pool, "-c", "2")
+    rebound.schedule_retries([{"destination": receiver.url, "id": f"order-{n}", "base_delay": 1} for n in range(150)])
+    wait_until(lambda: receiver.posts and leased_in(redis_url) == 150, timeout=20, message=worker.tail)
+
+    with Redis.from_url(redis_url) as redis:
+        redis.client_kill_filter(_type="normal", skipme=True)
+    worker.wait_for_output("Connected to redis://", times=2)
+    receiver.release.set()
+
+    wait_until(lambda: left_in(redis_url) == 0, timeout=30, message=worker.tail)
+    assert sorted(receiver.answered) == sorted(f"order-{n}" for n in range(150))
 
 
 def test_a_delivery_under_way_is_finished_when_the_worker_is_told_to_stop(
