@@ -11,6 +11,7 @@ from celery import Celery, signals
 
 from . import announce, eta, redis_risks, worker_state
 from .control import extend_panel, make_control
+from .reconnect import look_often
 
 _HOME = "rebound_celery.schedule.transport"
 _TRANSPORTS = {"redis": "Transport", "rediss": "Transport", "sentinel": "SentinelTransport"}
@@ -42,7 +43,11 @@ def install_schedule(app: Celery, options: Callable[[], Mapping[str, Any]] | Non
             "app": announce.token_of(app),
         }
         chosen.update(options() if options is not None else {})
-        return make_connection(url, *args, transport_options={**(transport_options or {}), "rebound": chosen}, **kwargs)
+        options_with_it = {**(transport_options or {}), "rebound": chosen}
+        made = make_connection(url, *args, transport_options=options_with_it, **kwargs)
+        if made.transport_cls in _TRANSPORTS:
+            look_often(made)
+        return made
 
     app._connection = connection  # noqa: SLF001
     signals.task_received.connect(eta.give_back, dispatch_uid="rebound-eta")

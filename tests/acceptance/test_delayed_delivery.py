@@ -234,6 +234,23 @@ def test_restarted_redis_loses_nothing_and_the_worker_goes_on(bench: Bench, pool
     assert set(ran.values()) == {1}
 
 
+@pytest.mark.parametrize("pool", POOLS if FULL else ["prefork", "gevent"])
+def test_worker_is_back_soon_after_a_long_outage(bench: Bench, pool: str):
+    """Redis comes back when a pause of Celery's of eight seconds has just begun."""
+    worker = bench.worker(pool)
+    schedule(bench, 1, 1.0)
+    bench.wait_said(1)
+    schedule(bench, 1, 5.0)
+    bench.server.stop()
+    worker.wait_for_output("Trying again in 8.00 seconds", timeout=40)
+
+    began = time.monotonic()
+    bench.server.start()
+    bench.wait_said(2, timeout=20)
+
+    assert time.monotonic() - began < 5
+
+
 def test_two_workers_share_what_is_due(bench: Bench):
     bench.worker("threads", "-n", "a@%h")
     bench.worker("threads", "-n", "b@%h")
