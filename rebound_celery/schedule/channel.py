@@ -206,8 +206,13 @@ class Channel(kombu_redis.Channel):
         options["socket_timeout"] = _SOCKET_TIMEOUT_S
         place = [str(options.get(name)) for name in ("host", "port", "path", "db", "username")]
         server = (*place, str(self.connection.client.hostname), self.global_keyprefix, lease_ms)
-        self.leases = leases_of(server, lambda: Leases(Redis(connection_pool=pool), lease_ms))
+        self.leases = leases_of(server, lambda: self._make_leases(pool, lease_ms))
         return self.leases
+
+    def _make_leases(self, pool: Any, lease_ms: int) -> Leases:
+        pool_of_thread = self._get_pool()
+        pool_of_thread.connection_kwargs["socket_timeout"] = _SOCKET_TIMEOUT_S
+        return Leases(Redis(connection_pool=pool), Redis(connection_pool=pool_of_thread), lease_ms)
 
     # the worker's loop
 

@@ -2,7 +2,7 @@
 
 They belong to the process, not to a channel: after a lost connection the channel that delivered a message is gone, but
 its work goes on and must still be settled. The thread has connections of its own, so that it neither waits for a task
-that blocks the worker's loop (the solo pool) nor for a command of the loop's.
+that blocks the worker's loop (the solo pool; any task that computes, on gevent) nor for a command of the loop's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import os
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -20,7 +21,7 @@ from weakref import WeakValueDictionary
 
 from redis.exceptions import RedisError
 
-from . import stored
+from . import native, stored
 from .keys import QueueKeys
 from .store import Claimed, Store
 
@@ -56,11 +57,13 @@ class Leases:
 
     Args:
         client: a redis-py client of their own, with a socket time-out.
+        thread_client: another, for the thread: on gevent and eventlet a connection belongs to one thread.
         lease_ms: how long a lease lasts unless renewed, in milliseconds.
     """
 
-    def __init__(self, client: Any, lease_ms: int) -> None:
+    def __init__(self, client: Any, thread_client: Any, lease_ms: int) -> None:
         self.client = client
+        self._thread_client = thread_client
         self.lease_ms = lease_ms
         #: What closed channels left to do about ordinary messages: ("ack" or "restore", delivery tag).
         self.orphans: deque[tuple[str, str]] = deque()
@@ -69,11 +72,12 @@ class Leases:
         self._held: dict[str, Lease] = {}
         self._held_by_queue: Counter[str] = Counter()
         self._ends: list[tuple[Lease, str]] = []
-        self._lock = threading.Lock()
-        self._flushing = threading.Lock()
-        self._work = threading.Event()
+        # Nothing that is done under it lets other greenlets go on.
+        self._lock = native.make_lock()
+        self._flushing = native.make_lock()
+        self._work = native.Wake()
         self._numbers = count(1)
-        self._thread: threading.Thread | None = None
+        self._has_thread = False
         self._away = False
 
     def store_of(self, keys: QueueKeys) -> Store:
@@ -90,9 +94,9 @@ class Leases:
         with self._lock:
             self._held[tag] = lease
             self._held_by_queue[lease.queue] += 1
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="rebound-leases", daemon=True)
-                self._thread.start()
+            starts, self._has_thread = not self._has_thread, True
+        if starts:
+            native.start_thread(self._run, "rebound-leases")
         return tag
 
     def __contains__(self, tag: str) -> bool:
@@ -119,7 +123,7 @@ class Leases:
                     self._held_by_queue[lease.queue] -= 1
                     self._ends.append((lease, what))
                     ended += 1
-        if ended and not self._work.is_set():
+        if ended:
             self._work.set()
         return ended
 
@@ -138,7 +142,10 @@ class Leases:
         Raises:
             RedisError, OSError: if Redis is away.
         """
-        with self._flushing:
+        self._flush(self.client)
+
+    def _flush(self, client: Any) -> None:
+        with self._one_flush_at_a_time():
             with self._lock:
                 ends, self._ends = self._ends, []
             by_store: dict[Store, list[tuple[Lease, str]]] = defaultdict(list)
@@ -147,7 +154,8 @@ class Leases:
             stores = list(by_store)
             for position, store in enumerate(stores):
                 try:
-                    store.settle([(lease.id, lease.token, what) for lease, what in by_store[store]])
+                    of_client = Store(client, store.keys)
+                    of_client.settle([(lease.id, lease.token, what) for lease, what in by_store[store]])
                 except BaseException:
                     # Settling twice is harmless, so nothing needs to be known of what was done.
                     left = [end for unsent in stores[position:] for end in by_store[unsent]]
@@ -155,27 +163,36 @@ class Leases:
                         self._ends = left + self._ends
                     raise
 
-    def renew(self) -> None:
+    @contextmanager
+    def _one_flush_at_a_time(self) -> Iterator[None]:
+        # Who closes has to wait for what another is sending; a greenlet must not wait by stopping its thread.
+        while not self._flushing.acquire(blocking=False):
+            time.sleep(_GATHER_S)
+        try:
+            yield
+        finally:
+            self._flushing.release()
+
+    def _renew(self) -> None:
         """Make every lease that is held last on."""
         by_store: dict[Store, list[tuple[bytes, bytes]]] = defaultdict(list)
         with self._lock:
             for lease in self._held.values():
                 by_store[lease.store].append((lease.id, lease.token[: stored.NONCE_BYTES]))
         for store, leases in by_store.items():
-            store.renew(leases, self.lease_ms)
+            Store(self._thread_client, store.keys).renew(leases, self.lease_ms)
 
     def _run(self) -> None:
         interval = self.lease_ms / 1000 / _RENEWALS
         renew_at = time.monotonic() + interval
         while True:
             if self._work.wait(max(0.0, renew_at - time.monotonic())):
-                self._work.clear()
                 time.sleep(_GATHER_S)
             try:
                 if self._ends:
-                    self.flush()
+                    self._flush(self._thread_client)
                 if time.monotonic() >= renew_at:
-                    self.renew()
+                    self._renew()
                     renew_at = time.monotonic() + interval
             except _FAULTS as error:
                 self._say_away(error)

@@ -215,6 +215,22 @@ def test_lease_is_renewed_however_long_the_work_takes(bench: Bench, pool: str):
     assert Counter(bench.said()) == {"begun 0": 1, "done 0": 1}
 
 
+@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
+def test_lease_is_renewed_though_a_task_stops_all_greenlets(bench: Bench, pool: str):
+    """Another worker waits for it to run out. When the task has ended, the first one goes on, and stops well."""
+    first = bench.worker(pool, TEST_LEASE="2", TEST_ACKS_LATE="1")
+    bench.call("compute.apply_async((1, 6), countdown=0.5)")
+    wait_until(lambda: bench.said() == ["begun 1"], timeout=20)
+    second = bench.worker(pool, TEST_LEASE="2", TEST_ACKS_LATE="1")
+
+    wait_until(lambda: not bench.left(), timeout=30, message=lambda: str(bench.left()))
+
+    assert bench.said() == ["begun 1", "done 1"]
+    schedule(bench, 4, 0.5)
+    bench.wait_said(6)
+    assert (first.stop(), second.stop()) == (0, 0)
+
+
 @pytest.mark.parametrize(("pool", "late"), ways(("prefork", "1"), ("threads", "1"), ("eventlet", "0")))
 def test_restarted_redis_loses_nothing_and_the_worker_goes_on(bench: Bench, pool: str, late: str):
     worker = bench.worker(pool, TEST_ACKS_LATE=late)

@@ -54,6 +54,16 @@ def work(self: Any, number: int, seconds: float) -> None:
 
 
 @app.task
+def compute(number: int, seconds: float) -> None:
+    """Never let go of the thread, as code that neither gevent nor eventlet reaches."""
+    say("begun", number)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+    say("done", number)
+
+
+@app.task
 def place(number: int, seconds: float) -> None:
     """Tell in which process it runs."""
     say("begun", number, os.getpid())
