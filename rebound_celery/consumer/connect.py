@@ -12,7 +12,7 @@ from kafka.net.compat import KafkaNetClient
 from ..config import Settings
 from ..errors import UnreachableError
 from .config import ConsumerConfig
-from .quirks import calm
+from .quirks import calm, finish_joins
 
 #: How long the first connection may take.
 BOOTSTRAP_TIMEOUT_MS = 8_000
@@ -68,4 +68,5 @@ def connect(config: ConsumerConfig, settings: Settings) -> KafkaConsumer:
             logger.debug("KafkaConsumer refused its options", exc_info=True)
         raise
     calm(consumer)
+    finish_joins(consumer)
     return consumer

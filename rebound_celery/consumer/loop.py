@@ -172,8 +172,11 @@ class Loop:
         for partition in list(self._listener.astray):
             try:
                 offset = self._consumer.committed(partition, timeout_ms=ASK_MS)
-                # With nothing committed, nobody else has done anything: this consumer's own mark holds.
-                self._consumer.seek(partition, self._listener.astray[partition] if offset is None else offset)
+                # With nothing committed, nobody else has done anything: this consumer's own mark holds, if it has one.
+                if offset is None:
+                    offset = self._listener.astray[partition]
+                if offset is not None:
+                    self._consumer.seek(partition, offset)
             except FATAL:
                 raise
             except (kafka_errors.KafkaError, ValueError) as error:

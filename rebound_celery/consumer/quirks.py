@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from kafka import KafkaConsumer
 
 #: Seconds that a poll waits at least for Kafka's answer, however late a heartbeat is.
@@ -33,3 +35,39 @@ def unstick(consumer: KafkaConsumer) -> None:
     in_line = getattr(fetcher, "_next_partition_records", None)
     if in_line is not None and not in_line:
         fetcher._next_partition_records = None  # type: ignore[union-attr]  # noqa: SLF001
+
+
+def finish_joins(consumer: KafkaConsumer) -> None:
+    """Let what a poll began of joining the group be finished by a later one; to be called once.
+
+    A poll that ends before the group's answer leaves the join under way. If the answer comes between two polls,
+    kafka-python throws it away and joins anew, and so on, generation after generation. And if it joined because it
+    leads the group and its topics have changed, it takes itself for joined as soon as it has dealt out the partitions:
+    it never takes its own, sends no heartbeat, and does not learn that the group goes on without it.
+    """
+    coordinator: Any = getattr(consumer, "_coordinator", None)
+    need_rejoin = getattr(coordinator, "need_rejoin", None)
+    join = getattr(coordinator, "_do_join_and_sync_async", None)
+    complete = getattr(coordinator, "_on_join_complete_async", None)
+    if need_rejoin is None or join is None or complete is None:
+        return
+    #: The answer that no poll has taken yet, and the generation that it is of.
+    untaken: list[tuple[Any, Any]] = []
+
+    async def join_once() -> Any:
+        if untaken:
+            generation, assignment = untaken.pop()
+            # Still a member of it? Else the group has another answer.
+            if generation == coordinator._generation:  # noqa: SLF001
+                return assignment
+        assignment = await join()
+        untaken[:] = [(coordinator._generation, assignment)]  # noqa: SLF001
+        return assignment
+
+    async def take(*arguments: Any) -> Any:
+        untaken.clear()
+        return await complete(*arguments)
+
+    coordinator.need_rejoin = lambda: need_rejoin() or coordinator.rejoining
+    coordinator._do_join_and_sync_async = join_once  # noqa: SLF001
+    coordinator._on_join_complete_async = take  # noqa: SLF001

@@ -50,19 +50,23 @@ class RebalanceListener(AsyncConsumerRebalanceListener):
         self._wait_s = min(REVOKE_WAIT_S, max_poll_interval_s / 2)
         #: The generation of the group, and this member's id in it, when partitions were last revoked.
         self._revoked_in: tuple[int, str] | None = None
-        #: Partitions whose position in kafka-python is not to be trusted, with the mark that they had here. The loop
-        #: asks Kafka where to go on, and takes them out.
-        self.astray: dict[TopicPartition, int] = {}
+        #: What was revoked then. kafka-python keeps its position in those that come back.
+        self._revoked: set[TopicPartition] = set()
+        #: Partitions whose position in kafka-python is not to be trusted, with the mark that they had here, if any. The
+        #: loop asks Kafka where to go on, and takes them out.
+        self.astray: dict[TopicPartition, int | None] = {}
         #: Set by the loop at a stop: what is held is not begun any more.
         self.draining = False
         #: Set by the loop when all is done: closing revokes once more.
         self.closing = False
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
-        trackers = self._ledger.trackers(revoked)
-        if self.closing or not trackers:
+        if self.closing:
             return
-        self._revoked_in = self._generation()
+        self._revoked_in, self._revoked = self._generation(), set(revoked)
+        trackers = self._ledger.trackers(revoked)
+        if not trackers:
+            return
         deadline = time.monotonic() + self._wait_s
         for tracker in trackers:
             tracker.leaving = True
@@ -85,6 +89,9 @@ class RebalanceListener(AsyncConsumerRebalanceListener):
         # (Tansu keeps the number when a member joins again and nothing has changed.)
         is_next = self._revoked_in in ((number - 1, member), (number, member))
         self.astray = {partition: mark for partition, mark in self.astray.items() if partition in assigned}
+        if not is_next:
+            # Also those of which nothing was fetched here.
+            self.astray |= dict.fromkeys(self._revoked.intersection(assigned) - self.astray.keys())
         for tracker in self._ledger.trackers():
             if not tracker.leaving:
                 continue
