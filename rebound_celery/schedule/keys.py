@@ -27,7 +27,8 @@ class QueueKeys:
 
     def waiting(self, step: int) -> str:
         """ZSET id -> due time in Unix milliseconds. While a worker holds the message, the time its lease ends instead,
-        with a fraction: n/1024 where n counts the leases it has had."""
+        with a fraction: n/1024 where n counts the leases it has had. One that was moved after a loss waits with that
+        fraction and a half, and is due at the next whole millisecond."""
         return self._key(f"waiting:{step}")
 
     def all_waiting(self) -> list[str]:

@@ -206,7 +206,11 @@ def _waiting(identity: bytes, raw: bytes, score: float, now_ms: int) -> Waiting:
         message = stored.decode(raw)
     except (stored.UnknownVersionError, ValueError):
         message = None
-    return Waiting(identity.decode("utf-8", "replace"), int(score), score % 1 > 0 and score > now_ms, message)
+    # See `waiting` in keys.py.
+    was_moved = score % 1 >= 0.5
+    due_ms = int(score) + was_moved
+    leased = score % 1 > 0 and not was_moved and score > now_ms
+    return Waiting(identity.decode("utf-8", "replace"), due_ms, leased, message)
 
 
 #: script name -> hash as the server knows it. A server that has forgotten is told again (NOSCRIPT).

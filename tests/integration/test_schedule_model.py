@@ -255,7 +255,7 @@ class Schedule(RuleBasedStateMachine):
         due = self.now + (delay or 0)
         for name in free:
             entry = self.entries[name]
-            entry.due, entry.until, entry.leases = due, None, 0
+            entry.due, entry.until = due, None
         done = self.store.run_now(*names) if delay is None else self.store.reschedule(due, *names)
         assert done == len(free)
 

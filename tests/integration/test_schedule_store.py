@@ -179,6 +179,38 @@ def test_leased_message_is_not_moved_but_can_be_cancelled(store: Store):
     assert settle(store, claim) == 0
 
 
+@pytest.mark.parametrize("way", ["run now", "reschedule"])
+def test_moved_message_keeps_the_count_of_its_losses_and_is_not_leased(store: Store, way: str):
+    """A message that kills its workers does not start again from nothing when someone moves it."""
+    store.park([entry("a", now_ms())], 0)
+    claims = []
+    for _ in range(3):
+        claims += store.claim(1, 1, 3).messages
+        wait_until(lambda: not store.show("a").leased)
+        due = now_ms() + 60_000
+        assert store.reschedule(due, "a") == 1
+        assert (store.show("a").due_ms, store.show("a").leased) == (due, False)
+        # The worker was not dead, only slow: the lease that it had is over.
+        old = claims[-1]
+        assert store.renew([(old.id, stored.nonce(old.stored))], LEASE_MS) == 0
+        assert store.settle([(old.id, old.token, "release")]) == 0
+        assert not store.claim(1, LEASE_MS, 3).messages, "it is not due"
+        assert (store.run_now("a") if way == "run now" else store.reschedule(now_ms(), "a")) == 1
+
+    assert [claimed.losses for claimed in claims] == [0, 1, 2]
+    assert store.claim(1, LEASE_MS, 3).dead == [b"a"]
+
+
+def test_moved_message_can_be_withdrawn(store: Store):
+    store.park([entry("a", now_ms())], 0)
+    store.claim(1, 1, 3)
+    wait_until(lambda: not store.show("a").leased)
+    store.reschedule(now_ms() + 60_000, "a")
+
+    assert len(list(store.withdraw("a"))) == 1
+    assert store.count() == 0
+
+
 def test_withdraw_takes_what_no_worker_holds(store: Store):
     past = now_ms() - 1_000
     store.park([entry("lapsed", past), entry("held", past + 1)], 0)

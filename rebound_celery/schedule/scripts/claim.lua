@@ -24,7 +24,7 @@ for step = 4, #KEYS do
       break
     end
     local stored = redis.call('HGET', KEYS[1], id)
-    local had = math.floor((score % 1) * 1024 + 0.5)
+    local had = math.floor((score % 0.5) * 1024 + 0.5)
     if not stored then
       redis.call('ZREM', KEYS[step], id)
     elseif had >= losses then
@@ -33,7 +33,7 @@ for step = 4, #KEYS do
       redis.call('ZREM', KEYS[step], id)
       dead[#dead + 1] = id
     else
-      redis.call('ZADD', KEYS[step], string.format('%.10f', now + lease + (had + 1) / 1024), id)
+      redis.call('ZADD', KEYS[step], string.format('%.10f', now + lease + math.min(had + 1, 511) / 1024), id)
       reply[#reply + 1] = id
       reply[#reply + 1] = stored
       reply[#reply + 1] = had

@@ -1,5 +1,5 @@
 -- Change when a waiting message is due, or remove it; a leased one is removed too, but keeps its lease when moved.
--- One whose lease has run out waits; what it has lost is forgotten when it is moved.
+-- One whose lease has run out waits. What was lost before still counts: see `waiting` in keys.py.
 -- KEYS[1]  messages   HASH id -> stored message
 -- KEYS[2]  wake       LIST of at most one token
 -- KEYS[3..] waiting   ZSET of each priority step
@@ -19,8 +19,11 @@ for i = 2, #ARGV do
   else
     for step = 3, #KEYS do
       local score = tonumber(redis.call('ZSCORE', KEYS[step], id) or 'nan')
-      if score == score and (score % 1 == 0 or score <= now) then
-        redis.call('ZADD', KEYS[step], due, id)
+      if score == score and (score % 1 == 0 or score % 1 >= 0.5 or score <= now) then
+        local had, moved = math.floor((score % 0.5) * 1024 + 0.5), due
+        -- Within the last millisecond before: who claims looks at whole ones, so it is due when it should be.
+        if had > 0 then moved = string.format('%.10f', due - 1 + 0.5 + had / 1024) end
+        redis.call('ZADD', KEYS[step], moved, id)
         changed = changed + 1
       end
     end

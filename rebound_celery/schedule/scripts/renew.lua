@@ -15,7 +15,7 @@ for i = 2, #ARGV, 2 do
       local score = redis.call('ZSCORE', KEYS[step], id)
       if score then
         local fraction = tonumber(score) % 1
-        if fraction > 0 then
+        if fraction > 0 and fraction < 0.5 then
           redis.call('ZADD', KEYS[step], string.format('%.10f', until_ms + fraction), id)
           renewed = renewed + 1
         end

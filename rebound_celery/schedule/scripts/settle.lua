@@ -18,11 +18,13 @@ for i = 1, #ARGV, 3 do
     if what == 'release' or what == 'lost' then
       for step = 4, #KEYS do
         local score = redis.call('ZSCORE', KEYS[step], id)
-        -- The fraction counts the leases it has had, this one among them; another count is another's lease.
+        -- The fraction counts the leases it has had, this one among them; another count is another's lease, and half
+        -- of one more says that it was moved since.
         local had = score and math.floor((tonumber(score) % 1) * 1024 + 0.5)
         if score and (lease == nil or lease == had) then
           settled = settled + 1
           released = true
+          had = had % 512
           if what == 'release' and had > 0 then
             had = had - 1
             if string.sub(stored, 1, 1) == '\2' then

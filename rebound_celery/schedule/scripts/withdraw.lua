@@ -9,7 +9,7 @@ local removed = {}
 for i = 1, #ARGV do
   for step = 2, #KEYS do
     local score = tonumber(redis.call('ZSCORE', KEYS[step], ARGV[i]) or 'nan')
-    if score == score and (score % 1 == 0 or score <= now) then
+    if score == score and (score % 1 == 0 or score % 1 >= 0.5 or score <= now) then
       removed[#removed + 1] = redis.call('HGET', KEYS[1], ARGV[i]) or ''
       redis.call('HDEL', KEYS[1], ARGV[i])
       redis.call('ZREM', KEYS[step], ARGV[i])
