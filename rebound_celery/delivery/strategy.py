@@ -195,6 +195,9 @@ class Job:
             "a job of %d deliveries was lost: %s", len(self._requests), exc_info, extra={"event": "worker_lost"}
         )
         for request in self._requests:
+            if request.acknowledged:
+                # Given back already: Celery has ended the process, for its connection was lost.
+                continue
             if losses < self._task.max_worker_losses:
                 self._run([request], losses)
                 continue

@@ -248,6 +248,27 @@ def test_cut_connections_make_no_delivery_twice(
     assert sorted(receiver.answered) == sorted(f"order-{n}" for n in range(150))
 
 
+def test_a_delivery_that_is_cancelled_at_a_cut_connection_is_made_once_more(
+    rebound: Rebound, redis_url: str, receiver: HangingReceiver, start_worker: StartWorker
+) -> None:
+    """Celery ends the child then; what it was at is given back, and not done by this worker as well."""
+    receiver.hanging = 99
+    setting = "worker.cancel_long_running_tasks_on_connection_loss=yes"
+    worker = start_worker("-P", "prefork", "-c", "2", "--", setting)
+    rebound.schedule_retry(receiver.url, b"v", id="order-7", base_delay=1)
+    wait_until(lambda: receiver.posts, timeout=20, message=worker.tail)
+
+    with Redis.from_url(redis_url) as redis:
+        redis.client_kill_filter(_type="normal", skipme=True)
+    worker.wait_for_output("a job of 1 deliveries was lost")
+    wait_until(lambda: len(receiver.posts) > 1, timeout=20, message=worker.tail)
+    receiver.release.set()
+
+    wait_until(lambda: left_in(redis_url) == 0, timeout=30, message=worker.tail)
+    assert worker.stop() == 0
+    assert len(receiver.posts) == 2
+
+
 def test_a_delivery_under_way_is_finished_when_the_worker_is_told_to_stop(
     rebound: Rebound, redis_url: str, receiver: HangingReceiver, start_worker: StartWorker
 ) -> None:
