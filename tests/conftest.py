@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import time
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
 from celery import _state
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaProducer
 
 from rebound_celery.demo.embedded import EmbeddedKafka, EmbeddedRedis, create_topics
+from tests import topics
 from tests.processes import Process
 from tests.servers import ExternalRedis, RedisServer, local_redis
 
@@ -120,31 +121,8 @@ def produce(_producer: KafkaProducer) -> Callable[..., list[RecordMetadata]]:
 
 @pytest.fixture
 def read_topic(kafka_brokers: str) -> Callable[..., list[ConsumerRecord]]:
-    """`read_topic(topic, count, timeout=15)` reads a topic from its beginning, in no group.
-
-    It returns once there are `count` records and a further look finds no more (so that a record too many shows), or
-    with what there is at the deadline.
-    """
-
-    def read(topic: str, count: int, timeout: float = 15.0) -> list[ConsumerRecord]:
-        consumer = KafkaConsumer(bootstrap_servers=kafka_brokers, group_id=None, enable_auto_commit=False)
-        try:
-            partitions: Any = consumer.partitions_for_topic(topic) or ()
-            consumer.assign([TopicPartition(topic, number) for number in sorted(partitions)])
-            consumer.seek_to_beginning()
-            records: list[ConsumerRecord] = []
-            deadline = time.monotonic() + timeout
-            while time.monotonic() < deadline:
-                batches = consumer.poll(timeout_ms=300).values()
-                if not batches and len(records) >= count:
-                    break
-                for batch in batches:
-                    records.extend(batch)
-            return records
-        finally:
-            consumer.close()
-
-    return read
+    """`read_topic(topic, count, timeout=15)`; see `tests.topics`."""
+    return partial(topics.read_topic, kafka_brokers)
 
 
 @pytest.fixture
