@@ -1,0 +1,33 @@
+"""The Celery app and the handler of all processes of a step. The one with CRASH_STEP is killed there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from celery import Celery
+
+from rebound_celery import Rebound, Record
+from tests.acceptance.crash_points.inject import arm
+from tests.acceptance.crash_points.table import STEPS
+
+app = Celery("crash_points", broker=os.environ["CRASH_REDIS"])
+app.conf.broker_connection_retry_on_startup = True
+rebound = Rebound(app)
+
+
+def work(record: Record) -> None:
+    """What begins with `once` fails at its first attempt, `never` at each."""
+    word = (record.value or b"").decode().partition("-")[0]
+    if word == "never" or (word == "once" and record.attempt == 1):
+        raise ValueError(f"{word} is refused")
+
+
+def handle(record: Record) -> None:
+    # Line and line end in one write: handlers run side by side.
+    print(f"handled {(record.value or b'').decode()} attempt {record.attempt}\n", end="", flush=True)
+    work(record)
+
+
+if "CRASH_STEP" in os.environ:
+    arm(STEPS[os.environ["CRASH_STEP"]].kill, Path(os.environ["CRASH_MARKER"]))

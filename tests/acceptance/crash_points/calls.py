@@ -1,0 +1,32 @@
+"""Where the kills are: functions of the product, and of the libraries that it calls."""
+
+from __future__ import annotations
+
+# The consumer
+POLL = "kafka:KafkaConsumer.poll"
+COMMIT = "kafka:KafkaConsumer.commit_async"
+LAST_COMMIT = "kafka:KafkaConsumer.commit"
+#: Called once Kafka has answered that it has the offsets.
+COMMITTED = "rebound_celery.consumer.ledger:Ledger.confirm"
+HANDLER = "tests.acceptance.crash_points.app:handle"
+INSIDE_HANDLER = "tests.acceptance.crash_points.app:work"
+JUDGED = "rebound_celery.consumer.keeper:Keeper.put"
+REVOKED = "rebound_celery.consumer.rebalance:RebalanceListener._commit"
+
+# The worker, and the child of a prefork pool
+HANDED_OVER = "rebound_celery.delivery.strategy:Gatherer._run"
+SEND = "kafka:KafkaProducer.send"
+CONFIRM = "rebound_celery.destinations.kafka:KafkaDestination._confirm"
+POST = "rebound_celery.destinations.http:HttpDestination._post"
+#: Sends the request and waits for the first bytes of the answer.
+REQUEST = "urllib3:PoolManager.request"
+#: The request is sent.
+WAIT_FOR_ANSWER = "urllib3.connection:HTTPConnection.getresponse"
+KEEP = "rebound_celery.destinations.dead_set:DeadSet._write"
+CHILD_IS_THROUGH = "rebound_celery.delivery.task:DeliverTask.run_batch"
+PARENT_HEARS = "rebound_celery.delivery.strategy:Job.on_done"
+TOLD = "rebound_celery.schedule.claimer:Claimer._on_dead"
+ACKNOWLEDGED = "rebound_celery.schedule.leases:Leases.end"
+
+#: Runs a script of the schedule in Redis; see `inject.before_script`.
+RUN_SCRIPT = "rebound_celery.schedule.store:run_script"

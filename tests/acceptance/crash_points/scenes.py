@@ -1,0 +1,243 @@
+"""Drives each flow: up to the kill, then with another process, or the same parent, to the end of every message."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from rebound_celery.address import KafkaAddress
+from rebound_celery.demo.embedded import free_port
+from tests.acceptance.crash_points.case import DEADLINE_S, Case
+from tests.acceptance.crash_points.inject import Victim
+from tests.topics import read_topic
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from tests.processes import Process
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+#: Only the end of a rebalance, or of the consumer, commits.
+NEVER = MappingProxyType({"commit_interval": 3600})
+
+
+# The consumer
+
+
+def consume(
+    case: Case,
+    *values: str,
+    partitions: int = 1,
+    of_killed: Mapping[str, Any] = NOTHING,
+    meanwhile: Callable[[Process], Process | None] = lambda _killed: None,
+    **config: Any,
+) -> None:
+    """Records are consumed, and the consumer is killed. `meanwhile` brings it to the step, and may start its successor.
+
+    The configuration `of_killed` is that consumer's alone.
+    """
+    case.make_topics(partitions)
+    case.produce(*values)
+    killed = case.consumer(armed=True, **{**config, **of_killed})
+    successor = meanwhile(killed)
+    case.killed(killed)
+    early = case.step.variant == "delivered meanwhile"
+    if early:
+        case.worker()
+        deliver_all(case)
+        wait_until(lambda: delivered(case, len(values)), timeout=DEADLINE_S, interval=0.2, message=case.what_is_left)
+    if successor is None:
+        case.consumer(**config)
+    wait_until(
+        lambda: (case.committed() or 0) >= len(values), timeout=DEADLINE_S, interval=0.1, message=case.what_is_left
+    )
+    if case.store.count() and not early:
+        case.worker()
+    deliver_all(case)
+    case.through()
+
+
+def deliver_all(case: Case) -> None:
+    """Make all due that waits: nobody waits for a minute here."""
+    case.store.run_now(*(entry.id for entry in case.store.list(count=1000)))
+
+
+def delivered(case: Case, originals: int) -> bool:
+    """Whether something has come to Kafka from Redis, and nothing waits there."""
+    records, letters = (len(read_topic(case.brokers, name, 0)) for name in (case.topic, case.dead_letter_topic))
+    return records + letters > originals and not case.store.count()
+
+
+def given_away(case: Case) -> None:
+    """A second consumer joins, so the first must give away what it has."""
+
+    def join(killed: Process) -> Process:
+        killed.wait_for_output("handled", timeout=DEADLINE_S, times=2)
+        return case.consumer()
+
+    consume(case, "fine-0", "fine-1", partitions=2, of_killed=NEVER, meanwhile=join)
+
+
+def consumer_stop(case: Case) -> None:
+    def stop(killed: Process) -> None:
+        killed.wait_for_output("handled", timeout=DEADLINE_S)
+        killed.signal(signal.SIGTERM)
+
+    consume(case, "fine", of_killed=NEVER, meanwhile=stop)
+
+
+# The worker
+
+
+def schedule(case: Case, count: int = 1, **request: Any) -> None:
+    """So many messages are due; `request` is what `schedule_retry` takes."""
+    case.messages = count
+    for number in range(count):
+        case.rebound.schedule_retry(message_data=f"message-{number}", base_delay=1, **request)
+    deliver_all(case)
+
+
+def deliver(
+    case: Case,
+    *,
+    pool: str = "threads",
+    env: Mapping[str, str] = NOTHING,
+    of_killed: Mapping[str, str] = NOTHING,
+    meanwhile: Callable[[Process], object] = lambda _killed: None,
+) -> None:
+    """What is due is delivered, and the worker is killed, or its child; the same, or another worker does the rest.
+
+    `meanwhile` brings it to the step. The surroundings `of_killed` are that worker's alone.
+    """
+    killed = case.worker(armed=True, pool=case.step.variant or pool, **{**env, **of_killed})
+    meanwhile(killed)
+    case.killed(killed)
+    case.receiver.release.set()
+    only_a_child = case.step.kill.victim is Victim.CHILD
+    if not only_a_child:
+        case.worker(**env)
+    case.through()
+    assert killed.is_running == only_a_child
+
+
+def to_kafka(case: Case, count: int = 1, *, worker: Mapping[str, Any] = NOTHING, **request: Any) -> None:
+    case.make_topics()
+    schedule(case, count, destination=f"kafka://{case.topic}", **request)
+    deliver(case, **worker)
+
+
+def over_http(case: Case, count: int = 1, *, receiver: Mapping[str, Any] = NOTHING, **request: Any) -> None:
+    case.receive(**receiver)
+    schedule(case, count, destination=case.receiver.url, **request)
+    deliver(case)
+
+
+def outage(case: Case) -> None:
+    """The worker that is killed does not reach Kafka."""
+    nowhere = f"127.0.0.1:{free_port()}"
+    to_kafka(case, worker={"of_killed": {"REBOUND_KAFKA_BROKERS": nowhere, "REBOUND_KAFKA_TIMEOUT": "1"}})
+
+
+def rejected(case: Case) -> None:
+    case.make_topics()
+    schedule(case, destination=KafkaAddress(case.topic, partition=77))
+    deliver(case)
+
+
+def lost_workers(case: Case, *, of_a_dead_letter: bool = False) -> None:
+    """The child is killed while it posts, and one loss is one too many."""
+    case.receive(hanging=1)
+    url = case.receiver.url
+
+    def lose(killed: Process) -> None:
+        wait_until(lambda: case.receiver.posts, timeout=DEADLINE_S, message=killed.tail)
+        for child in Path(f"/proc/{killed.pid}/task/{killed.pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+
+    # Without a retry left it is the dead letter that is posted; else the lost message goes to the dead set.
+    schedule(case, destination=url, **({"max_retries": 0, "dead_destination": url} if of_a_dead_letter else {}))
+    deliver(case, pool="prefork", env={"REBOUND_MAX_WORKER_LOSSES": "1"}, meanwhile=lose)
+
+
+def lost_workers_seen_by_the_claim(case: Case) -> None:
+    """So many leases of it ran out that no worker gets it any more, not even to give it up."""
+    schedule(case, destination=case.receiver.url)
+    (entry,) = case.store.list()
+    leases = 6
+    case.redis.zadd(case.store.keys.waiting(3), {entry.id: entry.due_ms + leases / 1024})
+    deliver(case)
+
+
+def unreadable(case: Case) -> None:
+    case.messages = 1
+    app = case.rebound.app
+    with app.connection_for_write() as connection:
+        app.send_task("rebound.deliver", args=["nonsense"], task_id="message", queue="rebound", connection=connection)
+    deliver(case)
+
+
+def broken_entry(case: Case) -> None:
+    case.messages = 1
+    case.store.park([("message", time.time_ns() // 1_000_000, b"\1" + bytes(8) + b"no message")], 3)
+    deliver(case)
+
+
+def worker_stop(case: Case) -> None:
+    """One post is under way, another message is held behind it, and the worker is told to stop."""
+    case.receive(hanging=1)
+
+    def stop(killed: Process) -> None:
+        wait_until(lambda: case.receiver.posts, timeout=DEADLINE_S, message=killed.tail)
+        case.rebound.schedule_retry(case.receiver.url, "held", base_delay=1)
+        case.messages = 2
+        deliver_all(case)
+        wait_until(
+            lambda: [entry.leased for entry in case.store.list()] == [True, True],
+            timeout=DEADLINE_S,
+            message=killed.tail,
+        )
+        killed.signal(signal.SIGTERM)
+        killed.wait_for_output("Warm shutdown", timeout=DEADLINE_S)
+        case.receiver.release.set()
+
+    schedule(case, destination=case.receiver.url)
+    deliver(case, pool="prefork", meanwhile=stop)
+
+
+PREFORK = MappingProxyType({"pool": "prefork"})
+
+#: flow -> what drives it.
+SCENES: dict[str, Callable[[Case], None]] = {
+    "record": lambda case: consume(case, "fine"),
+    "records": lambda case: consume(case, *(f"fine-{n}" for n in range(6)), of_killed=NEVER),
+    "failure": lambda case: consume(case, "once"),
+    "failures": lambda case: consume(case, *(f"once-{n}" for n in range(20)), concurrency=4),
+    "last failure": lambda case: consume(case, "never", max_retries=0),
+    "partitions given away": given_away,
+    "consumer stop": consumer_stop,
+    "retry": to_kafka,
+    "retry in a child": partial(to_kafka, worker=PREFORK),
+    "retries": partial(to_kafka, count=5),
+    "retries in a child": partial(to_kafka, count=5, worker=PREFORK),
+    "outage": outage,
+    "post": over_http,
+    "posts": partial(over_http, count=4),
+    "refused post": partial(over_http, receiver={"refused": {2}}),
+    "refused posts": partial(over_http, count=3, receiver={"refused": {2}}),
+    "renewal": partial(over_http, receiver={"hanging": 1}),
+    "dead letter": partial(to_kafka, max_retries=0),
+    "rejected retry": rejected,
+    "last refused post": partial(over_http, receiver={"refused": {2}}, max_retries=1),
+    "lost workers": lost_workers,
+    "lost workers of a dead letter": partial(lost_workers, of_a_dead_letter=True),
+    "lost workers, seen by the claim": lost_workers_seen_by_the_claim,
+    "unreadable message": unreadable,
+    "broken entry": broken_entry,
+    "worker stop": worker_stop,
+}

@@ -1,0 +1,79 @@
+"""What a step is, and the flows: every way of a message as the list of its effects, in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tests.acceptance.crash_points.inject import Kill
+
+#: A count, or the least and the most.
+Times = int | tuple[int, int]
+
+#: How often the consumers commit, in seconds.
+COMMIT_INTERVAL_S = 0.5
+
+
+def least_and_most(times: Times) -> tuple[int, int]:
+    return (times, times) if isinstance(times, int) else times
+
+
+#: Each two neighbours are what a kill can fall between, and the table must have a step for it.
+FLOWS: dict[str, tuple[str, ...]] = {
+    # The consumer
+    "record": ("start", "poll", "handler", "commit", "next poll"),
+    "records": ("first handler", "last handler", "commit"),
+    "failure": ("handler", "store", "commit", "next poll"),
+    "failures": ("handlers", "store", "commit"),
+    "last failure": ("handler", "store", "commit", "next poll"),
+    "partitions given away": ("handler", "commit", "leave"),
+    "consumer stop": ("handler", "commit", "leave"),
+    # The worker: to Kafka
+    "retry": ("start", "claim", "job", "publish", "confirm", "settle", "next claim"),
+    "retry in a child": ("claim", "job", "publish", "confirm", "answer to the parent", "settle", "next claim"),
+    "retries": ("publish", "first confirm", "last confirm", "settle"),
+    "retries in a child": ("publish", "first confirm", "last confirm", "answer to the parent", "settle"),
+    "outage": ("refusal", "store again", "settle", "next claim"),
+    # The worker: over HTTP
+    "post": ("claim", "post", "answer", "settle", "next claim"),
+    "posts": ("first answer", "last answer", "settle"),
+    "refused post": ("answer", "store again", "settle", "next claim"),
+    "refused posts": ("answers", "store again", "settle"),
+    "renewal": ("claim", "renew", "answer"),
+    # The worker: dead letters
+    "dead letter": ("claim", "write", "confirm", "settle", "next claim"),
+    "rejected retry": ("refusal", "write", "confirm", "settle", "next claim"),
+    "last refused post": ("answer", "keep", "settle", "next claim"),
+    "lost workers": ("loss", "store", "settle", "next claim"),
+    "lost workers of a dead letter": ("loss", "keep", "settle", "next claim"),
+    "lost workers, seen by the claim": ("claim", "tell the result backend", "next claim"),
+    "unreadable message": ("claim", "keep", "settle", "next claim"),
+    "broken entry": ("claim", "set aside", "next claim"),
+    "worker stop": ("stop", "release", "exit"),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step that a process is killed at, and how all must have ended when the others are through.
+
+    Attributes:
+        name: unique; the test's name.
+        place: the flow, and the two neighbours in it that the kill falls between: `flow: effect > effect`.
+        kill: where exactly.
+        outcome: for each message of the scene how often what happened, such as `{"handled 1": 2, "record 2": 1}`:
+            the handler was called for attempt 1 twice, and Kafka has one record that begins attempt 2. What is not
+            named must not have happened: so no attempt is skipped, and none begins anew. The words are those of
+            `case.Case.counts`.
+        variant: a word for the scene where a flow has several.
+    """
+
+    name: str
+    place: str
+    kill: Kill
+    outcome: Mapping[str, Times]
+    variant: str = ""
+
+    @property
+    def flow(self) -> str:
+        return self.place.partition(": ")[0]

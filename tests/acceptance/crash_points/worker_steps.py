@@ -1,0 +1,123 @@
+"""The steps of the worker with live messages: row of the table in docs/guarantees.md -> the steps that show it."""
+
+from __future__ import annotations
+
+from tests.acceptance.crash_points.calls import ACKNOWLEDGED, CONFIRM, HANDED_OVER, POST, REQUEST, SEND, WAIT_FOR_ANSWER
+from tests.acceptance.crash_points.inject import (
+    after,
+    after_script,
+    before,
+    before_script,
+    broker_has_it,
+    claimed,
+    confirmed,
+    ends,
+)
+from tests.acceptance.crash_points.steps import Step
+
+ONCE = {"record 2": 1}
+TWICE = {"record 2": 2}
+ONCE_OR_TWICE = {"record 2": (1, 2)}
+
+POSTED_ONCE = {"post 2": 1}
+POSTED_TWICE = {"post 2": 2}
+POSTED_ONCE_OR_TWICE = {"post 2": (1, 2)}
+
+# Attempt 2 is refused, attempt 3 is not.
+REFUSED_ONCE = {"post 2": 1, "post 3": 1}
+REFUSED_TWICE = {"post 2": 2, "post 3": 1}
+
+WORKER = {
+    "worker, before Kafka or the receiver has the message": [
+        Step("worker claims", "retry: start > claim", before_script("claim"), ONCE),
+        Step("worker has claimed", "retry: claim > job", after_script("claim", matching=claimed), ONCE),
+        Step("worker makes a job", "retry: claim > job", before(HANDED_OVER), ONCE),
+        Step("worker publishes", "retry: job > publish", before(SEND), ONCE),
+        Step("parent makes a job", "retry in a child: claim > job", before(HANDED_OVER), ONCE),
+        Step("worker posts", "post: claim > post", before(REQUEST), POSTED_ONCE),
+    ],
+    "worker, after Kafka or the receiver has it, before the lease is settled": [
+        Step("worker has sent and Kafka may have it", "retry: publish > confirm", after(SEND), ONCE_OR_TWICE),
+        Step(
+            "worker has not heard that Kafka has it",
+            "retry: publish > confirm",
+            before(CONFIRM, matching=broker_has_it),
+            TWICE,
+        ),
+        Step("worker knows that Kafka has it", "retry: confirm > settle", after(CONFIRM, matching=confirmed), TWICE),
+        Step("worker settles", "retry: confirm > settle", before_script("settle"), TWICE),
+        Step("worker has sent three of five", "retries: publish > first confirm", after(SEND, number=3), ONCE_OR_TWICE),
+        Step(
+            "worker knows of three of five",
+            "retries: first confirm > last confirm",
+            after(CONFIRM, matching=confirmed, number=3),
+            ONCE_OR_TWICE,
+        ),
+        Step(
+            "worker has acknowledged three of five",
+            "retries: last confirm > settle",
+            after(ACKNOWLEDGED, number=3),
+            ONCE_OR_TWICE,
+        ),
+        Step("worker has posted", "post: post > answer", before(WAIT_FOR_ANSWER), POSTED_TWICE),
+        Step("worker has not read the answer", "post: post > answer", after(REQUEST), POSTED_TWICE),
+        Step("worker has the answer", "post: answer > settle", after(POST), POSTED_TWICE),
+        Step(
+            "worker has two of four answers",
+            "posts: first answer > last answer",
+            after(POST, number=2),
+            POSTED_ONCE_OR_TWICE,
+        ),
+        Step("worker settles four posts", "posts: last answer > settle", before_script("settle"), POSTED_TWICE),
+        # The first renewal may come before the post.
+        Step("worker renews a lease", "renewal: claim > renew", before_script("renew"), POSTED_ONCE_OR_TWICE),
+        Step("worker has renewed a lease", "renewal: renew > answer", after_script("renew"), POSTED_ONCE_OR_TWICE),
+    ],
+    "worker, after the lease is settled": [
+        Step("worker has settled", "retry: settle > next claim", after_script("settle"), ONCE),
+        Step("worker has settled a post", "post: settle > next claim", after_script("settle"), POSTED_ONCE),
+        Step("parent has settled", "retry in a child: settle > next claim", after_script("settle"), ONCE),
+    ],
+    "worker, before a failed delivery is stored again": [
+        Step(
+            "worker stores a refused post", "refused post: answer > store again", before_script("park"), REFUSED_TWICE
+        ),
+        Step(
+            "worker stores refused posts", "refused posts: answers > store again", before_script("park"), REFUSED_TWICE
+        ),
+        Step("worker stores what Kafka did not take", "outage: refusal > store again", before_script("park"), ONCE),
+    ],
+    "worker, after a failed delivery was stored again": [
+        Step(
+            "worker has stored a refused post", "refused post: store again > settle", after_script("park"), REFUSED_ONCE
+        ),
+        Step(
+            "worker settles a refused post", "refused post: store again > settle", before_script("settle"), REFUSED_ONCE
+        ),
+        Step(
+            "worker has settled a refused post",
+            "refused post: settle > next claim",
+            after_script("settle"),
+            REFUSED_ONCE,
+        ),
+        Step(
+            "worker has stored refused posts", "refused posts: store again > settle", after_script("park"), REFUSED_ONCE
+        ),
+        Step("worker has stored what Kafka did not take", "outage: store again > settle", after_script("park"), ONCE),
+        Step("worker has settled what Kafka did not take", "outage: settle > next claim", after_script("settle"), ONCE),
+    ],
+    "worker, while it gives back at its stop what it had not begun": [
+        Step(
+            "parent gives back",
+            "worker stop: stop > release",
+            before_script("settle", matching=ends("release")),
+            POSTED_ONCE_OR_TWICE,
+        ),
+        Step(
+            "parent has given back",
+            "worker stop: release > exit",
+            after_script("settle", matching=ends("release")),
+            POSTED_ONCE,
+        ),
+    ],
+}
