@@ -208,7 +208,12 @@ class Rebound:
     def _schedule_options(self) -> dict[str, Any]:
         settings = self.settings
         # On rebound's own queue every message goes through the schedule: a list with BRPOP can lose one.
-        return {"leased": (settings.queue,), "lease": settings.lease, "max_losses": settings.max_worker_losses}
+        return {
+            "leased": (settings.queue,),
+            "lease": settings.lease,
+            "max_losses": settings.max_worker_losses,
+            "health_file": settings.health_file,
+        }
 
     # What users call
 

@@ -63,6 +63,18 @@ def _name(name: str, value: object) -> str:
     return value
 
 
+def parse_path(value: object, name: str) -> str:
+    """The path of a file, as text.
+
+    Raises:
+        InvalidSettingError: where `value` is none.
+    """
+    text = str(value) if isinstance(value, str | os.PathLike) else ""
+    if not text or "\0" in text:
+        raise InvalidSettingError(name, value, "it is the path of a file")
+    return text
+
+
 def _mapping(name: str, value: object) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise InvalidSettingError(name, value, "it is a mapping of kafka-python's option names to values")
@@ -95,6 +107,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "http_timeout": _seconds,
     "outage_delay": _seconds,
     "outage_max_delay": _seconds,
+    "health_file": lambda name, value: parse_path(value, name),
 }
 
 #: What an environment variable holds is text; these settings are numbers.
@@ -123,6 +136,8 @@ class Settings:
         http_timeout: seconds to wait for its answer.
         outage_delay: seconds before the first new try when a destination is away; doubles with each further one.
         outage_max_delay: the longest that delay becomes, in seconds.
+        health_file: a file that a worker rewrites every few seconds while it is well, for probes; None for none. `%n`
+            in it stands for the worker's name, `%h` for the whole of it.
     """
 
     queue: str = "rebound"
@@ -138,6 +153,7 @@ class Settings:
     http_timeout: float = 30.0
     outage_delay: float = 1.0
     outage_max_delay: float = 60.0
+    health_file: str | None = None
 
     @classmethod
     def read(cls, conf: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:

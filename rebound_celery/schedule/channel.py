@@ -42,8 +42,8 @@ class Channel(kombu_redis.Channel):
     """A Redis channel with delayed delivery.
 
     Its option `rebound` is a mapping: `leased` (names of queues whose messages all go through the schedule), `lease`
-    (seconds), `max_losses` (leases that may run out before a message is dead) and `app` (the token of the
-    app that is told of it; see `announce`).
+    (seconds), `max_losses` (leases that may run out before a message is dead), `health_file` (see `watchdog`) and `app`
+    (the token of the app that is told of it; see `announce`).
     """
 
     QoS = QoS

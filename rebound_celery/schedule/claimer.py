@@ -10,7 +10,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from . import eta, stored
-from .leases import DONE, RELEASE, Leases
+from .leases import DONE, LOST, RELEASE, Leases
 from .store import MAX_SLEEP_MS, Claimed, Store
 from .worker_state import is_stopping
 
@@ -58,6 +58,7 @@ class Claimer:
         self._tell_dead = on_dead
         self._stores: dict[str, Store] = {}
         self._claim_at: dict[str, float] = {}
+        self._answered_at: dict[str, float] = {}
         self._faults = 0
 
     def claim_due(self) -> int:
@@ -67,7 +68,7 @@ class Claimer:
             if time.monotonic() >= self._claim_at.get(queue, 0.0):
                 try:
                     delivered += self._claim_and_deliver(queue)
-                except FAULTS as error:
+                except Exception as error:  # noqa: BLE001 - told below; raised, it would end the worker
                     self._wait_for_redis(queue, error)
         return delivered
 
@@ -108,6 +109,14 @@ class Claimer:
             logger.exception("a message is set aside, for it cannot be delivered: %r", message.get("headers"))
             leases.end(tag, f"undeliverable: {error!r}"[:200])
             return
+        except FAULTS:
+            leases.end(tag, RELEASE)
+            raise
+        except Exception:
+            # Not the message's fault, it seems; if it is, its losses end it. A lease that is kept would never end.
+            logger.exception("a message could not be handed over and is given back: %r", message.get("headers"))
+            leases.end(tag, LOST)
+            return
         if tag in leases and tag not in self._channel.qos.leased:
             # A consumer without acknowledgements took it.
             leases.end(tag, DONE)
@@ -122,6 +131,7 @@ class Claimer:
         max_losses = 2 * self._max_losses if self._channel.is_leased(queue) else self._max_losses
         claim = store.claim(limit, leases.lease_ms, max_losses)
         self._faults = 0
+        self._answered_at[queue] = time.monotonic()
         sleep_ms = MAX_SLEEP_MS if claim.next_due_in_ms is None else min(claim.next_due_in_ms, MAX_SLEEP_MS)
         self._claim_at[queue] = time.monotonic() + sleep_ms / 1000
         for identity in claim.dead:
@@ -188,10 +198,22 @@ class Claimer:
 
     def _wait_for_redis(self, queue: str, error: BaseException) -> None:
         if self._faults == 0:
-            logger.warning("due messages cannot be claimed now, and are claimed later: %s", error)
+            logger.warning(
+                "due messages cannot be claimed now, and are claimed later: %s",
+                error,
+                exc_info=not isinstance(error, FAULTS),
+            )
         first, longest = _AWAY_S
         self._claim_at[queue] = time.monotonic() + min(first * 2**self._faults, longest)
         self._faults = min(self._faults + 1, 10)
+
+    def answered_at(self, queue: str) -> float:
+        """When Redis last answered a claim for this queue, by the monotonic clock; 0.0 if it never did."""
+        return self._answered_at.get(queue, 0.0)
+
+    def has_room(self, queue: str) -> bool:
+        """Whether a claim for this queue would take anything; from any thread."""
+        return self._room(queue) > 0
 
     def look_at(self, queue: str) -> None:
         """Let the next claim look at this queue: something may be due sooner than this worker knew."""

@@ -28,8 +28,9 @@ def install_schedule(app: Celery, options: Callable[[], Mapping[str, Any]] | Non
     Args:
         app: the Celery app.
         options: asked when a connection is made; gives `leased` (names of queues whose messages all go through the
-            schedule), `lease` (seconds a worker's claim lasts unless renewed) and `max_losses` (how many of its
-            workers may be lost before a message is dead). None means no such queue, 30 seconds and 3.
+            schedule), `lease` (seconds a worker's claim lasts unless renewed), `max_losses` (how many of its workers
+            may be lost before a message is dead) and `health_file` (what a worker tells of its health; a path). None
+            means no such queue, 30 seconds, 3, and no file.
     """
     _register()
     make_connection = app._connection  # noqa: SLF001 - the one place where Celery makes every connection
@@ -40,6 +41,7 @@ def install_schedule(app: Celery, options: Callable[[], Mapping[str, Any]] | Non
             "leased": (),
             "lease": DEFAULT_LEASE_S,
             "max_losses": DEFAULT_MAX_LOSSES,
+            "health_file": None,
             "app": announce.token_of(app),
         }
         chosen.update(options() if options is not None else {})
@@ -56,6 +58,8 @@ def install_schedule(app: Celery, options: Callable[[], Mapping[str, Any]] | Non
     vars(app).pop("control", None)  # made already, from the class before
     signals.worker_init.connect(_prepare_worker, dispatch_uid="rebound-worker")
     signals.worker_ready.connect(_check_redis, dispatch_uid="rebound-redis")
+    signals.worker_ready.connect(_watch, dispatch_uid="rebound-watch")
+    signals.worker_shutdown.connect(_unwatch, dispatch_uid="rebound-unwatch")
 
 
 def _prepare_worker(sender: Any = None, **_: Any) -> None:
@@ -69,6 +73,18 @@ def _prepare_worker(sender: Any = None, **_: Any) -> None:
 
 def _check_redis(sender: Any = None, **_: Any) -> None:
     redis_risks.warn_of_eviction(sender.app)
+
+
+def _watch(sender: Any = None, **_: Any) -> None:
+    from . import watchdog
+
+    watchdog.watch(sender)
+
+
+def _unwatch(sender: Any = None, **_: Any) -> None:
+    from . import watchdog
+
+    watchdog.unwatch(sender)
 
 
 def _register() -> None:

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -105,6 +105,11 @@ class Leases:
     def count(self, queues: Iterable[str]) -> int:
         """How many messages of these queues are held."""
         return sum(self._held_by_queue[queue] for queue in queues)
+
+    def tags_of(self, queues: Collection[str]) -> list[str]:
+        """The tags of all leases on messages of these queues, whichever channel they came over."""
+        with self._lock:
+            return [tag for tag, lease in self._held.items() if lease.queue in queues]
 
     def end(self, tag: str, what: str) -> bool:
         """End a lease: DONE, RELEASE, LOST (its worker was), or the reason of a dead letter.

@@ -173,6 +173,16 @@ class Store:
         """How many messages wait or are leased."""
         return int(self._client.hlen(self.keys.messages))
 
+    def overdue_ms(self) -> int:
+        """For how long the message that is due first has been due and in no worker's hands; 0 if none is due."""
+        with self._client.pipeline(transaction=False) as pipe:
+            for key in self.keys.all_waiting():
+                pipe.zrange(key, 0, 0, withscores=True)
+            pipe.time()
+            *heads, (seconds, microseconds) = pipe.execute()
+        now_ms = seconds * 1000 + microseconds // 1000
+        return max((now_ms - int(score) for head in heads for _, score in head if score <= now_ms), default=0)
+
     def purge(self) -> int:
         """Remove every waiting message; returns how many. Dead letters stay."""
         with self._client.pipeline(transaction=True) as pipe:

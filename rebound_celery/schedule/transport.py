@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from kombu.exceptions import OperationalError
@@ -45,12 +46,23 @@ class SchedulePoller(MultiChannelPoller):
         super().__init__()
         # An event loop puts its own in this place; it has the timer.
         self.poller = _ClaimingWait(self.poller, self)
+        #: What `get` is to call, where there is no event loop.
+        self._calls: deque[Callable[[], None]] = deque()
 
     def claim(self) -> int:
         """Claim and deliver what is due; returns how many messages that was."""
-        delivered = sum(claimer.claim_due() for claimer in self._claimers())
-        self.arm()
-        return delivered
+        try:
+            return sum(claimer.claim_due() for claimer in self._claimers())
+        finally:
+            # Whatever a claim met: a timer that is not set again is never set again.
+            self.arm()
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """Let the worker's loop call this; from any thread."""
+        if self.loop is not None:
+            self.loop.call_soon(call)
+        else:
+            self._calls.append(call)
 
     def next_claim_in(self) -> float:
         """Seconds until there is something to claim, at most the longest sleep."""
@@ -103,6 +115,8 @@ class SchedulePoller(MultiChannelPoller):
         self.claim()
 
     def get(self, callback: Any, timeout: float | None = None) -> Any:
+        while self._calls:
+            self._calls.popleft()()
         # Without an event loop (gevent, eventlet, plain kombu). kombu looks for a dead connection, and for messages to
         # restore, after one wait of the whole time; so the claims are made within that wait.
         if not self._claimers():

@@ -25,6 +25,14 @@ def is_stopping() -> bool:
     )
 
 
+def has_work(consumer: Any) -> bool:
+    """Whether this worker holds tasks: running, waiting for the pool, for their time, or for a rate limit."""
+    state = sys.modules.get("celery.worker.state")
+    if state is not None and (state.requests or state.scheduled_requests):
+        return True
+    return any(bucket.contents for bucket in list(consumer.task_buckets.values()) if bucket is not None)
+
+
 def tasks_to_finish() -> set[str]:
     """Ids of the tasks that this worker runs, or will run, whatever becomes of its connection.
 

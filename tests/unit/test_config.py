@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ SETTINGS = [
     ("http_timeout", 1, "1", 1.0),
     ("outage_delay", 3, "3", 3.0),
     ("outage_max_delay", 300, "300", 300.0),
+    ("health_file", Path("/run/%n.health"), "/run/%n.health", "/run/%n.health"),
 ]
 ONLY_IN_CONF = [("kafka_options", {"security_protocol": "SSL"}, {"security_protocol": "SSL"})]
 

@@ -23,7 +23,10 @@ app.conf.worker_prefetch_multiplier = int(os.environ.get("TEST_PREFETCH", "4"))
 app.conf.broker_transport_options = {"global_keyprefix": os.environ.get("TEST_PREFIX", "")}
 app.conf.update(json.loads(os.environ.get("TEST_CONF", "{}")))
 if os.environ.get("TEST_STOCK") != "1":
-    install_schedule(app, lambda: {"lease": float(os.environ.get("TEST_LEASE", "30"))})
+    install_schedule(
+        app,
+        lambda: {"lease": float(os.environ.get("TEST_LEASE", "30")), "health_file": os.environ.get("TEST_HEALTH_FILE")},
+    )
 
 log = redis.Redis.from_url(URL)
 

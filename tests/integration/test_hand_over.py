@@ -1,0 +1,74 @@
+"""When handing a message to the worker fails, nothing is left leased and nothing is lost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+from celery import Celery
+
+from rebound_celery.schedule.claimer import LOSSES_HEADER
+from rebound_celery.schedule.install import install_schedule
+from rebound_celery.schedule.keys import QueueKeys
+from rebound_celery.schedule.store import Store
+from tests.acceptance.apps.worker import close_redis_connections
+from tests.servers import taking
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def app(redis_url: str) -> Iterator[Celery]:
+    with Celery("faults", broker=redis_url, set_as_current=False) as app:
+        install_schedule(app, lambda: {"lease": 60, "max_losses": 3})
+        yield app
+        close_redis_connections()
+
+
+@pytest.fixture
+def store(redis_url: str) -> Iterator[Store]:
+    with redis.Redis.from_url(redis_url) as client:
+        yield Store(client, QueueKeys("", "celery", (0, 3, 6, 9)))
+
+
+@pytest.mark.parametrize(
+    ("error", "losses"),
+    [(RuntimeError("can't start new thread"), 1), (redis.exceptions.ConnectionError("gone"), None)],
+    ids=["a fault, counted", "a lost connection"],
+)
+def test_message_whose_hand_over_fails_comes_again(app: Celery, store: Store, error: Exception, losses: int | None):
+    """Long before its lease of a minute is over."""
+    sent = [app.send_task("t", countdown=0.3).id for _ in range(3)]
+    errors = [error]
+
+    def act(message: Any) -> None:
+        if errors:
+            raise errors.pop()
+
+    with taking(app, act) as taker:
+        taker.take(4)
+        wait_until(lambda: taker.turn(0.05) or store.count() == 0)
+
+    assert sorted(set(taker.ids)) == sorted(sent)
+    failed, *others = taker.taken
+    again = next(message for message in others if message.headers["id"] == failed.headers["id"])
+    assert again.headers.get(LOSSES_HEADER) == losses
+    assert list(store.dead()) == []
+
+
+def test_message_whose_hand_over_always_fails_is_dead_in_the_end(app: Celery, store: Store):
+    (bad, good) = (app.send_task("t", (name,), countdown=0.3).id for name in ("bad", "good"))
+
+    def act(message: Any) -> None:
+        if message.headers["id"] == bad:
+            raise RuntimeError("this one never")
+
+    with taking(app, act) as taker:
+        wait_until(lambda: taker.turn(0.05) or store.count() == 0, timeout=20)
+
+    assert taker.ids.count(good) == 1
+    assert taker.ids.count(bad) == 3
+    assert [(identity, reason) for identity, reason, _ in store.dead()] == [(bad, "worker-lost")]
