@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..address import check_topic
-from ..config import Settings, parse_brokers
+from ..config import Settings, parse_brokers, parse_path
 from ..errors import InvalidSettingError
 from ..message import Record
 from ..policy import RetryPolicy
@@ -88,6 +89,7 @@ class ConsumerConfig:
         stop_timeout: seconds that a stop waits for running handlers and for Redis; 0 does not wait. What is not
             finished then stays uncommitted and is consumed again.
         stats_interval: seconds between log lines with the statistics; 0 means none.
+        health_file: a file that is rewritten every few seconds while the consumer is well, for probes; None for none.
         kafka_options: further options for kafka-python's KafkaConsumer, such as `security_protocol`, `sasl_mechanism`,
             `session_timeout_ms` or `auto_offset_reset` (here "earliest" unless given, so that a new group skips
             nothing). With the app's own brokers, the security options in `rebound_kafka_options` hold here as well.
@@ -110,6 +112,7 @@ class ConsumerConfig:
     commit_interval: float = 1.0
     stop_timeout: float = 30.0
     stats_interval: float = 30.0
+    health_file: str | os.PathLike[str] | None = None
     kafka_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -125,6 +128,8 @@ class ConsumerConfig:
         _check_seconds("commit_interval", self.commit_interval, zero=False)
         _check_seconds("stop_timeout", self.stop_timeout, zero=True)
         _check_seconds("stats_interval", self.stats_interval, zero=True)
+        if self.health_file is not None:
+            object.__setattr__(self, "health_file", parse_path(self.health_file, "health_file"))
         object.__setattr__(self, "kafka_options", _check_options(self.kafka_options))
 
     def _check_topics(self) -> None:

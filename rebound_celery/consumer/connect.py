@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from kafka import KafkaConsumer
+from kafka import KafkaConsumer, errors
 from kafka.errors import KafkaError, NodeNotReadyError, RetriableError
 from kafka.net.compat import KafkaNetClient
 
@@ -19,6 +19,21 @@ BOOTSTRAP_TIMEOUT_MS = 8_000
 
 #: What of `rebound_kafka_options` is about reaching the app's brokers, so that it holds for a consumer too.
 SHARED_OPTIONS = ("security_protocol", "sasl_", "ssl_", "proxy_url", "socks5_proxy", "api_version")
+
+#: Errors that no patience mends.
+FATAL = (
+    errors.AuthorizationError,
+    errors.SaslAuthenticationFailedError,
+    errors.FencedInstanceIdError,
+    errors.InvalidGroupIdError,
+    errors.InvalidTopicError,
+    errors.InconsistentGroupProtocolError,
+    errors.InvalidSessionTimeoutError,
+    errors.UnsupportedVersionError,
+    errors.KafkaConfigurationError,
+    errors.NoOffsetForPartitionError,
+    errors.IllegalStateError,
+)
 
 logger = logging.getLogger(__name__)
 

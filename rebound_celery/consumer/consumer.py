@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from .. import health
+from ..errors import UnreachableError
+from ..health import HealthFile
 from ..installed import find
 from .config import ConsumerConfig
 from .ledger import Ledger
@@ -55,21 +58,49 @@ class Consumer:
             KafkaError: kafka-python's, if Kafka refuses for good, such as for want of authorisation.
             BaseException: what a handler raised that is no `Exception`, after everything was ended in order.
         """
-        # kafka-python is heavy, and programs that only ask for a ConsumerConfig need not wait for it.
-        from .connect import connect
-        from .loop import Loop
-
         if not self._running.acquire(blocking=False):
             raise RuntimeError("this consumer is running already")
         try:
             if self._flag.stop:
                 return
-            self._installed.check_redis()
-            kafka = connect(self._config, self._installed.settings)
-            with self._signals(handle_signals):
-                Loop(kafka, self._config, self._installed, self._ledger, self._flag).run()
+            self._consume(HealthFile(self._config.health_file), handle_signals)
         finally:
             self._running.release()
+
+    def _consume(self, file: HealthFile, handle_signals: bool) -> None:
+        # kafka-python is heavy, and programs that only ask for a ConsumerConfig need not wait for it.
+        from .connect import connect
+        from .lookout import Lookout
+        from .loop import Loop
+
+        file.report(health.STARTING)
+        try:
+            self._installed.check_redis()
+            kafka = connect(self._config, self._installed.settings)
+        except UnreachableError as error:
+            # The caller may try again; if not, the file grows old.
+            file.report(health.WAITING, str(error))
+            raise
+        lookout = Lookout(file)
+        try:
+            with self._signals(handle_signals):
+                while kafka is not None:
+                    loop = Loop(kafka, self._config, self._installed, self._ledger, self._flag, lookout)
+                    loop.run()
+                    kafka = self._connect_anew(file) if loop.renew else None
+        finally:
+            file.remove()
+
+    def _connect_anew(self, file: HealthFile) -> Any:
+        """Another KafkaConsumer; None if this consumer is to stop. Kafka was there before, so it is waited for."""
+        from .connect import connect
+
+        while not self._flag.stop:
+            try:
+                return connect(self._config, self._installed.settings)
+            except UnreachableError as error:
+                file.report(health.WAITING, str(error))
+        return None
 
     def start(self) -> None:
         """Call `run()` in a thread of its own; what it raises is logged, and raised by `join()` or `close()`.

@@ -20,10 +20,12 @@ from ..headers import KafkaRecord
 from ..installed import Installed
 from ..message import Record
 from .config import ConsumerConfig
+from .connect import FATAL
 from .failures import Judge, log_fields
 from .keeper import Keeper
 from .lanes import Lanes
 from .ledger import Ledger, Partition
+from .lookout import Lookout
 from .quirks import unstick
 from .reading import read_safely
 from .rebalance import RebalanceListener, forget, kafka_offsets
@@ -52,35 +54,27 @@ ASK_MS = 2_000
 FIRST_BACKOFF_S = 0.5
 LAST_BACKOFF_S = 5.0
 
-#: Errors that no patience mends.
-FATAL = (
-    kafka_errors.AuthorizationError,
-    kafka_errors.SaslAuthenticationFailedError,
-    kafka_errors.FencedInstanceIdError,
-    kafka_errors.InvalidGroupIdError,
-    kafka_errors.InvalidTopicError,
-    kafka_errors.InconsistentGroupProtocolError,
-    kafka_errors.InvalidSessionTimeoutError,
-    kafka_errors.UnsupportedVersionError,
-    kafka_errors.KafkaConfigurationError,
-    kafka_errors.NoOffsetForPartitionError,
-    kafka_errors.IllegalStateError,
-)
-
 logger = logging.getLogger(__name__)
 
 
 class Loop:
-    """One run of a consumer."""
+    """The life of one KafkaConsumer."""
 
     def __init__(
-        self, consumer: KafkaConsumer, config: ConsumerConfig, installed: Installed, ledger: Ledger, flag: StopFlag
+        self,
+        consumer: KafkaConsumer,
+        config: ConsumerConfig,
+        installed: Installed,
+        ledger: Ledger,
+        flag: StopFlag,
+        lookout: Lookout,
     ) -> None:
         self._consumer = consumer
         self._config = config
         self._settings: Settings = installed.settings
         self._ledger = ledger
         self._flag = flag
+        self._lookout = lookout
         self._wake = threading.Event()
         self._lanes = Lanes(config.max_in_flight // 2, self._wake)
         self._keeper = Keeper(installed, ledger, self._wake)
@@ -91,6 +85,8 @@ class Loop:
         )
         self._valve = Valve(consumer, ledger, config.max_in_flight)
         self._draining = False
+        #: This loop is to be followed by another one, with a new KafkaConsumer.
+        self.renew = False
         now = time.monotonic()
         self._next_commit = now + config.commit_interval
         self._commit_deadline: float | None = None
@@ -98,6 +94,7 @@ class Loop:
         self._next_stats = now + (config.stats_interval or float("inf"))
         self._next_patient_poll = 0.0
         self._poll_error: str | None = None
+        self._trouble: str | None = None
         self._backoff = FIRST_BACKOFF_S
 
     def run(self) -> None:
@@ -110,7 +107,7 @@ class Loop:
         self._keeper.start()
         self._workers.start()
         try:
-            while not self._flag.stop and self._workers.fatal is None:
+            while not (self._flag.stop or self.renew) and self._workers.fatal is None:
                 self._turn()
         finally:
             self._end()
@@ -135,6 +132,8 @@ class Loop:
         if time.monotonic() >= self._next_stats:
             self._next_stats += self._config.stats_interval
             self.log_stats("stats")
+        trouble = "retries cannot be stored" if self._keeper.is_down else self._trouble
+        self.renew = self._lookout.look(self._consumer, self._ledger, self._listener.astray, trouble)
 
     def _wait(self) -> None:
         self._wake.wait(WAIT_S)
@@ -149,6 +148,7 @@ class Loop:
             raise
         except Exception as error:
             text = repr(error)
+            self._trouble = f"Kafka cannot be polled: {text}"
             if text != self._poll_error:
                 self._poll_error = text
                 logger.exception("polling Kafka failed; it is tried again", extra={"event": "poll_failed"})
@@ -157,6 +157,7 @@ class Loop:
             while time.monotonic() < deadline and not self._flag.stop:
                 self._wait()
             return {}
+        self._trouble = None
         if records and self._poll_error is not None:
             self._poll_error = None
             self._backoff = FIRST_BACKOFF_S
@@ -247,6 +248,7 @@ class Loop:
                 self._valve.regulate(closed=True)
                 self._poll(0)
                 self._wait()
+                self._lookout.stopping()
                 if time.monotonic() >= self._next_commit:
                     self._commit()
         except Exception:
@@ -286,7 +288,7 @@ class Loop:
             self._consumer.close(timeout_ms=FAREWELL_S * 1000)
         except Exception:
             logger.exception("leaving the group failed", extra={"event": "stop_failed"})
-        self.log_stats("stopped")
+        self.log_stats("renewed" if self.renew else "stopped")
 
     def log_stats(self, event: str) -> None:
         stats = self._ledger.stats()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kafka import KafkaConsumer
+from kafka import KafkaConsumer, TopicPartition
 
 #: Seconds that a poll waits at least for Kafka's answer, however late a heartbeat is.
 _SHORTEST_WAIT_S = 0.05
@@ -71,3 +71,17 @@ def finish_joins(consumer: KafkaConsumer) -> None:
     coordinator.need_rejoin = lambda: need_rejoin() or coordinator.rejoining
     coordinator._do_join_and_sync_async = join_once  # noqa: SLF001
     coordinator._on_join_complete_async = take  # noqa: SLF001
+
+
+def positions(consumer: KafkaConsumer) -> dict[TopicPartition, int]:
+    """Where fetching goes on in each assigned partition, as far as that is known.
+
+    `consumer.position` would ask Kafka for what is not known, and wait for the answer.
+    """
+    found = {}
+    for partition in consumer.assignment():
+        state = consumer._subscription.assignment.get(partition)  # noqa: SLF001
+        position = None if state is None else state.position
+        if position is not None:
+            found[partition] = position.offset
+    return found
