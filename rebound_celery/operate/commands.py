@@ -125,6 +125,7 @@ def _read_pattern(text: str) -> re.Pattern[str]:
 @click.option("--retry-topic", help="Where retries go; it is consumed too. Default: the topic a record came from.")
 @click.option("--concurrency", type=int, default=8, show_default=True, help="Handler threads.")
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="A further option of kafka-python's.")
+@click.option("--health-file", metavar="FILE", help="Rewritten every few seconds while the consumer is well.")
 @click.option("--wait", is_flag=True, help="Keep trying while Kafka or Redis is away at the start.")
 @click.option("--loglevel", type=click.Choice(LOG_LEVELS, case_sensitive=False), default="INFO", show_default=True)
 @click.pass_context
@@ -201,10 +202,13 @@ def _print_stats(consumer: Consumer) -> None:
 
 @rebound.command()
 @click.option("--topic", "topics", multiple=True, help="A consumed topic, whose dead letter topic is looked for too.")
+@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="An option of your consumers.")
 @click.option("--timeout", default=3.0, show_default=True, metavar="SECONDS", help="How long workers have to answer.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON list.")
 @click.pass_context
-def doctor(ctx: click.Context, topics: tuple[str, ...], timeout: float, as_json: bool) -> None:
+def doctor(
+    ctx: click.Context, topics: tuple[str, ...], options: tuple[str, ...], timeout: float, as_json: bool
+) -> None:
     """Look for what makes the promise unsafe: in Redis, Kafka, the workers and the installed packages.
 
     Exit status 0: no problem was found (there may be warnings); 1: there is one; 2: it could not be looked for.
@@ -212,14 +216,15 @@ def doctor(ctx: click.Context, topics: tuple[str, ...], timeout: float, as_json:
     from dataclasses import asdict
 
     from rebound_celery.errors import NotInstalledError
-    from rebound_celery.operate.doctor import PROBLEM, examine
+    from rebound_celery.operate.doctor import examine
+    from rebound_celery.operate.finding import PROBLEM
 
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     with plain_errors(ctx):
         app = ctx.obj.app
         if getattr(app, "rebound", None) is None:
             raise NotInstalledError(app.main)
-        findings = examine(app, topics, timeout)
+        findings = examine(app, topics, timeout, dict(read_option(option) for option in options))
         if as_json:
             click.echo(json.dumps([asdict(finding) for finding in findings]))
         else:

@@ -4,59 +4,45 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from celery import Celery
 
 from ..config import Settings
-from ..consumer.connect import SHARED_OPTIONS
 from ..delivery.task import PROMISED, DeliverTask
 from ..delivery.task_message import TASK_NAME
 from ..errors import ReboundError
-from ..message import dead_letter_topic
 from ..schedule import redis_risks
-
-PROBLEM = "problem"
-WARNING = "warning"
-OK = "ok"
+from .doctor_kafka import check_kafka, check_options
+from .finding import OK, PROBLEM, WARNING, Finding
 
 #: Packages whose insides rebound reaches into, so that it was tested with these versions only.
 _TESTED = ("celery", "kombu", "kafka-python", "redis")
 
-_ADMIN_TIMEOUT_MS = 8_000
-_AUTO_CREATE = "auto.create.topics.enable"
+#: Seconds. A shorter lease ends under a worker that waits for a slow Redis, which it does for 5 s at most.
+_LEAST_LEASE_S = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        level: "problem" (messages may be lost, or are not delivered), "warning", or "ok".
-        subject: what was looked at.
-        text: what was found, and what to do.
-    """
-
-    level: str
-    subject: str
-    text: str
-
-
-def examine(app: Celery, topics: Sequence[str] = (), patience_s: float = 3.0) -> list[Finding]:
+def examine(
+    app: Celery, topics: Sequence[str] = (), patience_s: float = 3.0, options: Mapping[str, Any] | None = None
+) -> list[Finding]:
     """Look at everything.
 
     Args:
         app: a Celery app with Rebound.
         topics: Kafka topics that are consumed; their dead letter topics are looked for.
         patience_s: how long workers have to answer.
+        options: kafka-python's options of the app's consumers.
     """
+    options = options or {}
     checks: dict[str, Callable[[], Iterable[Finding]]] = {
         "packages": _packages,
-        "task": lambda: _task(app),
+        "task": lambda: chain(_task(app), _settings(app.rebound.settings)),
         "redis": lambda: _redis(app),
         "workers": lambda: _workers(app, patience_s),
-        "kafka": lambda: _kafka(app.rebound.settings, topics),
+        "consumers": lambda: check_options(options),
+        "kafka": lambda: check_kafka(app.rebound.settings, topics, options),
     }
     found = []
     for subject, check in checks.items():
@@ -99,6 +85,17 @@ def _task(app: Celery) -> Iterator[Finding]:
                 "task",
                 f"{TASK_NAME} has {name}={value!r}, with which it can lose messages; leave it at {promised!r}",
             )
+
+
+def _settings(settings: Settings) -> Iterator[Finding]:
+    # The time-outs of Kafka and HTTP may be longer than the lease: it is renewed while a delivery goes on.
+    if settings.lease < _LEAST_LEASE_S:
+        yield Finding(
+            WARNING,
+            "task",
+            f"rebound_lease={settings.lease:g} s: a worker or a Redis that stands still for longer than that makes "
+            f"duplicates; set it to {_LEAST_LEASE_S} or more",
+        )
 
 
 def _redis(app: Celery) -> Iterator[Finding]:
@@ -156,56 +153,3 @@ def _workers(app: Celery, patience_s: float) -> Iterator[Finding]:
         yield Finding(
             PROBLEM, "workers", f"no worker consumes the queue {queue}, so no retry is delivered; start one with it"
         )
-
-
-def _kafka(settings: Settings, topics: Sequence[str]) -> Iterator[Finding]:
-    from kafka import KafkaAdminClient
-    from kafka.errors import KafkaError
-
-    from ..errors import UnreachableError
-
-    brokers = ",".join(settings.kafka_brokers)
-    options = {k: v for k, v in settings.kafka_options.items() if k.startswith(SHARED_OPTIONS)}
-    try:
-        admin = KafkaAdminClient(
-            bootstrap_servers=list(settings.kafka_brokers),
-            bootstrap_timeout_ms=_ADMIN_TIMEOUT_MS,
-            request_timeout_ms=_ADMIN_TIMEOUT_MS,
-            **options,
-        )
-    except KafkaError as error:
-        raise UnreachableError("Kafka", brokers, error) from error
-    try:
-        present = set(admin.list_topics())
-        letters = {topic: dead_letter_topic(topic, settings.dead_letter_suffix).topic for topic in topics}
-        for topic in topics:
-            if topic not in present:
-                yield Finding(WARNING, "kafka", f"there is no topic {topic}")
-        missing = sorted(letter for letter in letters.values() if letter not in present)
-        if missing and (creates := _creates_topics(admin)) is not True:
-            level, why = (
-                (PROBLEM, "the broker creates none by itself: dead letters would wait in Redis")
-                if creates is False
-                else (WARNING, "the broker does not say whether it creates one when it is needed")
-            )
-            yield Finding(level, "kafka", f"there is no {', '.join(missing)}, and {why}; create it")
-    finally:
-        admin.close()
-
-
-def _creates_topics(admin: Any) -> bool | None:
-    """Whether the broker creates a topic when something is produced to it; None where it does not say."""
-    from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType
-    from kafka.errors import KafkaError
-
-    try:
-        node = next(iter(admin.describe_cluster()["brokers"]))["broker_id"]
-        resource = ConfigResource(ConfigResourceType.BROKER, str(node), [_AUTO_CREATE])
-        answer = admin.describe_configs([resource], config_filter=ConfigFilterType.ALL)
-    except KafkaError:
-        return None
-    for resources in answer.values():
-        for configs in resources.values():
-            if _AUTO_CREATE in configs:
-                return str(configs[_AUTO_CREATE]["value"]).lower() != "false"
-    return None
