@@ -37,9 +37,14 @@ def _shown(value: object) -> object:
     return value
 
 
+def is_port(text: str) -> bool:
+    """Whether a text is the number of a port. Of thousands of digits, int() makes an error of its own."""
+    return text.isdecimal() and len(text) <= 5 and 0 < int(text) < 65536
+
+
 def _is_broker(text: str) -> bool:
     host, _, port = text.strip().rpartition(":")
-    return bool(host) and port.isdecimal() and 0 < int(port) < 65536
+    return bool(host) and is_port(port)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .address import check_topic
+from .address import check_topic, is_port
 from .errors import InvalidSettingError
 from .policy import DEFAULT_BASE_DELAY_S, DEFAULT_MAX_RETRIES, RetryPolicy
 
@@ -30,12 +30,7 @@ def parse_brokers(value: object, name: str = "brokers") -> tuple[str, ...]:
         host, colon, port = text.rpartition(":")
         if not colon or text.endswith("]"):  # no port, or a bare IPv6 address in brackets
             host, port = text, "9092"
-        if (
-            not host
-            or not port.isdecimal()
-            or not 0 < int(port) < 65536
-            or any(ch.isspace() or ch == "/" for ch in host)
-        ):
+        if not host or not is_port(port) or any(ch.isspace() or ch == "/" for ch in host):
             raise InvalidSettingError(name, value, rule)
         brokers.append(f"{host}:{port}")
     return tuple(brokers)
@@ -76,7 +71,7 @@ def parse_path(value: object, name: str) -> str:
 
 
 def _mapping(name: str, value: object) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping) or not all(isinstance(option, str) for option in value):
         raise InvalidSettingError(name, value, "it is a mapping of kafka-python's option names to values")
     return dict(value)
 

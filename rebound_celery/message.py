@@ -29,8 +29,8 @@ _ID_NAMESPACE = uuid.UUID("9c3d7f54-72f4-5d46-a8db-154ef957a565")
 
 Headers = tuple[tuple[str, bytes | None], ...]
 
-#: The fields of a message that travel as they are, where they are not None.
-_WORDS = ("reason", "group", "first_failed_at", "content_type", "source", "client_id")
+#: The fields of a message that are text or None, and travel as they are.
+_TEXTS = ("reason", "group", "content_type", "source", "client_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +199,11 @@ class Message:
             wire["key"] = _pack(self.key)
         if self.headers:
             wire["headers"] = [[name, _pack(value)] for name, value in self.headers]
-        for name in _WORDS:
-            if (word := getattr(self, name)) is not None:
-                wire[name] = word
+        if self.first_failed_at is not None:
+            wire["first_failed_at"] = self.first_failed_at
+        for name in _TEXTS:
+            if (text := getattr(self, name)) is not None:
+                wire[name] = text
         if self.failure is not None:
             wire["failure"] = [self.failure.exception_class, self.failure.message, self.failure.stacktrace]
         if self.origin is not None:
@@ -236,9 +238,10 @@ class Message:
                 attempt=_attempt(wire["attempt"]),
                 max_retries=policy.max_retries,
                 base_delay=policy.base_delay,
-                failure=Failure(*wire["failure"]) if "failure" in wire else None,
-                origin=Origin(*wire["origin"]) if "origin" in wire else None,
-                **{name: wire[name] for name in _WORDS if name in wire},
+                failure=Failure(*map(_text, wire["failure"])) if "failure" in wire else None,
+                origin=_origin(*wire["origin"]) if "origin" in wire else None,
+                first_failed_at=None if "first_failed_at" not in wire else _whole(wire["first_failed_at"]),
+                **{name: _text(wire[name]) for name in _TEXTS if wire.get(name) is not None},
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise WireFormatError(f"a stored message is damaged: {error!r}") from error
@@ -269,6 +272,16 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"text expected, not {type(value).__name__}")
     return value
+
+
+def _whole(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"a whole number expected, not {type(value).__name__}")
+    return value
+
+
+def _origin(topic: object, partition: object, offset: object, timestamp: object) -> Origin:
+    return Origin(_text(topic), _whole(partition), _whole(offset), _whole(timestamp))
 
 
 def _attempt(value: Any) -> int:

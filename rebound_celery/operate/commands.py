@@ -100,7 +100,7 @@ def read_option(text: str) -> tuple[str, Any]:
         raise InvalidSettingError("--option", text, "give it as name=value")
     try:
         return name, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return name, value
 
 
@@ -109,7 +109,7 @@ def _read_pattern(text: str) -> re.Pattern[str]:
 
     try:
         return re.compile(text)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise InvalidSettingError("--pattern", text, f"it is no regular expression: {error}") from error
 
 

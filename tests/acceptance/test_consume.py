@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from rebound_celery.demo.embedded import free_port
 from tests.processes import Process
 from tests.servers import RedisServer
+from tests.waiting import wait_until
 
 APP = ("-m", "celery", "-A", "tests.acceptance.apps.orders")
 
@@ -134,3 +136,25 @@ def test_restarted_redis_pauses_the_consumer_and_loses_no_failure(
         assert {headers(letter)["rebound-attempt"] for letter in letters} == {"3"}
         consumer.stop()
         worker.stop()
+
+
+def test_health_file_is_kept_new_while_it_consumes_and_removed_at_its_end(
+    consume: Callable[..., Process],
+    redis_url: str,
+    kafka_brokers: str,
+    topic: str,
+    produce: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "consumer.health"
+    consumer = consume(topic, redis_url, kafka_brokers, "--health-file", str(file))
+    produce(topic, [(b"a", b"once", [])])
+    consumer.wait_for_output("handled once attempt 1", timeout=60)
+    wait_until(lambda: json.loads(file.read_text())["state"] == "ok")
+    changed_at = file.stat().st_mtime
+    wait_until(lambda: file.stat().st_mtime > changed_at)
+
+    consumer.signal(signal.SIGTERM)
+
+    assert consumer.wait(40) == 0
+    assert not file.exists()
