@@ -15,7 +15,7 @@ from rebound_celery.schedule import stored
 QUICK = settings(derandomize=True, max_examples=200, deadline=None, database=None)
 #: Where an example costs milliseconds: a server is asked.
 SLOW = settings(
-    QUICK, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    QUICK, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 #: Any text at all, lone surrogates too: JSON can hold them, and UTF-8 cannot.

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from celery import signals
+from celery.exceptions import InvalidTaskError
 from celery.utils.imports import symbol_by_name
 from celery.utils.time import timezone
 from celery.worker.request import create_request_cls
@@ -226,21 +227,30 @@ def strategy(task: Any, app: Any, consumer: Any) -> Callable[..., Any]:
         if body is not None:
             # Task protocol 1: rebound never sends it, but somebody may.
             return one_by_one(message, body, ack, reject, callbacks, **kwargs)
-        request = request_class(
-            message,
-            on_ack=ack,
-            on_reject=reject,
-            app=app,
-            hostname=consumer.hostname,
-            eventer=eventer,
-            task=task,
-            connection_errors=consumer.connection_errors,
-            # It is decoded where it is delivered. What Celery shows of a task's arguments is their text.
-            body=((message.headers.get("argsrepr"),), {}, {}),
-            headers=message.headers,
-            decoded=True,
-            utc=app.uses_utc_timezone(),
-        )
+        try:
+            request = request_class(
+                message,
+                on_ack=ack,
+                on_reject=reject,
+                app=app,
+                hostname=consumer.hostname,
+                eventer=eventer,
+                task=task,
+                connection_errors=consumer.connection_errors,
+                # It is decoded where it is delivered. What Celery shows of a task's arguments is their text.
+                body=((message.headers.get("argsrepr"),), {}, {}),
+                headers=message.headers,
+                decoded=True,
+                utc=app.uses_utc_timezone(),
+            )
+        except InvalidTaskError as error:
+            # Celery would drop it.
+            end, _ = task.set_aside(message.headers.get("id"), message.body, error)
+            if end == End.DONE:
+                message.ack_log_error(logger, consumer.connection_errors)
+            else:
+                message.reject_log_error(logger, consumer.connection_errors, requeue=True)
+            return None
         if request.revoked():
             return None
         signals.task_received.send(sender=consumer, request=request)
@@ -315,8 +325,13 @@ def _take(queue: deque[Any], count: int) -> list[Any]:
 
 
 def _retries(request: Any) -> int:
-    return request.request_dict.get("retries") or 0
+    return _count(request.request_dict.get("retries"))
 
 
 def _priority(request: Any) -> int:
-    return (request.delivery_info or {}).get("priority") or 0
+    return _count((request.delivery_info or {}).get("priority"))
+
+
+def _count(value: Any) -> int:
+    """A number of a message's headers, which may be anything: one that is none must not fail the whole batch."""
+    return value if isinstance(value, int) and value >= 0 else 0

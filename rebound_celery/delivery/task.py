@@ -41,6 +41,17 @@ PROMISED = (
 #: What storing or keeping a message meets when Redis is away.
 _NOT_KEPT = (NotStoredError, RedisError, OSError)
 
+#: What reading a message meets that is damaged, or of another version.
+_UNREADABLE = (
+    WireFormatError,
+    LookupError,
+    TypeError,
+    ValueError,
+    RecursionError,
+    SerializationError,
+    ContentDisallowed,
+)
+
 #: A message as the worker hands it to its pool: body, content type, content encoding, task id, retries, priority.
 Received = tuple[Any, str, str, str, int, int]
 
@@ -122,15 +133,8 @@ class DeliverTask(Task):
             try:
                 args = self._decode(body, content_type, content_encoding)
                 items[index] = Item(Message.from_wire(args[0][0]), task_id, retries, priority)
-            except (
-                WireFormatError,
-                LookupError,
-                TypeError,
-                ValueError,
-                SerializationError,
-                ContentDisallowed,
-            ) as error:
-                results[index] = self._set_aside(task_id, body, error)
+            except _UNREADABLE as error:
+                results[index] = self.set_aside(task_id, body, error)
         results.update(zip(items, self._deliver(list(items.values())), strict=True))
         ordered = [results[index] for index in range(len(batch))]
         self._store_results(batch, ordered)
@@ -190,17 +194,24 @@ class DeliverTask(Task):
             received = request.message
             args = self._decode(received.body, received.content_type, received.content_encoding)
             message = Message.from_wire(args[0][0])
+        except _UNREADABLE as error:
+            end, _ = self.set_aside(request.id, request.body, error)
+            return end == End.DONE
+        try:
             if message.reason is None:
                 self.publisher().publish_tasks([Delivery(message.dead("worker-lost"), 0, request.id)])
             else:
                 # Writing its dead letter costs workers too: it stays in Redis, where nothing is done with it.
-                self.destinations.get().dead_set.send([message])
-        except (*_NOT_KEPT, WireFormatError, LookupError, TypeError, ValueError, SerializationError):
+                (outcome,) = self.destinations.get().dead_set.send([message])
+                if isinstance(outcome, DeliveryError):
+                    raise outcome
+        except (*_NOT_KEPT, DeliveryError):
             logger.exception("%s goes back to its queue", request.id, extra={"event": "worker_lost"})
             return False
         return True
 
-    def _set_aside(self, task_id: str, body: Any, error: Exception) -> Result:
+    def set_aside(self, task_id: str, body: Any, error: Exception) -> Result:
+        """Keep what cannot be read where nothing is done with it."""
         logger.error("task %s is kept in the dead set: %s", task_id, error, extra={"event": "unreadable"})
         try:
             text = body.decode("utf-8", "backslashreplace") if isinstance(body, bytes) else body

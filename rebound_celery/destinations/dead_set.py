@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -46,9 +46,9 @@ class DeadSet:
         """Keep what no worker of this version can read; raises whatever Redis raises."""
         now_ms = time.time_ns() // 1_000_000
         letter = json.dumps({"died_at": now_ms, "unreadable": wire}, default=repr)
-        self._write({f"unreadable:{task_id}": letter}, now_ms)
+        self._write({f"unreadable:{task_id}".encode("utf-8", "backslashreplace"): letter}, now_ms)
 
-    def _write(self, letters: dict[str, str], now_ms: int) -> None:
+    def _write(self, letters: Mapping[Any, str], now_ms: int) -> None:
         with self._open() as (redis, prefix), redis.pipeline(transaction=True) as pipe:
             pipe.hset(prefix + _LETTERS, mapping=letters)
             pipe.zadd(prefix + _INDEX, dict.fromkeys(letters, now_ms))
@@ -65,7 +65,7 @@ class DeadSet:
                 stored = redis.hget(prefix + _LETTERS, identity)
                 try:
                     yield Message.from_wire(json.loads(stored)["message"])
-                except (TypeError, ValueError, KeyError, WireFormatError):
+                except (TypeError, ValueError, KeyError, RecursionError, WireFormatError):
                     continue
 
     def remove(self, *ids: str) -> int:

@@ -10,10 +10,13 @@ from weakref import WeakValueDictionary
 from billiard.exceptions import WorkerLostError
 from celery import Celery, signals
 from celery.app.task import Context
-from kombu.exceptions import DecodeError, SerializationError
+from kombu.exceptions import ContentDisallowed, DecodeError, SerializationError
 from kombu.message import Message
 
 from . import stored
+
+#: What a message of another shape than Celery's makes of reading it.
+_DAMAGE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 #: A transport's options are shown to users as JSON (`inspect stats`), so they name the app by a text.
 _apps: WeakValueDictionary[str, Celery] = WeakValueDictionary()
@@ -64,13 +67,15 @@ def _request(body: bytes) -> Context | None:
     try:
         message = stored.decode(body)
         context = Context(message["headers"])
-    except (stored.UnknownVersionError, ValueError, KeyError, TypeError) as error:
+        if not all(value and isinstance(value, str) for value in map(message["headers"].get, ("id", "task"))):
+            raise ValueError("it names no task, or has no id")
+    except (stored.UnknownVersionError, *_DAMAGE) as error:
         logger.warning("a task that was removed could not be read, so its end is not told: %s", error)
         return None
     try:
         context.args, context.kwargs, embed = _decode(message)
         context.update({name: embed.get(name) for name in ("callbacks", "errbacks", "chain", "chord")})
-    except (DecodeError, SerializationError, TypeError, ValueError, KeyError) as error:
+    except (DecodeError, SerializationError, ContentDisallowed, *_DAMAGE) as error:
         logger.debug("the body of task %s could not be read: %s", context.id, error)
     return context
 

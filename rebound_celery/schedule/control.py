@@ -20,8 +20,8 @@ from .store import Store, Waiting
 #: How many entries `inspect scheduled` shows of each queue, the most urgent and next due first: it is one message.
 SHOWN = 1_000
 
-#: The last second that a datetime can name, in Unix milliseconds: `datetime.max` is rounded up past it.
-_LAST_MS = 253_402_300_799_000
+#: The first and the last second that a datetime can name, in Unix milliseconds: `datetime.max` is rounded up past it.
+_FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_000
 
 #: The panel's commands that are answered from the schedule too, under all of their names.
 _REVOKE = ("revoke",)
@@ -70,10 +70,9 @@ def _schedule(app: Celery, queues: Iterable[str]) -> Iterator[list[Store]]:
 
 
 def _info(entry: Waiting) -> dict[str, Any]:
-    headers: Mapping[str, Any] = {} if entry.message is None else entry.message["headers"]
-    properties: Mapping[str, Any] = {} if entry.message is None else entry.message["properties"]
+    headers, properties = (_part(entry.message, name) for name in ("headers", "properties"))
     return {
-        "eta": datetime.fromtimestamp(min(entry.due_ms, _LAST_MS) / 1000, UTC).isoformat(),
+        "eta": datetime.fromtimestamp(min(max(entry.due_ms, _FIRST_MS), _LAST_MS) / 1000, UTC).isoformat(),
         "priority": properties.get("priority") or 0,
         "request": {
             "id": entry.id,
@@ -88,6 +87,12 @@ def _info(entry: Waiting) -> dict[str, Any]:
             "worker_pid": None,
         },
     }
+
+
+def _part(message: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
+    """A part of a message; a damaged one may have none."""
+    part = None if message is None else message.get(name)
+    return part if isinstance(part, Mapping) else {}
 
 
 def _ids(task_id: str | Iterable[str]) -> list[str]:

@@ -106,6 +106,11 @@ class Leases:
         """How many messages of these queues are held."""
         return sum(self._held_by_queue[queue] for queue in queues)
 
+    def queue_of(self, tag: str) -> str | None:
+        """The queue of a message that is held; None for another's."""
+        lease = self._held.get(tag)
+        return None if lease is None else lease.queue
+
     def tags_of(self, queues: Collection[str]) -> list[str]:
         """The tags of all leases on messages of these queues, whichever channel they came over."""
         with self._lock:

@@ -56,7 +56,7 @@ class QoS(kombu_redis.QoS):
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         was_lost = delivery_tag in self._losses
         self._losses.discard(delivery_tag)
-        if self._end(delivery_tag, (LOST if was_lost else RELEASE) if requeue else DONE):
+        if self._end(delivery_tag, (LOST if was_lost else RELEASE) if requeue else self._refused(delivery_tag)):
             return
         try:
             super().reject(delivery_tag, requeue=requeue)
@@ -71,6 +71,12 @@ class QoS(kombu_redis.QoS):
             self.leased.difference_update(ended)
             self.channel.leases.end_all(ended, DONE)
         return set(delivery_tags) - ended
+
+    def _refused(self, delivery_tag: str) -> str:
+        """What becomes of a message that is not wanted: Celery refuses what it cannot read, or has no task for. It is
+        dropped, but not from a queue whose messages all go through the schedule."""
+        queue = self.channel.leases and self.channel.leases.queue_of(delivery_tag)
+        return "refused" if queue is not None and self.channel.is_leased(queue) else DONE
 
     def _end(self, delivery_tag: str, what: str) -> bool:
         """Whether it was a leased message. Ending a lease needs no connection, so a closed channel can do it too."""
@@ -147,7 +153,7 @@ class PlainQoS(QoS):
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         was_lost = delivery_tag in self._losses
         self._losses.discard(delivery_tag)
-        if not self._end(delivery_tag, (LOST if was_lost else RELEASE) if requeue else DONE):
+        if not self._end(delivery_tag, (LOST if was_lost else RELEASE) if requeue else self._refused(delivery_tag)):
             virtual.QoS.reject(self, delivery_tag, requeue=requeue)
 
     def adopt_orphans(self) -> None:

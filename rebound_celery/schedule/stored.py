@@ -147,8 +147,8 @@ def _take(head: dict[str, Any], name: str, usual: dict[str, Any]) -> Any:
 
 
 def nonce(stored: bytes) -> bytes:
-    """Which storing of its id this is."""
-    return stored[1:_TEXT]
+    """Which storing of its id this is: always of the same length, also of what is too short to be whole."""
+    return stored[1:_TEXT].ljust(NONCE_BYTES, b"\0")
 
 
 def _from_base64(content: bytes) -> bytes | None:

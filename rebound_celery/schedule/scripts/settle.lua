@@ -14,7 +14,10 @@ for i = 1, #ARGV, 3 do
   local id, token, what = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local nonce, lease = string.sub(token, 1, 8), tonumber(string.sub(token, 9))
   local stored = redis.call('HGET', KEYS[1], id)
-  if stored and string.sub(stored, 2, 9) == nonce then
+  local its_nonce = stored and string.sub(stored, 2, 9)
+  -- What is too short to be whole has one all the same, or its lease could not be ended.
+  if stored and #its_nonce < 8 then its_nonce = its_nonce .. string.rep('\0', 8 - #its_nonce) end
+  if stored and its_nonce == nonce then
     if what == 'release' or what == 'lost' then
       for step = 4, #KEYS do
         local score = redis.call('ZSCORE', KEYS[step], id)

@@ -1,0 +1,232 @@
+"""Whatever lies in the schedule, it is delivered, set aside or left alone, and what is whole beside it is delivered."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+from celery import Celery
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rebound_celery import Rebound
+from rebound_celery.address import DEAD_SET, HttpAddress
+from rebound_celery.message import Message
+from rebound_celery.schedule import announce, stored
+from rebound_celery.schedule.control import list_scheduled
+from rebound_celery.schedule.install import install_schedule
+from rebound_celery.schedule.keys import QueueKeys
+from rebound_celery.schedule.store import Store
+from tests.acceptance.apps.worker import close_redis_connections, running_worker
+from tests.fuzzing import DEEP, SLOW, changed, damaged, jsons, stored_form, texts
+from tests.servers import taking
+from tests.unit.test_fuzz_messages import KOMBU
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+STEPS = (0, 3, 6, 9)
+
+entries = st.one_of(
+    st.binary(max_size=40),
+    damaged(stored.encode(KOMBU)),
+    jsons.map(lambda value: stored_form(json.dumps(value))),
+    changed(KOMBU).map(lambda value: stored_form(json.dumps(value))),
+    st.sampled_from([stored_form(DEEP), stored_form("1" * 5_000), b"\x02later", b""]),
+)
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+    close_redis_connections()
+
+
+def put(store: Store, forms: Sequence[bytes], names: Iterator[int]) -> list[str]:
+    """Let them be due; returns their ids."""
+    ids = [f"e-{next(names)}" for _ in forms]
+    due_ms = time.time_ns() // 1_000_000 - 10
+    store.park([(identity, due_ms, form) for identity, form in zip(ids, forms, strict=True)], 3)
+    return ids
+
+
+def left_alone(store: Store) -> set[str]:
+    """Those of another version: to be looked at again in minutes."""
+    soon_ms = time.time_ns() // 1_000_000 + 60_000
+    return {waiting.id for waiting in store.list(0, 1_000) if waiting.due_ms > soon_ms and not waiting.leased}
+
+
+def test_any_entry_is_delivered_set_aside_or_left_alone(redis_url: str, client: redis.Redis):
+    app = Celery("fuzz", broker=redis_url, set_as_current=False)
+    install_schedule(app, lambda: {"lease": 60})
+    store, names = Store(client, QueueKeys("", "celery", STEPS)), itertools.count()
+    put_in: set[str] = set()
+
+    with app, taking(app) as taker:
+
+        @SLOW
+        @given(st.lists(entries, min_size=1, max_size=8), st.integers(0, 2))
+        def fuzz(forms: list[bytes], losses: int) -> None:
+            ids = put(store, forms, names)
+            put_in.update(ids)
+            # As if so many of their leases had run out.
+            client.zadd(store.keys.waiting(3), dict.fromkeys(ids, losses / 1024), incr=False, xx=True)
+            good = app.send_task("t").id  # it wakes the taker too
+
+            wait_until(lambda: taker.turn(0.01) or (good in taker.ids and store.count() == len(left_alone(store))))
+
+        fuzz()
+
+        dead = {identity for identity, _, _ in store.dead()}
+        left = left_alone(store)
+        assert dead | left <= put_in
+        assert len(dead) + len(left) + len(taker.taken) >= len(put_in)
+        assert all(client.hget(store.keys.messages, identity)[:1] != stored.VERSION for identity in left)
+
+
+def test_any_entry_can_be_listed_shown_and_revoked(redis_url: str, client: redis.Redis):
+    app = Celery("fuzz", broker=redis_url, set_as_current=False)
+    install_schedule(app)
+    store, names = Store(client, QueueKeys("", "celery", STEPS)), itertools.count()
+
+    with app:
+
+        @SLOW
+        @given(
+            st.lists(entries, min_size=1, max_size=5),
+            st.one_of(st.integers(-(2**53), 2**53), st.sampled_from([0, -1, 2**53, 9_999_999_999_999_999])),
+        )
+        def fuzz(forms: list[bytes], due_ms: int) -> None:
+            store.purge()
+            ids = put(store, forms, names)
+            client.zadd(store.keys.waiting(3), dict.fromkeys(ids, due_ms))
+
+            listed = list_scheduled(app, ["celery"])
+
+            assert {entry["request"]["id"] for entry in listed} == set(ids)
+            json.dumps(listed, default=repr)
+            assert all(store.show(identity) for identity in ids)
+            app.control.revoke(ids)
+            assert store.count() == 0
+
+        fuzz()
+
+
+def test_end_of_any_entry_can_be_told(redis_url: str):
+    app = Celery("fuzz", broker=redis_url, backend="cache+memory://", set_as_current=False)
+    token = announce.token_of(app)
+
+    with app:
+
+        @SLOW
+        @given(entries)
+        def fuzz(form: bytes) -> None:
+            announce.revoked(app, form)
+            announce.worker_lost(token, form, 3)
+
+        fuzz()
+    close_redis_connections()
+
+
+URL = "http://127.0.0.1:1/"
+WIRE = Message(
+    id="m", value=b"v", destination=HttpAddress(URL), dead_destination=DEAD_SET, attempt=1, max_retries=0, base_delay=1
+).to_wire()
+TASK = {
+    "body": "",
+    "content-type": "application/json",
+    "content-encoding": "utf-8",
+    "headers": {
+        "lang": "py",
+        "task": "rebound.deliver",
+        "id": "t",
+        "eta": None,
+        "expires": None,
+        "retries": 0,
+        "timelimit": [None, None],
+        "root_id": "t",
+        "parent_id": None,
+        "argsrepr": "a",
+        "kwargsrepr": "{}",
+        "origin": "o",
+        "ignore_result": False,
+        "rebound-kind": "http",
+    },
+    "properties": {
+        "correlation_id": "t",
+        "reply_to": "",
+        "delivery_mode": 2,
+        "priority": 3,
+        "delivery_info": {"exchange": "", "routing_key": "rebound"},
+        "body_encoding": None,
+    },
+}
+
+
+def with_body(task: Any, body: Any, number: int) -> bytes:
+    """A delivery task; what it and its message are known by is made their own, where it can be."""
+    if isinstance(task, dict):
+        headers = task.get("headers")
+        if isinstance(headers, dict) and isinstance(headers.get("id"), str):
+            headers["id"] += f"-{number}"
+        if task.get("body") == "":
+            task["body"] = body
+    return stored_form(json.dumps(task))
+
+
+def body_of(wire: Any, number: int) -> str:
+    if isinstance(wire, dict) and isinstance(wire.get("id"), str):
+        wire["id"] += f"-{number}"
+    return json.dumps([[wire], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
+
+
+def test_worker_drops_nothing_of_rebound_s_own_queue_and_lives(
+    redis_url: str, client: redis.Redis, caplog: pytest.LogCaptureFixture
+):
+    """Tasks with damaged headers, tasks with damaged bodies, and anything at all, in one queue with whole ones."""
+    app = Celery("fuzz", broker=redis_url, set_as_current=False)
+    rebound = Rebound(app, http_connect_timeout=1, http_timeout=1, outage_delay=3600, outage_max_delay=3600)
+    store, names = Store(client, QueueKeys("", "rebound", STEPS)), itertools.count()
+    numbers = itertools.count()
+    put_in: list[str] = []
+
+    def anything() -> Any:
+        task = changed(TASK)
+        wire = changed(WIRE)
+        return st.one_of(
+            task.map(lambda t: (t, body_of(dict(WIRE), next(numbers)))),
+            wire.map(lambda w: (json.loads(json.dumps(TASK)), body_of(w, next(numbers)))),
+            st.one_of(texts, jsons.map(json.dumps), st.just(DEEP), st.just("9" * 5_000)).map(
+                lambda b: (json.loads(json.dumps(TASK)), b)
+            ),
+            jsons.map(lambda t: (t, "")),
+        )
+
+    with running_worker(app):
+
+        @settings(SLOW, max_examples=25)
+        @given(st.lists(anything(), min_size=8, max_size=12))
+        def fuzz(tasks: list[tuple[Any, str]]) -> None:
+            before = len(rebound.dead_set)
+            forms = [with_body(task, body, next(numbers)) for task, body in tasks]
+            put_in.extend(put(store, forms, names))
+            good = f"good-{next(numbers)}"
+            rebound.schedule_retry(URL, "v", id=good, max_retries=0)
+
+            wait_until(
+                lambda: len(rebound.dead_set) > before and store.count() == len(left_alone(store)),
+                timeout=20,
+                message=lambda: f"{store.list()} {caplog.text[-3000:]}",
+            )
+            assert client.hexists("{rebound}.dead", good)
+
+        fuzz()
+
+    kept = len(rebound.dead_set) + len(list(store.dead())) + len(left_alone(store))
+    assert kept == len(put_in) + 25
