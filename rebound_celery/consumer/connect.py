@@ -12,7 +12,7 @@ from kafka.net.compat import KafkaNetClient
 from ..config import Settings
 from ..errors import UnreachableError
 from .config import ConsumerConfig
-from .quirks import calm, finish_joins
+from .quirks import calm, finish_joins, read_any_header_name
 
 #: How long the first connection may take.
 BOOTSTRAP_TIMEOUT_MS = 8_000
@@ -84,4 +84,5 @@ def connect(config: ConsumerConfig, settings: Settings) -> KafkaConsumer:
         raise
     calm(consumer)
     finish_joins(consumer)
+    read_any_header_name()
     return consumer

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
+from kafka.record.default_records import DefaultRecordBatch
 
 #: Seconds that a poll waits at least for Kafka's answer, however late a heartbeat is.
 _SHORTEST_WAIT_S = 0.05
@@ -85,3 +86,36 @@ def positions(consumer: KafkaConsumer) -> dict[TopicPartition, int]:
         if position is not None:
             found[partition] = position.offset
     return found
+
+
+class _Lenient(bytearray):
+    """Bytes whose text is read as Java's Kafka client reads it: what is no UTF-8 becomes U+FFFD."""
+
+    def __getitem__(self, key: Any) -> Any:
+        part = super().__getitem__(key)
+        return _Lenient(part) if isinstance(key, slice) else part
+
+    def decode(self, encoding: str = "utf-8", errors: str = "replace") -> str:  # noqa: ARG002
+        return super().decode(encoding, "replace")
+
+
+def read_any_header_name() -> None:
+    """Let records through that have a header whose name is no UTF-8; for all consumers of the process, once.
+
+    Kafka takes such records, and kafka-python raises for them: each poll fails, and the partition stands still for
+    good.
+    """
+    read = DefaultRecordBatch._read_msg  # noqa: SLF001
+    if getattr(read, "rebound", False):
+        return
+
+    def read_leniently(batch: Any) -> Any:
+        try:
+            return read(batch)
+        except UnicodeDecodeError:
+            # It has not moved on yet, so the same record is read again.
+            batch._buffer = _Lenient(batch._buffer)  # noqa: SLF001
+            return read(batch)
+
+    read_leniently.rebound = True  # type: ignore[attr-defined]
+    DefaultRecordBatch._read_msg = read_leniently  # noqa: SLF001

@@ -633,3 +633,37 @@ def test_stop_is_final_and_may_be_repeated(fix: Fixture, topic: str) -> None:
     consumer.stop()
     consumer.run()
     assert consumer.close() is True
+
+
+class RawName(str):
+    """A header's name in bytes that are no UTF-8, as other clients can produce it."""
+
+    def encode(self, *_: Any) -> bytes:
+        return b"caf\xe9"
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_header_whose_name_is_no_utf8_stops_no_partition(
+    fix: Fixture, kafka_brokers: str, make_topic: Any, compression: str | None
+) -> None:
+    """It is read as Java's client reads it; kafka-python alone fails at each poll."""
+    topic = make_topic(1)
+    with KafkaProducer(bootstrap_servers=kafka_brokers, compression_type=compression, linger_ms=100) as producer:
+        for value, headers in (
+            (b"1", [("a", b"1")]),
+            (b"2", [("b", b"1"), (RawName(), b"2")]),
+            (b"3", [("c", b"\xff")]),
+        ):
+            producer.send(topic, value, headers=headers)
+        producer.flush(10)
+    seen: list[Record] = []
+
+    fix.start(topic, seen.append)
+
+    wait_until(lambda: len(seen) == 3, timeout=30)
+    assert sorted((record.value, record.headers) for record in seen) == [
+        (b"1", (("a", b"1"),)),
+        (b"2", (("b", b"1"), ("caf\ufffd", b"2"))),
+        (b"3", (("c", b"\xff"),)),
+    ]
+    wait_until(lambda: fix.committed(topic) == 3)
