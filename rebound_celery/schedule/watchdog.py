@@ -54,6 +54,9 @@ class Watchdog:
         self._channel: Any = None
         #: Until then nothing could be held against the worker.
         self._excused_at = time.monotonic()
+        self._redis_away = False
+        #: When it last had no room for more from a queue.
+        self._full_at: dict[str, float] = {}
         #: How many remedies were tried in vain, and when the last one was.
         self._tried = 0
         self._tried_at = 0.0
@@ -67,17 +70,17 @@ class Watchdog:
         self._file.remove()
 
     def _run(self) -> None:
-        seen_at = time.monotonic()
+        slept_at = time.monotonic()
         while not self._ended.wait(LOOK_S):
             now = time.monotonic()
-            if now - seen_at > 2 * LOOK_S:
+            if now - slept_at > 2 * LOOK_S:
                 # This thread was held up too: the process was stopped, or a task held the interpreter or all greenlets.
                 self._excused_at = now
-            seen_at = now
             try:
                 self._file.report(*self.look())
             except Exception:
                 logger.exception("unexpected error while the worker was looked at")
+            slept_at = time.monotonic()
 
     def look(self) -> Verdict:
         """Look once, and do what is to be done; the state and its detail, as the health file tells them."""
@@ -96,7 +99,12 @@ class Watchdog:
         try:
             overdue_ms = max(channel.leases.store_of(channel.keys_of(queue)).overdue_ms() for queue in silent)
         except FAULTS as error:
-            return self._excuse(health.WAITING, f"Redis does not answer: {error}")
+            self._redis_away = True
+            return health.WAITING, f"Redis does not answer: {error}"
+        if self._redis_away:
+            # The worker may learn of it a little later.
+            self._redis_away = False
+            return self._excuse(health.OK)
         self._remedy(channel, silent, overdue_ms)
         return self._standing(silent)
 
@@ -120,8 +128,8 @@ class Watchdog:
         silent = []
         for queue in queues:
             if at_work and not claimer.has_room(queue):
-                continue
-            if now - max(claimer.answered_at(queue), self._excused_at) >= PATIENCE_S:
+                self._full_at[queue] = now
+            elif now - max(claimer.answered_at(queue), self._excused_at, self._full_at.get(queue, 0.0)) >= PATIENCE_S:
                 silent.append(queue)
         return silent
 
