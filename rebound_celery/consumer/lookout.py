@@ -39,6 +39,9 @@ class Lookout:
         now = time.monotonic()
         if now < self._next_look:
             return False
+        if trouble is not None or now - self._next_look > 2 * LOOK_S:
+            # What was not polled could yield nothing; and a loop that was held up has not polled either.
+            self._watch.excuse()
         self._next_look = now + LOOK_S
         if trouble is not None:
             self._file.report(health.WAITING, trouble)

@@ -56,6 +56,10 @@ class StallWatch:
         """The partitions that nothing helped, or the empty text."""
         return f"{_names(self._stuck)}: there is a lag, and no record comes" if self._stuck else ""
 
+    def excuse(self) -> None:
+        """Whatever was seen until now says nothing."""
+        self._behind = {}
+
     def look(self, consumer: KafkaConsumer, exempt: Collection[Any]) -> Verdict:
         """Look once, and do what is to be done; between two polls, in the loop's thread.
 
@@ -63,8 +67,11 @@ class StallWatch:
             exempt: partitions that need not yield anything now: paused, or with records in flight.
         """
         now = time.monotonic()
-        at = positions(consumer)
-        self._see_what_helped(at)
+        at, assigned = positions(consumer), consumer.assignment()
+        if not assigned:
+            # It joins its group, or there are more consumers than partitions.
+            return Verdict.WELL
+        self._see_what_helped(at, assigned)
         quiet = {partition: offset for partition, offset in at.items() if partition not in exempt}
         ends = _ends(consumer, quiet)
         # Tansu tells ends below the truth, so a stall there may be seen late; too high they are never.
@@ -82,11 +89,13 @@ class StallWatch:
         before, since = self._behind.get(partition, (None, now))
         return since if before == offset else now
 
-    def _see_what_helped(self, at: Mapping[Any, int]) -> None:
-        # A partition without a position is on its way to one, or to another consumer.
-        left = {p: offset for p, offset in self._stuck.items() if p in at and at[p] == offset}
-        if self._stuck and not left and any(p in at for p in self._stuck):
-            logger.warning("records come again from %s", _names(self._stuck), extra={"event": "fetch_back"})
+    def _see_what_helped(self, at: Mapping[Any, int], assigned: Collection[Any]) -> None:
+        # A partition without a position is still on its way to one; one that is not assigned is another consumer's.
+        left = {p: offset for p, offset in self._stuck.items() if p in assigned and at.get(p, offset) == offset}
+        if self._stuck and not left:
+            moved = {partition for partition in self._stuck if partition in assigned}
+            if moved:
+                logger.warning("records come again from %s", _names(moved), extra={"event": "fetch_back"})
             self._stuck, self._tried = {}, 0
 
     def _remedy(self, consumer: KafkaConsumer, stalled: Mapping[Any, int], ends: Mapping[Any, int]) -> Verdict:
