@@ -31,7 +31,7 @@ class TaskEvents:
             return False
         return not eventer.groups or _GROUP in eventer.groups
 
-    def send(self, kind: str, each: Iterable[dict[str, Any]]) -> None:
+    def tell(self, kind: str, each: Iterable[dict[str, Any]]) -> None:
         """Send an event of this kind for each mapping of fields. Nothing is asked of `each` where events are off."""
         if not self.is_on:
             return

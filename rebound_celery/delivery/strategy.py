@@ -93,7 +93,7 @@ class Gatherer:
     def _announce(self) -> None:
         arrived, self._unannounced = self._unannounced, []
         if arrived:
-            self._events.send("task-received", map(_as_received, arrived))
+            self._events.tell("task-received", map(_as_received, arrived))
 
     def _next_job(self) -> tuple[list[Any], int, Callable[[], None]] | None:
         quick, slow = self._queues["quick"], self._queues["slow"]
@@ -163,7 +163,7 @@ class Job:
         for request in self._requests:
             request.worker_pid, request.time_start = pid, began
             task_accepted(request)
-        self._events.send("task-started", ({"uuid": request.id} for request in self._requests))
+        self._events.tell("task-started", ({"uuid": request.id} for request in self._requests))
 
     def on_done(self, results: Sequence[tuple[str, str]]) -> None:
         runtime = time.monotonic() - self._began
@@ -181,8 +181,8 @@ class Job:
         for request, _ in by_end[End.BACK]:
             request.reject(requeue=True)
         succeeded = ({"uuid": request.id, "result": repr(text), "runtime": runtime} for request, text in done)
-        self._events.send("task-succeeded", succeeded)
-        self._events.send(
+        self._events.tell("task-succeeded", succeeded)
+        self._events.tell(
             "task-retried", ({"uuid": request.id, "exception": text, "traceback": ""} for request, text in again)
         )
         logger.info("%d deliveries ended in %.3f s", len(results), runtime, extra={"event": "batch"})

@@ -26,7 +26,7 @@ KEEP = "rebound_celery.destinations.dead_set:DeadSet._write"
 CHILD_IS_THROUGH = "rebound_celery.delivery.task:DeliverTask.run_batch"
 PARENT_HEARS = "rebound_celery.delivery.strategy:Job.on_done"
 TOLD = "rebound_celery.schedule.claimer:Claimer._on_dead"
-ACKNOWLEDGED = "rebound_celery.schedule.leases:Leases.end"
+ACKNOWLEDGED = "rebound_celery.schedule.leases:Leases.end_all"
 
 #: Runs a script of the schedule in Redis; see `inject.before_script`.
 RUN_SCRIPT = "rebound_celery.schedule.store:run_script"

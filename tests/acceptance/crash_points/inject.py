@@ -141,12 +141,14 @@ def of_something(call: Call) -> bool:
 
 def claimed(call: Call) -> bool:
     """The claim brought messages: behind the next due time and the dead ones, something follows."""
-    return len(call.result) > 2
+    (answer,) = call.result
+    return len(answer) > 2
 
 
 def buried(call: Call) -> bool:
     """The claim found messages that are dead now."""
-    return bool(call.result[1])
+    (answer,) = call.result
+    return bool(answer[1])
 
 
 def confirmed(call: Call) -> bool:
@@ -156,7 +158,7 @@ def confirmed(call: Call) -> bool:
 
 def ends(what: str) -> Callable[[Call], bool]:
     """The settling has an end of this kind among others."""
-    return lambda call: what in call.args[3]
+    return lambda call: any(what in arguments for arguments in call.args[3])
 
 
 def broker_has_it(call: Call) -> Any:
@@ -166,4 +168,4 @@ def broker_has_it(call: Call) -> Any:
 
 def several(call: Call) -> bool:
     """More than one message is parked: after two words come an id, a due time and a message for each."""
-    return len(call.args[3]) > 2 + 3
+    return any(len(arguments) > 2 + 3 for arguments in call.args[3])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rebound_celery.address import KafkaAddress
 from rebound_celery.demo.embedded import free_port
+from rebound_celery.schedule import stored
 from tests.acceptance.crash_points.case import DEADLINE_S, Case
 from tests.acceptance.crash_points.inject import Victim
 from tests.topics import read_topic
@@ -184,7 +185,7 @@ def unreadable(case: Case) -> None:
 
 def broken_entry(case: Case) -> None:
     case.messages = 1
-    case.store.park([("message", time.time_ns() // 1_000_000, b"\1" + bytes(8) + b"no message")], 3)
+    case.store.park([("message", time.time_ns() // 1_000_000, stored.VERSION + bytes(8) + b"no message")], 3)
     deliver(case)
 
 
