@@ -117,10 +117,11 @@ def test_consumer_without_acknowledgement_has_its_message_once(app: Celery, stor
 @pytest.mark.parametrize("no_ack", [True, False])
 def test_simple_queue_finds_what_is_due(app: Celery, store: Store, no_ack: bool):
     """Trap 8, basic_get."""
-    send(app, 1, countdown=0.2)
+    (identity,) = send(app, 1, countdown=60)
     with app.connection_for_read() as connection:
         queue = app.amqp.queues["celery"](connection.default_channel)
         assert queue.get(no_ack=no_ack, accept=["json"]) is None
+        store.run_now(identity)
         message = wait_until(lambda: queue.get(no_ack=no_ack, accept=["json"]))
         if not no_ack:
             message.ack()
