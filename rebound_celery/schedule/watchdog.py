@@ -134,9 +134,13 @@ class Watchdog:
         return silent
 
     def _well(self, channel: Any) -> Verdict:
+        if not self._consumer.task_consumer.queues:
+            # All were cancelled on purpose: there is nothing to claim.
+            self._tried = 0
         if self._tried == 0:
             return health.OK, ""
-        if self._claims_since(self._tried_at, channel, channel.active_queues):
+        # A channel that has only just been opened consumes nothing yet, which proves nothing.
+        if channel.active_queues and self._claims_since(self._tried_at, channel, channel.active_queues):
             logger.warning("due messages are claimed again", extra={"event": "claims_back"})
             self._tried = 0
             return health.OK, ""

@@ -105,6 +105,27 @@ def test_connection_is_not_made_anew_where_nothing_is_due(worker: Worker) -> Non
     assert len(worker.done) == 1
 
 
+def test_channel_that_does_not_consume_yet_is_no_recovery(worker: Worker) -> None:
+    watching = watch(worker)
+    looks(worker, watching, 2 * PATIENCE_S + 1)
+    worker.active_queues = []
+    looks(worker, watching, 2)
+    worker.active_queues = ["q"]
+
+    states = looks(worker, watching, PATIENCE_S + 2)
+
+    assert states[-1] == "stalled"
+    assert len(worker.done) == 2
+
+
+def test_worker_whose_queues_are_all_cancelled_is_well_again(worker: Worker) -> None:
+    watching = watch(worker)
+    looks(worker, watching, 4 * PATIENCE_S)
+    worker.active_queues, worker.queues = [], []
+
+    assert looks(worker, watching, 1) == ["ok"]
+
+
 def busy(worker: Worker) -> None:
     state.requests["id"] = None
     worker.room = False
