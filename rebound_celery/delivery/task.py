@@ -190,12 +190,13 @@ class DeliverTask(Task):
 
     def give_up(self, request: Any) -> bool:
         """Make a dead letter of a message whose workers were lost too often; False if that could not be stored."""
+        # The request's own body is but a text to show.
+        received = request.message
         try:
-            received = request.message
             args = self._decode(received.body, received.content_type, received.content_encoding)
             message = Message.from_wire(args[0][0])
         except _UNREADABLE as error:
-            end, _ = self.set_aside(request.id, request.body, error)
+            end, _ = self.set_aside(request.id, received.body, error)
             return end == End.DONE
         try:
             if message.reason is None:

@@ -52,6 +52,12 @@ encodings = st.sampled_from(["utf-8", "utf-16", "binary", "no-such", "", None, "
 received = st.tuples(bodies, types, encodings, st.text(st.characters(), max_size=5), st.integers(0, 9), st.just(3))
 
 
+def request_of(body: Any, content_type: Any, content_encoding: Any, name: str) -> Any:
+    """What `give_up` looks at of a worker's request."""
+    message = SimpleNamespace(body=body, content_type=content_type, content_encoding=content_encoding)
+    return SimpleNamespace(message=message, id=name)
+
+
 @pytest.fixture
 def rebound(redis_url: str) -> Iterator[Rebound]:
     app = Celery("fuzz", broker=redis_url, set_as_current=False)
@@ -110,7 +116,7 @@ def test_message_whose_workers_were_lost_is_given_up_whatever_it_holds(
     def fuzz(body: Any, kind: Any, coding: Any, name: str) -> None:
         client.flushdb()
 
-        assert task.give_up(SimpleNamespace(body=body, content_type=kind, content_encoding=coding, id=name))
+        assert task.give_up(request_of(body, kind, coding, name))
 
         waiting = client.hlen("rebound:{rebound}:messages")
         assert client.hlen(LETTERS) + waiting == 1
@@ -127,10 +133,7 @@ def test_message_that_cannot_be_kept_elsewhere_is_not_given_up(rebound: Rebound,
 
     monkeypatch.setattr(DeadSet, "_write", away)
     for wire in ({**WIRE, "reason": "rejected"}, 5):
-        request = SimpleNamespace(
-            body=json.dumps([[wire], {}, {}]), content_type="application/json", content_encoding="utf-8", id="t"
-        )
-        assert task.give_up(request) is False
+        assert task.give_up(request_of(json.dumps([[wire], {}, {}]), "application/json", "utf-8", "t")) is False
 
 
 def test_dead_set_with_anything_in_it_gives_what_can_be_read(rebound: Rebound, client: redis.Redis):
