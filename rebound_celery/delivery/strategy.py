@@ -222,6 +222,7 @@ def strategy(task: Any, app: Any, consumer: Any) -> Callable[..., Any]:
         earlier.retire()
     gatherer = Gatherer(task, consumer)
     one_by_one = default(task, app, consumer)
+    utc = app.uses_utc_timezone()
 
     def handle(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **kwargs: Any) -> Any:
         if body is not None:
@@ -241,7 +242,7 @@ def strategy(task: Any, app: Any, consumer: Any) -> Callable[..., Any]:
                 body=((message.headers.get("argsrepr"),), {}, {}),
                 headers=message.headers,
                 decoded=True,
-                utc=app.uses_utc_timezone(),
+                utc=utc,
             )
         except InvalidTaskError as error:
             # Celery would drop it.

@@ -19,10 +19,11 @@ def remember(worker: Any) -> None:
 def is_stopping() -> bool:
     """Whether the worker was told to stop, warm or cold."""
     state = sys.modules.get("celery.worker.state")
+    if state is None:
+        return False
     # Celery's own test (celery.worker.state.maybe_shutdown): the value is an exit code, and 0 means stop.
-    return state is not None and any(
-        told is not None and told is not False for told in (state.should_stop, state.should_terminate)
-    )
+    stop, terminate = state.should_stop, state.should_terminate
+    return not ((stop is None or stop is False) and (terminate is None or terminate is False))
 
 
 def has_work(consumer: Any) -> bool:
