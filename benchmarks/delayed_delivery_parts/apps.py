@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import functools
 import os
-import struct
 import time
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from celery import Celery
 from celery.signals import worker_ready
 
-READY = "the benchmark's worker is ready"
+from .notes import note
 
-#: A line of the file of notes: when something was due and when it happened, in Unix seconds.
-NOTE = struct.Struct("<dd")
+READY = "the benchmark's worker is ready"
 
 
 def make_app(url: str, kind: str, *, events: bool = False, kafka: str = "", prefetch: int = 4) -> Celery:
@@ -71,20 +67,6 @@ def producer(brokers: str, _pid: int) -> Any:
     from kafka import KafkaProducer
 
     return KafkaProducer(bootstrap_servers=brokers.split(","))
-
-
-@functools.cache
-def _notes_file() -> int:
-    return os.open(os.environ["BENCH_NOTES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-
-
-def note(pairs: Iterable[tuple[float, float]]) -> None:
-    """Write down (due, happened); one append, so that processes and threads can share the file."""
-    os.write(_notes_file(), b"".join(NOTE.pack(*pair) for pair in pairs))
-
-
-def read_notes(path: Path) -> list[tuple[float, float]]:
-    return [(due, at) for due, at in NOTE.iter_unpack(path.read_bytes())] if path.exists() else []
 
 
 @worker_ready.connect

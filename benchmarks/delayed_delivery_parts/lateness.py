@@ -11,8 +11,9 @@ from typing import Any
 from tests.waiting import wait_until
 
 from . import load
-from .apps import make_app, read_notes
+from .apps import make_app
 from .bench import Bench, Row
+from .notes import read_notes
 from .throughput import REBOUND_WORKER
 
 RETRIES_PER_S = 1000

@@ -13,7 +13,7 @@ from rebound_celery.delivery.task import Destinations
 from rebound_celery.destinations import Destination, Outcome
 from rebound_celery.message import Message
 
-from .apps import note
+from .notes import note
 
 QUEUE = "rebound"
 

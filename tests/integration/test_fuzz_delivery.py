@@ -165,13 +165,13 @@ def test_dead_set_with_anything_in_it_gives_what_can_be_read(rebound: Rebound, c
 
 
 def test_headers_that_are_no_numbers_count_as_none():
-    from rebound_celery.delivery.strategy import _priority, _retries
+    from rebound_celery.delivery.job import priority_of, retries_of
 
     @SLOW
     @given(scalars | jsons)
     def fuzz(value: Any) -> None:
         request = SimpleNamespace(request_dict={"retries": value}, delivery_info={"priority": value})
-        assert _retries(request) >= 0
-        assert _priority(request) >= 0
+        assert retries_of(request) >= 0
+        assert priority_of(request) >= 0
 
     fuzz()

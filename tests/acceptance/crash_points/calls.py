@@ -24,7 +24,7 @@ REQUEST = "urllib3:PoolManager.request"
 WAIT_FOR_ANSWER = "urllib3.connection:HTTPConnection.getresponse"
 KEEP = "rebound_celery.destinations.dead_set:DeadSet._write"
 CHILD_IS_THROUGH = "rebound_celery.delivery.task:DeliverTask.run_batch"
-PARENT_HEARS = "rebound_celery.delivery.strategy:Job.on_done"
+PARENT_HEARS = "rebound_celery.delivery.job:Job.on_done"
 TOLD = "rebound_celery.schedule.claimer:Claimer._on_dead"
 ACKNOWLEDGED = "rebound_celery.schedule.leases:Leases.end_all"
 
