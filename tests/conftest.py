@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -46,14 +47,16 @@ def _clean_surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def kafka_brokers() -> Iterator[str]:
+def kafka_brokers(request: pytest.FixtureRequest) -> Iterator[str]:
     """`host:port` of a Kafka broker: REBOUND_TEST_KAFKA, else an embedded one."""
     given = os.environ.get("REBOUND_TEST_KAFKA")
-    if given:
-        yield given
-        return
-    with EmbeddedKafka() as kafka:
-        yield kafka.address
+    with ExitStack() as stack:
+        brokers = given or stack.enter_context(EmbeddedKafka()).address
+        for broker in brokers.split(","):
+            # A client of kafka-python's that is closed while it connects leaves that socket to the garbage collector.
+            to_kafka = rf"unclosed <socket.socket .*raddr=\('[^']*', {broker.rpartition(':')[2]}\)>"
+            request.config.addinivalue_line("filterwarnings", f"ignore:{to_kafka}:ResourceWarning")
+        yield brokers
 
 
 @pytest.fixture(scope="session")

@@ -128,7 +128,7 @@ def test_a_topic_that_kafka_forbids_is_refused_with_its_name_and_the_rule(topic:
         7,
         b"kafka://orders",
         ["kafka://orders"],
-        object(),
+        ...,
     ],
     ids=repr,
 )

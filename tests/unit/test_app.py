@@ -358,7 +358,7 @@ def test_events_are_off_where_the_app_says_so(
     [
         (b"\x00\xff", b"\x00\xff", None),
         (bytearray(b"ab"), b"ab", None),
-        (memoryview(b"ab"), b"ab", None),
+        pytest.param(memoryview(b"ab"), b"ab", None, id="memoryview"),
         (b"", b"", None),
         (None, None, None),
         ("Größe", "Größe".encode(), "text/plain; charset=utf-8"),
@@ -481,7 +481,7 @@ def test_an_attempt_beyond_the_last_is_a_dead_letter_at_once_with_its_stack_trac
         *[({"client_id": value}, "client_id") for value in ["", 7]],
         *[({"key": value}, "key") for value in [7, ["k"]]],
         *[({"headers": value}, "headers") for value in [7, "text", {"a": 1}, {1: "a"}, [("a",)]]],
-        *[({"message_data": value}, "message_data") for value in [object(), {1, 2}, {"a": b"bytes"}]],
+        *[({"message_data": value}, "message_data") for value in [..., {1, 2}, {"a": b"bytes"}]],
     ],
     ids=repr,
 )
