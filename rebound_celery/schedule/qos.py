@@ -54,9 +54,7 @@ class QoS(kombu_redis.QoS):
         self._losses.add(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        was_lost = delivery_tag in self._losses
-        self._losses.discard(delivery_tag)
-        if self._end(delivery_tag, (LOST if was_lost else RELEASE) if requeue else self._refused(delivery_tag)):
+        if self._end_rejected(delivery_tag, requeue):
             return
         try:
             super().reject(delivery_tag, requeue=requeue)
@@ -71,6 +69,13 @@ class QoS(kombu_redis.QoS):
             self.leased.difference_update(ended)
             self.channel.leases.end_all(ended, DONE)
         return set(delivery_tags) - ended
+
+    def _end_rejected(self, delivery_tag: str, requeue: bool) -> bool:
+        """Whether it was a leased message; see `_end`."""
+        was_lost = delivery_tag in self._losses
+        self._losses.discard(delivery_tag)
+        back = LOST if was_lost else RELEASE
+        return self._end(delivery_tag, back if requeue else self._refused(delivery_tag))
 
     def _refused(self, delivery_tag: str) -> str:
         """What becomes of a message that is not wanted: Celery refuses what it cannot read, or has no task for. It is
@@ -151,9 +156,7 @@ class PlainQoS(QoS):
             virtual.QoS.ack(self, delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        was_lost = delivery_tag in self._losses
-        self._losses.discard(delivery_tag)
-        if not self._end(delivery_tag, (LOST if was_lost else RELEASE) if requeue else self._refused(delivery_tag)):
+        if not self._end_rejected(delivery_tag, requeue):
             virtual.QoS.reject(self, delivery_tag, requeue=requeue)
 
     def adopt_orphans(self) -> None:
