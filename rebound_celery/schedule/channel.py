@@ -5,7 +5,7 @@ What is overridden of kombu 5.7, and why:
 - `_put`, `create_publish_batch`: a message with a future eta is parked in the schedule, not put on the queue's list;
 - `_get`, `basic_get`, `_size`, `_purge`, `_delete`, `_has_queue`: the schedule is part of the queue;
 - `basic_consume`, `_brpop_start`: the worker also waits for the schedule's wake-up token;
-- `close`: what this process holds is settled over whatever connection lives.
+- `close`: what this process holds is settled over whatever connection lives, and nothing stays of a lost one.
 
 All of it sleeps unless the connection has the transport option `rebound` (see `install`).
 """
@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
 from kombu.transport.redis import PublishBatch
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -263,13 +264,28 @@ class Channel(kombu_redis.Channel):
             raise RedisConnectionError(str(error)) from error
 
     def close(self) -> None:
-        super().close()
+        try:
+            super().close()
+        except FAULTS:
+            logger.debug("a channel is closed whose connection is lost", exc_info=True)
+            self._drop()
         if self.leases is not None:
             try:
                 self.leases.flush()
             except FAULTS:
                 # The thread goes on trying; should the process end first, the leases run out.
                 logger.debug("leases are settled later", exc_info=True)
+
+
+    def _drop(self) -> None:
+        """Finish what kombu's `close` leaves undone where a connection is lost: it ends at the first thing that fails.
+
+        Sockets would stay open then, and the process keep the channel for good, with all that it refers to.
+        """
+        self._disconnect_pools()
+        self._close_clients()
+        self.closed = False
+        virtual.Channel.close(self)
 
 
 class _Collected:

@@ -275,6 +275,27 @@ def test_lost_connections_leave_nothing_with_the_loop(app: Celery):
         hub.close()
 
 
+def test_a_channel_whose_connection_is_lost_closes_whole(app: Celery, client: redis.Redis):
+    """kombu's ends at the first thing that fails: its sockets stay, and what its finalizer refers to, for good."""
+    hub = Hub()
+    try:
+        with taking(app) as taker:
+            channel: Any = taker.connection.default_channel
+            taker.connection.register_with_event_loop(hub)
+            channel.connection.cycle.on_poll_start()  # it waits for Redis now
+            assert channel._in_poll
+            pool, qos = channel.pool, channel.qos
+            client.client_kill_filter(_type="normal", skipme=True)
+            channel.close()
+
+            assert channel.closed
+            assert channel not in taker.connection.transport.channels
+            assert not qos._on_collect.still_active()
+            assert [one for one in pool._get_in_use_connections() if one._sock is not None] == []
+    finally:
+        hub.close()
+
+
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_forked_child_holds_no_leases_and_no_lock(app: Celery):
     """Trap 19: prefork's children renew nothing of their parent's."""
