@@ -276,7 +276,6 @@ class Channel(kombu_redis.Channel):
                 # The thread goes on trying; should the process end first, the leases run out.
                 logger.debug("leases are settled later", exc_info=True)
 
-
     def _drop(self) -> None:
         """Finish what kombu's `close` leaves undone where a connection is lost: it ends at the first thing that fails.
 
