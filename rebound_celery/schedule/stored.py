@@ -172,9 +172,16 @@ def _compress(text: bytes) -> bytes:
     return compressor.compress(text) + compressor.flush()
 
 
+#: No stored form holds more bytes than these, which is what Redis can hold of a message that is not compressed. A
+#: damaged or hostile one could expand to a thousand times its size, and end the worker that reads it.
+_MAX_TEXT = 512 * 1024**2
+
+
 def _decompress(compressed: bytes) -> bytes:
     decompressor = zlib.decompressobj(-15, DICTIONARY)
-    text = decompressor.decompress(compressed)
+    text = decompressor.decompress(compressed, _MAX_TEXT + 1)
+    if len(text) > _MAX_TEXT:
+        raise ValueError(f"expands to more than {_MAX_TEXT} bytes")
     if not decompressor.eof:
         raise ValueError("is cut short")
     return text

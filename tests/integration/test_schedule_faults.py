@@ -167,6 +167,22 @@ def test_broken_stored_messages_are_set_aside_and_stop_no_other(
     assert all(reason for _, reason, _ in store.dead())
 
 
+def test_stored_message_that_expands_without_bound_is_set_aside_and_stops_no_other(
+    app: Celery, store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(stored, "_MAX_TEXT", 1_000_000)
+    bomb = of_text('{"H":{},"P":{},"R":{}}\n' + "0" * 1_000_000)
+    store.park([("bomb", now_ms() - 10, bomb)], 0)
+    good = send(app, 3, countdown=0.1)
+
+    with taking(app) as taker:
+        taker.take(3)
+        wait_until(lambda: taker.turn(0.05) or store.count() == 0)
+
+    assert sorted(taker.ids) == sorted(good)
+    assert list(store.dead()) == [("bomb", "unreadable", bomb)]
+
+
 def test_broken_stored_messages_stop_no_worker(
     app: Celery, store: Store, client: redis.Redis, caplog: pytest.LogCaptureFixture
 ):

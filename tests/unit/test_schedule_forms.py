@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any
@@ -151,6 +152,34 @@ def test_unknown_version_is_told_apart_from_damage():
             stored.decode(damaged)
     with pytest.raises(ValueError):
         stored.decode(whole[:1] + whole[1:9] + b"\xff\xff\xff")
+
+
+def test_form_that_expands_without_bound_is_damaged_and_takes_no_memory(monkeypatch: pytest.MonkeyPatch):
+    """A few kilobytes in Redis can be as many megabytes."""
+    monkeypatch.setattr(stored, "_MAX_TEXT", 100_000)
+    bomb = stored.encode({**TASK, "body": "0" * 10_000_000})
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="expands to more than 100000 bytes"):
+            stored.decode(bomb)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert len(bomb) < 50_000
+    assert peak < 500_000
+
+
+def test_form_that_is_as_large_as_may_be_is_read(monkeypatch: pytest.MonkeyPatch):
+    whole = stored.encode({**TASK, "body": "0" * 10_000})
+    size = len(stored._decompress(whole[9:]))
+
+    monkeypatch.setattr(stored, "_MAX_TEXT", size)
+    assert stored.decode(whole)["body"] == "0" * 10_000
+    monkeypatch.setattr(stored, "_MAX_TEXT", size - 1)
+    with pytest.raises(ValueError, match="expands"):
+        stored.decode(whole)
 
 
 @pytest.mark.parametrize(
