@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from celery import Celery
     from kombu.message import Message
 
+    from rebound_celery.schedule.store import Store
+
 
 class RedisServer(Server):
     """The system's redis-server, for tests that kill it and start it again on the same port.
@@ -196,6 +198,17 @@ class Taker:
 
     def close(self) -> None:
         self.connection.close()
+
+
+def send_due(app: Celery, store: Store, *numbers: object) -> list[str]:
+    """Send the task `t` once with each of `numbers`, through the schedule, where they are due now; returns their ids.
+
+    With a short countdown in its place, a busy machine could need longer than it to send the message at all: one whose
+    time is past goes to the ordinary list.
+    """
+    sent = [app.send_task("t", (number,), countdown=3_600).id for number in numbers]
+    assert store.run_now(*sent) == len(sent)
+    return sent
 
 
 @contextmanager

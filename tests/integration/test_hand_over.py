@@ -13,7 +13,7 @@ from rebound_celery.schedule.install import install_schedule
 from rebound_celery.schedule.keys import QueueKeys
 from rebound_celery.schedule.store import Store
 from tests.acceptance.apps.worker import close_redis_connections
-from tests.servers import taking
+from tests.servers import send_due, taking
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def store(redis_url: str) -> Iterator[Store]:
 )
 def test_message_whose_hand_over_fails_comes_again(app: Celery, store: Store, error: Exception, losses: int | None):
     """Long before its lease of a minute is over."""
-    sent = [app.send_task("t", countdown=0.3).id for _ in range(3)]
+    sent = send_due(app, store, 0, 1, 2)
     errors = [error]
 
     def act(message: Any) -> None:
@@ -60,7 +60,7 @@ def test_message_whose_hand_over_fails_comes_again(app: Celery, store: Store, er
 
 
 def test_message_whose_hand_over_always_fails_is_dead_in_the_end(app: Celery, store: Store):
-    (bad, good) = (app.send_task("t", (name,), countdown=0.3).id for name in ("bad", "good"))
+    bad, good = send_due(app, store, "bad", "good")
 
     def act(message: Any) -> None:
         if message.headers["id"] == bad:
