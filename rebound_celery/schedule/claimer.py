@@ -172,6 +172,11 @@ class Claimer:
             logger.error("message %r is set aside, for it cannot be read: %s", claimed.id, error)  # noqa: TRY400
             self._end_unread(store, claimed, "unreadable")
             return None
+        except Exception:
+            # No memory for it, say: its lease runs out, and if it is its own fault, its losses end it. Raised, this
+            # would leave leased for good what was claimed before it, for nobody would have that.
+            logger.exception("message %r cannot be read now, and comes up again", claimed.id)
+            return None
         message["properties"]["delivery_tag"] = self._leases.hold(store, claimed, task_id)
         return message
 

@@ -8,6 +8,7 @@ import pytest
 import redis
 from celery import Celery
 
+from rebound_celery.schedule import stored
 from rebound_celery.schedule.claimer import LOSSES_HEADER
 from rebound_celery.schedule.install import install_schedule
 from rebound_celery.schedule.keys import QueueKeys
@@ -57,6 +58,32 @@ def test_message_whose_hand_over_fails_comes_again(app: Celery, store: Store, er
     again = next(message for message in others if message.headers["id"] == failed.headers["id"])
     assert again.headers.get(LOSSES_HEADER) == losses
     assert list(store.dead()) == []
+
+
+def test_message_that_cannot_be_read_for_now_comes_again_and_costs_no_other(
+    app: Celery, store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    """Too large for the memory that is left, say; those claimed with it, before and behind, are delivered."""
+    before, large, behind = send_due(app, store, 0, 1, 2)
+    decode, errors = stored.decode, [MemoryError()]
+
+    def decode_or_fail(form: bytes) -> dict[str, Any]:
+        message = decode(form)
+        if message["headers"]["id"] == large and errors:
+            raise errors.pop()
+        return message
+
+    monkeypatch.setattr(stored, "decode", decode_or_fail)
+    with taking(app) as taker:
+        taker.take(2)
+        assert sorted(taker.ids) == sorted([before, behind])
+        wait_until(lambda: taker.turn(0.05) or store.count() == 1)
+        store._client.zincrby(store.keys.waiting(0), -60_000, large)  # its lease is over
+        taker.take(3)
+        wait_until(lambda: taker.turn(0.05) or store.count() == 0)
+
+    assert taker.ids[2] == large
+    assert taker.taken[2].headers.get(LOSSES_HEADER) == 1
 
 
 def test_message_whose_hand_over_always_fails_is_dead_in_the_end(app: Celery, store: Store):
