@@ -1,6 +1,6 @@
 """Kills at every step between two effects, exactly there, in real processes.
 
-- `steps`: the flows, each a list of effects, and what a step is; `table` and its four parts are all steps;
+- `steps`: the flows, each a list of effects, and what a step is; `table` and its parts are all steps;
 - `effects`: what the product does that others see, read from its source, so that no step is forgotten;
 - `calls`, `inject`: how a process comes to its step and is killed there; the product has no hooks for it;
 - `app`, `consume`: the processes; `receiver` takes the posts;

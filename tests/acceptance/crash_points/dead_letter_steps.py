@@ -59,6 +59,13 @@ DEAD_LETTERS = {
     "worker, after the lease of a dead letter is settled": [
         Step("worker has settled a dead letter", "dead letter: settle > next claim", after_script("settle"), DEAD_ONCE),
         Step(
+            "parent has settled a dead letter",
+            "dead letter: settle > next claim",
+            after_script("settle"),
+            DEAD_ONCE,
+            "prefork",
+        ),
+        Step(
             "worker has settled a rejected retry",
             "rejected retry: settle > next claim",
             after_script("settle"),

@@ -22,6 +22,7 @@ ONCE_OR_TWICE = {"record 2": (1, 2)}
 POSTED_TWICE = {"post 2": 2}
 #: The delivery that runs again stores attempt 3 again: no copy, unless the first was posted meanwhile.
 REFUSED_TWICE = {"post 2": 2, "post 3": (1, 2)}
+DEAD_ONCE = {"letter retries-exhausted 1": 1}
 DEAD_TWICE = {"letter retries-exhausted 1": 2}
 REFUSED_TO_THE_END_TWICE = {"post 2": 2, "kept retries-exhausted 2": 1}
 
@@ -60,10 +61,27 @@ PREFORK = {
         ),
         Step("child has the answer", "post: answer > settle", after(POST, victim=CHILD), POSTED_TWICE, "prefork"),
         Step(
+            "child stores a refused post",
+            "refused post: answer > store again",
+            before_script("park", victim=CHILD),
+            {"post 2": 2, "post 3": 1},
+            "prefork",
+        ),
+        Step(
             "child has stored a refused post",
             "refused post: store again > settle",
             after_script("park", victim=CHILD),
             REFUSED_TWICE,
+            "prefork",
+        ),
+        Step(
+            "child writes a dead letter", "dead letter: claim > write", before(SEND, victim=CHILD), DEAD_ONCE, "prefork"
+        ),
+        Step(
+            "child has not heard that Kafka has a dead letter",
+            "dead letter: write > confirm",
+            before(CONFIRM, matching=broker_has_it, victim=CHILD),
+            DEAD_TWICE,
             "prefork",
         ),
         Step(

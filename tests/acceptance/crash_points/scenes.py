@@ -116,13 +116,14 @@ def deliver(
 
     `meanwhile` brings it to the step. The surroundings `of_killed` are that worker's alone.
     """
-    killed = case.worker(armed=True, pool=case.step.variant or pool, **{**env, **of_killed})
+    pool = case.step.variant or pool
+    killed = case.worker(armed=True, pool=pool, **{**env, **of_killed})
     meanwhile(killed)
     case.killed(killed)
     case.receiver.release.set()
     only_a_child = case.step.kill.victim is Victim.CHILD
     if not only_a_child:
-        case.worker(**env)
+        case.worker(pool=pool, **env)
     case.through()
     assert killed.is_running == only_a_child
 

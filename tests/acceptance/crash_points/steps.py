@@ -52,6 +52,13 @@ FLOWS: dict[str, tuple[str, ...]] = {
     "worker stop": ("stop", "release", "exit"),
 }
 
+#: From the claim to the settling, whatever becomes of the message, and what keeps its lease meanwhile.
+DELIVERY = ("retry", "refused post", "dead letter", "renewal")
+
+#: pool -> flows that are killed at each of their steps on this pool too, as the variant of that name. Without a variant
+#: it is the threads pool; prefork has flows of its own, whose steps are in two processes.
+ON_POOLS = {"solo": DELIVERY, "gevent": DELIVERY, "eventlet": DELIVERY, "prefork": ("refused post", "dead letter")}
+
 
 @dataclass(frozen=True)
 class Step:
@@ -65,7 +72,7 @@ class Step:
             the handler was called for attempt 1 twice, and Kafka has one record that begins attempt 2. What is not
             named must not have happened: so no attempt is skipped, and none begins anew. The words are those of
             `case.Case.counts`.
-        variant: a word for the scene where a flow has several.
+        variant: a word for the scene where a flow has several, such as the worker's pool.
     """
 
     name: str

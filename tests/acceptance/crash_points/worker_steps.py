@@ -101,6 +101,13 @@ WORKER = {
             REFUSED_ONCE,
         ),
         Step(
+            "parent has settled a refused post",
+            "refused post: settle > next claim",
+            after_script("settle"),
+            REFUSED_ONCE,
+            "prefork",
+        ),
+        Step(
             "worker has stored refused posts", "refused posts: store again > settle", after_script("park"), REFUSED_ONCE
         ),
         Step("worker has stored what Kafka did not take", "outage: store again > settle", after_script("park"), ONCE),
