@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+# Who schedules
+SCHEDULE_RETRY = "rebound_celery.app:Rebound.schedule_retry"
+SCHEDULE_RETRIES = "rebound_celery.app:Rebound.schedule_retries"
+#: A script's call is sent; Redis' answer is read.
+WAIT_FOR_REDIS = "rebound_celery.schedule.store:_read"
+
 # The consumer
 POLL = "kafka:KafkaConsumer.poll"
 COMMIT = "kafka:KafkaConsumer.commit_async"

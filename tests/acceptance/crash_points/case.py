@@ -125,6 +125,9 @@ class Case:
         }
         return self._start("-m", f"{PACKAGE}.consume", armed=armed, CRASH_CONSUMER=json.dumps(config))
 
+    def caller(self, *requests: dict[str, Any], armed: bool = False) -> Process:
+        return self._start("-m", f"{PACKAGE}.call", armed=armed, CRASH_CALL=json.dumps(requests))
+
     def worker(self, *, armed: bool = False, pool: str = "threads", **env: str) -> Process:
         command = ("-m", "celery", "-A", f"{PACKAGE}.app", "worker", "-l", "INFO", "-P", pool, "-c", "1")
         return self._start(*command, "--without-gossip", "--without-mingle", armed=armed, **env)

@@ -12,14 +12,15 @@ from tests.acceptance.crash_points.calls import COMMIT, KEEP, LAST_COMMIT, POLL,
 ROOT = Path(rebound_celery.__file__).parent
 
 #: Where a message is on its way; what people and tools do about the schedule is not.
-FILES = ("consumer/*.py", "delivery/*.py", "destinations/*.py", "schedule/leases.py", "schedule/claimer.py")
+FILES = ("app.py", "consumer/*.py", "delivery/*.py", "destinations/*.py", "schedule/leases.py", "schedule/claimer.py")
 
 #: How the methods are called that reach Kafka, Redis or a receiver.
 VERBS = {"poll", "commit", "commit_async", "store", "publish_tasks", "send", "request", "execute"}
-VERBS |= {"park", "claim", "settle", "renew"}
+VERBS |= {"publish", "park", "claim", "settle", "renew"}
 
 #: file and call -> what the kills around it are put to.
 EFFECTS = {
+    "app.py: self._publisher.publish": RUN_SCRIPT,
     "consumer/keeper.py: self._installed.store": RUN_SCRIPT,
     "consumer/loop.py: self._consumer.commit": LAST_COMMIT,
     "consumer/loop.py: self._consumer.commit_async": COMMIT,

@@ -28,6 +28,34 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 NEVER = MappingProxyType({"commit_interval": 3600})
 
 
+# Who schedules
+
+
+def call(case: Case, count: int = 1) -> None:
+    """A process is killed while it schedules, and another makes the same call."""
+    case.messages = count
+    # Every other one has priority: `schedule_retries` stores these first, and then the others.
+    requests: list[dict[str, Any]] = [
+        {"destination": case.receiver.url, "message_data": f"message-{number}", "is_priority": number % 2 == 1}
+        for number in range(count)
+    ]
+    if case.step.variant != "without an id":
+        for request in requests:
+            request["id"] = request["message_data"]
+    case.killed(case.caller(*requests, armed=True))
+    early = case.step.variant == "delivered meanwhile"
+    if early:
+        case.worker()
+        deliver_all(case)
+        case.through()
+    again = case.caller(*requests)
+    assert again.wait(DEADLINE_S) == 0, again.tail()
+    if not early:
+        case.worker()
+    deliver_all(case)
+    case.through()
+
+
 # The consumer
 
 
@@ -216,6 +244,8 @@ PREFORK = MappingProxyType({"pool": "prefork"})
 
 #: flow -> what drives it.
 SCENES: dict[str, Callable[[Case], None]] = {
+    "call": call,
+    "calls": partial(call, count=4),
     "record": lambda case: consume(case, "fine"),
     "records": lambda case: consume(case, *(f"fine-{n}" for n in range(6)), of_killed=NEVER),
     "failure": lambda case: consume(case, "once"),

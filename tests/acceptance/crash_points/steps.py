@@ -20,6 +20,9 @@ def least_and_most(times: Times) -> tuple[int, int]:
 
 #: Each two neighbours are what a kill can fall between, and the table must have a step for it.
 FLOWS: dict[str, tuple[str, ...]] = {
+    # Who schedules
+    "call": ("start", "send", "answer", "return"),
+    "calls": ("start", "first store", "last store", "return"),
     # The consumer
     "record": ("start", "poll", "handler", "commit", "next poll"),
     "records": ("first handler", "last handler", "commit"),

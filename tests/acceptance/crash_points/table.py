@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.acceptance.crash_points.caller_steps import CALLERS
 from tests.acceptance.crash_points.consumer_steps import CONSUMER
 from tests.acceptance.crash_points.dead_letter_steps import DEAD_LETTERS
 from tests.acceptance.crash_points.pool_steps import on_pools
@@ -9,7 +10,7 @@ from tests.acceptance.crash_points.prefork_steps import PREFORK
 from tests.acceptance.crash_points.worker_steps import WORKER
 
 #: What is killed and when, in the words of the first column of the table in docs/guarantees.md -> its steps.
-ROWS = {**CONSUMER, **on_pools({**WORKER, **DEAD_LETTERS}), **PREFORK}
+ROWS = {**CALLERS, **CONSUMER, **on_pools({**WORKER, **DEAD_LETTERS}), **PREFORK}
 
 STEPS = {step.name: step for steps in ROWS.values() for step in steps}
 

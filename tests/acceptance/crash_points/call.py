@@ -1,0 +1,21 @@
+"""Schedules what CRASH_CALL tells of, as JSON: one request, or several at once; it is no worker and no consumer.
+
+`python -m tests.acceptance.crash_points.call`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+from rebound_celery import ReboundError
+from tests.acceptance.crash_points import app
+
+if __name__ == "__main__":
+    requests = json.loads(os.environ["CRASH_CALL"])
+    if len(requests) == 1:
+        app.rebound.schedule_retry(**requests[0])
+    else:
+        for outcome in app.rebound.schedule_retries(requests):
+            if isinstance(outcome, ReboundError):
+                raise outcome
