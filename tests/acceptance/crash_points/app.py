@@ -11,7 +11,7 @@ from rebound_celery import Rebound, Record
 from tests.acceptance.crash_points.inject import arm
 from tests.acceptance.crash_points.table import STEPS
 
-app = Celery("crash_points", broker=os.environ["CRASH_REDIS"])
+app = Celery("crash_points", broker=os.environ["CRASH_REDIS"], backend=os.environ.get("CRASH_RESULTS"))
 app.conf.broker_connection_retry_on_startup = True
 rebound = Rebound(app)
 

@@ -29,6 +29,8 @@ REQUEST = "urllib3:PoolManager.request"
 #: The request is sent.
 WAIT_FOR_ANSWER = "urllib3.connection:HTTPConnection.getresponse"
 KEEP = "rebound_celery.destinations.dead_set:DeadSet._write"
+#: Writes a result of any kind.
+TELL_RESULT = "celery.backends.redis:RedisBackend.set"
 CHILD_IS_THROUGH = "rebound_celery.delivery.task:DeliverTask.run_batch"
 PARENT_HEARS = "rebound_celery.delivery.job:Job.on_done"
 TOLD = "rebound_celery.schedule.claimer:Claimer._on_dead"

@@ -200,7 +200,8 @@ class Case:
     def counts(self) -> Counts:
         """For each message how often what happened: `handled 1` (the handler was called for attempt 1), `record 2`
         (Kafka has a record that begins attempt 2), `post 2`, `letter REASON 2` (in the dead letter topic after attempt
-        2), `kept REASON 2` (in the dead set), `set aside REASON` (among the queue's dead entries)."""
+        2), `kept REASON 2` (in the dead set), `set aside REASON` (among the queue's dead entries), `result STATE` (what
+        the result backend says of its task at the end)."""
         counts: Counts = defaultdict(Counter)
         for process in self._processes:
             for value, attempt in _HANDLED.findall(process.output):
@@ -237,3 +238,6 @@ class Case:
                 counts[message["value"]][f"kept {message['reason']} {message['attempt']}"] += 1
         for identity, reason, _ in self.store.dead():
             counts[identity][f"set aside {reason}"] += 1
+        for key in self.redis.scan_iter("celery-task-meta-*"):
+            result = json.loads(self.redis.get(key) or b"")
+            counts[result["task_id"].partition(":")[0]][f"result {result['status']}"] += 1

@@ -7,7 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import rebound_celery
-from tests.acceptance.crash_points.calls import COMMIT, KEEP, LAST_COMMIT, POLL, REQUEST, REVOKED, RUN_SCRIPT, SEND
+from tests.acceptance.crash_points.calls import (
+    COMMIT,
+    KEEP,
+    LAST_COMMIT,
+    POLL,
+    REQUEST,
+    REVOKED,
+    RUN_SCRIPT,
+    SEND,
+    TELL_RESULT,
+)
 
 ROOT = Path(rebound_celery.__file__).parent
 
@@ -16,6 +26,7 @@ FILES = ("app.py", "consumer/*.py", "delivery/*.py", "destinations/*.py", "sched
 
 #: How the methods are called that reach Kafka, Redis or a receiver.
 VERBS = {"poll", "commit", "commit_async", "store", "publish_tasks", "send", "request", "execute"}
+VERBS |= {"mark_as_done", "mark_as_retry"}
 VERBS |= {"publish", "park", "claim", "settle", "renew"}
 
 #: file and call -> what the kills around it are put to.
@@ -28,6 +39,8 @@ EFFECTS = {
     "consumer/rebalance.py: self._consumer.commit_async": REVOKED,
     "delivery/batch.py: destinations[kind].send": SEND,
     "delivery/publisher.py: self.publish_tasks": RUN_SCRIPT,
+    "delivery/task.py: backend.mark_as_done": TELL_RESULT,
+    "delivery/task.py: backend.mark_as_retry": TELL_RESULT,
     "delivery/task.py: self.destinations.get().dead_set.send": KEEP,
     "delivery/task.py: self.publisher().publish_tasks": RUN_SCRIPT,
     "destinations/dead_set.py: pipe.execute": KEEP,

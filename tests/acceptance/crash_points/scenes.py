@@ -162,10 +162,22 @@ def to_kafka(case: Case, count: int = 1, *, worker: Mapping[str, Any] = NOTHING,
     deliver(case, **worker)
 
 
-def over_http(case: Case, count: int = 1, *, receiver: Mapping[str, Any] = NOTHING, **request: Any) -> None:
+def over_http(
+    case: Case,
+    count: int = 1,
+    *,
+    receiver: Mapping[str, Any] = NOTHING,
+    worker: Mapping[str, Any] = NOTHING,
+    **request: Any,
+) -> None:
     case.receive(**receiver)
     schedule(case, count, destination=case.receiver.url, **request)
-    deliver(case)
+    deliver(case, **worker)
+
+
+def with_results(scene: Callable[..., None], **arguments: Any) -> Callable[[Case], None]:
+    """A scene of one message, whose workers have a result backend; its task's id begins with the message's name."""
+    return lambda case: scene(case, id="message-0", worker={"env": {"CRASH_RESULTS": case.url}}, **arguments)
 
 
 def outage(case: Case) -> None:
@@ -257,10 +269,12 @@ SCENES: dict[str, Callable[[Case], None]] = {
     "retry in a child": partial(to_kafka, worker=PREFORK),
     "retries": partial(to_kafka, count=5),
     "retries in a child": partial(to_kafka, count=5, worker=PREFORK),
+    "retry with a result": with_results(to_kafka),
     "outage": outage,
     "post": over_http,
     "posts": partial(over_http, count=4),
     "refused post": partial(over_http, receiver={"refused": {2}}),
+    "refused post with a result": with_results(over_http, receiver={"refused": {2}}),
     "refused posts": partial(over_http, count=3, receiver={"refused": {2}}),
     "renewal": partial(over_http, receiver={"hanging": 1}),
     "dead letter": partial(to_kafka, max_retries=0),

@@ -36,11 +36,13 @@ FLOWS: dict[str, tuple[str, ...]] = {
     "retry in a child": ("claim", "job", "publish", "confirm", "answer to the parent", "settle", "next claim"),
     "retries": ("publish", "first confirm", "last confirm", "settle"),
     "retries in a child": ("publish", "first confirm", "last confirm", "answer to the parent", "settle"),
+    "retry with a result": ("confirm", "tell the result backend", "settle", "next claim"),
     "outage": ("refusal", "store again", "settle", "next claim"),
     # The worker: over HTTP
     "post": ("claim", "post", "answer", "settle", "next claim"),
     "posts": ("first answer", "last answer", "settle"),
     "refused post": ("answer", "store again", "settle", "next claim"),
+    "refused post with a result": ("store again", "tell the result backend", "settle", "next claim"),
     "refused posts": ("answers", "store again", "settle"),
     "renewal": ("claim", "renew", "answer"),
     # The worker: dead letters

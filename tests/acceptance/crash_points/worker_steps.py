@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from tests.acceptance.crash_points.calls import ACKNOWLEDGED, CONFIRM, HANDED_OVER, POST, REQUEST, SEND, WAIT_FOR_ANSWER
+from tests.acceptance.crash_points.calls import (
+    ACKNOWLEDGED,
+    CONFIRM,
+    HANDED_OVER,
+    POST,
+    REQUEST,
+    SEND,
+    TELL_RESULT,
+    WAIT_FOR_ANSWER,
+)
 from tests.acceptance.crash_points.inject import (
+    Victim,
     after,
     after_script,
     before,
@@ -27,6 +37,8 @@ POSTED_ONCE_OR_TWICE = {"post 2": (1, 2)}
 REFUSED_ONCE = {"post 2": 1, "post 3": 1}
 REFUSED_TWICE = {"post 2": 2, "post 3": 1}
 
+SUCCESS = {"result SUCCESS": 1}
+
 WORKER = {
     "worker, before Kafka or the receiver has the message": [
         Step("worker claims", "retry: start > claim", before_script("claim"), ONCE),
@@ -43,6 +55,12 @@ WORKER = {
             "retry: publish > confirm",
             before(CONFIRM, matching=broker_has_it),
             TWICE,
+        ),
+        Step(
+            "worker tells the result backend",
+            "retry with a result: confirm > tell the result backend",
+            before(TELL_RESULT),
+            TWICE | SUCCESS,
         ),
         Step("worker knows that Kafka has it", "retry: confirm > settle", after(CONFIRM, matching=confirmed), TWICE),
         Step("worker settles", "retry: confirm > settle", before_script("settle"), TWICE),
@@ -73,7 +91,28 @@ WORKER = {
         Step("worker renews a lease", "renewal: claim > renew", before_script("renew"), POSTED_ONCE_OR_TWICE),
         Step("worker has renewed a lease", "renewal: renew > answer", after_script("renew"), POSTED_ONCE_OR_TWICE),
     ],
+    "worker, after a result backend was told, before the lease is settled": [
+        Step(
+            "worker has told the result backend",
+            "retry with a result: tell the result backend > settle",
+            after(TELL_RESULT),
+            TWICE | SUCCESS,
+        ),
+        Step(
+            "child has told the result backend",
+            "retry with a result: tell the result backend > settle",
+            after(TELL_RESULT, victim=Victim.CHILD),
+            TWICE | SUCCESS,
+            "prefork",
+        ),
+    ],
     "worker, after the lease is settled": [
+        Step(
+            "worker has settled what has a result",
+            "retry with a result: settle > next claim",
+            after_script("settle"),
+            ONCE | SUCCESS,
+        ),
         Step("worker has settled", "retry: settle > next claim", after_script("settle"), ONCE),
         Step("worker has settled a post", "post: settle > next claim", after_script("settle"), POSTED_ONCE),
         Step("parent has settled", "retry in a child: settle > next claim", after_script("settle"), ONCE),
@@ -109,6 +148,24 @@ WORKER = {
         ),
         Step(
             "worker has stored refused posts", "refused posts: store again > settle", after_script("park"), REFUSED_ONCE
+        ),
+        Step(
+            "worker tells the result backend of a refused post",
+            "refused post with a result: store again > tell the result backend",
+            before(TELL_RESULT),
+            REFUSED_ONCE | SUCCESS,
+        ),
+        Step(
+            "worker has told the result backend of a refused post",
+            "refused post with a result: tell the result backend > settle",
+            after(TELL_RESULT),
+            REFUSED_ONCE | SUCCESS,
+        ),
+        Step(
+            "worker has settled a refused post that has a result",
+            "refused post with a result: settle > next claim",
+            after_script("settle"),
+            REFUSED_ONCE | SUCCESS,
         ),
         Step("worker has stored what Kafka did not take", "outage: store again > settle", after_script("park"), ONCE),
         Step("worker has settled what Kafka did not take", "outage: settle > next claim", after_script("settle"), ONCE),
