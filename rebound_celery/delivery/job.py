@@ -88,14 +88,23 @@ class Job:
             self._then()
 
     def on_lost(self, exc_info: Any) -> None:
-        """The pool's process died: each message runs again alone, so that one that kills it takes no other along."""
+        """The pool's process died: each message runs again alone, so that one that kills it takes no other along.
+
+        What the process had stored again before waits for its next attempt; running it now would make this one again.
+        """
         losses = self._losses + (len(self._requests) == 1)
         logger.error(
             "a job of %d deliveries was lost: %s", len(self._requests), exc_info, extra={"event": "worker_lost"}
         )
+        again = _stored_again(self._requests)
+        for request in again:
+            task_ready(request)
+        self._events.tell(
+            "task-retried", ({"uuid": request.id, "exception": "stored again", "traceback": ""} for request in again)
+        )
         for request in self._requests:
             if request.acknowledged:
-                # Given back already: Celery has ended the process, for its connection was lost.
+                # Settled just now. Or given back already: Celery has ended the process, for its connection was lost.
                 continue
             if losses < self._task.max_worker_losses:
                 self._run([request], losses)
@@ -127,6 +136,20 @@ def _acknowledge(requests: Sequence[Any]) -> None:
                 request.acknowledge()
             else:
                 request.acknowledged = True
+
+
+def _stored_again(requests: Sequence[Any]) -> list[Any]:
+    """Those whose message Redis has no more as it was delivered; they are settled."""
+    by_channel: dict[Any, dict[str, Any]] = defaultdict(dict)
+    for request in requests:
+        by_channel[request.message.channel][request.message.delivery_tag] = request
+    found = []
+    for channel, its in by_channel.items():
+        let_go = getattr(getattr(channel, "qos", None), "let_go", None)
+        found += [its[tag] for tag in (let_go(its) if let_go is not None else ())]
+    for request in found:
+        request.acknowledged = True
+    return found
 
 
 def _as_received(request: Any) -> tuple[Any, ...]:

@@ -146,6 +146,15 @@ class Leases:
                 released += self.end(tag, RELEASE)
         return released
 
+    def goes_on(self, tag: str) -> bool:
+        """Whether Redis still has the message as it was delivered, and its lease; it is renewed then.
+
+        Raises:
+            RedisError, OSError: if Redis is away.
+        """
+        lease = self._held.get(tag)
+        return lease is not None and lease.store.renew([_id_and_nonce(lease)], self.lease_ms) == 1
+
     def flush(self) -> None:
         """Send the ends that are waiting. Whatever Redis does not take is kept and sent later.
 
@@ -188,7 +197,7 @@ class Leases:
         by_store: dict[Store, list[tuple[bytes, bytes]]] = defaultdict(list)
         with self._lock:
             for lease in self._held.values():
-                by_store[lease.store].append((lease.id, lease.token[: stored.NONCE_BYTES]))
+                by_store[lease.store].append(_id_and_nonce(lease))
         for store, leases in by_store.items():
             Store(self._thread_client, store.keys).renew(leases, self.lease_ms)
 
@@ -222,6 +231,10 @@ class Leases:
         if not self._away:
             self._away = True
             logger.warning("leases cannot be settled or renewed now, and are tried again: %s", error)
+
+
+def _id_and_nonce(lease: Lease) -> tuple[bytes, bytes]:
+    return lease.id, lease.token[: stored.NONCE_BYTES]
 
 
 _registry: dict[Hashable, Leases] = {}

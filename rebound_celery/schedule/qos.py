@@ -70,6 +70,23 @@ class QoS(kombu_redis.QoS):
             self.channel.leases.end_all(ended, DONE)
         return set(delivery_tags) - ended
 
+    def let_go(self, delivery_tags: Collection[str]) -> set[str]:
+        """Let go of leased messages that Redis has no more as they were delivered; returns their tags.
+
+        Whoever ran such a message has stored it anew, or somebody has removed it. While Redis is away none is let go.
+        """
+        try:
+            gone = {tag for tag in self.leased.intersection(delivery_tags) if not self.channel.leases.goes_on(tag)}
+        except (RedisError, OSError) as error:
+            logger.warning("Redis does not tell whether leases go on: %s", error)
+            return set()
+        if not gone:
+            return gone
+        self.leased.difference_update(gone)
+        # Not as done: what was moved once its lease had run out waits as it was.
+        self.channel.leases.end_all(gone, RELEASE)
+        return gone
+
     def _end_rejected(self, delivery_tag: str, requeue: bool) -> bool:
         """Whether it was a leased message; see `_end`."""
         was_lost = delivery_tag in self._losses

@@ -19,6 +19,7 @@ from kombu.asynchronous import Hub
 
 from rebound_celery.schedule import channel as channel_module
 from rebound_celery.schedule import leases as leases_module
+from rebound_celery.schedule import stored
 from rebound_celery.schedule.install import install_schedule
 from rebound_celery.schedule.keys import QueueKeys
 from rebound_celery.schedule.store import MAX_SLEEP_MS, Store
@@ -221,6 +222,38 @@ def test_message_is_settled_though_the_channel_that_delivered_it_is_gone(app: Ce
 def _no_ack(message: Any) -> None:
     """Leave it unacknowledged for now."""
     message._state = "ACK"
+
+
+def test_a_holder_lets_go_of_what_waits_anew_or_is_gone_and_of_nothing_else(
+    server: RedisServer, app: Celery, store: Store, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+):
+    """So a delivery whose process was lost is not made again when it had ended by then; what waits is left as it is."""
+    monkeypatch.setattr(channel_module, "_SOCKET_TIMEOUT_S", 0.4)
+    due_ms = time.time_ns() // 1_000_000 + 50_000
+    _held, stored_anew, removed, moved = send(app, 4, countdown=0.2)
+    with taking(app, _no_ack) as taker:
+        held_tag, *others = [message.delivery_tag for message in sorted(taker.take(4), key=lambda m: m.body)]
+        qos = taker.connection.default_channel.qos
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            assert qos.let_go([held_tag, *others]) == set(), "Redis says nothing"
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        store.park([(stored_anew, due_ms, stored.encode(store.show(stored_anew).message))], 0)
+        store.cancel(removed)
+        # As one that was put off once its lease had run out; see `waiting` in keys.py.
+        client.zadd(store.keys.waiting(0), {moved: due_ms - 1 + 0.5 + 1 / 1024})
+
+        assert qos.let_go([held_tag, *others]) == set(others)
+        assert qos.leased == {held_tag}
+        qos.channel.leases.flush()
+        qos.ack(held_tag)
+        wait_until(lambda: store.count() == 2)
+
+    assert {(entry.id, entry.due_ms, entry.leased) for entry in store.list()} == {
+        (stored_anew, due_ms, False),
+        (moved, due_ms, False),
+    }
 
 
 def test_a_channel_that_closes_gives_back_what_nobody_has_begun(app: Celery, store: Store):

@@ -33,6 +33,8 @@ KEEP = "rebound_celery.destinations.dead_set:DeadSet._write"
 TELL_RESULT = "celery.backends.redis:RedisBackend.set"
 CHILD_IS_THROUGH = "rebound_celery.delivery.task:DeliverTask.run_batch"
 PARENT_HEARS = "rebound_celery.delivery.job:Job.on_done"
+#: Asks Redis which leases go on, once a child was lost.
+LET_GO = "rebound_celery.schedule.qos:QoS.let_go"
 TOLD = "rebound_celery.schedule.claimer:Claimer._on_dead"
 ACKNOWLEDGED = "rebound_celery.schedule.leases:Leases.end_all"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.acceptance.crash_points.calls import CONFIRM, KEEP, SEND, TOLD
+from tests.acceptance.crash_points.calls import CONFIRM, KEEP, LET_GO, SEND, TOLD
 from tests.acceptance.crash_points.inject import after, after_script, before, before_script, broker_has_it, buried
 from tests.acceptance.crash_points.steps import Step
 
@@ -79,7 +79,9 @@ DEAD_LETTERS = {
         ),
     ],
     "worker, while it gives up a message under which workers were lost": [
-        Step("parent gives up", "lost workers: loss > store", before_script("park"), LOST),
+        Step("parent asks for the lease", "lost workers: loss > ask for the lease", before(LET_GO), LOST),
+        Step("parent has asked for the lease", "lost workers: ask for the lease > store", after(LET_GO), LOST),
+        Step("parent gives up", "lost workers: ask for the lease > store", before_script("park"), LOST),
         Step("parent has given up", "lost workers: store > settle", after_script("park"), LOST),
         Step("parent settles what it gave up", "lost workers: store > settle", before_script("settle"), LOST),
         Step("parent has settled what it gave up", "lost workers: settle > next claim", after_script("settle"), LOST),

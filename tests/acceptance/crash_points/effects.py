@@ -11,6 +11,7 @@ from tests.acceptance.crash_points.calls import (
     COMMIT,
     KEEP,
     LAST_COMMIT,
+    LET_GO,
     POLL,
     REQUEST,
     REVOKED,
@@ -50,6 +51,7 @@ EFFECTS = {
     "schedule/claimer.py: store.claim": RUN_SCRIPT,
     "schedule/claimer.py: store.settle": RUN_SCRIPT,
     "schedule/leases.py: Store(self._thread_client, store.keys).renew": RUN_SCRIPT,
+    "schedule/leases.py: lease.store.renew": LET_GO,
     "schedule/leases.py: of_client.settle": RUN_SCRIPT,
 }
 

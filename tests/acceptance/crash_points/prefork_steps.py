@@ -20,8 +20,8 @@ ONCE = {"record 2": 1}
 TWICE = {"record 2": 2}
 ONCE_OR_TWICE = {"record 2": (1, 2)}
 POSTED_TWICE = {"post 2": 2}
-#: The delivery that runs again stores attempt 3 again: no copy, unless the first was posted meanwhile.
-REFUSED_TWICE = {"post 2": 2, "post 3": (1, 2)}
+REFUSED_ONCE = {"post 2": 1, "post 3": 1}
+REFUSED_TWICE = {"post 2": 2, "post 3": 1}
 DEAD_ONCE = {"letter retries-exhausted 1": 1}
 DEAD_TWICE = {"letter retries-exhausted 1": 2}
 REFUSED_TO_THE_END_TWICE = {"post 2": 2, "kept retries-exhausted 2": 1}
@@ -64,13 +64,6 @@ PREFORK = {
             "child stores a refused post",
             "refused post: answer > store again",
             before_script("park", victim=CHILD),
-            {"post 2": 2, "post 3": 1},
-            "prefork",
-        ),
-        Step(
-            "child has stored a refused post",
-            "refused post: store again > settle",
-            after_script("park", victim=CHILD),
             REFUSED_TWICE,
             "prefork",
         ),
@@ -96,6 +89,28 @@ PREFORK = {
             "last refused post: keep > settle",
             after(KEEP, victim=CHILD),
             REFUSED_TO_THE_END_TWICE,
+            "prefork",
+        ),
+    ],
+    "a prefork child, after a failed delivery was stored again": [
+        Step(
+            "child has stored a refused post",
+            "refused post: store again > settle",
+            after_script("park", victim=CHILD),
+            REFUSED_ONCE,
+            "prefork",
+        ),
+        Step(
+            "child has stored a refused post, and one loss is too many",
+            "refused post, one loss is too many: store again > settle",
+            after_script("park", victim=CHILD),
+            REFUSED_ONCE,
+        ),
+        Step(
+            "child has stored refused posts",
+            "refused posts: store again > settle",
+            after_script("park", victim=CHILD),
+            REFUSED_ONCE,
             "prefork",
         ),
     ],

@@ -192,8 +192,12 @@ def rejected(case: Case) -> None:
     deliver(case)
 
 
+#: One loss of a worker is one too many.
+ONE_LOSS: Mapping[str, Any] = MappingProxyType({"pool": "prefork", "env": {"REBOUND_MAX_WORKER_LOSSES": "1"}})
+
+
 def lost_workers(case: Case, *, of_a_dead_letter: bool = False) -> None:
-    """The child is killed while it posts, and one loss is one too many."""
+    """The child is killed while it posts."""
     case.receive(hanging=1)
     url = case.receiver.url
 
@@ -204,7 +208,7 @@ def lost_workers(case: Case, *, of_a_dead_letter: bool = False) -> None:
 
     # Without a retry left it is the dead letter that is posted; else the lost message goes to the dead set.
     schedule(case, destination=url, **({"max_retries": 0, "dead_destination": url} if of_a_dead_letter else {}))
-    deliver(case, pool="prefork", env={"REBOUND_MAX_WORKER_LOSSES": "1"}, meanwhile=lose)
+    deliver(case, **ONE_LOSS, meanwhile=lose)
 
 
 def lost_workers_seen_by_the_claim(case: Case) -> None:
@@ -275,6 +279,7 @@ SCENES: dict[str, Callable[[Case], None]] = {
     "posts": partial(over_http, count=4),
     "refused post": partial(over_http, receiver={"refused": {2}}),
     "refused post with a result": with_results(over_http, receiver={"refused": {2}}),
+    "refused post, one loss is too many": partial(over_http, receiver={"refused": {2}}, worker=ONE_LOSS),
     "refused posts": partial(over_http, count=3, receiver={"refused": {2}}),
     "renewal": partial(over_http, receiver={"hanging": 1}),
     "dead letter": partial(to_kafka, max_retries=0),
