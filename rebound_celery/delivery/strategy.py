@@ -21,6 +21,7 @@ from celery.worker.state import task_ready, task_reserved
 from celery.worker.strategy import default
 from kombu.asynchronous.timer import to_timestamp
 
+from ..stopping import is_stopping
 from .batch import End
 from .events import TaskEvents
 from .job import Job, retries_of
@@ -98,6 +99,10 @@ class Gatherer:
             self._events.tell("task-received", map(_as_event, arrived))
 
     def _next_job(self) -> tuple[list[Any], int, Callable[[], None]] | None:
+        if is_stopping():
+            # What has not begun is given back when the worker's connection closes. gevent and eventlet would otherwise
+            # wait until all of it is delivered.
+            return None
         quick, slow = self._queues["quick"], self._queues["slow"]
         processes = self._consumer.pool.num_processes
         # Callbacks of a threads pool come from its threads. The pool is not called under the lock: it may block.

@@ -11,10 +11,10 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from ..stopping import is_stopping
 from . import eta, stored
 from .leases import DONE, LOST, RELEASE, Leases
 from .store import MAX_SLEEP_MS, Claimed, Store
-from .worker_state import is_stopping
 
 #: Seconds between looks while messages are due and the worker has no room for them.
 _NO_ROOM_S = 0.01

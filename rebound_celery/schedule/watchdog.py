@@ -18,8 +18,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from .. import health
 from ..health import HealthFile
+from ..stopping import is_stopping
 from .claimer import FAULTS
-from .worker_state import has_work, is_stopping, tasks_to_finish
+from .worker_state import has_work, tasks_to_finish
 
 #: Seconds between two looks, each of which rewrites the health file.
 LOOK_S = 3.0

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 from weakref import ref
 
+from ..stopping import is_stopping
+
 _worker: ref[Any] | None = None
 
 
@@ -14,16 +16,6 @@ def remember(worker: Any) -> None:
     """This is the process's worker: its pool decides what becomes of the tasks that wait in it."""
     global _worker
     _worker = ref(worker)
-
-
-def is_stopping() -> bool:
-    """Whether the worker was told to stop, warm or cold."""
-    state = sys.modules.get("celery.worker.state")
-    if state is None:
-        return False
-    # Celery's own test (celery.worker.state.maybe_shutdown): the value is an exit code, and 0 means stop.
-    stop, terminate = state.should_stop, state.should_terminate
-    return not ((stop is None or stop is False) and (terminate is None or terminate is False))
 
 
 def has_work(consumer: Any) -> bool:

@@ -16,7 +16,7 @@ from tests.acceptance.apps.worker import close_redis_connections
 from tests.acceptance.crash_points import effects
 from tests.acceptance.crash_points.case import Case, Counts
 from tests.acceptance.crash_points.scenes import SCENES
-from tests.acceptance.crash_points.steps import FLOWS, ON_POOLS, Step, least_and_most
+from tests.acceptance.crash_points.steps import FLOWS, ON_POOLS, ON_PREFORK, Step, least_and_most
 from tests.acceptance.crash_points.table import ELSEWHERE, ROWS, STEPS
 from tests.processes import ROOT
 from tests.servers import RedisServer
@@ -91,9 +91,9 @@ def test_every_step_of_every_flow_is_in_the_table() -> None:
     assert len(STEPS) == sum(map(len, ROWS.values())), "two steps have the same name"
 
 
-@pytest.mark.parametrize("pool", ON_POOLS)
-def test_every_step_of_the_delivery_is_in_the_table_on_every_pool(pool: str) -> None:
-    wanted = {f"{flow}: {one} > {next_}" for flow in ON_POOLS[pool] for one, next_ in pairwise(FLOWS[flow])}
+@pytest.mark.parametrize(("pool", "flows"), [*ON_POOLS.items(), ("prefork", ON_PREFORK)])
+def test_every_step_of_the_delivery_is_in_the_table_on_every_pool(pool: str, flows: tuple[str, ...]) -> None:
+    wanted = {f"{flow}: {one} > {next_}" for flow in flows for one, next_ in pairwise(FLOWS[flow])}
 
     assert wanted <= {step.place for step in STEPS.values() if step.variant == pool}
 

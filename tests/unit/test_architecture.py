@@ -13,11 +13,11 @@ import rebound_celery
 ROOT = Path(rebound_celery.__file__).parent
 STAGES = {"consumer", "schedule", "delivery"}
 #: What every part may import, beside itself.
-COMMON = {"address", "config", "errors", "headers", "health", "installed", "interned", "message", "policy"}
+COMMON = {"address", "config", "errors", "headers", "health", "installed", "interned", "message", "policy", "stopping"}
 ALLOWED = {
     **dict.fromkeys(COMMON, COMMON),
     "consumer": COMMON,
-    "schedule": {"errors", "config", "health"},  # usable alone: nothing of Kafka, retries or messages
+    "schedule": {"errors", "config", "health", "stopping"},  # usable alone: nothing of Kafka, retries or messages
     "delivery": COMMON | {"destinations"},
     "destinations": COMMON,
 }

@@ -62,8 +62,17 @@ FLOWS: dict[str, tuple[str, ...]] = {
 DELIVERY = ("retry", "refused post", "dead letter", "renewal")
 
 #: pool -> flows that are killed at each of their steps on this pool too, as the variant of that name. Without a variant
-#: it is the threads pool; prefork has flows of its own, whose steps are in two processes.
-ON_POOLS = {"solo": DELIVERY, "gevent": DELIVERY, "eventlet": DELIVERY, "prefork": ("refused post", "dead letter")}
+#: it is the threads pool, and prefork for a stop. A worker with solo claims nothing while it delivers, so it has
+#: nothing to give back.
+ON_POOLS = {
+    "threads": ("worker stop",),
+    "solo": DELIVERY,
+    "gevent": (*DELIVERY, "worker stop"),
+    "eventlet": (*DELIVERY, "worker stop"),
+}
+
+#: The same for prefork, whose steps are told apart: they are in two processes. It has more flows of its own.
+ON_PREFORK = ("refused post", "dead letter")
 
 
 @dataclass(frozen=True)

@@ -172,13 +172,13 @@ WORKER = {
     ],
     "worker, while it gives back at its stop what it had not begun": [
         Step(
-            "parent gives back",
+            "worker gives back",
             "worker stop: stop > release",
             before_script("settle", matching=ends("release")),
             POSTED_ONCE_OR_TWICE,
         ),
         Step(
-            "parent has given back",
+            "worker has given back",
             "worker stop: release > exit",
             # What was under way may be posted, and not settled yet.
             after_script("settle", matching=ends("release")),
