@@ -115,19 +115,33 @@ class Publisher:
 
     def _publish(self, producer: Producer, deliveries: Sequence[Delivery]) -> None:
         channel = producer.channel
-        messages = self._messages.make(deliveries)
-        events = self._messages.events(messages) if self._app.conf.task_send_sent_event else []
+        events = self._messages.events(deliveries)
         for _, exchange, _ in events[:1]:
             maybe_declare(exchange, channel)
         if hasattr(channel, "schedule"):
-            due = [(message, delivery.due_ms) for message, delivery in zip(messages, deliveries, strict=True)]
-            channel.schedule(self._queue, due, [(event, exchange.name, key) for event, exchange, key in events])
-            self._messages.tell(messages)
+            self._schedule(channel, deliveries, [(event, exchange.name, key) for event, exchange, key in events])
             return
         # A broker without the schedule, such as kombu's memory transport.
+        messages = self._messages.make(deliveries)
         for message in messages:
             channel.basic_publish(message, exchange="", routing_key=self._queue)
         self._messages.tell(messages)
         with suppress(*_FAULTS):  # what the events tell of is stored by now
             for event, exchange, key in events:
                 channel.basic_publish(event, exchange=exchange.name, routing_key=key)
+
+    def _schedule(self, channel: Any, deliveries: Sequence[Delivery], events: Sequence[Any]) -> None:
+        by_priority: dict[int, list[Delivery]] = {}
+        for delivery in deliveries:
+            by_priority.setdefault(delivery.priority, []).append(delivery)
+        left = len(by_priority)
+        for priority, group in by_priority.items():
+            left -= 1
+            messages, entries = [], self._messages.entries(group, channel)
+            if self._messages.are_seen:
+                messages = self._messages.make(group)
+                forms = (channel.form_of(self._queue, message) for message in messages)
+                entries = ((one.task_id, one.due_ms, form) for one, form in zip(group, forms, strict=True))
+            # The events follow what they tell of.
+            channel.schedule(self._queue, priority, entries, [] if left else events)
+            self._messages.tell(messages)

@@ -2,14 +2,14 @@
 
 `apply_async` rebuilds for each call what is the same for all retries. Here that part is made once, from Celery's own
 `app.amqp`, and only what differs is filled in; a test holds the result against what `apply_async` sends, field by
-field.
+field. Where nobody asks for the message itself, that is filled into its stored form.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -27,10 +27,15 @@ TASK_NAME = "rebound.deliver"
 PRIORITY_HIGH = 0
 PRIORITY_NORMAL = 3
 
+#: What differs from one message to the next.
+_HEADERS = ("id", "root_id", "parent_id", "argsrepr", "retries", "eta", KIND_HEADER)
+_PROPERTIES = ("correlation_id", "reply_to", "priority")
+
 #: Events that are sent as one at most.
 _EVENTS_AT_ONCE = 1000
 
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
+_quote: Callable[[str], str] = json.encoder.encode_basestring_ascii
 
 
 @dataclass(slots=True)
@@ -54,6 +59,9 @@ class _Template:
     embed: Mapping[str, Any]
     #: content type, content encoding and body for the wire form of a message
     encode: Callable[[dict[str, Any]], tuple[str, str, str | bytes]]
+    is_json: bool
+    #: whether `task-sent` events are sent
+    has_events: bool
 
 
 class TaskMessages:
@@ -68,39 +76,72 @@ class TaskMessages:
         self._app = app
         self._queue = queue
         self._template: _Template | None = None
+        #: Of the schedule; see `Channel.stencil_of`.
+        self._stencil: Any = None
+
+    @property
+    def are_seen(self) -> bool:
+        """Whether somebody is to see the messages that `make` makes: who listens to Celery's signals, or a serializer
+        other than JSON."""
+        template = self._template or self._make_template()
+        receivers = signals.before_task_publish.receivers or signals.after_task_publish.receivers
+        return bool(receivers) or not template.is_json
+
+    def entries(self, deliveries: Sequence[Delivery], channel: Any) -> Iterator[tuple[str, int, bytes]]:
+        """Each delivery task as the schedule takes it: id, due time, and the stored form of its message.
+
+        They are made one by one, when they are asked for, and without the messages: not for where `are_seen`.
+        """
+        template = self._template or self._make_template()
+        if self._stencil is None:
+            sample, *_ = self.make(deliveries[:1])
+            self._stencil = channel.stencil_of(self._queue, sample, _HEADERS, _PROPERTIES)
+        reply_to = _quote(self._app.thread_oid)
+        for delivery, headers in zip(deliveries, self._headers(deliveries), strict=True):
+            values = {name: _to_text(value) for name, value in headers.items()}
+            values["correlation_id"], values["reply_to"] = values["id"], reply_to
+            values["priority"] = str(delivery.priority)
+            *_, body = template.encode(delivery.message.to_wire())
+            yield delivery.task_id, delivery.due_ms, self._stencil.encode(values, body)
 
     def make(self, deliveries: Sequence[Delivery]) -> list[dict[str, Any]]:
         """A message for each delivery task, as kombu's channel takes it."""
-        template = self._template or self._make_template()
-        family: dict[str, Any] = {}
+        template, reply_to = self._template or self._make_template(), self._app.thread_oid
+        return [
+            self._make_one(delivery, headers, template, reply_to)
+            for delivery, headers in zip(deliveries, self._headers(deliveries), strict=True)
+        ]
+
+    def _headers(self, deliveries: Sequence[Delivery]) -> Iterator[dict[str, Any]]:
+        """The headers of each that differ: `_HEADERS`."""
+        family: dict[str, Any] = {"parent_id": None}
         if (parent := self._app.current_worker_task) is not None:
             family = {"root_id": parent.request.root_id or parent.request.id, "parent_id": parent.request.id}
-        reply_to, now_ms = self._app.thread_oid, time.time_ns() // 1_000_000
-        return [self._make_one(delivery, template, family, reply_to, now_ms) for delivery in deliveries]
+        now_ms = time.time_ns() // 1_000_000
+        for delivery in deliveries:
+            message, due_ms = delivery.message, delivery.due_ms
+            yield {
+                "id": delivery.task_id,
+                "root_id": delivery.task_id,
+                **family,
+                "argsrepr": str(message),
+                "retries": delivery.retries,
+                "eta": datetime.fromtimestamp(due_ms / 1000, UTC).isoformat() if due_ms > now_ms else None,
+                KIND_HEADER: message.target.kind,
+            }
 
     def _make_one(
-        self, delivery: Delivery, template: _Template, family: Mapping[str, Any], reply_to: str, now_ms: int
+        self, delivery: Delivery, varying: Mapping[str, Any], template: _Template, reply_to: str
     ) -> dict[str, Any]:
-        message, task_id = delivery.message, delivery.task_id
-        headers = {
-            **template.headers,
-            "id": task_id,
-            "root_id": task_id,
-            **family,
-            "argsrepr": str(message),
-            "retries": delivery.retries,
-            KIND_HEADER: message.target.kind,
-        }
-        if delivery.due_ms > now_ms:
-            headers["eta"] = datetime.fromtimestamp(delivery.due_ms / 1000, UTC).isoformat()
+        headers = {**template.headers, **varying}
         properties = {
             **template.properties,
-            "correlation_id": task_id,
+            "correlation_id": delivery.task_id,
             "reply_to": reply_to,
             "priority": delivery.priority,
             "delivery_info": {},
         }
-        wire = message.to_wire()
+        wire = delivery.message.to_wire()
         if signals.before_task_publish.receivers:
             # Tracing instruments add their context here.
             signals.before_task_publish.send(
@@ -123,7 +164,7 @@ class TaskMessages:
         }
 
     def _make_template(self) -> _Template:
-        task = self._app.tasks[TASK_NAME]
+        task, serializer = self._app.tasks[TASK_NAME], self._app.conf.task_serializer
         headers, properties, (_args, _kwargs, embed), _event = self._app.amqp.as_task_v2(
             "",
             TASK_NAME,
@@ -137,7 +178,9 @@ class TaskMessages:
             headers={**headers, "kwargsrepr": "{}"},
             properties={**properties, "delivery_mode": 2},
             embed=embed,
-            encode=_make_encoder(self._app.conf.task_serializer, embed),
+            encode=_make_encoder(serializer, embed),
+            is_json=serializer == "json",
+            has_events=bool(self._app.conf.task_send_sent_event),
         )
         return self._template
 
@@ -154,10 +197,15 @@ class TaskMessages:
                 routing_key=self._queue,
             )
 
-    def events(self, messages: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], Any, str]]:
-        """What tells those who watch, such as Flower: messages, each with its exchange and its routing key."""
+    def events(self, deliveries: Sequence[Delivery]) -> list[tuple[dict[str, Any], Any, str]]:
+        """What tells those who watch, such as Flower: messages, each with its exchange and its routing key.
+
+        None where the app's `task_send_sent_event` is off.
+        """
+        if not (self._template or self._make_template()).has_events:
+            return []
         dispatcher = self._app.amqp._event_dispatcher  # noqa: SLF001 - the one that apply_async uses
-        events = [self._event(dispatcher, message["headers"]) for message in messages]
+        events = [self._event(dispatcher, headers) for headers in self._headers(deliveries)]
         chunks = (events[start : start + _EVENTS_AT_ONCE] for start in range(0, len(events), _EVENTS_AT_ONCE))
         return [_pack_events(dispatcher, chunk) for chunk in chunks]
 
@@ -173,14 +221,21 @@ class TaskMessages:
             parent_id=headers["parent_id"],
             name=TASK_NAME,
             args=headers["argsrepr"],
-            kwargs=headers["kwargsrepr"],
+            kwargs="{}",
             retries=headers["retries"],
             eta=headers["eta"],
-            expires=headers["expires"],
+            expires=None,
             queue=self._queue,
             exchange="",
             routing_key=self._queue,
         )
+
+
+def _to_text(value: str | int | None) -> str:
+    """A header's value as JSON."""
+    if value is None:
+        return "null"
+    return _quote(value) if isinstance(value, str) else str(value)
 
 
 def _make_encoder(

@@ -1,4 +1,7 @@
-"""Publishing many messages at once: what waits is parked with one script call for each queue and priority."""
+"""Publishing many messages at once: what waits is parked with one script call for each queue and priority.
+
+And what takes the place of such a batch where only its commands are wanted.
+"""
 
 from __future__ import annotations
 
@@ -39,3 +42,13 @@ class ScheduleBatch(PublishBatch):
     def discard(self) -> None:
         self._parked, self._parked_count = {}, 0
         super().discard()
+
+
+class CollectingBatch:
+    """Stands for a publish batch of kombu's, and keeps the commands that it is given."""
+
+    def __init__(self) -> None:
+        self.commands: list[list[Any]] = []
+
+    def add(self, name: str, *arguments: Any) -> None:
+        self.commands.append([name.upper(), *arguments])

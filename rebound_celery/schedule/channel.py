@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from . import announce, eta, stored
-from .batch import ScheduleBatch
+from .batch import CollectingBatch, ScheduleBatch
 from .claimer import FAULTS, Claimer
 from .keys import QueueKeys
 from .leases import DONE, Leases, leases_of
@@ -54,6 +54,8 @@ class Channel(kombu_redis.Channel):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._stores: dict[str, Store] = {}
+        #: With a connection that is not taken from the pool for each call; see `schedule`.
+        self._own_store: Store | None = None
         self._claimer: Claimer | None = None
         self.leases: Leases | None = None
         #: Whether it is a consumer's: after a lost connection that one comes back with another channel.
@@ -93,39 +95,55 @@ class Channel(kombu_redis.Channel):
         else:
             batch.park(queue, step, entry)
 
+    def form_of(self, queue: str, message: dict[str, Any]) -> bytes:
+        """The stored form of a message for `queue` as `prepare_message` makes it; its body is text or bytes."""
+        return stored.encode(self._complete(queue, message))
+
+    def stencil_of(
+        self, queue: str, sample: dict[str, Any], headers: Iterable[str], properties: Iterable[str]
+    ) -> stored.Stencil:
+        """Makes the stored forms of messages for `queue` that are like this one, whose body is text; see there."""
+        return stored.Stencil(self._complete(queue, sample), headers, properties)
+
+    def _complete(self, queue: str, message: dict[str, Any]) -> dict[str, Any]:
+        """As basic_publish does it, but for base64, which the stored form would only take off again."""
+        properties = message["properties"]
+        message["body"], properties["body_encoding"] = self.encode_body(
+            message["body"], None if isinstance(message["body"], str) else self.body_encoding
+        )
+        properties["delivery_info"] = {"exchange": "", "routing_key": queue}
+        return message
+
     def schedule(
         self,
         queue: str,
-        messages: Sequence[tuple[dict[str, Any], int]],
+        priority: int,
+        entries: Iterable[tuple[str, int, bytes]],
         events: Sequence[tuple[dict[str, Any], str, str]],
     ) -> None:
-        """Publish messages to a leased queue, and events about them, in one round trip.
+        """Store messages of a leased queue, and publish events about them, in one round trip.
+
+        Only for who has this channel to himself, threads and forks included: it keeps a connection for these calls.
 
         Args:
             queue: the queue's name.
-            messages: each as `prepare_message` makes it, its body text or bytes, and its due time in Unix milliseconds.
+            priority: the messages' priority.
+            entries: the id of each, its due time in Unix milliseconds, and its stored form. They are asked for one by
+                one, while Redis is at work on those before.
             events: messages with their exchange and routing key. They are sent after the others, and nobody asks what
                 became of them.
         """
-        by_step: dict[int, list[tuple[str, int, bytes]]] = {}
-        for message, due_ms in messages:
-            properties = message["properties"]
-            # As basic_publish does it, but for base64, which the stored form would only take off again.
-            message["body"], properties["body_encoding"] = self.encode_body(
-                message["body"], None if isinstance(message["body"], str) else self.body_encoding
-            )
-            properties["delivery_info"] = {"exchange": "", "routing_key": queue}
-            step = self.priority(self._get_message_priority(message, reverse=False))
-            by_step.setdefault(step, []).append((message["headers"]["id"], due_ms, stored.encode(message)))
-        collected = _Collected()
+        collected = CollectingBatch()
         for event, exchange, routing_key in events:
             self.basic_publish(event, exchange=exchange, routing_key=routing_key, _publish_batch=collected)
         along = collected.commands
         if self.global_keyprefix:
             along = [self.client._prefix_args(command) for command in along]  # noqa: SLF001 - as kombu does
-        for step, entries in by_step.items():
-            self.store_of(queue).park(entries, step, along=along)
-            along = []
+        step = self.priority(self._get_message_priority({"properties": {"priority": priority}}, reverse=False))
+        if self._own_store is None or self._own_store.keys.queue != queue:
+            client = Redis(connection_pool=self.pool, single_connection_client=True)
+            self._own_store = Store(client, self.keys_of(queue))
+        self._own_store.park(entries, step, along=along)
 
     def _entry(self, queue: str, message: dict[str, Any]) -> tuple[str, int, bytes] | None:
         """The message as the schedule takes it, or None if it belongs on the ordinary list."""
@@ -285,16 +303,6 @@ class Channel(kombu_redis.Channel):
         self._close_clients()
         self.closed = False
         virtual.Channel.close(self)
-
-
-class _Collected:
-    """Stands for a publish batch of kombu's, and keeps the commands that it is given."""
-
-    def __init__(self) -> None:
-        self.commands: list[list[Any]] = []
-
-    def add(self, name: str, *arguments: Any) -> None:
-        self.commands.append([name.upper(), *arguments])
 
 
 class SentinelChannel(Channel, kombu_redis.SentinelChannel):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, NamedTuple, TypeVar
-
-from redis import exceptions
-from redis.exceptions import NoScriptError, ResponseError
 
 from . import stored
 from .keys import QueueKeys
+from .scripting import run_script
 
 T = TypeVar("T")
 
@@ -21,16 +18,6 @@ MAX_SLEEP_MS = 2_000
 
 #: How many entries one script call may touch; longer lists are cut, so that Redis never stands still for long.
 CHUNK = 500
-
-_SOURCES = {
-    name: files(__package__).joinpath("scripts", f"{name}.lua").read_text("utf-8")
-    for name in ("park", "claim", "settle", "renew", "move", "withdraw")
-}
-
-#: Scripts that must run when Redis is out of memory, or it could never be drained. Redis 7 knows the flag; with 6.2
-#: there is no such way.
-_ALLOW_OOM = "#!lua flags=allow-oom\n"
-_DRAINING = frozenset({"claim", "settle", "renew", "move", "withdraw"})
 
 
 class Claimed(NamedTuple):
@@ -78,10 +65,19 @@ class Store:
         self.keys = keys
         self._client = client
         self._common = [keys.messages, keys.wake, keys.dead, *keys.all_waiting()]
+        self._of_step = {
+            step: [
+                keys.messages,
+                keys.wake,
+                keys.waiting(step),
+                *(keys.waiting(other) for other in keys.steps if other != step),
+            ]
+            for step in keys.steps
+        }
 
     def park(
         self,
-        entries: Sequence[tuple[str, int, bytes]],
+        entries: Iterable[tuple[str, int, bytes]],
         step: int,
         *,
         keep: bool = False,
@@ -89,13 +85,12 @@ class Store:
     ) -> int:
         """Store messages: (id, due time in Unix milliseconds, stored form). Returns how many ids were new.
 
-        An id that is stored already gets the new message and due time; with `keep` it stays as it is. Commands that go
-        `along` are sent in the same round trip, after it, and nobody asks what became of them.
+        Entries that are made one by one are made while Redis is at work on those before. An id that is stored already
+        gets the new message and due time; with `keep` it stays as it is. Commands that go `along` are sent in the same
+        round trip, after it, and nobody asks what became of them.
         """
-        keys = self.keys
-        others = [keys.waiting(other) for other in keys.steps if other != step]
-        calls = [[MAX_SLEEP_MS, int(keep), *chain.from_iterable(chunk)] for chunk in _chunks(entries)]
-        return sum(self._run("park", [keys.messages, keys.wake, keys.waiting(step), *others], calls, along))
+        calls = ([MAX_SLEEP_MS, int(keep), *chain.from_iterable(chunk)] for chunk in _chunks(entries))
+        return sum(self._run("park", self._of_step[step], calls, along))
 
     def claim(self, limit: int, lease_ms: int, max_losses: int) -> Claim:
         """Lease at most `limit` messages that are due, the most urgent and oldest first."""
@@ -206,7 +201,7 @@ class Store:
         return None if letter is None else letter.partition(b"\n")[2]
 
     def _run(
-        self, name: str, keys: Sequence[str], calls: Sequence[Sequence[Any]], along: Sequence[Sequence[Any]] = ()
+        self, name: str, keys: Sequence[str], calls: Iterable[Sequence[Any]], along: Sequence[Sequence[Any]] = ()
     ) -> Sequence[Any]:
         return run_script(self._client, name, keys, calls, along)
 
@@ -223,90 +218,7 @@ def _waiting(identity: bytes, raw: bytes, score: float, now_ms: int) -> Waiting:
     return Waiting(identity.decode("utf-8", "replace"), due_ms, leased, message)
 
 
-#: script name -> hash as the server knows it. A server that has forgotten is told again (NOSCRIPT).
-_hashes: dict[str, str] = {}
-
-
-def run_script(
-    client: Any, name: str, keys: Sequence[str], calls: Sequence[Sequence[Any]], along: Sequence[Sequence[Any]] = ()
-) -> list[Any]:
-    """Run one of the schedule's scripts for each of `calls`, its arguments, and return what each answered.
-
-    All are sent before the first answer is read: Redis works on one while the next is packed. A server that does not
-    have the script is given it. See `Store.park` for `along`.
-
-    Raises:
-        ResponseError: the first error that was an answer; other calls may have run.
-    """
-    if not calls:
-        return []
-    digest = _hashes.get(name)
-    if digest is None:
-        digest = _hashes[name] = _load(client, name)
-    answers = _evalsha(client, digest, keys, calls, along)
-    # Another server, a restarted one, or SCRIPT FLUSH. A script that is not there has not run.
-    missed = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-    if missed:
-        digest = _hashes[name] = _load(client, name)
-        again = _evalsha(client, digest, keys, [calls[index] for index in missed])
-        for index, answer in zip(missed, again, strict=True):
-            answers[index] = answer
-    for answer in answers:
-        if isinstance(answer, ResponseError):
-            raise answer
-    return answers
-
-
-def _evalsha(
-    client: Any, digest: str, keys: Sequence[str], calls: Sequence[Sequence[Any]], along: Sequence[Sequence[Any]] = ()
-) -> list[Any]:
-    """As `client.evalsha`, without what redis-py does around every command, which costs as much as the command."""
-    pool = client.connection_pool
-    connection = pool.get_connection()
-    try:
-        *first, last = [("EVALSHA", digest, len(keys), *keys, *call) for call in calls]
-        for command in first:
-            connection.send_packed_command(connection.pack_command(*command))
-        connection.send_packed_command(connection.pack_commands([last, *along]))
-        answers = [_read(connection) for _ in calls]
-        for _ in along:
-            _read(connection)
-    except (exceptions.ConnectionError, exceptions.TimeoutError):
-        connection.disconnect()
-        # As the client's own retries would do: a script that ran though its answer was lost may run again.
-        return [client.evalsha(digest, len(keys), *keys, *call) for call in calls]
-    except BaseException:
-        # A time limit's signal, say: whoever uses the connection next must not read the answers to this.
-        connection.disconnect()
-        raise
-    finally:
-        pool.release(connection)
-    return answers
-
-
-def _read(connection: Any) -> Any:
-    """A command's answer; an error is an answer too, and others may follow it."""
-    try:
-        return connection.read_response()
-    except ResponseError as error:
-        return error
-
-
-def _load(client: Any, name: str) -> str:
-    source = _SOURCES[name]
-    if name in _DRAINING:
-        try:
-            return _text(client.script_load(_ALLOW_OOM + source))
-        except ResponseError:
-            # Redis before 7 takes the flag's line for code.
-            return _text(client.script_load(source))
-    return _text(client.script_load(source))
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), CHUNK):
-        yield items[start : start + CHUNK]
+def _chunks(items: Iterable[T]) -> Iterator[Sequence[T]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, CHUNK)):
+        yield chunk

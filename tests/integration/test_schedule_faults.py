@@ -129,6 +129,7 @@ BROKEN = {
     "headers of text": of_text('{"H":"x","P":{},"R":{}}'),
     "headers that are no part": of_text('{"h":null,"p":{},"r":{}}'),
     "properties of null": of_text('{"H":{},"P":null,"R":{}}'),
+    "a number that is none": of_text('{"H":{"x":{"__type__":"decimal","__value__":"y"}},"P":{},"R":{}}'),
     "a body in an unknown encoding": of_text('{"H":{},"P":{"body_encoding":"x"},"R":{}}\nx'),
     "a body of bad base64": of_text('{"H":{},"P":{"body_encoding":"base64"},"R":{}}\nx'),
 }

@@ -16,8 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from rebound_celery.schedule import store as store_module
-from rebound_celery.schedule import stored
+from rebound_celery.schedule import scripting, stored
 from rebound_celery.schedule.keys import QueueKeys
 from rebound_celery.schedule.store import Store
 
@@ -290,10 +289,10 @@ def client(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[redis.Re
     """A client whose scripts read the test's clock."""
     sources = {
         name: source.replace("redis.call('TIME')", f"redis.call('HMGET', '{CLOCK}', 's', 'us')")
-        for name, source in store_module._SOURCES.items()
+        for name, source in scripting._SOURCES.items()
     }
-    monkeypatch.setattr(store_module, "_SOURCES", sources)
-    monkeypatch.setattr(store_module, "_hashes", {})
+    monkeypatch.setattr(scripting, "_SOURCES", sources)
+    monkeypatch.setattr(scripting, "_hashes", {})
     with redis.Redis.from_url(redis_url) as connection:
         yield connection
 

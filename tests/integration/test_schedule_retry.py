@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, signals
 from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
 from redis import Redis
 
 from rebound_celery import InvalidSettingError, NotStoredError, Rebound, UnreachableError
 from rebound_celery.message import Message
+from rebound_celery.schedule import stored as stored_form
 from rebound_celery.schedule.keys import QueueKeys
+from rebound_celery.schedule.store import CHUNK
 from rebound_celery.schedule.stored import decode
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
 from tests.processes import Process
@@ -256,3 +261,102 @@ def test_a_revoked_retry_is_not_delivered(
         wait_until(lambda: revoked.state == "REVOKED", timeout=15)
 
         assert [record.value for record in read_topic(topic, 1)] == [b"kept"]
+
+
+ODD_RETRIES: list[dict[str, Any]] = [
+    {"destination": "kafka://orders"},
+    {"destination": "kafka://orders", "message_data": {"Größe": 5}, "key": "k", "headers": {"a": "b"}, "id": "i"},
+    {"destination": "kafka://orders", "message_data": b"\xff\x00", "id": '"%(id)s" \\ Größe', "is_priority": True},
+    {"destination": "https://shop.example/hook?a=%20", "error": ValueError("% {"), "source": "100 %", "client_id": "c"},
+    {"destination": "kafka://orders", "max_retries": 0},
+    {"destination": "kafka://orders", "attempt": 3, "base_delay": 3600},
+]
+
+
+@pytest.mark.parametrize("conf", [{}, {"task_time_limit": 30, "task_ignore_result": True}, {"timezone": "Asia/Tokyo"}])
+def test_what_nobody_sees_made_is_stored_as_what_is_seen(redis_url: str, redis: Redis, conf: dict[str, Any]) -> None:
+    """Who listens to Celery's signals is given each message; else only its stored form is made."""
+    rebound = make_rebound(redis_url, **conf)
+    keys = QueueKeys("", "rebound", (0, 3, 6, 9))
+
+    def store() -> list[tuple[bytes, dict[str, Any]]]:
+        requests = [{"id": str(number), **request} for number, request in enumerate(ODD_RETRIES)]
+        assert not [one for one in rebound.schedule_retries(requests) if isinstance(one, Exception)]
+        found = sorted((identity, decode(body)) for identity, body in redis.hgetall(keys.messages).items())
+        for _, message in found:  # made at another time
+            message["headers"]["eta"] = message["headers"]["eta"] is not None
+            message["body"] = re.sub(r'"first_failed_at":\d+', "", message["body"])
+        redis.flushdb()
+        return found
+
+    unseen, seen = store(), []
+    with listening(lambda **arguments: seen.append(arguments)):
+        assert store() == unseen
+    assert len(seen) == len(unseen) == len(ODD_RETRIES)
+
+
+@contextmanager
+def listening(receiver: Callable[..., Any]) -> Iterator[None]:
+    signals.after_task_publish.connect(receiver)
+    yield
+    signals.after_task_publish.disconnect(receiver)
+
+
+def test_bulk_is_made_while_redis_is_at_work(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    rebound = make_rebound(redis_url)
+    made, stored_then, encode = [], [], stored_form.Stencil.encode
+
+    def noting(stencil: Any, *arguments: Any) -> bytes:
+        made.append(1)
+        if len(made) == CHUNK + 2:  # the first chunk is sent by now
+            wait_until(lambda: redis.hlen("rebound:{rebound}:messages") == CHUNK)
+            stored_then.append(len(made))
+        return encode(stencil, *arguments)
+
+    monkeypatch.setattr(stored_form.Stencil, "encode", noting)
+    rebound.schedule_retries([{"destination": "kafka://orders"}] * (2 * CHUNK))
+
+    assert stored_then == [CHUNK + 2]
+    assert redis.hlen("rebound:{rebound}:messages") == 2 * CHUNK
+
+
+def test_an_error_amid_a_bulk_leaves_a_connection_that_can_be_used(
+    redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rebound = make_rebound(redis_url)
+    rebound.schedule_retry("kafka://orders", id="before")
+    made, encode = [], stored_form.Stencil.encode
+
+    def failing(stencil: Any, *arguments: Any) -> bytes:
+        made.append(1)
+        if len(made) == CHUNK + 2:
+            raise KeyboardInterrupt
+        return encode(stencil, *arguments)
+
+    monkeypatch.setattr(stored_form.Stencil, "encode", failing)
+    with pytest.raises(KeyboardInterrupt):
+        rebound.schedule_retries([{"destination": "kafka://orders"}] * (2 * CHUNK))
+    rebound.schedule_retry("kafka://orders", id="after")
+
+    assert {b"before:2", b"after:2"} <= set(redis.hkeys("rebound:{rebound}:messages"))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_child_stores_over_a_connection_of_its_own(redis_url: str, redis: Redis) -> None:
+    rebound = make_rebound(redis_url)
+    rebound.schedule_retry("kafka://orders", id="parent-0")
+    before = {one["id"] for one in redis.client_list()}
+
+    child = os.fork()
+    if child == 0:
+        for number in range(200):
+            rebound.schedule_retry("kafka://orders", id=f"child-{number}")
+        time.sleep(0.5)
+        os._exit(0)
+    for number in range(1, 200):
+        rebound.schedule_retry("kafka://orders", id=f"parent-{number}")
+
+    assert {one["id"] for one in redis.client_list()} - before
+    assert os.waitpid(child, 0)[1] == 0
+    rebound.schedule_retry("kafka://orders", id="parent-200")
+    assert redis.hlen("rebound:{rebound}:messages") == 401

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tracemalloc
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 import pytest
+from kombu.exceptions import EncodeError
 
 from rebound_celery.schedule import eta, stored
 from rebound_celery.schedule.keys import QueueKeys
@@ -156,8 +158,8 @@ def test_unknown_version_is_told_apart_from_damage():
 
 def test_form_that_expands_without_bound_is_damaged_and_takes_no_memory(monkeypatch: pytest.MonkeyPatch):
     """A few kilobytes in Redis can be as many megabytes."""
-    monkeypatch.setattr(stored, "_MAX_TEXT", 100_000)
     bomb = stored.encode({**TASK, "body": "0" * 10_000_000})
+    monkeypatch.setattr(stored, "_MAX_TEXT", 100_000)
 
     tracemalloc.start()
     try:
@@ -245,3 +247,28 @@ def test_each_script_declares_every_key_it_touches():
         assert "-- Returns" in source
         for key in re.findall(r"redis\.call\('[A-Z]+', ([^,)]+)", source):
             assert key.startswith("KEYS["), f"{script.name}: {key}"
+
+
+@pytest.mark.parametrize("text", ["plain", 'quotes " and \\', "% %(id)s %%", "\0id", "Größe \U0001f600", "\ud800"])
+def test_a_stencil_makes_what_encode_makes(text: str) -> None:
+    sample = {**TASK, "headers": {**TASK["headers"], "per%cent": "50 %"}}
+    message = {
+        **sample,
+        "body": f'["{text}"]',
+        "headers": {**sample["headers"], "id": text, "eta": None, "retries": 7},
+        "properties": {**sample["properties"], "correlation_id": text, "priority": 9},
+    }
+    stencil = stored.Stencil(sample, ("id", "eta", "retries"), ("correlation_id", "priority"))
+    values = {"id": text, "eta": None, "retries": 7, "correlation_id": text, "priority": 9}
+
+    made = stencil.encode({name: json.dumps(value) for name, value in values.items()}, message["body"])
+
+    assert stored.decode(made) == stored.decode(stored.encode(message)) == message
+    assert stored.nonce(made) != stored.nonce(stencil.encode(dict.fromkeys(values, "0"), ""))
+
+
+def test_what_redis_could_not_hold_is_refused_with_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored, "_MAX_TEXT", 5000)
+
+    with pytest.raises(EncodeError, match=r"a message of \d,\d+ bytes is too large for Redis, whose values have 5,000"):
+        stored.encode({**TASK, "body": "x" * 5000})

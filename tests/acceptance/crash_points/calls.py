@@ -6,7 +6,7 @@ from __future__ import annotations
 SCHEDULE_RETRY = "rebound_celery.app:Rebound.schedule_retry"
 SCHEDULE_RETRIES = "rebound_celery.app:Rebound.schedule_retries"
 #: A script's call is sent; Redis' answer is read.
-WAIT_FOR_REDIS = "rebound_celery.schedule.store:_read"
+WAIT_FOR_REDIS = "rebound_celery.schedule.scripting:_read"
 
 # The consumer
 POLL = "kafka:KafkaConsumer.poll"
