@@ -7,7 +7,8 @@
 Every way stores the same message in the same Redis, one connection each, in one thread. A round does all of them one
 after the other; the figures are medians over the rounds. `plain` is `apply_async(countdown=5)` of an equivalent task
 on a stock Celery app; `events` says whether `task_send_sent_event` is on, which Flower wants and which publishes a
-second message for each call. The goal is the ratio `schedule_retry / plain`, at least 2.
+second message for each call. The goal is the ratio `schedule_retry / plain`, at least 2. Where dramatiq is installed
+(`pip install "dramatiq[redis]"`), its delayed send is measured too.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import cProfile
+import importlib
 import json
 import pstats
 import statistics
@@ -32,6 +34,7 @@ from tests.servers import local_redis
 
 PLAIN_QUEUE = "scheduling-plain"
 REBOUND_QUEUE = "scheduling-rebound"
+DRAMATIQ_QUEUE = "scheduling-dramatiq"
 ZADD_KEY = "scheduling-zadd"
 
 COUNTDOWN_S = 5
@@ -60,6 +63,26 @@ def plain_way(url: str, arguments: dict[str, Any], *, events: bool) -> Way:
     def run(count: int) -> None:
         for _ in range(count):
             deliver.apply_async(kwargs=kwargs, countdown=COUNTDOWN_S)
+
+    return run
+
+
+def dramatiq_way(url: str, arguments: dict[str, Any]) -> Way | None:
+    """The same data as a delayed message of dramatiq's; None where it is not installed."""
+    try:
+        dramatiq = importlib.import_module("dramatiq")
+        broker = importlib.import_module("dramatiq.brokers.redis").RedisBroker(url=url)
+    except ImportError:
+        return None
+    kwargs = {name: value.decode() if isinstance(value, bytes) else value for name, value in arguments.items()}
+
+    @dramatiq.actor(broker=broker, queue_name=DRAMATIQ_QUEUE)
+    def deliver(**options: Any) -> None:
+        """Stand for the delivery; no worker runs it here."""
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            deliver.send_with_options(kwargs=kwargs, delay=COUNTDOWN_S * 1000)
 
     return run
 
@@ -113,7 +136,8 @@ def longest_entry(client: redis.Redis, queue: str) -> bytes:
 
 
 def empty(client: redis.Redis) -> None:
-    client.delete(ZADD_KEY, *(key for queue in (PLAIN_QUEUE, REBOUND_QUEUE) for key in keys_of(client, queue)))
+    queues = PLAIN_QUEUE, REBOUND_QUEUE, DRAMATIQ_QUEUE
+    client.delete(ZADD_KEY, *(key for queue in queues for key in keys_of(client, queue)))
 
 
 Figures = dict[str, list[float]]
@@ -157,6 +181,7 @@ def report(rates: Figures, costs: Figures, count: int, stored: int) -> dict[str,
             "schedule_retries / plain": ratio("schedule_retries", "plain"),
             "store / plain": ratio("store", "plain"),
             "store, events / plain, events": ratio("store, events", "plain, events"),
+            **({"schedule_retry / dramatiq": ratio("schedule_retry", "dramatiq")} if "dramatiq" in rates else {}),
         },
         "calls": count,
         "rounds": len(next(iter(rates.values()))),
@@ -209,6 +234,8 @@ def main(argv: list[str] | None = None) -> int:
             **quiet_ways,
             **{f"{name}, events": way for name, way in loud_ways.items()},
         }
+        if other := dramatiq_way(url, arguments):
+            ways["dramatiq"] = other
         rates, costs = measure(ways, client, options.rounds, options.calls)
         print(json.dumps(report(rates, costs, options.calls, len(stored))))
         if options.profile:
