@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
+from weakref import WeakSet
 
 from kombu import Producer
 from kombu.common import maybe_declare
@@ -41,6 +42,8 @@ class Publisher:
         self._queue = queue
         self._messages = TaskMessages(app, queue)
         self._idle: deque[Producer] = deque()
+        #: The channels over which the exchange of the events is declared; kombu looks at length each time.
+        self._declared: WeakSet[Any] = WeakSet()
         self._pid: int | None = None
 
     def publish(self, retries: Sequence[tuple[Message, int]], *, priority: int = PRIORITY_NORMAL) -> None:
@@ -116,8 +119,9 @@ class Publisher:
     def _publish(self, producer: Producer, deliveries: Sequence[Delivery]) -> None:
         channel = producer.channel
         events = self._messages.events(deliveries)
-        for _, exchange, _ in events[:1]:
-            maybe_declare(exchange, channel)
+        if events and channel not in self._declared:
+            maybe_declare(events[0][1], channel)
+            self._declared.add(channel)
         if hasattr(channel, "schedule"):
             self._schedule(channel, deliveries, [(event, exchange.name, key) for event, exchange, key in events])
             return

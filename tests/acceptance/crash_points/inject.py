@@ -12,6 +12,7 @@ from enum import StrEnum
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
+from types import GeneratorType
 from typing import Any
 
 from tests.acceptance.crash_points.calls import RUN_SCRIPT
@@ -85,6 +86,8 @@ def arm(kill: Kill, marker: Path) -> None:
 
     @wraps(original)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
+        # What is made one by one can be looked at once only.
+        args = tuple(list(one) if isinstance(one, GeneratorType) else one for one in args)
         if kill.when == "before":
             reached(Call(args))
             return original(*args, **kwargs)
