@@ -173,8 +173,7 @@ class Leases:
             stores = list(by_store)
             for position, store in enumerate(stores):
                 try:
-                    of_client = Store(client, store.keys)
-                    of_client.settle([(lease.id, lease.token, what) for lease, what in by_store[store]])
+                    store.over(client).settle([(lease.id, lease.token, what) for lease, what in by_store[store]])
                 except BaseException:
                     # Settling twice is harmless, so nothing needs to be known of what was done.
                     left = [end for unsent in stores[position:] for end in by_store[unsent]]
@@ -199,7 +198,7 @@ class Leases:
             for lease in self._held.values():
                 by_store[lease.store].append(_id_and_nonce(lease))
         for store, leases in by_store.items():
-            Store(self._thread_client, store.keys).renew(leases, self.lease_ms)
+            store.over(self._thread_client).renew(leases, self.lease_ms)
 
     def _run(self) -> None:
         interval = self.lease_ms / 1000 / _RENEWALS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, NamedTuple, TypeVar
@@ -74,6 +75,12 @@ class Store:
             ]
             for step in keys.steps
         }
+
+    def over(self, client: Any) -> Store:
+        """The same schedule over another client."""
+        other = copy(self)
+        other._client = client  # noqa: SLF001 - of its own class
+        return other
 
     def park(
         self,
