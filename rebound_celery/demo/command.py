@@ -16,6 +16,12 @@ import click
 @click.option("--rate", default="50", metavar="NUMBER", help="Messages a second. [50]")
 @click.option("--max-retries", default="3", metavar="NUMBER", help="Retries before a dead letter, 0 to 100. [3]")
 @click.option("--base-delay", default="1", metavar="SECONDS", help="Wait before the first retry, 1 to 3600. [1]")
+@click.option(
+    "--pool",
+    default="threads",
+    metavar="NAME",
+    help="The worker's: prefork, threads, solo, gevent, eventlet. [threads]",
+)
 @click.option("--drain", is_flag=True, help="After producing, wait until nothing is waiting.")
 @click.option("--flower/--no-flower", default=True, help="Start Flower too, on port 5555 or a free one. [yes]")
 @click.option("--json", is_flag=True, help="Print the summary as one JSON object on stdout.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 from ..config import parse_brokers
@@ -18,6 +19,9 @@ _DURATION_RULE = "give seconds, or a form such as 60s, 2m or 1m30s, above 0"
 #: More than a kafka-python producer in one thread can keep up with would only pretend to be a rate.
 MAX_RATE = 10_000
 
+#: Celery's pools; the last two are packages of their own.
+POOLS = ("prefork", "threads", "solo", "gevent", "eventlet")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOptions:
@@ -29,6 +33,7 @@ class DemoOptions:
         always_fail_rate: share of messages whose handler fails every time.
         rate: messages a second.
         policy: how failures are tried again.
+        pool: the worker's pool. Threads, because a prefork worker's children outlive it for a moment if it is killed.
         drain: after producing, wait until nothing is waiting.
         flower: whether Flower is started.
         json: whether the summary is one JSON object on stdout.
@@ -41,6 +46,7 @@ class DemoOptions:
     always_fail_rate: float = 0.05
     rate: float = 50.0
     policy: RetryPolicy = field(default_factory=lambda: RetryPolicy(DEFAULT_MAX_RETRIES, 1))
+    pool: str = "threads"
     drain: bool = False
     flower: bool = True
     json: bool = False
@@ -57,6 +63,7 @@ class DemoOptions:
         rate: str,
         max_retries: str,
         base_delay: str,
+        pool: str,
         drain: bool,
         flower: bool,
         json: bool,
@@ -78,6 +85,7 @@ class DemoOptions:
             always_fail_rate=_share("always_fail_rate", always_fail_rate),
             rate=messages_a_second,
             policy=RetryPolicy(retries, _number("base_delay", base_delay, "it is a number of seconds")),  # type: ignore[arg-type]
+            pool=_pool(pool),
             drain=drain,
             flower=flower,
             json=json,
@@ -115,6 +123,14 @@ def _share(name: str, text: str) -> float:
     if not 0 <= share <= 1:
         raise InvalidSettingError(name, text, rule)
     return share
+
+
+def _pool(name: str) -> str:
+    if name not in POOLS:
+        raise InvalidSettingError("pool", name, f"it is one of {', '.join(POOLS)}")
+    if name in ("gevent", "eventlet") and find_spec(name) is None:
+        raise InvalidSettingError("pool", name, f"it is not installed; run: pip install {name}")
+    return name
 
 
 def _redis_url(text: str) -> str:

@@ -72,11 +72,11 @@ class Parts:
         create_topics(self.kafka, self.names.topics)
 
     def start_worker_and_consumer(self) -> None:
-        arguments = ["--pool", "threads", "--concurrency", "8", "--loglevel", "WARNING", "--hostname", "demo@%h"]
+        pool = self._options.pool
+        arguments = ["--pool", pool, "--concurrency", "8", "--loglevel", "WARNING", "--hostname", "demo@%h"]
         if self._options.redis is not None:
             # On a Redis of somebody's own, the queue named `celery` belongs to another app.
             arguments += ["--queues", self.names.queue]
-        # Threads, because a prefork worker's children would outlive it if SIGKILL ended it.
         worker = [*_CELERY, "worker", *arguments, "--without-gossip", "--without-mingle"]
         self._worker = Child("the worker", worker, self._environment)
         consumer = command(

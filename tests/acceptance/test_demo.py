@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 
 from tests.processes import Process
@@ -65,10 +66,12 @@ def flower_rows(url: str) -> list[dict[str, Any]]:
     return rows
 
 
+@pytest.mark.parametrize("pool", ["threads", "prefork", "solo", "gevent", "eventlet"])
 def test_a_drained_run_accounts_for_every_message(
-    kafka_brokers: str, redis_url: str, read_topic: Callable[..., list[Any]]
+    kafka_brokers: str, redis_url: str, read_topic: Callable[..., list[Any]], pool: str
 ) -> None:
     options = ["--duration", "6", "--rate", "40", "--max-retries", "2", "--drain", "--json", "--no-flower"]
+    options += ["--pool", pool]
     done = subprocess.run(
         [sys.executable, *DEMO, *options, "--kafka", kafka_brokers, "--redis", redis_url],
         capture_output=True,

@@ -15,6 +15,7 @@ DEFAULTS = {
     "rate": "50",
     "max_retries": "3",
     "base_delay": "1",
+    "pool": "threads",
     "drain": False,
     "flower": True,
     "json": False,
@@ -56,6 +57,7 @@ def test_what_is_given_is_read() -> None:
     [
         ["--duration", "soon"],
         ["--failure-rate", "1.5"],
+        ["--pool", "processes"],
         ["--failure-rate", "some"],
         ["--always-fail-rate", "-0.1"],
         ["--always-fail-rate", "nan"],
