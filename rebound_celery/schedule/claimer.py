@@ -139,7 +139,14 @@ class Claimer:
         for identity in claim.dead:
             logger.error("message %r of queue %r is dead: its workers were lost too often", identity, queue)
             self._on_dead(store.dead_letter(identity), max_losses)
-        return [message for claimed in claim.messages if (message := self._open(store, claimed)) is not None]
+        messages, held = [], []
+        for claimed in claim.messages:
+            if (message := self._open(store, claimed)) is not None:
+                messages.append(message)
+                held.append((claimed, str(message["headers"].get("id"))))
+        for message, tag in zip(messages, leases.hold(store, held), strict=True):
+            message["properties"]["delivery_tag"] = tag
+        return messages
 
     def _on_dead(self, body: bytes | None, losses: int) -> None:
         if body is None or self._tell_dead is None:
@@ -151,13 +158,14 @@ class Claimer:
             logger.exception("the end of a dead message could not be told")
 
     def _open(self, store: Store, claimed: Claimed) -> dict[str, Any] | None:
-        """The claimed message as kombu delivers it, under a delivery tag of its own; None if it cannot be read."""
+        """The claimed message as kombu delivers it, but for its delivery tag; None if it cannot be read."""
         try:
             message = stored.decode(claimed.stored)
             headers = message["headers"]
+            if not isinstance(headers, dict):
+                raise ValueError("its headers are none")  # noqa: TRY301, TRY004 - as below
             if self._channel.is_leased(store.keys.queue) and not _names_a_task(message):
                 raise ValueError("it names no task")  # noqa: TRY301 - one way for all that is wrong with it
-            task_id = str(headers.get("id"))
             eta.hide(headers)
             if claimed.losses:
                 headers[LOSSES_HEADER] = claimed.losses
@@ -174,10 +182,9 @@ class Claimer:
             return None
         except Exception:
             # No memory for it, say: its lease runs out, and if it is its own fault, its losses end it. Raised, this
-            # would leave leased for good what was claimed before it, for nobody would have that.
+            # would hold up all that was claimed with it.
             logger.exception("message %r cannot be read now, and comes up again", claimed.id)
             return None
-        message["properties"]["delivery_tag"] = self._leases.hold(store, claimed, task_id)
         return message
 
     def _end_unread(self, store: Store, claimed: Claimed, what: str) -> None:

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -87,17 +87,20 @@ class Leases:
             store = self._stores[keys] = Store(self.client, keys)
         return store
 
-    def hold(self, store: Store, claimed: Claimed, task_id: str) -> str:
-        """Take charge of a claimed message; returns the delivery tag that ends its lease."""
-        tag = f"lease-{os.getpid()}-{next(self._numbers)}"
-        lease = Lease(store, store.keys.queue, claimed.id, claimed.token, task_id)
+    def hold(self, store: Store, claims: Sequence[tuple[Claimed, str]]) -> list[str]:
+        """Take charge of claimed messages, each with its task's id; returns the delivery tags that end their leases."""
+        queue, prefix = store.keys.queue, f"lease-{os.getpid()}-"
+        leases = {
+            f"{prefix}{next(self._numbers)}": Lease(store, queue, claimed.id, claimed.token, task_id)
+            for claimed, task_id in claims
+        }
         with self._lock:
-            self._held[tag] = lease
-            self._held_by_queue[lease.queue] += 1
-            starts, self._has_thread = not self._has_thread, True
+            self._held.update(leases)
+            self._held_by_queue[queue] += len(leases)
+            starts, self._has_thread = bool(leases) and not self._has_thread, self._has_thread or bool(leases)
         if starts:
             native.start_thread(self._run, "rebound-leases")
-        return tag
+        return list(leases)
 
     def __contains__(self, tag: str) -> bool:
         return tag in self._held

@@ -42,7 +42,7 @@ def leak(channel: Any) -> None:
     """Leases on messages that nobody has; they take all the room."""
     store = channel.leases.store_of(channel.keys_of("celery"))
     for number in range(LEASED_QUEUE_CREDIT):
-        channel.leases.hold(store, Claimed(b"leaked-%d" % number, bytes(9), 0), "gone")
+        channel.leases.hold(store, [(Claimed(b"leaked-%d" % number, bytes(9), 0), "gone")])
 
 
 def raises(channel: Any) -> None:
