@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from kafka import KafkaProducer
@@ -145,7 +146,9 @@ class KafkaDestination:
             producers = list(self._producers.values())
             self._producers.clear()
         for producer in producers:
-            producer.close(timeout=5)
+            # What is not confirmed by now is not settled either: it will be delivered again.
+            with suppress(kafka_errors.KafkaTimeoutError):
+                producer.close(timeout=5)
 
 
 def _make_producer(options: Mapping[str, Any]) -> KafkaProducer:
