@@ -5,6 +5,7 @@ Stock Celery keeps revoked ids in each worker's memory, so that a worker that st
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -13,12 +14,17 @@ from typing import Any
 from celery import Celery
 from celery.utils.functional import maybe_list
 from celery.utils.imports import symbol_by_name
+from kombu import serialization
 
-from . import announce
+from . import announce, eta
 from .store import Store, Waiting
 
 #: How many entries `inspect scheduled` shows of each queue, the most urgent and next due first: it is one message.
 SHOWN = 1_000
+
+#: What Celery's own `inspect scheduled` says of each: the priority among the timers of a worker. That of the message is
+#: in its `delivery_info`.
+_TIMER_PRIORITY = 6
 
 #: The first and the last second that a datetime can name, in Unix milliseconds: `datetime.max` is rounded up past it.
 _FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_000
@@ -49,44 +55,84 @@ def withdraw(app: Celery, ids: Iterable[str], queues: Iterable[str]) -> None:
     """
     ids = list(ids)
     with _schedule(app, queues) as stores:
-        for store in stores:
+        for store, _ in stores:
             for body in store.withdraw(*ids):
                 announce.revoked(app, body)
 
 
 def list_scheduled(app: Celery, queues: Iterable[str]) -> list[dict[str, Any]]:
-    """What waits, in the form of Celery's `inspect scheduled`, without tasks that a worker holds."""
+    """What waits, in the form of Celery's `inspect scheduled`, without tasks that a worker holds.
+
+    Arguments are shown as Celery shows them, but for those that are not JSON, and for a leased queue's tasks: of these
+    the text that stands for them.
+    """
     with _schedule(app, queues) as stores:
-        return [_info(entry) for store in stores for entry in store.list(0, SHOWN) if not entry.leased]
+        return [
+            _info(entry, is_leased=is_leased)
+            for store, is_leased in stores
+            for entry in store.list(0, SHOWN)
+            if not entry.leased
+        ]
 
 
 @contextmanager
-def _schedule(app: Celery, queues: Iterable[str]) -> Iterator[list[Store]]:
-    """The schedule of each queue, over a connection of the app's pool; none where the broker is not Redis."""
+def _schedule(app: Celery, queues: Iterable[str]) -> Iterator[list[tuple[Store, bool]]]:
+    """The schedule of each queue over a connection of the app's pool, and whether the queue is leased; none where the
+    broker is not Redis."""
     with app.connection_or_acquire() as connection:
         channel = connection.default_channel
         has_schedule = getattr(channel, "rebound", None) is not None
-        yield [channel.store_of(queue) for queue in queues] if has_schedule else []
+        yield [(channel.store_of(queue), channel.is_leased(queue)) for queue in queues] if has_schedule else []
 
 
-def _info(entry: Waiting) -> dict[str, Any]:
+def _info(entry: Waiting, *, is_leased: bool) -> dict[str, Any]:
     headers, properties = (_part(entry.message, name) for name in ("headers", "properties"))
+    delivery_info = properties.get("delivery_info")
+    delivery_info = delivery_info if isinstance(delivery_info, Mapping) else {}
+    texts = [headers.get("argsrepr")], headers.get("kwargsrepr")
+    args, kwargs = texts if is_leased else _arguments(entry.message) or texts
     return {
-        "eta": datetime.fromtimestamp(min(max(entry.due_ms, _FIRST_MS), _LAST_MS) / 1000, UTC).isoformat(),
-        "priority": properties.get("priority") or 0,
+        "eta": _eta(entry, headers),
+        "priority": _TIMER_PRIORITY,
         "request": {
             "id": entry.id,
-            "name": headers.get("task"),
-            "args": headers.get("argsrepr"),
-            "kwargs": headers.get("kwargsrepr"),
+            "name": headers.get("shadow") or headers.get("task"),
+            "args": args,
+            "kwargs": kwargs,
             "type": headers.get("task"),
             "hostname": None,
             "time_start": None,
             "acknowledged": False,
-            "delivery_info": properties.get("delivery_info"),
+            "delivery_info": {
+                "exchange": delivery_info.get("exchange"),
+                "routing_key": delivery_info.get("routing_key"),
+                "priority": properties.get("priority"),
+                "redelivered": delivery_info.get("redelivered", False),
+            },
             "worker_pid": None,
         },
     }
+
+
+def _eta(entry: Waiting, headers: Mapping[str, Any]) -> str:
+    """The task's own eta, to the microsecond; or when it is due, where somebody has moved it."""
+    if entry.message is not None and eta.due_ms_of(entry.message) == entry.due_ms:
+        return str(headers["eta"])
+    return datetime.fromtimestamp(min(max(entry.due_ms, _FIRST_MS), _LAST_MS) / 1000, UTC).isoformat()
+
+
+def _arguments(message: dict[str, Any] | None) -> tuple[Any, Any] | None:
+    """A task's arguments, if they are JSON, as the answer is; None for others."""
+    try:
+        assert message is not None
+        body = message["body"]
+        if message["properties"].get("body_encoding") == "base64":
+            body = base64.b64decode(body)
+        types = message["content-type"], message["content-encoding"]
+        args, kwargs, _embed = serialization.loads(body, *types, accept={"application/json"})
+    except Exception:  # noqa: BLE001 - whatever is wrong with it: here it is only shown
+        return None
+    return args, kwargs
 
 
 def _part(message: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:

@@ -524,6 +524,34 @@ def test_far_eta_waits_is_listed_and_can_be_run_now(app: Celery, store: Store, e
     wait_until(lambda: store.count() == 0)
 
 
+@pytest.mark.parametrize("is_leased", [False, True])
+def test_what_waits_is_shown_as_stock_celery_shows_it(server: RedisServer, is_leased: bool):
+    """But for the arguments of a leased queue's tasks, which may be what is not for every eye."""
+    app = Celery("shown", broker=server.url, set_as_current=False)
+    install_schedule(app, lambda: {"leased": ("celery",) if is_leased else ()})
+    moment = dt.datetime.now(dt.UTC).replace(microsecond=123_456) + dt.timedelta(hours=1)
+    with app:
+        identity = app.send_task("shop.charge", (1, "x"), {"z": {"y": 3}}, eta=moment).id
+        (listed,) = list_scheduled(app, ["celery"])
+
+        assert listed == {
+            "eta": moment.isoformat(),
+            "priority": 6,
+            "request": {
+                "id": identity,
+                "name": "shop.charge",
+                "args": ["(1, 'x')"] if is_leased else [1, "x"],
+                "kwargs": "{'z': {'y': 3}}" if is_leased else {"z": {"y": 3}},
+                "type": "shop.charge",
+                "hostname": None,
+                "time_start": None,
+                "acknowledged": False,
+                "delivery_info": {"exchange": "", "routing_key": "celery", "priority": 0, "redelivered": False},
+                "worker_pid": None,
+            },
+        }
+
+
 def test_message_of_10_megabytes_is_parked_and_delivered_whole(app: Celery, store: Store, client: redis.Redis):
     """Random, so that no compression helps."""
     text = os.urandom(5_000_000).hex()
