@@ -158,7 +158,7 @@ def decode(stored: bytes) -> dict[str, Any]:
         raise UnknownVersionError(f"stored form {stored[:1]!r}")
     try:
         line, _, content = _decompress(stored[_TEXT:]).partition(b"\n")
-        head = kombu_json.loads(line) if _SPECIAL in line else json.loads(line)
+        head = kombu_json.loads(line) if _SPECIAL in line else json.loads(line.decode())
         headers = _take(head, "h", _usual_headers())
         properties, rest = _take(head, "p", _PROPERTIES), _take(head, "r", _REST)
         body = base64.b64encode(content).decode() if "b" in head else content.decode("utf-8", "surrogatepass")
