@@ -39,6 +39,7 @@ with EmbeddedRedis() as redis:
         reminded.wait(20)
         for worker, tasks in app.control.inspect(timeout=2).scheduled().items():
             for task in tasks:
-                name, arguments = task["request"]["name"].rpartition(".")[2], task["request"]["args"]
-                print(f"{worker.partition('@')[0]} will run {name}{arguments} at {task['eta'][:10]}")
+                request = task["request"]
+                call = f"{request['name'].rpartition('.')[2]}({', '.join(map(repr, request['args']))})"
+                print(f"{worker.partition('@')[0]} will run {call} at {task['eta'][:10]}")
     app.close()

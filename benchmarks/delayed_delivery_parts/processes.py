@@ -47,6 +47,13 @@ def cpu_s(process: Process) -> float:
     return nanoseconds / 1e9
 
 
+def machine_cpu_s() -> float:
+    """Seconds of processor time that the whole machine has spent on something."""
+    ticks = [int(number) for number in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    idle, waiting = ticks[3:5]
+    return (sum(ticks) - idle - waiting) / os.sysconf("SC_CLK_TCK")
+
+
 def settle(read: Callable[[], float], within: float, timeout: float = 20.0) -> float:
     """Read until two readings, half a second apart, differ by no more than `within`; returns the last."""
     deadline = time.monotonic() + timeout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import statistics
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from tests.waiting import wait_until
 from . import load, rebound_app
 from .apps import make_app
 from .bench import Bench, Row
+from .processes import cpu_s, machine_cpu_s
 
 _QUIET = ("--without-mingle", "--without-gossip")
 
@@ -48,21 +50,41 @@ class Way:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def drain(bench: Bench, way: Way, count: int, kafka: str = "") -> float:
-    """Messages a second that one worker gets done, from the moment they are due until the last one is settled."""
+@dataclass(frozen=True)
+class Drained:
+    """What a worker did: messages a second, from the moment they were due until the last one was settled, and the
+    processor time that each cost, in microseconds: the worker's, Redis', and the whole machine's."""
+
+    rate: float
+    cpu_us: dict[str, int]
+
+
+def drain(bench: Bench, way: Way, count: int, kafka: str = "") -> Drained:
+    """Let one worker do so many messages that are due at once."""
     with bench.redis() as url, load.open_redis(url) as client:
         app = make_app(url, way.kind, kafka=kafka)
 
-        def run(number: int) -> float:
-            ids = way.fill(app, number)
-            moment = load.bring_in(client) if way.kind == "stock" else load.fall_due(client, way.queue, ids)
-            return load.wait_until_empty(client, 60 + number / 100) - moment
+        def spent() -> dict[str, float]:
+            redis = client.info("cpu")
+            return {
+                "worker": cpu_s(worker),
+                "redis": redis["used_cpu_user"] + redis["used_cpu_sys"],
+                "machine": machine_cpu_s(),
+            }
 
-        with bench.worker(way.kind, url, *way.worker, kafka=kafka, events=way.events, **way.options):
+        def run(number: int) -> Drained:
+            ids = way.fill(app, number)
+            before = spent()
+            moment = load.bring_in(client) if way.kind == "stock" else load.fall_due(client, way.queue, ids)
+            took = load.wait_until_empty(client, 60 + number / 100) - moment
+            after = spent()
+            return Drained(number / took, {name: round(1e6 * (after[name] - before[name]) / number) for name in after})
+
+        with bench.worker(way.kind, url, *way.worker, kafka=kafka, events=way.events, **way.options) as worker:
             run(WARM_UP)  # connections, and what is made at first use
-            took = run(count)
-    bench.progress(f"  {way.kind} {way.queue}: {count} in {took:.2f} s, {count / took:.0f}/s")
-    return count / took
+            drained = run(count)
+    bench.progress(f"  {way.kind} {way.queue}: {count}, {drained.rate:.0f}/s, {drained.cpu_us} us")
+    return drained
 
 
 def noop_way(kind: str, queue: str) -> Way:
@@ -83,7 +105,7 @@ def noop_tasks_and_deliveries(bench: Bench) -> Iterator[Row]:
     count, retries = bench.count(3000, 20_000), bench.count(15_000, 100_000)
 
     def rate(way: Way, number: int) -> float:
-        return statistics.median(drain(bench, way, number) for _ in range(bench.rounds))
+        return statistics.median(drain(bench, way, number).rate for _ in range(bench.rounds))
 
     stock = rate(noop_way("stock", load.QUEUE), count)
     leased = rate(noop_way("rebound", rebound_app.QUEUE), count)
@@ -129,11 +151,14 @@ def kafka_events(bench: Bench) -> Iterator[Row]:
 def _kafka_row(bench: Bench, name: str, goal: str, goal_rate: int, goal_ratio: float, *, events: bool) -> Row:
     count, plain_count = bench.count(15_000, 100_000), bench.count(1000, 20_000)
     rates: dict[str, list[float]] = {"rebound": [], "stock": []}
+    costs: dict[str, dict[str, int]] = {}
     twice = stock_missing = 0
     for _ in range(bench.rounds):
         for kind, number in (("rebound", count), ("stock", plain_count)):
             topic = bench.new_topic()
-            rates[kind].append(drain(bench, _kafka_way(kind, topic, events=events), number, bench.kafka))
+            drained = drain(bench, _kafka_way(kind, topic, events=events), number, bench.kafka)
+            rates[kind].append(drained.rate)
+            costs[kind] = drained.cpu_us
             delivered = load.times_delivered(load.read_topic(bench.kafka, topic, number + WARM_UP))
             missing = number + WARM_UP - (delivered["records"] - delivered["twice"])
             if kind == "rebound":
@@ -151,7 +176,13 @@ def _kafka_row(bench: Bench, name: str, goal: str, goal_rate: int, goal_ratio: f
         ratio=round(ours / stock, 2),
         goal=goal,
         met=ours >= goal_rate and ours / stock >= goal_ratio,
-        figures={"delivered_twice": twice, "stock_missing": stock_missing},
+        figures={
+            "delivered_twice": twice,
+            "stock_missing": stock_missing,
+            "cpu_us": costs["rebound"],
+            "stock_cpu_us": costs["stock"],
+            "cores": os.cpu_count(),
+        },
         size={"retries": count, "stock_tasks": plain_count, "rounds": bench.rounds},
     )
 

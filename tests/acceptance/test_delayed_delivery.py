@@ -376,5 +376,5 @@ def test_inspect_shows_what_waits_and_a_worker_revokes_for_others(bench: Bench):
 
     assert "both True" in printed
     assert "one True" in printed
-    assert "scheduled.note (7, 0) 20" in printed
+    assert "scheduled.note [7, 0] 20" in printed
     assert "two is REVOKED" in printed

@@ -19,7 +19,7 @@ PROMISED = {
     "02_schedule_retry_from_celery": ["key=b'order-42'", "currency: EUR", "rebound-attempt: 2"],
     "03_webhook": ["-> 500", "-> 500", "-> 200", "delivered"],
     "04_replay_dead_letters": ["attempt 1", "reason: retries-exhausted", "ValueError", "attempt 1", "trace"],
-    "05_countdowns_without_kafka": ["time for tea", "will run remind('the dentist',) at 20"],
+    "05_countdowns_without_kafka": ["time for tea", "will run remind('the dentist') at 20"],
 }
 
 

@@ -50,9 +50,9 @@ EFFECTS = {
     "schedule/claimer.py: self.claim": RUN_SCRIPT,
     "schedule/claimer.py: store.claim": RUN_SCRIPT,
     "schedule/claimer.py: store.settle": RUN_SCRIPT,
-    "schedule/leases.py: Store(self._thread_client, store.keys).renew": RUN_SCRIPT,
+    "schedule/leases.py: store.over(self._thread_client).renew": RUN_SCRIPT,
     "schedule/leases.py: lease.store.renew": LET_GO,
-    "schedule/leases.py: of_client.settle": RUN_SCRIPT,
+    "schedule/leases.py: store.over(client).settle": RUN_SCRIPT,
 }
 
 #: Scripts that a message meets on its way; the others are for people and tools.
