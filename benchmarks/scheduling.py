@@ -50,6 +50,11 @@ def make_app(url: str, *, events: bool) -> Celery:
     return app
 
 
+def as_texts(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments as a task takes them, which must be JSON."""
+    return {name: value.decode() if isinstance(value, bytes) else value for name, value in arguments.items()}
+
+
 def plain_way(url: str, arguments: dict[str, Any], *, events: bool) -> Way:
     """What a user writes without rebound: a task that takes the same data, and a countdown."""
     app = make_app(url, events=events)
@@ -58,7 +63,7 @@ def plain_way(url: str, arguments: dict[str, Any], *, events: bool) -> Way:
     def deliver(destination: str, message_data: str, **options: Any) -> None:
         """Stand for the delivery; no worker runs it here."""
 
-    kwargs = {name: value.decode() if isinstance(value, bytes) else value for name, value in arguments.items()}
+    kwargs = as_texts(arguments)
 
     def run(count: int) -> None:
         for _ in range(count):
@@ -74,7 +79,7 @@ def dramatiq_way(url: str, arguments: dict[str, Any]) -> Way | None:
         broker = importlib.import_module("dramatiq.brokers.redis").RedisBroker(url=url)
     except ImportError:
         return None
-    kwargs = {name: value.decode() if isinstance(value, bytes) else value for name, value in arguments.items()}
+    kwargs = as_texts(arguments)
 
     @dramatiq.actor(broker=broker, queue_name=DRAMATIQ_QUEUE)
     def deliver(**options: Any) -> None:

@@ -66,8 +66,8 @@ class RetryRequest:
         message = Message(
             id=_text_or_none("id", self.id) or new_id(),
             value=value,
-            key=None if self.key is None else _encode_key(self.key),
-            headers=() if self.headers is None else _headers(self.headers),
+            key=_encode_key(self.key),
+            headers=_headers(self.headers),
             destination=destination,
             dead_destination=self._dead_destination(destination, settings),
             attempt=decision.attempt if isinstance(decision, Retry) else attempt,

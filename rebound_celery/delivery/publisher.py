@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 from weakref import WeakSet
@@ -138,14 +138,18 @@ class Publisher:
         by_priority: dict[int, list[Delivery]] = {}
         for delivery in deliveries:
             by_priority.setdefault(delivery.priority, []).append(delivery)
-        left = len(by_priority)
+        *_, last = by_priority
         for priority, group in by_priority.items():
-            left -= 1
-            messages, entries = [], self._messages.entries(group, channel)
+            messages: list[dict[str, Any]] = []
+            entries: Iterable[tuple[str, int, bytes]]
             if self._messages.are_seen:
                 messages = self._messages.make(group)
-                forms = (channel.form_of(self._queue, message) for message in messages)
-                entries = ((one.task_id, one.due_ms, form) for one, form in zip(group, forms, strict=True))
+                entries = (
+                    (message["headers"]["id"], one.due_ms, channel.form_of(self._queue, message))
+                    for one, message in zip(group, messages, strict=True)
+                )
+            else:
+                entries = self._messages.entries(group, channel)
             # The events follow what they tell of.
-            channel.schedule(self._queue, priority, entries, [] if left else events)
+            channel.schedule(self._queue, priority, entries, events if priority == last else [])
             self._messages.tell(messages)

@@ -60,8 +60,6 @@ class _Template:
     #: content type, content encoding and body for the wire form of a message
     encode: Callable[[dict[str, Any]], tuple[str, str, str | bytes]]
     is_json: bool
-    #: whether `task-sent` events are sent
-    has_events: bool
 
 
 class TaskMessages:
@@ -180,7 +178,6 @@ class TaskMessages:
             embed=embed,
             encode=_make_encoder(serializer, embed),
             is_json=serializer == "json",
-            has_events=bool(self._app.conf.task_send_sent_event),
         )
         return self._template
 
@@ -202,7 +199,7 @@ class TaskMessages:
 
         None where the app's `task_send_sent_event` is off.
         """
-        if not (self._template or self._make_template()).has_events:
+        if not self._app.conf.task_send_sent_event:
             return []
         dispatcher = self._app.amqp._event_dispatcher  # noqa: SLF001 - the one that apply_async uses
         events = [self._event(dispatcher, headers) for headers in self._headers(deliveries)]

@@ -5,7 +5,6 @@ Stock Celery keeps revoked ids in each worker's memory, so that a worker that st
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -123,13 +122,11 @@ def _eta(entry: Waiting, headers: Mapping[str, Any]) -> str:
 
 def _arguments(message: dict[str, Any] | None) -> tuple[Any, Any] | None:
     """A task's arguments, if they are JSON, as the answer is; None for others."""
+    if message is None:
+        return None
     try:
-        assert message is not None
-        body = message["body"]
-        if message["properties"].get("body_encoding") == "base64":
-            body = base64.b64decode(body)
         types = message["content-type"], message["content-encoding"]
-        args, kwargs, _embed = serialization.loads(body, *types, accept={"application/json"})
+        args, kwargs, _embed = serialization.loads(message["body"], *types, accept={"application/json"})
     except Exception:  # noqa: BLE001 - whatever is wrong with it: here it is only shown
         return None
     return args, kwargs

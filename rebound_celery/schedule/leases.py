@@ -89,6 +89,8 @@ class Leases:
 
     def hold(self, store: Store, claims: Sequence[tuple[Claimed, str]]) -> list[str]:
         """Take charge of claimed messages, each with its task's id; returns the delivery tags that end their leases."""
+        if not claims:
+            return []
         queue, prefix = store.keys.queue, f"lease-{os.getpid()}-"
         leases = {
             f"{prefix}{next(self._numbers)}": Lease(store, queue, claimed.id, claimed.token, task_id)
@@ -97,7 +99,7 @@ class Leases:
         with self._lock:
             self._held.update(leases)
             self._held_by_queue[queue] += len(leases)
-            starts, self._has_thread = bool(leases) and not self._has_thread, self._has_thread or bool(leases)
+            starts, self._has_thread = not self._has_thread, True
         if starts:
             native.start_thread(self._run, "rebound-leases")
         return list(leases)

@@ -72,6 +72,10 @@ DICTIONARY = (
 #: Texts of at most so many bytes are compressed within a small window, which costs less to make than zlib's usual one.
 _SMALL = 4_000
 
+#: No stored form holds more bytes than these, which is what Redis can hold of a message that is not compressed. A
+#: damaged or hostile one could expand to a thousand times its size, and end the worker that reads it.
+_MAX_TEXT = 512 * 1024**2
+
 #: kombu's encoder knows how to write what JSON has no words for, such as dates and UUIDs.
 _to_json = json.JSONEncoder(separators=(",", ":"), default=kombu_json.JSONEncoder().default).encode
 #: The mark of such a value.
@@ -210,11 +214,6 @@ def _compress(text: bytes) -> bytes:
     window_bits, memory_level = (-12, 5) if len(text) <= _SMALL else (-15, 8)
     compressor = zlib.compressobj(1, zlib.DEFLATED, window_bits, memory_level, zlib.Z_DEFAULT_STRATEGY, DICTIONARY)
     return compressor.compress(text) + compressor.flush()
-
-
-#: No stored form holds more bytes than these, which is what Redis can hold of a message that is not compressed. A
-#: damaged or hostile one could expand to a thousand times its size, and end the worker that reads it.
-_MAX_TEXT = 512 * 1024**2
 
 
 def _decompress(compressed: bytes) -> bytes:

@@ -263,6 +263,8 @@ def test_a_revoked_retry_is_not_delivered(
         assert [record.value for record in read_topic(topic, 1)] == [b"kept"]
 
 
+MESSAGES = QueueKeys("", "rebound", (0, 3, 6, 9)).messages
+
 ODD_RETRIES: list[dict[str, Any]] = [
     {"destination": "kafka://orders"},
     {"destination": "kafka://orders", "message_data": {"Größe": 5}, "key": "k", "headers": {"a": "b"}, "id": "i"},
@@ -277,12 +279,11 @@ ODD_RETRIES: list[dict[str, Any]] = [
 def test_what_nobody_sees_made_is_stored_as_what_is_seen(redis_url: str, redis: Redis, conf: dict[str, Any]) -> None:
     """Who listens to Celery's signals is given each message; else only its stored form is made."""
     rebound = make_rebound(redis_url, **conf)
-    keys = QueueKeys("", "rebound", (0, 3, 6, 9))
 
     def store() -> list[tuple[bytes, dict[str, Any]]]:
         requests = [{"id": str(number), **request} for number, request in enumerate(ODD_RETRIES)]
         assert not [one for one in rebound.schedule_retries(requests) if isinstance(one, Exception)]
-        found = sorted((identity, decode(body)) for identity, body in redis.hgetall(keys.messages).items())
+        found = sorted((identity, decode(body)) for identity, body in redis.hgetall(MESSAGES).items())
         for _, message in found:  # made at another time
             message["headers"]["eta"] = message["headers"]["eta"] is not None
             message["body"] = re.sub(r'"first_failed_at":\d+', "", message["body"])
@@ -309,7 +310,7 @@ def test_bulk_is_made_while_redis_is_at_work(redis_url: str, redis: Redis, monke
     def noting(stencil: Any, *arguments: Any) -> bytes:
         made.append(1)
         if len(made) == CHUNK + 2:  # the first chunk is sent by now
-            wait_until(lambda: redis.hlen("rebound:{rebound}:messages") == CHUNK)
+            wait_until(lambda: redis.hlen(MESSAGES) == CHUNK)
             stored_then.append(len(made))
         return encode(stencil, *arguments)
 
@@ -317,7 +318,7 @@ def test_bulk_is_made_while_redis_is_at_work(redis_url: str, redis: Redis, monke
     rebound.schedule_retries([{"destination": "kafka://orders"}] * (2 * CHUNK))
 
     assert stored_then == [CHUNK + 2]
-    assert redis.hlen("rebound:{rebound}:messages") == 2 * CHUNK
+    assert redis.hlen(MESSAGES) == 2 * CHUNK
 
 
 def test_an_error_amid_a_bulk_leaves_a_connection_that_can_be_used(
@@ -338,25 +339,40 @@ def test_an_error_amid_a_bulk_leaves_a_connection_that_can_be_used(
         rebound.schedule_retries([{"destination": "kafka://orders"}] * (2 * CHUNK))
     rebound.schedule_retry("kafka://orders", id="after")
 
-    assert {b"before:2", b"after:2"} <= set(redis.hkeys("rebound:{rebound}:messages"))
+    assert {b"before:2", b"after:2"} <= set(redis.hkeys(MESSAGES))
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_forked_child_stores_over_a_connection_of_its_own(redis_url: str, redis: Redis) -> None:
     rebound = make_rebound(redis_url)
     rebound.schedule_retry("kafka://orders", id="parent-0")
-    before = {one["id"] for one in redis.client_list()}
+    before = connections(redis)
+    reader, writer = os.pipe()
 
     child = os.fork()
     if child == 0:
-        for number in range(200):
-            rebound.schedule_retry("kafka://orders", id=f"child-{number}")
-        time.sleep(0.5)
-        os._exit(0)
-    for number in range(1, 200):
-        rebound.schedule_retry("kafka://orders", id=f"parent-{number}")
+        status = 1
+        try:
+            os.close(writer)
+            for number in range(200):
+                rebound.schedule_retry("kafka://orders", id=f"child-{number}")
+            os.read(reader, 1)  # until the parent has seen the connection
+            status = 0
+        finally:
+            os._exit(status)
+    try:
+        for number in range(1, 200):
+            rebound.schedule_retry("kafka://orders", id=f"parent-{number}")
+        wait_until(lambda: connections(redis) - before)
+    finally:
+        os.close(writer)
+        os.close(reader)
+        _, status = os.waitpid(child, 0)
 
-    assert {one["id"] for one in redis.client_list()} - before
-    assert os.waitpid(child, 0)[1] == 0
+    assert status == 0
     rebound.schedule_retry("kafka://orders", id="parent-200")
-    assert redis.hlen("rebound:{rebound}:messages") == 401
+    assert redis.hlen(MESSAGES) == 401
+
+
+def connections(redis: Redis) -> set[str]:
+    return {one["id"] for one in redis.client_list()}
