@@ -34,11 +34,11 @@ from typing import Any, NoReturn
 from celery import Celery
 
 from rebound_celery import InvalidSettingError, Rebound, ReboundError, Record, RetryPolicy
-from rebound_celery.address import check_topic
 from rebound_celery.config import parse_brokers
 from rebound_celery.consumer import Consumer, ConsumerConfig, ConsumerStats
 from rebound_celery.demo.child import Child
-from rebound_celery.demo.embedded import EmbeddedKafka, EmbeddedRedis, create_topics
+from rebound_celery.embedded import EmbeddedKafka, EmbeddedRedis, create_topics
+from rebound_celery.message.address import check_topic
 
 QUEUE = "consumer-benchmark"
 PARTITIONS = 4
@@ -448,7 +448,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     # Failing is what the handler is for, and what cannot be reached is said in one line below.
-    logging.getLogger("rebound_celery.consumer.failures").setLevel(logging.ERROR)
+    logging.getLogger("rebound_celery.consumer.failure_handler").setLevel(logging.ERROR)
     logging.getLogger("rebound_celery.consumer").setLevel(logging.INFO if not options.json else logging.WARNING)
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     try:

@@ -12,7 +12,7 @@ from celery import Celery
 from celery.contrib.testing.worker import start_worker
 
 from rebound_celery import install_schedule
-from rebound_celery.demo.embedded import EmbeddedRedis
+from rebound_celery.embedded import EmbeddedRedis
 
 app = Celery("reminders")  # your app, as it is
 install_schedule(app)  # the one line that is new

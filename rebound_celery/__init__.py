@@ -3,16 +3,10 @@
 from .app import Rebound, schedule_retries, schedule_retry
 from .config import Settings
 from .consumer import Consumer, ConsumerConfig
-from .errors import (
-    InvalidSettingError,
-    NotInstalledError,
-    NotStoredError,
-    ReboundError,
-    UnreachableError,
-)
+from .errors import InvalidSettingError, NotInstalledError, NotStoredError, ReboundError, UnreachableError
 from .message import Message, Record
 from .policy import RetryPolicy
-from .schedule.install import install_schedule
+from .schedule.worker.installation import install_schedule
 
 __all__ = [  # noqa: RUF022 - grouped by what they are for
     # an app, and what it schedules

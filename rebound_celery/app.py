@@ -16,17 +16,17 @@ from celery.result import AsyncResult
 from celery.utils.imports import symbol_by_name
 from kombu import Exchange, Queue
 
-from . import installed
-from .address import DEAD_SET, Address, KafkaAddress, parse_address
+from . import registry
 from .config import PREFIX, Settings
 from .delivery.publisher import Publisher
 from .delivery.task import DeliverTask, Destinations, PerProcess
-from .delivery.task_message import PRIORITY_HIGH, PRIORITY_NORMAL
+from .delivery.task_messages import PRIORITY_HIGH, PRIORITY_NORMAL
 from .destinations.dead_set import DeadSet
 from .errors import InvalidSettingError, ReboundError
 from .message import Failure, Message, dead_letter_topic, new_id, normalize_headers
+from .message.address import DEAD_SET, Address, KafkaAddress, parse_address
 from .policy import MAX_RETRIES_LIMIT, Retry, policy_of
-from .schedule.install import install_schedule
+from .schedule.worker.installation import install_schedule
 
 #: How many messages `schedule_retries` stores in one round trip.
 _CHUNK = 1000
@@ -113,7 +113,7 @@ class Rebound:
         self.app = app
         self._overrides = {PREFIX + name: value for name, value in settings.items()}
         self._destinations = PerProcess(self._build_destinations)
-        installed.install(app, self)
+        registry.install(app, self)
         install_schedule(app, self._schedule_options)
         self._add_queue()
         self._add_task()
@@ -299,10 +299,10 @@ class Rebound:
     def _task(self) -> Any:
         return self.app.tasks[DeliverTask.name]
 
-    # What the consumer calls (installed.Installed)
+    # What the consumer calls (installed.RetryScheduler)
 
     def store(self, retries: Sequence[tuple[Message, int]]) -> None:
-        """Store messages, each with its due time in Unix milliseconds, in one round trip; see `Installed.store`."""
+        """Store messages, each with its due time in Unix milliseconds; see `RetryScheduler.store`."""
         self._publisher.publish(retries)
 
     def check_redis(self) -> None:
@@ -332,7 +332,7 @@ _SETTING_NAMES = [PREFIX + setting.name for setting in fields(Settings)]
 
 
 def _current() -> Rebound:
-    return cast(Rebound, installed.find())
+    return cast(Rebound, registry.find())
 
 
 def _request(arguments: Mapping[str, Any]) -> RetryRequest:

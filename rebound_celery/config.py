@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .address import check_topic, is_port
 from .errors import InvalidSettingError
+from .message.address import check_topic, is_port
 from .policy import DEFAULT_BASE_DELAY_S, DEFAULT_MAX_RETRIES, RetryPolicy
 
 PREFIX = "rebound_"

@@ -13,7 +13,7 @@ import redis
 from celery import _state
 from kafka import KafkaProducer
 
-from rebound_celery.demo.embedded import EmbeddedKafka, EmbeddedRedis, create_topics
+from rebound_celery.embedded import EmbeddedKafka, EmbeddedRedis, create_topics
 from tests import topics
 from tests.processes import Process
 from tests.servers import ExternalRedis, RedisServer, local_redis

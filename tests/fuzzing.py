@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from rebound_celery.schedule import stored
+from rebound_celery.schedule.transport import celery_form as stored
 
 #: The same examples each time, so that a failure of CI is one of the laptop too.
 QUICK = settings(derandomize=True, max_examples=200, deadline=None, database=None)

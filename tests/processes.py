@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rebound_celery.demo.embedded import end_group, spawn
+from rebound_celery.embedded import end_group, spawn
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from rebound_celery.demo.embedded import EmbeddedRedis, Server, ServerError, redis_answers, redis_options
+from rebound_celery.embedded import EmbeddedRedis, Server, ServerError, redis_answers, redis_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from celery import Celery
     from kombu.message import Message
 
-    from rebound_celery.schedule.store import Store
+    from rebound_celery.schedule.store.store import Store
 
 
 class RedisServer(Server):

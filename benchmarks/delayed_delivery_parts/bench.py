@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from kafka import KafkaAdminClient
 
-from rebound_celery.demo.embedded import EmbeddedKafka, create_topics
+from rebound_celery.embedded import EmbeddedKafka, create_topics
 from tests.kafka_server.apache import ApacheKafka
 from tests.processes import Process
 from tests.servers import local_redis

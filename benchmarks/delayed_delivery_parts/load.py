@@ -13,8 +13,8 @@ from kafka import KafkaConsumer, TopicPartition
 
 from rebound_celery.app import RetryRequest
 from rebound_celery.message import Message
-from rebound_celery.schedule.keys import QueueKeys
-from rebound_celery.schedule.store import Store
+from rebound_celery.schedule.store.keys import QueueKeys
+from rebound_celery.schedule.store.store import Store
 from tests.waiting import wait_until
 
 from . import rebound_app

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from rebound_celery.schedule import stored
+from rebound_celery.schedule.transport import celery_form as stored
 
 from . import load, rebound_app
 from .apps import make_app
@@ -86,7 +86,7 @@ def claim(bench: Bench) -> Iterator[Row]:
 
 def _claim_once(store: Any, form: bytes) -> float:
     due_ms = load.now_ms() - 1000
-    store.park([(f"due-{number}", due_ms, form) for number in range(CLAIM)], load.PRIORITY_STEPS[0])
+    store.enqueue([(f"due-{number}", due_ms, form) for number in range(CLAIM)], load.PRIORITY_STEPS[0])
     began = time.perf_counter()
     found = store.claim(CLAIM, LEASE_MS, MAX_LOSSES)
     settled = store.settle([(message.id, stored.nonce(message.stored), "done") for message in found.messages])

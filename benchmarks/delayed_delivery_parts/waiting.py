@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rebound_celery.schedule.store import Store
+from rebound_celery.schedule.store.store import Store
 from tests.processes import Process
 from tests.waiting import wait_until
 
@@ -106,7 +106,7 @@ def fill(app: Any, client: Any, first: int, count: int) -> None:
 def copies(store: Store, form: bytes, due_ms: int, numbers: range) -> None:
     for start in range(numbers.start, numbers.stop, 5000):
         chunk = range(start, min(start + 5000, numbers.stop))
-        store.park([(f"{number:036d}", due_ms, form) for number in chunk], load.PRIORITY_STEPS[0])
+        store.enqueue([(f"{number:036d}", due_ms, form) for number in chunk], load.PRIORITY_STEPS[0])
 
 
 def wait_for_claims(client: Any, times: int) -> None:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..address import check_topic
 from ..config import Settings, parse_brokers, parse_path
 from ..errors import InvalidSettingError
 from ..message import Record
+from ..message.address import check_topic
 from ..policy import RetryPolicy
 
 Handler = Callable[[Record], object]

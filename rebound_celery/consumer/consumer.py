@@ -13,9 +13,9 @@ from typing import Any, Self
 from .. import health
 from ..errors import UnreachableError
 from ..health import HealthFile
-from ..installed import find
+from ..registry import find
 from .config import ConsumerConfig
-from .ledger import Ledger
+from .offset_tracker import OffsetTracker
 from .stats import ConsumerStats
 from .stop import StopFlag
 
@@ -39,7 +39,7 @@ class Consumer:
     def __init__(self, config: ConsumerConfig, app: Any = None) -> None:
         self._config = config
         self._installed = find(app)
-        self._ledger = Ledger()
+        self._offset_tracker = OffsetTracker()
         self._flag = StopFlag()
         self._running = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -69,9 +69,9 @@ class Consumer:
 
     def _consume(self, file: HealthFile, handle_signals: bool) -> None:
         # kafka-python is heavy, and programs that only ask for a ConsumerConfig need not wait for it.
-        from .connect import connect
-        from .lookout import Lookout
+        from .connection import connect
         from .loop import Loop
+        from .stall_detector import StallDetector
 
         file.report(health.STARTING)
         try:
@@ -81,11 +81,11 @@ class Consumer:
             # The caller may try again; if not, the file grows old.
             file.report(health.WAITING, str(error))
             raise
-        lookout = Lookout(file)
+        stall_detector = StallDetector(file)
         try:
             with self._signals(handle_signals):
                 while kafka is not None:
-                    loop = Loop(kafka, self._config, self._installed, self._ledger, self._flag, lookout)
+                    loop = Loop(kafka, self._config, self._installed, self._offset_tracker, self._flag, stall_detector)
                     loop.run()
                     kafka = self._connect_anew(file) if loop.renew else None
         finally:
@@ -93,7 +93,7 @@ class Consumer:
 
     def _connect_anew(self, file: HealthFile) -> Any:
         """Another KafkaConsumer; None if this consumer is to stop. Kafka was there before, so it is waited for."""
-        from .connect import connect
+        from .connection import connect
 
         while not self._flag.stop:
             try:
@@ -140,7 +140,7 @@ class Consumer:
 
     def stats(self) -> ConsumerStats:
         """The counts so far."""
-        return self._ledger.stats()
+        return self._offset_tracker.stats()
 
     def __enter__(self) -> Self:
         self.start()

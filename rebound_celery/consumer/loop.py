@@ -1,7 +1,7 @@
 """The loop that owns kafka-python's consumer: fetch, hand out, commit, and end in order.
 
-Handler threads take records from the lanes, the keeper stores failures; the loop only keeps the two supplied and Kafka
-content. It never stops polling, so that slow handlers do not cost the membership of the group.
+Handler threads take records from the key queues. The retry writer stores failures. The loop supplies both and keeps
+polling Kafka without a pause, so that slow handlers do not cost the membership of the group.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from typing import Any
 from kafka import KafkaConsumer
 from kafka import errors as kafka_errors
 
+from ..compat.kafka_python import unstick
 from ..config import Settings
-from ..headers import KafkaRecord
-from ..installed import Installed
 from ..message import Record
+from ..message.headers import KafkaRecord
+from ..registry import RetryScheduler
+from .backpressure import Backpressure
 from .config import ConsumerConfig
-from .connect import FATAL
-from .failures import Judge, log_fields
-from .keeper import Keeper
-from .lanes import Lanes
-from .ledger import Ledger, Partition
-from .lookout import Lookout
-from .quirks import unstick
+from .connection import FATAL
+from .failure_handler import FailureHandler, log_fields
+from .key_queues import KeyQueues
+from .offset_tracker import OffsetTracker, Partition
 from .reading import read_safely
 from .rebalance import RebalanceListener, forget, kafka_offsets
+from .retry_writer import RetryWriter
+from .stall_detector import StallDetector
 from .stop import StopFlag
-from .valve import Valve
 from .workers import Workers
 
 IDLE_POLL_MS = 100
@@ -64,26 +64,28 @@ class Loop:
         self,
         consumer: KafkaConsumer,
         config: ConsumerConfig,
-        installed: Installed,
-        ledger: Ledger,
+        installed: RetryScheduler,
+        offset_tracker: OffsetTracker,
         flag: StopFlag,
-        lookout: Lookout,
+        stall_detector: StallDetector,
     ) -> None:
         self._consumer = consumer
         self._config = config
         self._settings: Settings = installed.settings
-        self._ledger = ledger
+        self._offset_tracker = offset_tracker
         self._flag = flag
-        self._lookout = lookout
+        self._stall_detector = stall_detector
         self._wake = threading.Event()
-        self._lanes = Lanes(config.max_in_flight // 2, self._wake)
-        self._keeper = Keeper(installed, ledger, self._wake)
-        judge = Judge(config, self._settings)
-        self._workers = Workers(config, judge, ledger, self._lanes, self._keeper, self._wake)
-        self._listener = RebalanceListener(
-            consumer, ledger, self._lanes, consumer.config["max_poll_interval_ms"] / 1000
+        self._key_queues = KeyQueues(config.max_in_flight // 2, self._wake)
+        self._retry_writer = RetryWriter(installed, offset_tracker, self._wake)
+        failure_handler = FailureHandler(config, self._settings)
+        self._workers = Workers(
+            config, failure_handler, offset_tracker, self._key_queues, self._retry_writer, self._wake
         )
-        self._valve = Valve(consumer, ledger, config.max_in_flight)
+        self._listener = RebalanceListener(
+            consumer, offset_tracker, self._key_queues, consumer.config["max_poll_interval_ms"] / 1000
+        )
+        self._backpressure = Backpressure(consumer, offset_tracker, config.max_in_flight)
         self._draining = False
         #: This loop is to be followed by another one, with a new KafkaConsumer.
         self.renew = False
@@ -104,7 +106,7 @@ class Loop:
             self._consumer.subscribe(topics=self._config.topic_names(), listener=self._listener)
         else:
             self._consumer.subscribe(pattern=pattern, listener=self._listener)
-        self._keeper.start()
+        self._retry_writer.start()
         self._workers.start()
         try:
             while not (self._flag.stop or self.renew) and self._workers.fatal is None:
@@ -115,13 +117,13 @@ class Loop:
             raise self._workers.fatal
 
     def _turn(self) -> None:
-        if self._lanes.size >= self._config.max_in_flight:
+        if self._key_queues.size >= self._config.max_in_flight:
             # Most often the handlers are through with half of it at once, and pausing is not worth while.
             self._wait()
-        self._valve.regulate(closed=self._keeper.is_down)
+        self._backpressure.regulate(closed=self._retry_writer.is_down)
         now = time.monotonic()
         timeout_ms = IDLE_POLL_MS
-        if self._valve.is_full and now < self._next_patient_poll:
+        if self._backpressure.is_full and now < self._next_patient_poll:
             timeout_ms = 0
             self._wait()
         else:
@@ -132,8 +134,10 @@ class Loop:
         if time.monotonic() >= self._next_stats:
             self._next_stats += self._config.stats_interval
             self.log_stats("stats")
-        trouble = "retries cannot be stored" if self._keeper.is_down else self._trouble
-        self.renew = self._lookout.look(self._consumer, self._ledger, self._listener.astray, trouble)
+        trouble = "retries cannot be stored" if self._retry_writer.is_down else self._trouble
+        self.renew = self._stall_detector.look(
+            self._consumer, self._offset_tracker, self._listener.stale_positions, trouble
+        )
 
     def _wait(self) -> None:
         self._wake.wait(WAIT_S)
@@ -143,7 +147,7 @@ class Loop:
         """Poll; an error that may pass is said once, and waited for."""
         unstick(self._consumer)
         try:
-            records: Mapping[Any, Sequence[KafkaRecord]] = self._consumer.poll(timeout_ms, self._valve.room)
+            records: Mapping[Any, Sequence[KafkaRecord]] = self._consumer.poll(timeout_ms, self._backpressure.room)
         except FATAL:
             raise
         except Exception as error:
@@ -161,28 +165,30 @@ class Loop:
         if records and self._poll_error is not None:
             self._poll_error = None
             self._backoff = FIRST_BACKOFF_S
-        if astray := self._listener.astray:
-            records = {partition: batch for partition, batch in records.items() if partition not in astray}
+        if stale_positions := self._listener.stale_positions:
+            records = {partition: batch for partition, batch in records.items() if partition not in stale_positions}
             self._find_positions()
         return records
 
     def _find_positions(self) -> None:
         """Go on where the group is, in partitions that somebody else may have had meanwhile."""
-        for partition in list(self._listener.astray):
+        for partition in list(self._listener.stale_positions):
             try:
                 offset = self._consumer.committed(partition, timeout_ms=ASK_MS)
                 # With nothing committed, nobody else has done anything: this consumer's own mark holds, if it has one.
                 if offset is None:
-                    offset = self._listener.astray[partition]
+                    offset = self._listener.stale_positions[partition]
                 if offset is not None:
                     self._consumer.seek(partition, offset)
             except FATAL:
                 raise
             except (kafka_errors.KafkaError, ValueError) as error:
                 # The next turn tries again; until then its records are passed over.
-                logger.info("the position of %s[%d] is not known yet: %r", *partition, error, extra={"event": "astray"})
+                logger.info(
+                    "the position of %s[%d] is not known yet: %r", *partition, error, extra={"event": "stale_positions"}
+                )
             else:
-                del self._listener.astray[partition]
+                del self._listener.stale_positions[partition]
 
     def _admit(self, polled: Mapping[Any, Sequence[KafkaRecord]]) -> None:
         if self._draining:
@@ -194,17 +200,17 @@ class Loop:
                 record = read_safely(raw, group)
                 mine = record.group is None or record.group == group
                 records.append((raw.offset, record if mine else None))
-            jobs, replaced = self._ledger.admit(partition, records)
+            jobs, replaced = self._offset_tracker.admit(partition, records)
             if replaced is not None:
-                forget(self._ledger, self._lanes, replaced)
-            self._lanes.add(jobs)
+                forget(self._offset_tracker, self._key_queues, replaced)
+            self._key_queues.add(jobs)
 
     def _commit(self) -> None:
         now = time.monotonic()
         self._next_commit = now + self._config.commit_interval
         if self._commit_deadline is not None and now < self._commit_deadline:
             return
-        marks = self._ledger.to_commit()
+        marks = self._offset_tracker.to_commit()
         if not marks:
             return
 
@@ -214,7 +220,7 @@ class Loop:
                 self._commit_failed(result)
             else:
                 self._commit_failing = False
-                self._ledger.confirm(marks)
+                self._offset_tracker.confirm(marks)
 
         self._commit_deadline = now + COMMIT_PATIENCE_S
         try:
@@ -239,16 +245,20 @@ class Loop:
         deadline = time.monotonic() + self._config.stop_timeout
         self._draining = self._listener.draining = True
         try:
-            trackers = self._ledger.trackers()
+            trackers = self._offset_tracker.trackers()
             # Behind a record that a handler has ended the consumer with, nothing of its key may be begun.
-            taken = self._lanes.withdraw(trackers, everything=self._workers.fatal is not None)
+            taken = self._key_queues.withdraw(trackers, everything=self._workers.fatal is not None)
             for tracker in trackers:
                 tracker.held += taken.get(tracker.partition, [])
-            while self._ledger.busy(self._ledger.trackers()) and time.monotonic() < deadline and not self._flag.hurry:
-                self._valve.regulate(closed=True)
+            while (
+                self._offset_tracker.busy(self._offset_tracker.trackers())
+                and time.monotonic() < deadline
+                and not self._flag.hurry
+            ):
+                self._backpressure.regulate(closed=True)
                 self._poll(0)
                 self._wait()
-                self._lookout.stopping()
+                self._stall_detector.stopping()
                 if time.monotonic() >= self._next_commit:
                     self._commit()
         except Exception:
@@ -256,12 +266,12 @@ class Loop:
             logger.exception("waiting for the last records failed", extra={"event": "stop_failed"})
         finally:
             self._say_what_is_left()
-            self._keeper.close()
-            trackers = self._ledger.trackers()
-            marks = self._ledger.to_commit(trackers)
+            self._retry_writer.close()
+            trackers = self._offset_tracker.trackers()
+            marks = self._offset_tracker.to_commit(trackers)
             for tracker in trackers:
-                forget(self._ledger, self._lanes, tracker)
-            self._lanes.close()
+                forget(self._offset_tracker, self._key_queues, tracker)
+            self._key_queues.close()
             self._farewell(marks)
 
     def _say_what_is_left(self) -> None:
@@ -291,7 +301,7 @@ class Loop:
         self.log_stats("renewed" if self.renew else "stopped")
 
     def log_stats(self, event: str) -> None:
-        stats = self._ledger.stats()
+        stats = self._offset_tracker.stats()
         logger.info(
             "%s: %d records, %.2f %% successful, %.2f %% retried, %d dead, %d errors",
             self._config.group,

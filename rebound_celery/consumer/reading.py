@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from ..headers import KafkaRecord, read_record
 from ..message import Origin, Record, derive_id
+from ..message.headers import KafkaRecord, read_record
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """What happens when partitions come and go.
 
 kafka-python calls these methods on its IO thread while the loop's thread is blocked inside `poll` or `close`; meanwhile
-handlers go on, and the keeper goes on storing. Blocking calls of the consumer raise here; awaiting is allowed.
+handlers go on, and the retry_writer goes on storing. Blocking calls of the consumer raise here; awaiting is allowed.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
-from .lanes import Lanes
-from .ledger import Ledger, Partition, PartitionTracker
+from .key_queues import KeyQueues
+from .offset_tracker import OffsetTracker, Partition, PartitionTracker
 
 #: How long a rebalance waits for records that a handler has begun, in seconds; the whole group waits that long with it.
 #: What is unfinished then may be handled twice. Heartbeats go on meanwhile: the session timeout does not matter here.
@@ -42,10 +42,12 @@ class RebalanceListener(AsyncConsumerRebalanceListener):
     held, not dropped; dropped records would never be fetched again, and a later commit would pass over them.
     """
 
-    def __init__(self, consumer: KafkaConsumer, ledger: Ledger, lanes: Lanes, max_poll_interval_s: float) -> None:
+    def __init__(
+        self, consumer: KafkaConsumer, offset_tracker: OffsetTracker, key_queues: KeyQueues, max_poll_interval_s: float
+    ) -> None:
         self._consumer = consumer
-        self._ledger = ledger
-        self._lanes = lanes
+        self._offset_tracker = offset_tracker
+        self._key_queues = key_queues
         # The loop cannot poll meanwhile; a member that does not poll for max_poll_interval_ms leaves the group.
         self._wait_s = min(REVOKE_WAIT_S, max_poll_interval_s / 2)
         #: The generation of the group, and this member's id in it, when partitions were last revoked.
@@ -54,7 +56,7 @@ class RebalanceListener(AsyncConsumerRebalanceListener):
         self._revoked: set[TopicPartition] = set()
         #: Partitions whose position in kafka-python is not to be trusted, with the mark that they had here, if any. The
         #: loop asks Kafka where to go on, and takes them out.
-        self.astray: dict[TopicPartition, int | None] = {}
+        self.stale_positions: dict[TopicPartition, int | None] = {}
         #: Set by the loop at a stop: what is held is not begun any more.
         self.draining = False
         #: Set by the loop when all is done: closing revokes once more.
@@ -64,14 +66,14 @@ class RebalanceListener(AsyncConsumerRebalanceListener):
         if self.closing:
             return
         self._revoked_in, self._revoked = self._generation(), set(revoked)
-        trackers = self._ledger.trackers(revoked)
+        trackers = self._offset_tracker.trackers(revoked)
         if not trackers:
             return
         deadline = time.monotonic() + self._wait_s
         for tracker in trackers:
             tracker.leaving = True
         self._hold(trackers)
-        while self._ledger.busy(trackers) and time.monotonic() < deadline:
+        while self._offset_tracker.busy(trackers) and time.monotonic() < deadline:
             await self._sleep()
         self._hold(trackers, everything=True)
         await self._commit(trackers, deadline + self._wait_s / 2)
@@ -88,11 +90,13 @@ class RebalanceListener(AsyncConsumerRebalanceListener):
         number, member = self._generation()
         # (Tansu keeps the number when a member joins again and nothing has changed.)
         is_next = self._revoked_in in ((number - 1, member), (number, member))
-        self.astray = {partition: mark for partition, mark in self.astray.items() if partition in assigned}
+        self.stale_positions = {
+            partition: mark for partition, mark in self.stale_positions.items() if partition in assigned
+        }
         if not is_next:
             # Also those of which nothing was fetched here.
-            self.astray |= dict.fromkeys(self._revoked.intersection(assigned) - self.astray.keys())
-        for tracker in self._ledger.trackers():
+            self.stale_positions |= dict.fromkeys(self._revoked.intersection(assigned) - self.stale_positions.keys())
+        for tracker in self._offset_tracker.trackers():
             if not tracker.leaving:
                 continue
             partition = TopicPartition(*tracker.partition)
@@ -100,7 +104,7 @@ class RebalanceListener(AsyncConsumerRebalanceListener):
                 self._forget(tracker)
                 continue
             if not is_next:
-                self.astray[partition] = tracker.low_water() or 0
+                self.stale_positions[partition] = tracker.low_water() or 0
                 self._forget(tracker)
                 continue
             if tracker.next_offset is not None:
@@ -109,12 +113,14 @@ class RebalanceListener(AsyncConsumerRebalanceListener):
             tracker.leaving = False
             if not self.draining:
                 held, tracker.held = tracker.held, []
-                self._lanes.add(held)
+                self._key_queues.add(held)
         logger.info("assigned: %s", _names(assigned), extra={"event": "assigned", "partitions": _names(assigned)})
 
     async def on_partitions_lost(self, lost: Collection[TopicPartition]) -> None:
-        self.astray = {partition: mark for partition, mark in self.astray.items() if partition not in lost}
-        let_go = sum(self._forget(tracker) for tracker in self._ledger.trackers(lost))
+        self.stale_positions = {
+            partition: mark for partition, mark in self.stale_positions.items() if partition not in lost
+        }
+        let_go = sum(self._forget(tracker) for tracker in self._offset_tracker.trackers(lost))
         logger.warning(
             "lost %s: this consumer was away for too long; %d unfinished records will be handled again",
             _names(lost),
@@ -123,7 +129,7 @@ class RebalanceListener(AsyncConsumerRebalanceListener):
         )
 
     def _hold(self, trackers: list[PartitionTracker], *, everything: bool = False) -> None:
-        taken = self._lanes.withdraw(trackers, everything=everything)
+        taken = self._key_queues.withdraw(trackers, everything=everything)
         for tracker in trackers:
             tracker.held = sorted(tracker.held + taken.get(tracker.partition, []), key=lambda job: job.record.offset)
 
@@ -132,7 +138,7 @@ class RebalanceListener(AsyncConsumerRebalanceListener):
         return metadata.generation_id, metadata.member_id
 
     def _forget(self, tracker: PartitionTracker) -> int:
-        return forget(self._ledger, self._lanes, tracker)
+        return forget(self._offset_tracker, self._key_queues, tracker)
 
     def _sleep(self) -> Any:
         # kafka-python has its own event loop, and its timer has no public name. (A Future completed by another thread
@@ -140,13 +146,13 @@ class RebalanceListener(AsyncConsumerRebalanceListener):
         return self._consumer._net.sleep(_STEP_S)  # noqa: SLF001
 
     async def _commit(self, trackers: list[PartitionTracker], deadline: float) -> None:
-        while marks := self._ledger.to_commit(trackers):
+        while marks := self._offset_tracker.to_commit(trackers):
             future = self._consumer.commit_async(kafka_offsets(marks))
             while not future.is_done and time.monotonic() < deadline:
                 await self._sleep()
             # While the coordinator is unknown, the future is that of the lookup, and its value is the coordinator.
             if future.succeeded() and future.value is None:
-                self._ledger.confirm(marks)
+                self._offset_tracker.confirm(marks)
                 return
             final = future.failed() and not future.retriable()
             if final or time.monotonic() >= deadline:
@@ -160,11 +166,11 @@ class RebalanceListener(AsyncConsumerRebalanceListener):
             await self._sleep()
 
 
-def forget(ledger: Ledger, lanes: Lanes, tracker: PartitionTracker) -> int:
+def forget(offset_tracker: OffsetTracker, key_queues: KeyQueues, tracker: PartitionTracker) -> int:
     """Let go of a partition; returns how many begun records are left unfinished or unstored."""
-    not_begun = len(lanes.withdraw([tracker], everything=True).get(tracker.partition, [])) + len(tracker.held)
+    not_begun = len(key_queues.withdraw([tracker], everything=True).get(tracker.partition, [])) + len(tracker.held)
     tracker.held = []
-    return ledger.forget(tracker, not_begun)
+    return offset_tracker.forget(tracker, not_begun)
 
 
 def _names(partitions: Collection[tuple[str, int]]) -> str:

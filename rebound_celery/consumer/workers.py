@@ -6,10 +6,10 @@ import threading
 import time
 
 from .config import ConsumerConfig
-from .failures import Judge
-from .keeper import Keeper
-from .lanes import Lanes
-from .ledger import Job, Ledger
+from .failure_handler import FailureHandler
+from .key_queues import KeyQueues
+from .offset_tracker import Job, OffsetTracker
+from .retry_writer import RetryWriter
 
 
 class Workers:
@@ -18,17 +18,17 @@ class Workers:
     def __init__(
         self,
         config: ConsumerConfig,
-        judge: Judge,
-        ledger: Ledger,
-        lanes: Lanes,
-        keeper: Keeper,
+        failure_handler: FailureHandler,
+        offset_tracker: OffsetTracker,
+        key_queues: KeyQueues,
+        retry_writer: RetryWriter,
         wake: threading.Event,
     ) -> None:
         self._handler = config.handler
-        self._judge = judge
-        self._ledger = ledger
-        self._lanes = lanes
-        self._keeper = keeper
+        self._failure_handler = failure_handler
+        self._offset_tracker = offset_tracker
+        self._key_queues = key_queues
+        self._retry_writer = retry_writer
         self._wake = wake
         self._current: list[Job | None] = [None] * config.concurrency
         #: What a handler raised that is no Exception: the consumer ends with it.
@@ -43,14 +43,14 @@ class Workers:
         return [job for job in self._current if job is not None]
 
     def _run(self, number: int) -> None:
-        take, current = self._lanes.take, self._current
+        take, current = self._key_queues.take, self._current
         job = take()
         while job is not None:
             current[number] = job
             try:
                 self._handle(job)
             except BaseException as error:  # noqa: BLE001 - raised again by the loop, in the thread of run()
-                self._ledger.abandon(job)
+                self._offset_tracker.abandon(job)
                 self.fatal = self.fatal or error
                 self._wake.set()
                 current[number] = None
@@ -63,6 +63,6 @@ class Workers:
         try:
             self._handler(job.record)
         except Exception as error:  # noqa: BLE001 - whatever the user's handler raises is a failed attempt
-            self._keeper.put(self._judge.judge(job, error, time.time_ns() // 1_000_000))
+            self._retry_writer.put(self._failure_handler.decide(job, error, time.time_ns() // 1_000_000))
         else:
-            self._ledger.succeed(job)
+            self._offset_tracker.succeed(job)

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 
 from ..errors import NotStoredError, UnreachableError
 from ..message import Message
-from .task_message import PRIORITY_NORMAL, Delivery, TaskMessages
+from .task_messages import PRIORITY_NORMAL, Delivery, TaskMessages
 
 #: Seconds. Without them a lost network would hold the caller for ever: kombu's default is no time-out.
 _SOCKET_TIMEOUTS = {"socket_timeout": 10.0, "socket_connect_timeout": 5.0}

@@ -25,7 +25,7 @@ from ..message import Message
 from .batch import End, Item, Result, Waiting, deliver
 from .publisher import Publisher
 from .strategy import strategy
-from .task_message import TASK_NAME, Delivery
+from .task_messages import TASK_NAME, Delivery
 
 #: What no setting of the app's may change in the delivery task.
 PROMISED = (

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from subprocess import Popen
 
-from .embedded import end_group, spawn
+from ..embedded import end_group, spawn
 
 #: What in the user's shell would change how the demo's parts behave.
 _FOREIGN = ("CELERY_", "REBOUND_", "FLOWER_")

@@ -7,10 +7,10 @@ import socket
 import sys
 import uuid
 
+from ..embedded import HOST, EmbeddedKafka, EmbeddedRedis, MissingExtraError, Server, create_topics, free_port, is_free
 from .app import READY
 from .child import Child
 from .consume import command
-from .embedded import HOST, EmbeddedKafka, EmbeddedRedis, MissingExtraError, Server, create_topics, free_port, is_free
 from .names import Names
 from .options import DemoOptions
 from .plan import Plan

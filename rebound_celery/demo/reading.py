@@ -12,8 +12,8 @@ from typing import Any
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
-from .. import headers
 from ..errors import UnreachableError
+from ..message import headers
 from .account import Account, Counts, DeadLetter
 from .handler import Call
 from .names import Names

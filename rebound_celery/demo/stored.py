@@ -10,8 +10,8 @@ from redis.exceptions import RedisError
 
 from ..errors import UnreachableError, WireFormatError
 from ..message import Message
-from ..schedule import stored
-from ..schedule.keys import QueueKeys
+from ..schedule.store.keys import QueueKeys
+from ..schedule.transport import celery_form as stored
 
 
 def check(url: str) -> None:

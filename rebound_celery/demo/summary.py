@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from .. import headers
+from ..message import headers
 from .account import Account, DeadLetter
 from .handler import Call, PaymentDeclinedError
 from .plan import Plan

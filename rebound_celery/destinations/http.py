@@ -9,10 +9,10 @@ from urllib.parse import quote_from_bytes
 
 import urllib3
 
-from ..address import HttpAddress
 from ..errors import AttemptFailedError
-from ..headers import OWN_HEADERS, own_headers
 from ..message import Message
+from ..message.address import HttpAddress
+from ..message.headers import OWN_HEADERS, own_headers
 from . import Outcome
 
 #: How many posts run at once, and at most how many of them to one host.

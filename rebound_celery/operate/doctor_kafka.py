@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..config import Settings
-from ..consumer.connect import SHARED_OPTIONS
+from ..consumer.connection import SHARED_OPTIONS
 from ..errors import UnreachableError
 from ..message import dead_letter_topic
 from .finding import PROBLEM, WARNING, Finding

@@ -1,5 +1,5 @@
 """Stage 2: where a countdown waits. Delayed delivery in Redis for any Celery app; it knows nothing of Kafka.
 
-`keys` names what is kept, `stored` is its form, `store` changes it, `leases` is what this process has claimed of it,
-and `transport` makes it a part of kombu's Redis transport.
+`store` keeps messages in Redis, `transport` makes the schedule a part of kombu's Redis transport, and `worker` is the
+side of the Celery worker. Other rooms call only what `port` declares.
 """

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rebound_celery.demo.embedded import free_port
+from rebound_celery.embedded import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable

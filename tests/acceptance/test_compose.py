@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from rebound_celery.config import PREFIX, Settings
-from rebound_celery.demo.embedded import free_port
+from rebound_celery.embedded import free_port
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:

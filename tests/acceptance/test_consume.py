@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rebound_celery.demo.embedded import free_port
+from rebound_celery.embedded import free_port
 from tests.processes import Process
 from tests.servers import RedisServer
 from tests.waiting import wait_until

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from rebound_celery.schedule import stored
+from rebound_celery.schedule.transport import celery_form as stored
 from tests.servers import RedisServer
 from tests.waiting import wait_until
 

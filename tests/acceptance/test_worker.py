@@ -15,7 +15,7 @@ from celery import Celery
 from redis import Redis
 
 from rebound_celery import Rebound
-from rebound_celery.schedule.keys import QueueKeys
+from rebound_celery.schedule.store.keys import QueueKeys
 from tests.acceptance.apps.worker import close_redis_connections
 from tests.processes import Process
 from tests.waiting import wait_until

@@ -16,14 +16,14 @@ import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
-from rebound_celery.address import KafkaAddress
+from rebound_celery.compat.kafka_python import unstick
 from rebound_celery.config import Settings
 from rebound_celery.consumer import Consumer, ConsumerConfig
-from rebound_celery.consumer.connect import connect
-from rebound_celery.consumer.quirks import unstick
+from rebound_celery.consumer.connection import connect
 from rebound_celery.consumer.rebalance import RebalanceListener
-from rebound_celery.demo.embedded import EmbeddedKafka, create_topics
+from rebound_celery.embedded import EmbeddedKafka, create_topics
 from rebound_celery.errors import NotInstalledError, NotStoredError, UnreachableError
+from rebound_celery.message.address import KafkaAddress
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:

@@ -14,8 +14,10 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.consumer.fetcher import Fetcher
 
-from rebound_celery.consumer import Consumer, ConsumerConfig, lookout, stalls
-from rebound_celery.demo.embedded import EmbeddedKafka, create_topics
+from rebound_celery.consumer import Consumer, ConsumerConfig
+from rebound_celery.consumer import stall_detector as stall_detector
+from rebound_celery.consumer import stall_watch as stalls
+from rebound_celery.embedded import EmbeddedKafka, create_topics
 from tests.integration.test_consumer import OPTIONS, FakeApp
 from tests.waiting import wait_until
 
@@ -30,7 +32,7 @@ PATIENCE_S = 1.0
 
 @pytest.fixture(autouse=True)
 def _in_a_hurry(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(lookout, "LOOK_S", 0.2)
+    monkeypatch.setattr(stall_detector, "LOOK_S", 0.2)
     monkeypatch.setattr(stalls, "PATIENCE_S", PATIENCE_S)
     caplog.set_level("INFO", "rebound_celery")
 

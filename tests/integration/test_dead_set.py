@@ -13,10 +13,10 @@ from celery import Celery
 from redis import Redis
 
 from rebound_celery import Message, Rebound
-from rebound_celery.address import DEAD_SET, HttpAddress
-from rebound_celery.demo.embedded import free_port
+from rebound_celery.embedded import free_port
 from rebound_celery.errors import OutageError
 from rebound_celery.message import Failure
+from rebound_celery.message.address import DEAD_SET, HttpAddress
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
 from tests.waiting import wait_until
 

@@ -15,8 +15,8 @@ import pytest
 from celery import Celery
 
 from rebound_celery import Message, Rebound
-from rebound_celery.address import DEAD_SET, HttpAddress, KafkaAddress
-from rebound_celery.demo.embedded import free_port
+from rebound_celery.embedded import free_port
+from rebound_celery.message.address import DEAD_SET, HttpAddress, KafkaAddress
 from tests.acceptance.apps.worker import running_worker
 from tests.waiting import wait_until
 

@@ -18,9 +18,9 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import MessageSizeTooLargeError
 
 from rebound_celery import Message, Rebound
-from rebound_celery.address import KafkaAddress
-from rebound_celery.demo.embedded import EmbeddedKafka, create_topics, free_port
-from rebound_celery.headers import OWN_HEADERS
+from rebound_celery.embedded import EmbeddedKafka, create_topics, free_port
+from rebound_celery.message.address import KafkaAddress
+from rebound_celery.message.headers import OWN_HEADERS
 from tests.acceptance.apps.worker import running_worker
 from tests.waiting import wait_until
 

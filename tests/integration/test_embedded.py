@@ -15,8 +15,8 @@ import pytest
 import redis
 from kafka import KafkaAdminClient
 
-from rebound_celery.demo import embedded
-from rebound_celery.demo.embedded import EmbeddedKafka, EmbeddedRedis, MissingExtraError, ServerError, create_topics
+from rebound_celery.embedded import EmbeddedKafka, EmbeddedRedis, MissingExtraError, ServerError, create_topics
+from rebound_celery.embedded import servers as embedded
 from rebound_celery.errors import InvalidSettingError, UnreachableError
 from tests.servers import RedisServer
 from tests.waiting import wait_until

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rebound_celery.address import DEAD_SET, HttpAddress
 from rebound_celery.destinations.http import HttpDestination
 from rebound_celery.errors import AttemptFailedError
 from rebound_celery.message import Message
+from rebound_celery.message.address import DEAD_SET, HttpAddress
 from tests.fuzzing import SLOW, damaged
 
 if TYPE_CHECKING:

@@ -14,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rebound_celery import Rebound
-from rebound_celery.address import DEAD_SET, HttpAddress
 from rebound_celery.message import Message
-from rebound_celery.schedule import announce, stored
-from rebound_celery.schedule.control import list_scheduled
-from rebound_celery.schedule.install import install_schedule
-from rebound_celery.schedule.keys import QueueKeys
-from rebound_celery.schedule.store import Store
+from rebound_celery.message.address import DEAD_SET, HttpAddress
+from rebound_celery.schedule.store.keys import QueueKeys
+from rebound_celery.schedule.store.store import Store
+from rebound_celery.schedule.transport import celery_form as stored
+from rebound_celery.schedule.worker import announcements as announce
+from rebound_celery.schedule.worker.installation import install_schedule
+from rebound_celery.schedule.worker.remote_control import list_scheduled
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
 from tests.fuzzing import DEEP, SLOW, changed, damaged, jsons, stored_form, texts
 from tests.servers import taking
@@ -52,7 +53,7 @@ def put(store: Store, forms: Sequence[bytes], names: Iterator[int]) -> list[str]
     """Let them be due; returns their ids."""
     ids = [f"e-{next(names)}" for _ in forms]
     due_ms = time.time_ns() // 1_000_000 - 10
-    store.park([(identity, due_ms, form) for identity, form in zip(ids, forms, strict=True)], 3)
+    store.enqueue([(identity, due_ms, form) for identity, form in zip(ids, forms, strict=True)], 3)
     return ids
 
 

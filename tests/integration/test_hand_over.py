@@ -8,11 +8,11 @@ import pytest
 import redis
 from celery import Celery
 
-from rebound_celery.schedule import stored
-from rebound_celery.schedule.claimer import LOSSES_HEADER
-from rebound_celery.schedule.install import install_schedule
-from rebound_celery.schedule.keys import QueueKeys
-from rebound_celery.schedule.store import Store
+from rebound_celery.schedule.store.keys import QueueKeys
+from rebound_celery.schedule.store.store import Store
+from rebound_celery.schedule.transport import celery_form as stored
+from rebound_celery.schedule.transport.claimer import LOSSES_HEADER
+from rebound_celery.schedule.worker.installation import install_schedule
 from tests.acceptance.apps.worker import close_redis_connections
 from tests.servers import send_due, taking
 from tests.waiting import wait_until

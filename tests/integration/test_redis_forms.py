@@ -13,9 +13,9 @@ import redis
 from celery import Celery
 from redis.sentinel import Sentinel as SentinelClient
 
-from rebound_celery.demo.embedded import free_port
-from rebound_celery.schedule.control import list_scheduled
-from rebound_celery.schedule.install import install_schedule
+from rebound_celery.embedded import free_port
+from rebound_celery.schedule.worker.installation import install_schedule
+from rebound_celery.schedule.worker.remote_control import list_scheduled
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
 from tests.servers import RedisServer, Sentinel, redis_programs, redis_version, taking
 from tests.waiting import wait_until
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from rebound_celery.schedule.store import Store
+    from rebound_celery.schedule.store.store import Store
 
 #: What an app with the schedule asks of Redis, and no more; `~` names its keys, `&` its channels. kombu: the queue, its
 #: priorities, its bindings and unacknowledged messages, remote control and events. The schedule: its keys and scripts.

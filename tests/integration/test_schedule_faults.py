@@ -21,12 +21,12 @@ import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from rebound_celery.schedule import channel as channel_module
-from rebound_celery.schedule import stored
-from rebound_celery.schedule.control import list_scheduled
-from rebound_celery.schedule.install import install_schedule
-from rebound_celery.schedule.keys import QueueKeys
-from rebound_celery.schedule.store import CHUNK, MAX_SLEEP_MS, Store
+from rebound_celery.schedule.store.keys import QueueKeys
+from rebound_celery.schedule.store.store import CHUNK, MAX_SLEEP_MS, Store
+from rebound_celery.schedule.transport import celery_form as stored
+from rebound_celery.schedule.transport import channel as channel_module
+from rebound_celery.schedule.worker.installation import install_schedule
+from rebound_celery.schedule.worker.remote_control import list_scheduled
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
 from tests.servers import RedisServer, send_due, taking
 from tests.waiting import wait_until
@@ -34,7 +34,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from rebound_celery.schedule.store import Claim
+    from rebound_celery.schedule.store.store import Claim
 
 FULL = os.environ.get("REBOUND_TEST_FULL") == "1"
 LEASE_MS = 60_000
@@ -150,7 +150,7 @@ def test_broken_stored_messages_are_set_aside_and_stop_no_other(
     """With a loss too: a redelivery writes into the message, which has then to be of the right shape."""
     good = send(app, 4, countdown=0.3)
     for name, body in (BROKEN | ODD).items():
-        store.park([(name, now_ms() - 10, body)], 3)
+        store.enqueue([(name, now_ms() - 10, body)], 3)
         client.zadd(store.keys.waiting(3), {name: now_ms() - 10 + losses / 1024})
     # Before, between and behind them.
     client.zadd(store.keys.waiting(0), {good[0]: now_ms() - 10_000})
@@ -173,7 +173,7 @@ def test_stored_message_that_expands_without_bound_is_set_aside_and_stops_no_oth
 ):
     monkeypatch.setattr(stored, "_MAX_TEXT", 1_000_000)
     bomb = of_text('{"H":{},"P":{},"R":{}}\n' + "0" * 1_000_000)
-    store.park([("bomb", now_ms() - 10, bomb)], 0)
+    store.enqueue([("bomb", now_ms() - 10, bomb)], 0)
     good = send(app, 3, countdown=0.1)
 
     with taking(app) as taker:
@@ -192,7 +192,7 @@ def test_broken_stored_messages_stop_no_worker(
     ran = running(app)
     send(app, 3, countdown=0.5)
     for name, body in (BROKEN | ODD).items():
-        store.park([(name, now_ms() - 10, body)], 0)
+        store.enqueue([(name, now_ms() - 10, body)], 0)
 
     with running_worker(app):
         wait_until(lambda: len(ran) == 3 and store.count() == 0, message=lambda: f"{ran} {store.list()}")
@@ -204,7 +204,7 @@ def test_broken_stored_messages_stop_no_worker(
 
 def test_message_of_an_unknown_version_is_left_in_place_whole(app: Celery, store: Store, client: redis.Redis):
     unknown = b"\x7f" + b"whatever that version says"
-    store.park([("unknown", now_ms() - 10, unknown)], 0)
+    store.enqueue([("unknown", now_ms() - 10, unknown)], 0)
     (good,) = send(app, countdown=0.1)
 
     with taking(app) as taker:
@@ -221,7 +221,7 @@ def test_message_of_an_unknown_version_is_left_in_place_whole(app: Celery, store
 def test_entry_without_its_message_is_swept_away(store: Store, client: redis.Redis):
     """What a server leaves that lost a part of its data."""
     client.zadd(store.keys.waiting(0), {f"ghost-{n}": now_ms() - 10 for n in range(3)})
-    store.park([entry("a", now_ms())], 0)
+    store.enqueue([entry("a", now_ms())], 0)
 
     assert ids(store.claim(10, LEASE_MS, 3)) == ["a"]
     assert client.zcard(store.keys.waiting(0)) == 1
@@ -231,10 +231,10 @@ def test_entry_without_its_message_is_swept_away(store: Store, client: redis.Red
 def test_dead_and_lost_entries_hide_no_due_message(store: Store, client: redis.Redis, limit: int):
     """A claim that meets only these says that more is due, so that no worker goes to sleep over it."""
     now = now_ms()
-    store.park([entry(f"dead-{n}", now) for n in range(limit)], 0)
+    store.enqueue([entry(f"dead-{n}", now) for n in range(limit)], 0)
     client.zadd(store.keys.waiting(0), {f"dead-{n}": now - 500 + 3 / 1024 for n in range(limit)})
     client.zadd(store.keys.waiting(0), {"ghost": now - 400})
-    store.park([entry(f"due-{n}", now - 100) for n in range(3 * limit)], 0)
+    store.enqueue([entry(f"due-{n}", now - 100) for n in range(3 * limit)], 0)
 
     found: list[str] = []
     for _ in range(10):
@@ -255,7 +255,7 @@ def test_every_script_is_loaded_again_where_the_server_has_forgotten_it(store: S
         client.script_flush()
 
     forget()
-    assert store.park([entry(name, now_ms() - 10) for name in "abcd"], 0) == 4
+    assert store.enqueue([entry(name, now_ms() - 10) for name in "abcd"], 0) == 4
     forget()
     claim = store.claim(3, LEASE_MS, 3)
     forget()
@@ -275,7 +275,7 @@ def test_apps_of_one_process_on_two_servers_do_not_confuse_each_other_s_scripts(
         elsewhere = Store(second, QueueKeys("", "celery", STEPS))
         for n in range(4):
             for place in (store, elsewhere):
-                place.park([entry(f"{n}", now_ms() - 10)], 0)
+                place.enqueue([entry(f"{n}", now_ms() - 10)], 0)
                 claim = place.claim(1, LEASE_MS, 3)
                 assert ids(claim) == [f"{n}"]
                 assert settle(place, claim) == 1
@@ -375,7 +375,7 @@ def test_worker_drains_a_full_redis(app: Celery, store: Store, client: redis.Red
 
 
 def test_full_redis_lets_leases_be_renewed_released_and_moved(store: Store, client: redis.Redis):
-    store.park([entry(name, now_ms() - 10) for name in "ab"], 0)
+    store.enqueue([entry(name, now_ms() - 10) for name in "ab"], 0)
     claim = store.claim(1, LEASE_MS, 3)
     fill(client)
 
@@ -488,7 +488,7 @@ def test_many_due_in_the_same_millisecond_are_claimed_exactly_once_in_short_call
 
 
 def test_two_claimers_at_once_never_hold_the_same_message(server: RedisServer, store: Store):
-    store.park([entry(str(n), now_ms() - 10) for n in range(400)], 0)
+    store.enqueue([entry(str(n), now_ms() - 10) for n in range(400)], 0)
     start = threading.Barrier(2)
 
     def claim_some() -> list[str]:
@@ -572,10 +572,10 @@ def test_message_of_10_megabytes_is_parked_and_delivered_whole(app: Celery, stor
 
 @pytest.mark.parametrize("what", ["done", "release", "unreadable"])
 def test_old_holder_changes_nothing_of_what_was_stored_since(store: Store, what: str):
-    store.park([entry("a", now_ms(), 1)], 0)
+    store.enqueue([entry("a", now_ms(), 1)], 0)
     old = store.claim(1, LEASE_MS, 3)
     due = now_ms() + 50_000
-    store.park([entry("a", due, 2)], 3)
+    store.enqueue([entry("a", due, 2)], 3)
 
     assert settle(store, old, what) == 0
     assert store.renew([(c.id, stored.nonce(c.stored)) for c in old.messages], LEASE_MS) == 0
@@ -592,9 +592,9 @@ def test_a_sleeper_is_woken_by_all_that_makes_something_due_and_by_one_token_onl
         return client.llen(store.keys.wake)
 
     later = now_ms() + 50_000
-    store.park([entry(name, later) for name in "abcd"], 0)
+    store.enqueue([entry(name, later) for name in "abcd"], 0)
 
-    assert token_after(lambda: store.park([entry("e", later)], 0)) == 0
+    assert token_after(lambda: store.enqueue([entry("e", later)], 0)) == 0
     assert token_after(lambda: store.cancel("e")) == 0
     assert token_after(lambda: store.run_now("nobody")) == 0
     assert token_after(lambda: store.run_now("a", "b")) == 1
@@ -607,6 +607,6 @@ def test_a_sleeper_is_woken_by_all_that_makes_something_due_and_by_one_token_onl
         else wait_until(lambda: (found := store.claim(1, LEASE_MS, 3)).messages and found)
     )
     assert token_after(lambda: settle(store, claim)) == 0
-    assert token_after(lambda: store.park([entry("f", now_ms() + MAX_SLEEP_MS // 2)], 0)) == 1
+    assert token_after(lambda: store.enqueue([entry("f", now_ms() + MAX_SLEEP_MS // 2)], 0)) == 1
     claim = wait_until(lambda: (found := store.claim(1, LEASE_MS, 3)).messages and found)
     assert token_after(lambda: settle(store, claim, "release")) == 1

@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from rebound_celery.schedule import scripting, stored
-from rebound_celery.schedule.keys import QueueKeys
-from rebound_celery.schedule.store import Store
+from rebound_celery.schedule.store import script_runner as scripting
+from rebound_celery.schedule.store.keys import QueueKeys
+from rebound_celery.schedule.store.store import Store
+from rebound_celery.schedule.transport import celery_form as stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,10 +116,10 @@ class Schedule(RuleBasedStateMachine):
 
     @rule(names=some_ids, step=st.sampled_from(STEPS))
     def park_due(self, names: list[str], step: int) -> None:
-        self.park(names, step, 0, keep=False)
+        self.enqueue(names, step, 0, keep=False)
 
     @rule(names=some_ids, step=st.sampled_from(STEPS), delay=delays_ms, keep=st.booleans())
-    def park(self, names: list[str], step: int, delay: int, keep: bool) -> None:
+    def enqueue(self, names: list[str], step: int, delay: int, keep: bool) -> None:
         entries, new = [], 0
         for name in names:
             nonce = (next(self._nonces) << 8).to_bytes(8)
@@ -126,7 +127,7 @@ class Schedule(RuleBasedStateMachine):
             new += name not in self.entries
             if name not in self.entries or not keep:
                 self.entries[name] = Entry(nonce, step, self.now + delay)
-        assert self.store.park(entries, step, keep=keep) == new
+        assert self.store.enqueue(entries, step, keep=keep) == new
 
     @rule(worker=workers)
     def claim_all(self, worker: str) -> None:
@@ -324,7 +325,7 @@ def clock(client: redis.Redis, ms: int) -> None:
 
 def hold(store: Store) -> tuple[bytes, bytes]:
     """Park a message and claim it: its id and token."""
-    store.park([("a", START_MS, stored.VERSION + b"noncenon" + b"body")], 0, keep=True)
+    store.enqueue([("a", START_MS, stored.VERSION + b"noncenon" + b"body")], 0, keep=True)
     (claimed,) = store.claim(1, LEASE_MS, MAX_LOSSES).messages
     return claimed.id, claimed.token
 

@@ -19,10 +19,10 @@ from redis import Redis
 
 from rebound_celery import InvalidSettingError, NotStoredError, Rebound, UnreachableError
 from rebound_celery.message import Message
-from rebound_celery.schedule import stored as stored_form
-from rebound_celery.schedule.keys import QueueKeys
-from rebound_celery.schedule.store import CHUNK
-from rebound_celery.schedule.stored import decode
+from rebound_celery.schedule.store.keys import QueueKeys
+from rebound_celery.schedule.store.store import CHUNK
+from rebound_celery.schedule.transport import celery_form as stored_form
+from rebound_celery.schedule.transport.celery_form import decode
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
 from tests.processes import Process
 from tests.servers import RedisServer
@@ -305,7 +305,7 @@ def listening(receiver: Callable[..., Any]) -> Iterator[None]:
 
 def test_bulk_is_made_while_redis_is_at_work(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     rebound = make_rebound(redis_url)
-    made, stored_then, encode = [], [], stored_form.Stencil.encode
+    made, stored_then, encode = [], [], stored_form.Template.encode
 
     def noting(stencil: Any, *arguments: Any) -> bytes:
         made.append(1)
@@ -314,7 +314,7 @@ def test_bulk_is_made_while_redis_is_at_work(redis_url: str, redis: Redis, monke
             stored_then.append(len(made))
         return encode(stencil, *arguments)
 
-    monkeypatch.setattr(stored_form.Stencil, "encode", noting)
+    monkeypatch.setattr(stored_form.Template, "encode", noting)
     rebound.schedule_retries([{"destination": "kafka://orders"}] * (2 * CHUNK))
 
     assert stored_then == [CHUNK + 2]
@@ -326,7 +326,7 @@ def test_an_error_amid_a_bulk_leaves_a_connection_that_can_be_used(
 ) -> None:
     rebound = make_rebound(redis_url)
     rebound.schedule_retry("kafka://orders", id="before")
-    made, encode = [], stored_form.Stencil.encode
+    made, encode = [], stored_form.Template.encode
 
     def failing(stencil: Any, *arguments: Any) -> bytes:
         made.append(1)
@@ -334,7 +334,7 @@ def test_an_error_amid_a_bulk_leaves_a_connection_that_can_be_used(
             raise KeyboardInterrupt
         return encode(stencil, *arguments)
 
-    monkeypatch.setattr(stored_form.Stencil, "encode", failing)
+    monkeypatch.setattr(stored_form.Template, "encode", failing)
     with pytest.raises(KeyboardInterrupt):
         rebound.schedule_retries([{"destination": "kafka://orders"}] * (2 * CHUNK))
     rebound.schedule_retry("kafka://orders", id="after")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
-from rebound_celery.schedule import stored
-from rebound_celery.schedule.keys import QueueKeys
-from rebound_celery.schedule.store import Store
+from rebound_celery.schedule.store.keys import QueueKeys
+from rebound_celery.schedule.store.store import Store
+from rebound_celery.schedule.transport import celery_form as stored
 from tests.servers import RedisServer, redis_programs, redis_version
 from tests.waiting import wait_until
 
@@ -56,7 +56,7 @@ def settle(store: Store, claim, what: str = "done") -> int:
 
 
 def test_nothing_is_claimed_before_it_is_due(store: Store):
-    store.park([entry("later", now_ms() + 50_000)], 0)
+    store.enqueue([entry("later", now_ms() + 50_000)], 0)
 
     claim = store.claim(10, LEASE_MS, 3)
 
@@ -72,7 +72,7 @@ def test_empty_schedule_has_nothing_due(store: Store):
 
 def test_due_messages_are_claimed_once_oldest_first_and_no_more_than_asked_for(store: Store):
     now = now_ms()
-    store.park([entry(str(n), now - 100 + n) for n in range(5)], 0)
+    store.enqueue([entry(str(n), now - 100 + n) for n in range(5)], 0)
 
     first, second, third = (store.claim(2, LEASE_MS, 3) for _ in range(3))
 
@@ -84,13 +84,13 @@ def test_due_messages_are_claimed_once_oldest_first_and_no_more_than_asked_for(s
 def test_more_urgent_priority_is_claimed_first(store: Store):
     now = now_ms()
     for step in (9, 0, 6, 3):
-        store.park([entry(f"p{step}", now - step)], step)
+        store.enqueue([entry(f"p{step}", now - step)], step)
 
     assert ids(store.claim(10, LEASE_MS, 3)) == ["p0", "p3", "p6", "p9"]
 
 
 def test_done_message_is_gone(store: Store, client: redis.Redis):
-    store.park([entry("a", now_ms())], 3)
+    store.enqueue([entry("a", now_ms())], 3)
     claim = store.claim(10, LEASE_MS, 3)
 
     assert settle(store, claim) == 1
@@ -100,7 +100,7 @@ def test_done_message_is_gone(store: Store, client: redis.Redis):
 
 
 def test_released_message_is_due_at_once_and_has_lost_nothing(store: Store):
-    store.park([entry("a", now_ms())], 0)
+    store.enqueue([entry("a", now_ms())], 0)
     settle(store, store.claim(10, LEASE_MS, 3), "release")
 
     (again,) = store.claim(10, LEASE_MS, 3).messages
@@ -109,7 +109,7 @@ def test_released_message_is_due_at_once_and_has_lost_nothing(store: Store):
 
 
 def test_lease_that_runs_out_makes_the_message_due_again_and_counts(store: Store):
-    store.park([entry("a", now_ms())], 0)
+    store.enqueue([entry("a", now_ms())], 0)
 
     for losses in range(3):
         claim = wait_until(lambda: (found := store.claim(1, 20, 3)).messages and found)
@@ -123,7 +123,7 @@ def test_lease_that_runs_out_makes_the_message_due_again_and_counts(store: Store
 
 
 def test_lost_message_is_due_at_once_and_what_it_lost_outlives_a_release(store: Store):
-    store.park([entry("a", now_ms())], 0)
+    store.enqueue([entry("a", now_ms())], 0)
 
     found = []
     for what in ("lost", "lost", "release", "done"):
@@ -136,7 +136,7 @@ def test_lost_message_is_due_at_once_and_what_it_lost_outlives_a_release(store: 
 
 
 def test_renewed_lease_goes_on(store: Store):
-    store.park([entry("a", now_ms())], 0)
+    store.enqueue([entry("a", now_ms())], 0)
     (held,) = store.claim(1, 200, 3).messages
 
     assert store.renew([(held.id, stored.nonce(held.stored))], LEASE_MS) == 1
@@ -145,10 +145,10 @@ def test_renewed_lease_goes_on(store: Store):
 
 def test_message_stored_again_while_leased_waits_on_and_survives_the_older_settle(store: Store):
     """A retry under the same id: there is never a moment with two of it, or none."""
-    store.park([entry("a", now_ms(), 1)], 0)
+    store.enqueue([entry("a", now_ms(), 1)], 0)
     old = store.claim(1, LEASE_MS, 3)
 
-    store.park([entry("a", now_ms() + 50_000, 2)], 3)
+    store.enqueue([entry("a", now_ms() + 50_000, 2)], 3)
     assert store.renew([(c.id, stored.nonce(c.stored)) for c in old.messages], LEASE_MS) == 0
     assert settle(store, old) == 0
 
@@ -158,8 +158,8 @@ def test_message_stored_again_while_leased_waits_on_and_survives_the_older_settl
 
 
 def test_keep_stores_once(store: Store):
-    assert store.park([entry("a", now_ms() + 1_000_000, 1)], 0, keep=True) == 1
-    assert store.park([entry("a", now_ms(), 2)], 3, keep=True) == 0
+    assert store.enqueue([entry("a", now_ms() + 1_000_000, 1)], 0, keep=True) == 1
+    assert store.enqueue([entry("a", now_ms(), 2)], 3, keep=True) == 0
 
     (waiting,) = store.list()
     assert waiting.message["properties"]["number"] == 1
@@ -167,7 +167,7 @@ def test_keep_stores_once(store: Store):
 
 def test_waiting_message_can_be_shown_cancelled_run_now_and_moved(store: Store):
     due = now_ms() + 50_000
-    store.park([entry(name, due) for name in "abc"], 0)
+    store.enqueue([entry(name, due) for name in "abc"], 0)
 
     assert store.show("a").due_ms == due
     assert store.show("x") is None
@@ -180,7 +180,7 @@ def test_waiting_message_can_be_shown_cancelled_run_now_and_moved(store: Store):
 
 
 def test_leased_message_is_not_moved_but_can_be_cancelled(store: Store):
-    store.park([entry("a", now_ms())], 0)
+    store.enqueue([entry("a", now_ms())], 0)
     claim = store.claim(1, LEASE_MS, 3)
 
     assert store.run_now("a") == 0
@@ -191,7 +191,7 @@ def test_leased_message_is_not_moved_but_can_be_cancelled(store: Store):
 @pytest.mark.parametrize("way", ["run now", "reschedule"])
 def test_moved_message_keeps_the_count_of_its_losses_and_is_not_leased(store: Store, way: str):
     """A message that kills its workers does not start again from nothing when someone moves it."""
-    store.park([entry("a", now_ms())], 0)
+    store.enqueue([entry("a", now_ms())], 0)
     claims = []
     for _ in range(3):
         claims += store.claim(1, 1, 3).messages
@@ -211,7 +211,7 @@ def test_moved_message_keeps_the_count_of_its_losses_and_is_not_leased(store: St
 
 
 def test_moved_message_can_be_withdrawn(store: Store):
-    store.park([entry("a", now_ms())], 0)
+    store.enqueue([entry("a", now_ms())], 0)
     store.claim(1, 1, 3)
     wait_until(lambda: not store.show("a").leased)
     store.reschedule(now_ms() + 60_000, "a")
@@ -222,10 +222,10 @@ def test_moved_message_can_be_withdrawn(store: Store):
 
 def test_withdraw_takes_what_no_worker_holds(store: Store):
     past = now_ms() - 1_000
-    store.park([entry("lapsed", past), entry("held", past + 1)], 0)
+    store.enqueue([entry("lapsed", past), entry("held", past + 1)], 0)
     store.claim(1, 1, 9)
     store.claim(1, LEASE_MS, 9)
-    store.park([entry("waiting", past + 90_000)], 3)
+    store.enqueue([entry("waiting", past + 90_000)], 3)
     wait_until(lambda: store.show("lapsed").due_ms < now_ms() - 2)
 
     removed = [stored.decode(body)["headers"]["id"] for body in store.withdraw("lapsed", "held", "waiting", "unknown")]
@@ -237,7 +237,7 @@ def test_withdraw_takes_what_no_worker_holds(store: Store):
 def test_list_gives_pages_over_all_priorities(store: Store):
     now = now_ms()
     for step in (0, 3, 6):
-        store.park([entry(f"{step}-{n}", now + n) for n in range(10)], step)
+        store.enqueue([entry(f"{step}-{n}", now + n) for n in range(10)], step)
 
     pages = [store.list(start, 7) for start in range(0, 35, 7)]
 
@@ -246,7 +246,7 @@ def test_list_gives_pages_over_all_priorities(store: Store):
 
 
 def test_purge_removes_what_waits_and_keeps_what_died(store: Store):
-    store.park([entry("a", now_ms()), entry("b", now_ms() + 50_000)], 0)
+    store.enqueue([entry("a", now_ms()), entry("b", now_ms() + 50_000)], 0)
     settle(store, store.claim(1, LEASE_MS, 3), "unreadable")
 
     assert store.purge() == 1
@@ -255,17 +255,17 @@ def test_purge_removes_what_waits_and_keeps_what_died(store: Store):
 
 
 def test_forgotten_scripts_are_loaded_again(store: Store, client: redis.Redis):
-    store.park([entry("a", now_ms())], 0)
+    store.enqueue([entry("a", now_ms())], 0)
     client.script_flush()
 
     assert ids(store.claim(1, LEASE_MS, 3)) == ["a"]
 
 
 def test_a_wake_up_call_is_left_for_what_is_due_sooner_than_a_sleeper_looks(store: Store, client: redis.Redis):
-    store.park([entry("later", now_ms() + 50_000)], 0)
+    store.enqueue([entry("later", now_ms() + 50_000)], 0)
     assert client.llen(store.keys.wake) == 0
 
-    store.park([entry("a", now_ms()), entry("b", now_ms())], 0)
+    store.enqueue([entry("a", now_ms()), entry("b", now_ms())], 0)
     assert client.llen(store.keys.wake) == 1
 
 
@@ -292,14 +292,14 @@ def test_full_redis_can_still_be_drained(store: Store, client: redis.Redis):
     """Claiming and settling are allowed when memory is spent, storing is refused. Redis before 7 refuses all of it,
     until there is memory again."""
     has_flags = int(client.info("server")["redis_version"].split(".")[0]) >= 7
-    store.park([entry(str(n), now_ms()) for n in range(10)], 0)
+    store.enqueue([entry(str(n), now_ms()) for n in range(10)], 0)
     store.claim(1, LEASE_MS, 3)
     before = client.config_get("maxmemory")["maxmemory"]
     client.config_set("maxmemory", "500kb")
     try:
         # Before Redis 7 it is a script's error like any other.
         with pytest.raises(redis.exceptions.ResponseError, match="maxmemory"):
-            store.park([entry("new", now_ms())], 0)
+            store.enqueue([entry("new", now_ms())], 0)
         if not has_flags:
             with pytest.raises(redis.exceptions.ResponseError, match="maxmemory"):
                 store.claim(10, LEASE_MS, 3)

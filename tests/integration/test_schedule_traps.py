@@ -17,12 +17,12 @@ from celery import Celery
 from kombu import Exchange, Producer, Queue
 from kombu.asynchronous import Hub
 
-from rebound_celery.schedule import channel as channel_module
-from rebound_celery.schedule import leases as leases_module
-from rebound_celery.schedule import stored
-from rebound_celery.schedule.install import install_schedule
-from rebound_celery.schedule.keys import QueueKeys
-from rebound_celery.schedule.store import MAX_SLEEP_MS, Store
+from rebound_celery.schedule.store.keys import QueueKeys
+from rebound_celery.schedule.store.store import MAX_SLEEP_MS, Store
+from rebound_celery.schedule.transport import celery_form as stored
+from rebound_celery.schedule.transport import channel as channel_module
+from rebound_celery.schedule.transport import leases as leases_module
+from rebound_celery.schedule.worker.installation import install_schedule
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
 from tests.servers import RedisServer, send_due, taking
 from tests.waiting import wait_until
@@ -239,7 +239,7 @@ def test_a_holder_lets_go_of_what_waits_anew_or_is_gone_and_of_nothing_else(
             assert qos.let_go([held_tag, *others]) == set(), "Redis says nothing"
         finally:
             os.kill(server.pid, signal.SIGCONT)
-        store.park([(stored_anew, due_ms, stored.encode(store.show(stored_anew).message))], 0)
+        store.enqueue([(stored_anew, due_ms, stored.encode(store.show(stored_anew).message))], 0)
         store.cancel(removed)
         # As one that was put off once its lease had run out; see `waiting` in keys.py.
         client.zadd(store.keys.waiting(0), {moved: due_ms - 1 + 0.5 + 1 / 1024})

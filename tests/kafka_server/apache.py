@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rebound_celery.demo.embedded import HOST, Server, ServerError, free_port, kafka_answers
+from rebound_celery.embedded import HOST, Server, ServerError, free_port, kafka_answers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,8 +9,8 @@ from typing import Any
 from celery import Celery
 from kombu import Connection
 
-from rebound_celery.schedule.install import DEFAULT_LEASE_S, DEFAULT_MAX_LOSSES, install_schedule
-from rebound_celery.schedule.store import Store
+from rebound_celery.schedule.store.store import Store
+from rebound_celery.schedule.worker.installation import DEFAULT_LEASE_S, DEFAULT_MAX_LOSSES, install_schedule
 
 #: Names a file that grows by one byte with every call that parks messages: the proof that the schedule was in use.
 PARKED = "SUITES_PARKED"
@@ -24,7 +24,7 @@ def plug_in() -> None:
         _after_init(Connection, _give_schedule)
     else:
         _after_init(Celery, install_schedule)
-    _count_parking(os.environ[PARKED])
+    _count_enqueues(os.environ[PARKED])
 
 
 def _after_init(cls: type, act: Any) -> None:
@@ -43,14 +43,14 @@ def _give_schedule(connection: Connection) -> None:
     connection.transport_options = {"rebound": chosen, **(connection.transport_options or {})}
 
 
-def _count_parking(file: str) -> None:
-    park = Store.park
+def _count_enqueues(file: str) -> None:
+    enqueue = Store.enqueue
 
-    @wraps(park)
+    @wraps(enqueue)
     def counted(*args: Any, **kwargs: Any) -> Any:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.write(descriptor, b".")
         os.close(descriptor)
-        return park(*args, **kwargs)
+        return enqueue(*args, **kwargs)
 
-    Store.park = counted
+    Store.enqueue = counted

@@ -129,11 +129,11 @@ def _posted_early(history: History) -> Iterator[Violation]:
 def order(history: History) -> Iterator[Violation]:
     """By the first call of each original record: a second one is a duplicate, and comes when it comes."""
     begun = {place: min(call.ns for call in calls) for place, calls in history.calls_by_place.items()}
-    lanes: dict[tuple[int, str], list[Position]] = defaultdict(list)
+    key_queues: dict[tuple[int, str], list[Position]] = defaultdict(list)
     for record in history.records:
         if record.is_original and record.key is not None and record.place in begun:
-            lanes[record.partition, record.key].append(record)
-    for (partition, key), records in lanes.items():
+            key_queues[record.partition, record.key].append(record)
+    for (partition, key), records in key_queues.items():
         records.sort(key=lambda record: record.offset)
         for earlier, later in pairwise(records):
             if begun[later.place] < begun[earlier.place]:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rebound_celery.demo.embedded import HOST, spawn
+from rebound_celery.embedded import HOST, spawn
 from tests.processes import ROOT
 from tests.torture.journal import DIRECTORY, PART, Journal
 from tests.torture.plan import DEAD_TOPIC, GROUP, HTTP_TIMEOUT_S, LEASE_S, QUEUE, SESSION_S, TOPIC

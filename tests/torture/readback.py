@@ -13,7 +13,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from redis import Redis
 
 from rebound_celery.demo.stored import waiting
-from rebound_celery.schedule.keys import QueueKeys
+from rebound_celery.schedule.store.keys import QueueKeys
 from tests.torture.history import Call, Commit, Fault, History, Position, Post, Produced
 from tests.torture.journal import Journal, Tail
 from tests.torture.plan import DEAD_TOPIC, GROUP, PARTITIONS, QUEUE, TOPIC

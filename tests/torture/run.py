@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rebound_celery.demo.embedded import create_topics
 from rebound_celery.demo.stored import waiting
+from rebound_celery.embedded import create_topics
 from tests.torture.books import balance
 from tests.torture.chaos import Driver, is_witness
 from tests.torture.history import Violation

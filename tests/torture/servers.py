@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rebound_celery.demo.embedded import HOST, EmbeddedKafka, Server, free_port
+from rebound_celery.embedded import HOST, EmbeddedKafka, Server, free_port
 from tests.kafka_server.apache import ApacheKafka
 from tests.servers import RedisServer
 from tests.torture.proxy import Proxy

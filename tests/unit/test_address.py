@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from rebound_celery.address import DEAD_SET, Address, HttpAddress, KafkaAddress, check_topic, parse_address
 from rebound_celery.errors import InvalidSettingError
+from rebound_celery.message.address import DEAD_SET, Address, HttpAddress, KafkaAddress, check_topic, parse_address
 
 
 @pytest.mark.parametrize(

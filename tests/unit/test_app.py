@@ -21,9 +21,9 @@ from kombu.transport import memory
 
 import rebound_celery
 from rebound_celery import InvalidSettingError, NotInstalledError, Rebound, RetryPolicy, Settings
-from rebound_celery.address import DEAD_SET, Address, HttpAddress, KafkaAddress
 from rebound_celery.errors import ReboundError
 from rebound_celery.message import Message
+from rebound_celery.message.address import DEAD_SET, Address, HttpAddress, KafkaAddress
 
 EVENTS = ("worker_send_task_events", "task_send_sent_event")
 

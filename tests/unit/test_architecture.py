@@ -13,13 +13,15 @@ import rebound_celery
 ROOT = Path(rebound_celery.__file__).parent
 STAGES = {"consumer", "schedule", "delivery"}
 #: What every part may import, beside itself.
-COMMON = {"address", "config", "errors", "headers", "health", "installed", "interned", "message", "policy", "stopping"}
+COMMON = {"caching", "config", "errors", "health", "message", "policy", "registry", "stopping"}
 ALLOWED = {
     **dict.fromkeys(COMMON, COMMON),
-    "consumer": COMMON,
+    "compat": set(),
+    "consumer": COMMON | {"compat"},
     "schedule": {"errors", "config", "health", "stopping"},  # usable alone: nothing of Kafka, retries or messages
     "delivery": COMMON | {"destinations"},
     "destinations": COMMON,
+    "embedded": {"errors"},
 }
 #: These put the parts together.
 COMPOSERS = {"__init__", "app", "operate", "demo", "testing"}
@@ -75,7 +77,7 @@ def test_only_the_config_and_the_demo_read_the_environment() -> None:
         or (isinstance(node, ast.ImportFrom) and node.module == "os" and any("env" in a.name for a in node.names))
     }
 
-    assert readers <= {"config", "demo"}
+    assert readers <= {"config", "demo", "embedded"}
 
 
 def test_a_redis_key_is_spelled_in_one_module_only() -> None:
@@ -96,7 +98,7 @@ def test_kafka_and_http_clients_are_imported_only_where_they_are_used() -> None:
             if name.split(".")[0] in users:
                 users[name.split(".")[0]].add(part_of(path))
 
-    assert users["kafka"] <= {"consumer", "destinations", "operate", "demo", "testing"}
+    assert users["kafka"] <= {"compat", "consumer", "destinations", "embedded", "operate", "demo", "testing"}
     assert users["urllib3"] <= {"destinations", "operate", "demo", "testing"}
 
 

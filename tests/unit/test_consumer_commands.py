@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from rebound_celery.config import Settings
 from rebound_celery.errors import InvalidSettingError, UnreachableError
-from rebound_celery.operate.commands import load_handler, read_option, rebound
+from rebound_celery.operate.cli.commands import load_handler, read_option, rebound
 
 
 def away() -> None:
@@ -66,5 +66,5 @@ def test_option_values_are_json_or_text(text: str, value: object) -> None:
 
 
 def test_celery_starts_without_kafka() -> None:
-    code = "import rebound_celery.operate.commands, sys; sys.exit('kafka' in sys.modules)"
+    code = "import rebound_celery.operate.cli.commands, sys; sys.exit('kafka' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

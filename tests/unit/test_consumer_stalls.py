@@ -9,8 +9,8 @@ import pytest
 from kafka import TopicPartition
 from kafka.errors import KafkaTimeoutError
 
-from rebound_celery.consumer import stalls
-from rebound_celery.consumer.stalls import PATIENCE_S, StallWatch, Verdict
+from rebound_celery.consumer import stall_watch as stalls
+from rebound_celery.consumer.stall_watch import PATIENCE_S, StallWatch, Verdict
 
 ONE, TWO = TopicPartition("t", 0), TopicPartition("t", 1)
 

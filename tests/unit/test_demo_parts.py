@@ -6,10 +6,10 @@ import sys
 import pytest
 
 from rebound_celery.demo.child import Child
-from rebound_celery.demo.embedded import MissingExtraError
 from rebound_celery.demo.options import DemoOptions
 from rebound_celery.demo.parts import Parts
 from rebound_celery.demo.plan import Plan
+from rebound_celery.embedded import MissingExtraError
 from tests.waiting import wait_until
 
 

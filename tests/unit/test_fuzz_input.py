@@ -12,13 +12,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rebound_celery import schedule_retry
-from rebound_celery.address import parse_address
 from rebound_celery.app import RetryRequest
 from rebound_celery.config import Settings, parse_brokers
 from rebound_celery.consumer import ConsumerConfig
 from rebound_celery.errors import InvalidSettingError, ReboundError, UnreachableError
 from rebound_celery.message import Message
-from rebound_celery.operate.commands import rebound
+from rebound_celery.message.address import parse_address
+from rebound_celery.operate.cli.commands import rebound
 from tests.fuzzing import DEEP, QUICK, jsons, scalars, texts
 
 assert schedule_retry  # what RetryRequest stands for

@@ -10,14 +10,15 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rebound_celery.address import DEAD_SET, HttpAddress, KafkaAddress
 from rebound_celery.consumer.reading import read_safely
 from rebound_celery.destinations.http import request_headers
 from rebound_celery.errors import WireFormatError
-from rebound_celery.headers import OWN_HEADERS, kafka_headers, read_record
 from rebound_celery.message import Failure, Message, Origin, Record
+from rebound_celery.message.address import DEAD_SET, HttpAddress, KafkaAddress
+from rebound_celery.message.headers import OWN_HEADERS, kafka_headers, read_record
 from rebound_celery.policy import MAX_RETRIES_LIMIT
-from rebound_celery.schedule import eta, stored
+from rebound_celery.schedule.transport import celery_form as stored
+from rebound_celery.schedule.transport import eta
 from tests.fuzzing import DEEP, QUICK, changed, damaged, jsons, scalars, stored_form, texts
 
 WHOLE = Message(
@@ -133,12 +134,12 @@ def test_record_with_any_headers_can_fail_and_come_back(headers: Any) -> None:
     """From headers to the message that is stored, and what a worker reads of it."""
     from rebound_celery.config import Settings
     from rebound_celery.consumer import ConsumerConfig
-    from rebound_celery.consumer.failures import Judge
-    from rebound_celery.consumer.ledger import Job, Partition, PartitionTracker
+    from rebound_celery.consumer.failure_handler import FailureHandler
+    from rebound_celery.consumer.offset_tracker import Job, Partition, PartitionTracker
 
     record: Record = read_safely(consumed(headers), "g")
-    judge = Judge(ConsumerConfig(group="g", topics="t", handler=print), Settings())
-    verdict = judge.judge(Job(record, PartitionTracker(Partition("t", 1))), ValueError("no"), 1_000)
+    handler = FailureHandler(ConsumerConfig(group="g", topics="t", handler=print), Settings())
+    verdict = handler.decide(Job(record, PartitionTracker(Partition("t", 1))), ValueError("no"), 1_000)
 
     assert Message.from_wire(json.loads(json.dumps(verdict.message.to_wire()))) == verdict.message
 

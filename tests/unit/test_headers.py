@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from rebound_celery import headers as h
-from rebound_celery.address import KafkaAddress
-from rebound_celery.headers import OWN_HEADERS, kafka_headers, own_headers, read_record
 from rebound_celery.message import Failure, Message, Origin, Record, derive_id
+from rebound_celery.message import headers as h
+from rebound_celery.message.address import KafkaAddress
+from rebound_celery.message.headers import OWN_HEADERS, kafka_headers, own_headers, read_record
 
 Pairs = list[tuple[str, bytes | None]]
 

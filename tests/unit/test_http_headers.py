@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebound_celery.address import HttpAddress
 from rebound_celery.destinations.http import request_headers
 from rebound_celery.message import Failure, Message
+from rebound_celery.message.address import HttpAddress
 
 MESSAGE = Message(
     id="9f1c",

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebound_celery.address import DEAD_SET, HttpAddress, KafkaAddress
 from rebound_celery.errors import WireFormatError
 from rebound_celery.message import (
     MAX_ERROR_TEXT,
@@ -21,6 +20,7 @@ from rebound_celery.message import (
     derive_id,
     normalize_headers,
 )
+from rebound_celery.message.address import DEAD_SET, HttpAddress, KafkaAddress
 
 MESSAGE = Message(
     id="9f1c",

@@ -18,8 +18,8 @@ from kombu.exceptions import OperationalError
 from kombu.transport import memory
 
 from rebound_celery import Message, NotStoredError, Rebound, UnreachableError
-from rebound_celery.address import KafkaAddress
 from rebound_celery.message import Origin
+from rebound_celery.message.address import KafkaAddress
 
 DUE_MS = 2_000_000_000_123
 MESSAGE = Message(

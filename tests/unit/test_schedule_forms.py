@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from kombu.exceptions import EncodeError
 
-from rebound_celery.schedule import eta, stored
-from rebound_celery.schedule.keys import QueueKeys
+from rebound_celery.schedule.store.keys import QueueKeys
+from rebound_celery.schedule.transport import celery_form as stored
+from rebound_celery.schedule.transport import eta
 
 #: As kombu hands it over, and as it comes out again: text in place of base64, and no delivery tag.
 MESSAGE: dict[str, Any] = {
@@ -239,7 +240,7 @@ def test_all_keys_of_a_queue_share_one_hash_tag_and_the_prefix():
 
 def test_each_script_declares_every_key_it_touches():
     """No script builds a key's name: on a clustered server that would fail."""
-    for script in files("rebound_celery.schedule").joinpath("scripts").iterdir():
+    for script in files("rebound_celery.schedule.store").joinpath("scripts").iterdir():
         source = script.read_text("utf-8")
 
         assert source.startswith("-- ")
@@ -258,7 +259,7 @@ def test_a_stencil_makes_what_encode_makes(text: str) -> None:
         "headers": {**sample["headers"], "id": text, "eta": None, "retries": 7},
         "properties": {**sample["properties"], "correlation_id": text, "priority": 9},
     }
-    stencil = stored.Stencil(sample, ("id", "eta", "retries"), ("correlation_id", "priority"))
+    stencil = stored.Template(sample, ("id", "eta", "retries"), ("correlation_id", "priority"))
     values = {"id": text, "eta": None, "retries": 7, "correlation_id": text, "priority": 9}
 
     made = stencil.encode({name: json.dumps(value) for name, value in values.items()}, message["body"])

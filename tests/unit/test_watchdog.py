@@ -10,8 +10,8 @@ from celery.worker import state
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from rebound_celery.health import HealthFile
-from rebound_celery.schedule import watchdog
-from rebound_celery.schedule.watchdog import PATIENCE_S, Watchdog
+from rebound_celery.schedule.worker import watchdog
+from rebound_celery.schedule.worker.watchdog import PATIENCE_S, Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,9 +8,9 @@ from typing import Any
 
 from celery import signals
 
-from rebound_celery.schedule import watchdog
-from rebound_celery.schedule.claimer import LEASED_QUEUE_CREDIT, Claimer
-from rebound_celery.schedule.store import Claimed
+from rebound_celery.schedule.store.store import Claimed
+from rebound_celery.schedule.transport.claimer import LEASED_QUEUE_CREDIT, Claimer
+from rebound_celery.schedule.worker import watchdog
 from tests.acceptance.apps.scheduled import app as app
 
 FAULT = os.environ.get("FAULT")

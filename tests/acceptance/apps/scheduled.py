@@ -12,7 +12,7 @@ import redis
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
 
-from rebound_celery.schedule.install import install_schedule
+from rebound_celery.schedule.worker.installation import install_schedule
 
 URL = os.environ["TEST_REDIS_URL"]
 

@@ -20,18 +20,18 @@ SENT = before(WAIT_FOR_REDIS)
 
 CALLERS = {
     "caller of `schedule_retry`, before Redis has the retry": [
-        Step("caller stores", "call: start > send", before_script("park"), ONCE),
-        Step("caller without an id stores", "call: start > send", before_script("park"), ONCE, WITHOUT_ID),
-        Step("caller stores the first of several", "calls: start > first store", before_script("park"), ONCE),
+        Step("caller stores", "call: start > send", before_script("enqueue"), ONCE),
+        Step("caller without an id stores", "call: start > send", before_script("enqueue"), ONCE, WITHOUT_ID),
+        Step("caller stores the first of several", "calls: start > first store", before_script("enqueue"), ONCE),
     ],
     "caller of `schedule_retry`, after Redis has the retry, before the call returns": [
         Step("caller has sent", "call: send > answer", SENT, ONCE),
-        Step("caller has the answer", "call: answer > return", after_script("park"), ONCE),
+        Step("caller has the answer", "call: answer > return", after_script("enqueue"), ONCE),
         Step("caller has called", "call: answer > return", after(SCHEDULE_RETRY), ONCE),
         Step(
             "caller stores the last of several",
             "calls: first store > last store",
-            before_script("park", number=2),
+            before_script("enqueue", number=2),
             ONCE,
         ),
         Step("caller has stored several", "calls: last store > return", after(SCHEDULE_RETRIES), ONCE),
@@ -42,12 +42,12 @@ CALLERS = {
         Step(
             "caller without ids stores the last of several",
             "calls: first store > last store",
-            before_script("park", number=2),
+            before_script("enqueue", number=2),
             ONCE_OR_TWICE,
             WITHOUT_ID,
         ),
     ],
     "caller of `schedule_retry`, after the retry was delivered, before the call returns": [
-        Step("caller of what is delivered", "call: answer > return", after_script("park"), TWICE, DELIVERED),
+        Step("caller of what is delivered", "call: answer > return", after_script("enqueue"), TWICE, DELIVERED),
     ],
 }

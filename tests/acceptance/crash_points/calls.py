@@ -6,23 +6,23 @@ from __future__ import annotations
 SCHEDULE_RETRY = "rebound_celery.app:Rebound.schedule_retry"
 SCHEDULE_RETRIES = "rebound_celery.app:Rebound.schedule_retries"
 #: A script's call is sent; Redis' answer is read.
-WAIT_FOR_REDIS = "rebound_celery.schedule.scripting:_read"
+WAIT_FOR_REDIS = "rebound_celery.schedule.store.script_runner:_read"
 
 # The consumer
 POLL = "kafka:KafkaConsumer.poll"
 COMMIT = "kafka:KafkaConsumer.commit_async"
 LAST_COMMIT = "kafka:KafkaConsumer.commit"
 #: Called once Kafka has answered that it has the offsets.
-COMMITTED = "rebound_celery.consumer.ledger:Ledger.confirm"
+COMMITTED = "rebound_celery.consumer.offset_tracker:OffsetTracker.confirm"
 HANDLER = "tests.acceptance.crash_points.app:handle"
 INSIDE_HANDLER = "tests.acceptance.crash_points.app:work"
-JUDGED = "rebound_celery.consumer.keeper:Keeper.put"
+JUDGED = "rebound_celery.consumer.retry_writer:RetryWriter.put"
 REVOKED = "rebound_celery.consumer.rebalance:RebalanceListener._commit"
 
 # The worker, and the child of a prefork pool
 HANDED_OVER = "rebound_celery.delivery.strategy:Gatherer._run"
 SEND = "kafka:KafkaProducer.send"
-CONFIRM = "rebound_celery.destinations.kafka:KafkaDestination._confirm"
+CONFIRM = "rebound_celery.destinations.kafka.kafka_python:KafkaDestination._confirm"
 POST = "rebound_celery.destinations.http:HttpDestination._post"
 #: Sends the request and waits for the first bytes of the answer.
 REQUEST = "urllib3:PoolManager.request"
@@ -34,9 +34,9 @@ TELL_RESULT = "celery.backends.redis:RedisBackend.set"
 CHILD_IS_THROUGH = "rebound_celery.delivery.task:DeliverTask.run_batch"
 PARENT_HEARS = "rebound_celery.delivery.job:Job.on_done"
 #: Asks Redis which leases go on, once a child was lost.
-LET_GO = "rebound_celery.schedule.qos:QoS.let_go"
-TOLD = "rebound_celery.schedule.claimer:Claimer._on_dead"
-ACKNOWLEDGED = "rebound_celery.schedule.leases:Leases.end_all"
+LET_GO = "rebound_celery.schedule.transport.qos:QoS.let_go"
+TOLD = "rebound_celery.schedule.transport.claimer:Claimer._on_dead"
+ACKNOWLEDGED = "rebound_celery.schedule.transport.leases:Leases.end_all"
 
 #: Runs a script of the schedule in Redis; see `inject.before_script`.
-RUN_SCRIPT = "rebound_celery.schedule.store:run_script"
+RUN_SCRIPT = "rebound_celery.schedule.store.store:run_script"

@@ -16,9 +16,9 @@ from celery import Celery
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from rebound_celery import Rebound
-from rebound_celery.demo.embedded import create_topics
-from rebound_celery.schedule.keys import QueueKeys
-from rebound_celery.schedule.store import Store
+from rebound_celery.embedded import create_topics
+from rebound_celery.schedule.store.keys import QueueKeys
+from rebound_celery.schedule.store.store import Store
 from tests.acceptance.crash_points.inject import Victim
 from tests.acceptance.crash_points.receiver import Receiver
 from tests.acceptance.crash_points.steps import COMMIT_INTERVAL_S, least_and_most

@@ -79,34 +79,39 @@ CONSUMER = {
         Step(
             "consumer stores a failure",
             "failure: handler > store",
-            before_script("park", pause_s=LONGER_THAN_A_COMMIT_S),
+            before_script("enqueue", pause_s=LONGER_THAN_A_COMMIT_S),
             FAILED_TWICE,
         ),
         Step(
             "consumer stores several failures",
             "failures: handlers > store",
-            before_script("park", matching=several, pause_s=LONGER_THAN_A_COMMIT_S),
+            before_script("enqueue", matching=several, pause_s=LONGER_THAN_A_COMMIT_S),
             FAILED_ONCE_OR_TWICE,
         ),
         Step(
             "consumer stores the last failure",
             "last failure: handler > store",
-            before_script("park", pause_s=LONGER_THAN_A_COMMIT_S),
+            before_script("enqueue", pause_s=LONGER_THAN_A_COMMIT_S),
             DEAD_TWICE,
         ),
     ],
     "consumer, after its failure was stored, before the commit": [
         Step(
-            "consumer waits for Redis to have a failure", "failure: store > commit", after_script("park"), FAILED_TWICE
+            "consumer waits for Redis to have a failure",
+            "failure: store > commit",
+            after_script("enqueue"),
+            FAILED_TWICE,
         ),
         Step("consumer commits a failure", "failure: store > commit", COMMITS, FAILED_TWICE),
         Step(
             "consumer has stored several failures",
             "failures: store > commit",
-            after_script("park", matching=several),
+            after_script("enqueue", matching=several),
             FAILED_ONCE_OR_TWICE,
         ),
-        Step("consumer has stored the last failure", "last failure: store > commit", after_script("park"), DEAD_TWICE),
+        Step(
+            "consumer has stored the last failure", "last failure: store > commit", after_script("enqueue"), DEAD_TWICE
+        ),
         Step("consumer commits the last failure", "last failure: store > commit", COMMITS, DEAD_TWICE),
     ],
     "consumer, after its failure was stored and delivered, before the commit": [

@@ -81,8 +81,8 @@ DEAD_LETTERS = {
     "worker, while it gives up a message under which workers were lost": [
         Step("parent asks for the lease", "lost workers: loss > ask for the lease", before(LET_GO), LOST),
         Step("parent has asked for the lease", "lost workers: ask for the lease > store", after(LET_GO), LOST),
-        Step("parent gives up", "lost workers: ask for the lease > store", before_script("park"), LOST),
-        Step("parent has given up", "lost workers: store > settle", after_script("park"), LOST),
+        Step("parent gives up", "lost workers: ask for the lease > store", before_script("enqueue"), LOST),
+        Step("parent has given up", "lost workers: store > settle", after_script("enqueue"), LOST),
         Step("parent settles what it gave up", "lost workers: store > settle", before_script("settle"), LOST),
         Step("parent has settled what it gave up", "lost workers: settle > next claim", after_script("settle"), LOST),
         Step("parent keeps a dead letter", "lost workers of a dead letter: loss > keep", before(KEEP), DEAD_LOST),

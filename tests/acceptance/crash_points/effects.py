@@ -28,12 +28,12 @@ FILES = ("app.py", "consumer/*.py", "delivery/*.py", "destinations/*.py", "sched
 #: How the methods are called that reach Kafka, Redis or a receiver.
 VERBS = {"poll", "commit", "commit_async", "store", "publish_tasks", "send", "request", "execute"}
 VERBS |= {"mark_as_done", "mark_as_retry"}
-VERBS |= {"publish", "park", "claim", "settle", "renew"}
+VERBS |= {"publish", "enqueue", "claim", "settle", "renew"}
 
 #: file and call -> what the kills around it are put to.
 EFFECTS = {
     "app.py: self._publisher.publish": RUN_SCRIPT,
-    "consumer/keeper.py: self._installed.store": RUN_SCRIPT,
+    "consumer/retry_writer.py: self._installed.store": RUN_SCRIPT,
     "consumer/loop.py: self._consumer.commit": LAST_COMMIT,
     "consumer/loop.py: self._consumer.commit_async": COMMIT,
     "consumer/loop.py: self._consumer.poll": POLL,
@@ -56,7 +56,7 @@ EFFECTS = {
 }
 
 #: Scripts that a message meets on its way; the others are for people and tools.
-SCRIPTS = {"park", "claim", "settle", "renew"}
+SCRIPTS = {"enqueue", "claim", "settle", "renew"}
 
 
 def calls() -> Iterator[str]:

@@ -63,7 +63,7 @@ PREFORK = {
         Step(
             "child stores a refused post",
             "refused post: answer > store again",
-            before_script("park", victim=CHILD),
+            before_script("enqueue", victim=CHILD),
             REFUSED_TWICE,
             "prefork",
         ),
@@ -96,20 +96,20 @@ PREFORK = {
         Step(
             "child has stored a refused post",
             "refused post: store again > settle",
-            after_script("park", victim=CHILD),
+            after_script("enqueue", victim=CHILD),
             REFUSED_ONCE,
             "prefork",
         ),
         Step(
             "child has stored a refused post, and one loss is too many",
             "refused post, one loss is too many: store again > settle",
-            after_script("park", victim=CHILD),
+            after_script("enqueue", victim=CHILD),
             REFUSED_ONCE,
         ),
         Step(
             "child has stored refused posts",
             "refused posts: store again > settle",
-            after_script("park", victim=CHILD),
+            after_script("enqueue", victim=CHILD),
             REFUSED_ONCE,
             "prefork",
         ),

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from rebound_celery.address import KafkaAddress
-from rebound_celery.demo.embedded import free_port
-from rebound_celery.schedule import stored
+from rebound_celery.embedded import free_port
+from rebound_celery.message.address import KafkaAddress
+from rebound_celery.schedule.transport import celery_form as stored
 from tests.acceptance.crash_points.case import DEADLINE_S, Case
 from tests.acceptance.crash_points.inject import Victim
 from tests.topics import read_topic
@@ -230,7 +230,7 @@ def unreadable(case: Case) -> None:
 
 def broken_entry(case: Case) -> None:
     case.messages = 1
-    case.store.park([("message", time.time_ns() // 1_000_000, stored.VERSION + bytes(8) + b"no message")], 3)
+    case.store.enqueue([("message", time.time_ns() // 1_000_000, stored.VERSION + bytes(8) + b"no message")], 3)
     deliver(case)
 
 

@@ -119,16 +119,25 @@ WORKER = {
     ],
     "worker, before a failed delivery is stored again": [
         Step(
-            "worker stores a refused post", "refused post: answer > store again", before_script("park"), REFUSED_TWICE
+            "worker stores a refused post",
+            "refused post: answer > store again",
+            before_script("enqueue"),
+            REFUSED_TWICE,
         ),
         Step(
-            "worker stores refused posts", "refused posts: answers > store again", before_script("park"), REFUSED_TWICE
+            "worker stores refused posts",
+            "refused posts: answers > store again",
+            before_script("enqueue"),
+            REFUSED_TWICE,
         ),
-        Step("worker stores what Kafka did not take", "outage: refusal > store again", before_script("park"), ONCE),
+        Step("worker stores what Kafka did not take", "outage: refusal > store again", before_script("enqueue"), ONCE),
     ],
     "worker, after a failed delivery was stored again": [
         Step(
-            "worker has stored a refused post", "refused post: store again > settle", after_script("park"), REFUSED_ONCE
+            "worker has stored a refused post",
+            "refused post: store again > settle",
+            after_script("enqueue"),
+            REFUSED_ONCE,
         ),
         Step(
             "worker settles a refused post", "refused post: store again > settle", before_script("settle"), REFUSED_ONCE
@@ -147,7 +156,10 @@ WORKER = {
             "prefork",
         ),
         Step(
-            "worker has stored refused posts", "refused posts: store again > settle", after_script("park"), REFUSED_ONCE
+            "worker has stored refused posts",
+            "refused posts: store again > settle",
+            after_script("enqueue"),
+            REFUSED_ONCE,
         ),
         Step(
             "worker tells the result backend of a refused post",
@@ -167,7 +179,9 @@ WORKER = {
             after_script("settle"),
             REFUSED_ONCE | SUCCESS,
         ),
-        Step("worker has stored what Kafka did not take", "outage: store again > settle", after_script("park"), ONCE),
+        Step(
+            "worker has stored what Kafka did not take", "outage: store again > settle", after_script("enqueue"), ONCE
+        ),
         Step("worker has settled what Kafka did not take", "outage: settle > next claim", after_script("settle"), ONCE),
     ],
     "worker, while it gives back at its stop what it had not begun": [

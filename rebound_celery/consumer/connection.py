@@ -1,0 +1,88 @@
+"""Makes kafka-python's consumer for a configuration, or says what cannot be reached."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from kafka import KafkaConsumer, errors
+from kafka.errors import KafkaError, NodeNotReadyError, RetriableError
+from kafka.net.compat import KafkaNetClient
+
+from ..compat.kafka_python import calm, finish_joins, read_any_header_name
+from ..config import Settings
+from ..errors import UnreachableError
+from .config import ConsumerConfig
+
+#: How long the first connection may take.
+BOOTSTRAP_TIMEOUT_MS = 8_000
+
+#: What of `rebound_kafka_options` is about reaching the app's brokers, so that it holds for a consumer too.
+SHARED_OPTIONS = ("security_protocol", "sasl_", "ssl_", "proxy_url", "socks5_proxy", "api_version")
+
+#: Errors that no patience mends.
+FATAL = (
+    errors.AuthorizationError,
+    errors.SaslAuthenticationFailedError,
+    errors.FencedInstanceIdError,
+    errors.InvalidGroupIdError,
+    errors.InvalidTopicError,
+    errors.InconsistentGroupProtocolError,
+    errors.InvalidSessionTimeoutError,
+    errors.UnsupportedVersionError,
+    errors.KafkaConfigurationError,
+    errors.NoOffsetForPartitionError,
+    errors.IllegalStateError,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def kafka_options(config: ConsumerConfig, settings: Settings) -> dict[str, Any]:
+    """The options for KafkaConsumer: rebound's defaults, the app's security, the user's, and what must be."""
+    brokers = config.brokers_for(settings)
+    options: dict[str, Any] = {
+        "client_id": "rebound-consumer",
+        # A new group must not skip what is there already.
+        "auto_offset_reset": "earliest",
+        "bootstrap_timeout_ms": BOOTSTRAP_TIMEOUT_MS,
+        # They cost some 10 % of the throughput, and nobody reads them here.
+        "metrics_enabled": False,
+        # kafka-python holds what is fetched ahead; its default of 50 MB is for other programs.
+        "fetch_max_bytes": 8 * 1024 * 1024,
+    }
+    if set(brokers) == set(settings.kafka_brokers):
+        options |= {k: v for k, v in settings.kafka_options.items() if k.startswith(SHARED_OPTIONS)}
+    options |= config.kafka_options
+    options |= {"bootstrap_servers": list(brokers), "group_id": config.group, "enable_auto_commit": False}
+    return options
+
+
+def connect(config: ConsumerConfig, settings: Settings) -> KafkaConsumer:
+    """A consumer that has reached a broker; it has not joined the group.
+
+    Raises:
+        UnreachableError: naming the brokers that were tried, after the option `bootstrap_timeout_ms` (8 s).
+    """
+    options = kafka_options(config, settings)
+    clients: list[KafkaNetClient] = []
+
+    def client(**client_options: Any) -> KafkaNetClient:
+        clients.append(KafkaNetClient(**client_options))
+        return clients[0]
+
+    try:
+        consumer = KafkaConsumer(**options, kafka_client=client)
+    except BaseException as error:
+        # KafkaConsumer leaves its IO thread running when it cannot be made; who tries again would pile them up.
+        for one in clients:
+            one.close()
+        if isinstance(error, RetriableError | NodeNotReadyError | OSError):
+            raise UnreachableError("Kafka", ",".join(options["bootstrap_servers"]), error) from error
+        if isinstance(error, KafkaError):
+            logger.debug("KafkaConsumer refused its options", exc_info=True)
+        raise
+    calm(consumer)
+    finish_joins(consumer)
+    read_any_header_name()
+    return consumer

@@ -1,0 +1,199 @@
+"""Where a message can go: a Kafka topic, an HTTP URL, or the dead set in Redis."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from ..caching import cached
+from ..errors import InvalidSettingError
+
+#: Kafka's own rule: org.apache.kafka.common.internals.Topic.
+_TOPIC_FORM = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+_TOPIC_RULE = "a Kafka topic has 1 to 249 of the characters a-z A-Z 0-9 . _ - and is not '.' or '..'"
+_URL_RULE = "use kafka://topic, kafka://host:port/topic, http://host/path or https://host/path"
+
+
+def check_topic(topic: object, field: str = "topic") -> str:
+    """Return `topic` if Kafka allows it as a topic name, or raise InvalidSettingError naming `field`."""
+    if not isinstance(topic, str) or topic in (".", "..") or not _TOPIC_FORM.fullmatch(topic):
+        raise InvalidSettingError(field, topic, _TOPIC_RULE)
+    return topic
+
+
+#: What may be secret in a URL: user and password, and the query.
+_SECRET = re.compile(r"(?<=//)[^/]*@|(?<=\?).*", re.DOTALL)
+
+
+def _shown(value: object) -> object:
+    """`value` as an error may show it: of a URL, without what may be secret."""
+    if isinstance(value, str):
+        return _SECRET.sub(lambda found: "***@" if found[0].endswith("@") else "***", value)
+    if isinstance(value, Mapping):
+        return {name: _shown(item) for name, item in value.items()}
+    return value
+
+
+def is_port(text: str) -> bool:
+    """Whether a text is the number of a port. Of thousands of digits, int() makes an error of its own."""
+    return text.isdecimal() and len(text) <= 5 and 0 < int(text) < 65536
+
+
+def _is_broker(text: str) -> bool:
+    host, _, port = text.strip().rpartition(":")
+    return bool(host) and is_port(port)
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaAddress:
+    """A Kafka topic.
+
+    Attributes:
+        topic: the topic's name.
+        brokers: `host:port`, or several with commas; None means the app's own (`rebound_kafka_brokers`).
+        partition: a fixed partition; None lets the key decide, as for the original record.
+    """
+
+    kind: ClassVar[str] = "kafka"
+
+    topic: str
+    brokers: str | None = None
+    partition: int | None = None
+
+    def __post_init__(self) -> None:
+        check_topic(self.topic, "destination topic")
+        if self.brokers is not None and not (
+            isinstance(self.brokers, str) and all(map(_is_broker, self.brokers.split(",")))
+        ):
+            raise InvalidSettingError("destination brokers", self.brokers, "give each as host:port")
+        if self.partition is not None and (
+            isinstance(self.partition, bool) or not isinstance(self.partition, int) or self.partition < 0
+        ):
+            raise InvalidSettingError("destination partition", self.partition, "it is a whole number from 0")
+
+    def __str__(self) -> str:
+        return f"kafka:{self.topic}"
+
+    def to_wire(self) -> dict[str, Any]:
+        wire: dict[str, Any] = {"topic": self.topic}
+        if self.brokers is not None:
+            wire["brokers"] = self.brokers
+        if self.partition is not None:
+            wire["partition"] = self.partition
+        return wire
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAddress:
+    """A URL that takes a POST."""
+
+    kind: ClassVar[str] = "http"
+
+    url: str
+
+    def __post_init__(self) -> None:
+        try:
+            parts = urlsplit(self.url)
+            valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except (ValueError, AttributeError, TypeError):
+            valid = False
+        if not valid or any(ch <= " " or ch == "\x7f" for ch in self.url):
+            raise InvalidSettingError("destination url", _shown(self.url), "use http://host/path or https://host/path")
+
+    def __str__(self) -> str:
+        """The URL without what may be secret: user, password and query."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(url={_shown(self.url)!r})"
+
+    def to_wire(self) -> dict[str, Any]:
+        return {"url": self.url}
+
+
+@dataclass(frozen=True, slots=True)
+class DeadSetAddress:
+    """The dead set in Redis: where a dead letter stays that has no other place to go."""
+
+    kind: ClassVar[str] = "dead-set"
+
+    def __str__(self) -> str:
+        return "dead-set"
+
+    def to_wire(self) -> dict[str, Any]:
+        return {"dead_set": True}
+
+
+Address = KafkaAddress | HttpAddress | DeadSetAddress
+
+DEAD_SET = DeadSetAddress()
+
+_kafka = cached(KafkaAddress)
+_http = cached(HttpAddress)
+
+
+@cached
+def _from_url(text: str, kind: str | None, field: str) -> Address:
+    scheme, separator, rest = text.partition("://")
+    if not separator and kind == "kafka":
+        return KafkaAddress(text)
+    if separator and scheme.lower() == "kafka":
+        brokers, slash, topic = rest.partition("/")
+        if slash:
+            return KafkaAddress(topic.rstrip("/"), brokers=brokers or None)
+        return KafkaAddress(brokers)
+    if separator and scheme.lower() in ("http", "https"):
+        return HttpAddress(text)
+    raise InvalidSettingError(field, _shown(text), _URL_RULE)
+
+
+def _from_mapping(fields: Mapping[str, Any], field: str) -> Address:
+    if fields.get("dead_set") is True:
+        return DEAD_SET
+    unknown = set(fields) - {"host", "port", "topic", "url", "brokers", "partition"}
+    if unknown:
+        raise InvalidSettingError(
+            field,
+            _shown(fields),
+            f"{sorted(map(str, unknown))[0]!r} is unknown; it takes host, port, topic, partition or url",
+        )
+    if fields.get("url"):
+        return _http(fields["url"])
+    brokers = fields.get("brokers")
+    if fields.get("host"):
+        port = fields.get("port")
+        brokers = f"{fields['host']}:{9092 if port is None else port}"
+    return _kafka(fields.get("topic"), brokers, fields.get("partition"))
+
+
+def parse_address(value: object, *, kind: str | None = None, field: str = "destination") -> Address:
+    """Read an address from what a user may give: a URL, a mapping, or an address.
+
+    Args:
+        value: `kafka://topic`, `kafka://host:port/topic`, `https://...`; or a mapping with `host`, `port` and
+            `topic`, or with `url`; or an address, which is returned as it is.
+        kind: the destination type that the caller states, "kafka" or "http"; None takes what the value says.
+            With "kafka" a bare topic name will do.
+        field: the name that an error message uses.
+
+    Raises:
+        InvalidSettingError: for anything else, or where `kind` and `value` disagree.
+    """
+    if kind not in (None, "kafka", "http"):
+        raise InvalidSettingError(f"{field}_type", kind, "it is 'kafka' or 'http'")
+    address: Address
+    if isinstance(value, KafkaAddress | HttpAddress | DeadSetAddress):
+        address = value
+    elif isinstance(value, str):
+        address = _from_url(value, kind, field)
+    elif isinstance(value, Mapping):
+        address = _from_mapping(value, field)
+    else:
+        raise InvalidSettingError(field, value, _URL_RULE)
+    if kind is not None and address.kind != kind:
+        raise InvalidSettingError(field, _shown(value), f"it is not of the type {kind!r} that {field}_type states")
+    return address

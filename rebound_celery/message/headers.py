@@ -1,0 +1,183 @@
+"""The headers that rebound adds to a Kafka record or an HTTP request, and how they are read back.
+
+All are UTF-8 text. Each replaces its earlier value, so that they never pile up over the attempts.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Protocol
+
+from ..policy import MAX_RETRIES_LIMIT
+from .message import Headers, Message, Origin, Record, derive_id
+
+ID = "rebound-id"
+ATTEMPT = "rebound-attempt"
+GROUP = "rebound-group"
+ORIGIN_TOPIC = "rebound-origin-topic"
+ORIGIN_PARTITION = "rebound-origin-partition"
+ORIGIN_OFFSET = "rebound-origin-offset"
+ORIGIN_TIMESTAMP = "rebound-origin-timestamp"
+FIRST_FAILED_AT = "rebound-first-failed-at"
+REASON = "rebound-reason"
+EXCEPTION_CLASS = "rebound-exception-class"
+EXCEPTION_MESSAGE = "rebound-exception-message"
+EXCEPTION_STACKTRACE = "rebound-exception-stacktrace"
+SOURCE = "rebound-source"
+CLIENT_ID = "rebound-client-id"
+
+OWN_HEADERS = frozenset(
+    {
+        ID,
+        ATTEMPT,
+        GROUP,
+        ORIGIN_TOPIC,
+        ORIGIN_PARTITION,
+        ORIGIN_OFFSET,
+        ORIGIN_TIMESTAMP,
+        FIRST_FAILED_AT,
+        REASON,
+        EXCEPTION_CLASS,
+        EXCEPTION_MESSAGE,
+        EXCEPTION_STACKTRACE,
+        SOURCE,
+        CLIENT_ID,
+    }
+)
+
+#: A number as rebound writes it. int() alone would also take "1_0", " 2" and digits of other scripts.
+_NUMBER_FORM = re.compile(r"-?[0-9]{1,19}")
+
+logger = logging.getLogger(__name__)
+
+
+class KafkaRecord(Protocol):
+    """What rebound needs of kafka-python's ConsumerRecord."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> list[tuple[str, bytes | None]]: ...
+
+
+class _BrokenHeaderError(Exception):
+    """One of rebound's headers holds what rebound never writes."""
+
+
+def _number(own: dict[str, str], name: str) -> int | None:
+    text = own.get(name)
+    if text is None:
+        return None
+    if not _NUMBER_FORM.fullmatch(text):
+        raise _BrokenHeaderError(f"{name}={text[:50]!r}")
+    return int(text)
+
+
+def _split(headers: Headers | list[tuple[str, bytes | None]]) -> tuple[dict[str, str], Headers]:
+    """Rebound's own headers as text, and the user's as they are."""
+    own: dict[str, str] = {}
+    users: list[tuple[str, bytes | None]] = []
+    for name, value in headers:
+        if name in OWN_HEADERS:
+            own[name] = (value or b"").decode("utf-8", "replace")
+        else:
+            users.append((name, value))
+    return own, tuple(users)
+
+
+def read_record(record: KafkaRecord, group: str) -> Record:
+    """A consumed record with the attempt that its headers tell; broken headers make it a first attempt.
+
+    Args:
+        record: as kafka-python gives it, key and value as bytes.
+        group: the reading consumer group. It is part of a new record's id, because two groups that both fail on a
+            record have two retries, not one.
+    """
+    here = Origin(record.topic, record.partition, record.offset, record.timestamp)
+    attempt, first_failed_at, origin, users = 1, None, here, tuple(record.headers)
+    own: dict[str, str] = {}
+    if record.headers:
+        own, users = _split(record.headers)
+    if own:
+        try:
+            attempt, first_failed_at, origin = _read_own(own, here)
+        except _BrokenHeaderError as broken:
+            logger.warning(
+                "%s has a broken header (%s); taken as a first attempt",
+                here,
+                broken,
+                extra={"event": "broken_headers", "topic": here.topic, "offset": here.offset},
+            )
+            attempt, first_failed_at, origin, own = 1, None, here, {}
+    return Record(
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        timestamp=record.timestamp,
+        key=record.key,
+        value=record.value,
+        headers=users,
+        attempt=attempt,
+        id=own.get(ID) or derive_id(group, origin.topic, origin.partition, origin.offset, origin.timestamp),
+        first_failed_at=first_failed_at,
+        origin=origin,
+        group=own.get(GROUP),
+    )
+
+
+def _read_own(own: dict[str, str], here: Origin) -> tuple[int, int | None, Origin]:
+    attempt = _number(own, ATTEMPT)
+    if attempt is None:
+        attempt = 1
+    if not 1 <= attempt <= 1 + MAX_RETRIES_LIMIT:
+        raise _BrokenHeaderError(f"{ATTEMPT}={attempt}")
+    partition, offset, timestamp = (_number(own, name) for name in (ORIGIN_PARTITION, ORIGIN_OFFSET, ORIGIN_TIMESTAMP))
+    topic = own.get(ORIGIN_TOPIC)
+    origin = here
+    if topic is not None and partition is not None and offset is not None:
+        origin = Origin(topic, partition, offset, here.timestamp if timestamp is None else timestamp)
+    return attempt, _number(own, FIRST_FAILED_AT), origin
+
+
+def own_headers(message: Message) -> list[tuple[str, str]]:
+    """The headers that rebound adds to a delivery of `message`, in a fixed order."""
+    origin = message.origin
+    candidates: list[tuple[str, object]] = [
+        (ID, message.id),
+        (ATTEMPT, message.attempt),
+        (GROUP, message.group),
+        (ORIGIN_TOPIC, origin and origin.topic),
+        (ORIGIN_PARTITION, None if origin is None else origin.partition),
+        (ORIGIN_OFFSET, None if origin is None else origin.offset),
+        (ORIGIN_TIMESTAMP, None if origin is None else origin.timestamp),
+        (FIRST_FAILED_AT, message.first_failed_at),
+        (SOURCE, message.source),
+        (CLIENT_ID, message.client_id),
+    ]
+    if message.reason is not None:
+        candidates.append((REASON, message.reason))
+        if message.failure is not None:
+            candidates += [
+                (EXCEPTION_CLASS, message.failure.exception_class or None),
+                (EXCEPTION_MESSAGE, message.failure.message),
+                (EXCEPTION_STACKTRACE, message.failure.stacktrace or None),
+            ]
+    return [(name, str(value)) for name, value in candidates if value is not None]
+
+
+def kafka_headers(message: Message) -> list[tuple[str, bytes | None]]:
+    """All headers of the record that delivers `message`: the user's in their order, then rebound's own."""
+    users = [(name, value) for name, value in message.headers if name not in OWN_HEADERS]
+    # A lone surrogate (from an exception's text, say) cannot be UTF-8; it must not stop the delivery.
+    return users + [(name, text.encode("utf-8", "replace")) for name, text in own_headers(message)]

@@ -1,0 +1,53 @@
+"""Which Celery apps have Rebound, and what the stages may ask of it without knowing how the parts are put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
+
+from celery import current_app
+
+from .config import Settings
+from .errors import NotInstalledError
+from .message import Message
+
+_ATTRIBUTE = "rebound"
+
+
+class RetryScheduler(Protocol):
+    """What an installed `Rebound` offers to the stages."""
+
+    @property
+    def settings(self) -> Settings:
+        """The app's `rebound_*` settings, read when first asked for."""
+
+    def store(self, retries: Sequence[tuple[Message, int]]) -> None:
+        """Store messages, each with its due time in Unix milliseconds, in one round trip.
+
+        When it returns, Redis has confirmed every one of them. Storing the same attempt of a message twice is harmless.
+
+        Raises:
+            NotStoredError: if Redis is away or refuses; some may be stored. Store all of them again.
+        """
+
+    def check_redis(self) -> None:
+        """Ask Redis for an answer; raises UnreachableError with the address that was tried."""
+
+
+def install(app: Any, rebound: RetryScheduler) -> None:
+    """Remember that `app` has `rebound`."""
+    setattr(app, _ATTRIBUTE, rebound)
+
+
+def find(app: Any = None) -> RetryScheduler:
+    """The Rebound of `app`, or of Celery's current app when None.
+
+    Raises:
+        NotInstalledError: if that app has none.
+    """
+    # current_app is a proxy; the attribute is looked up on the app behind it.
+    chosen = current_app if app is None else app
+    found = getattr(chosen, _ATTRIBUTE, None)
+    if found is None:
+        raise NotInstalledError(str(getattr(chosen, "main", None) or chosen))
+    return cast(RetryScheduler, found)

@@ -1,0 +1,1 @@
+"""The schedule as a part of kombu's Redis transport."""

@@ -1,0 +1,226 @@
+"""The form in which a message waits in Redis: a version byte, a nonce, and, compressed, what the message is made of.
+
+The nonce tells one storing of an id from the next, so that a worker that finishes an older delivery cannot remove what
+was stored since.
+
+The messages of Celery tasks are alike but for a few fields. The compressed text is a line of JSON, without what every
+task's message has, and then the body as it is: within the JSON it would have to be escaped, and read again. A preset
+dictionary holds the words that are left; without it texts so short would hardly compress.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from kombu.exceptions import EncodeError
+from kombu.utils import json as kombu_json
+
+#: The first byte of what this version writes. A reader leaves anything else where it is.
+VERSION = b"\x02"
+NONCE_BYTES = 8
+_TEXT = 1 + NONCE_BYTES
+
+# All that follows is part of the form: it may never change under the same version byte.
+
+
+def _usual_headers() -> dict[str, Any]:
+    """The headers of a Celery task's message where nothing special is asked for; made anew, for some can be changed."""
+    return {
+        "lang": "py",
+        "shadow": None,
+        "eta": None,
+        "expires": None,
+        "group": None,
+        "group_index": None,
+        "retries": 0,
+        "timelimit": [None, None],
+        "parent_id": None,
+        "kwargsrepr": "{}",
+        "ignore_result": False,
+        "replaced_task_nesting": 0,
+        "stamped_headers": None,
+        "stamps": {},
+    }
+
+
+_HEADERS = _usual_headers()
+_PROPERTIES: dict[str, Any] = {"delivery_mode": 2, "priority": 0, "body_encoding": None}
+_REST: dict[str, Any] = {"content-encoding": "utf-8", "content-type": "application/json"}
+_PARTS = frozenset({"body", "headers", "properties"})
+
+#: What is most alike stands last.
+DICTIONARY = (
+    b'"expires":"","shadow":"","timelimit":[30,20],"ignore_result":true,"parent_id":"","group":"","retries":1,'
+    b'"reason":"retries-exhausted","url":"https://","dead_destination":{"dead_set":true},'
+    b'"content_type":"text/plain; charset=utf-8","source":"","client_id":"",'
+    b'"headers":[["content-type","application/json"]],"failure":["ValueError","",""],'
+    b'"origin":["orders",0,0,1795],"group":"" dead after attempt 4: [0]@'
+    b'{"h":{"task":"rebound.deliver","id":":2","eta":"2026-11-23T15:14:47.000+00:00","root_id":"",'
+    b'"argsrepr":" attempt 2/4 -> kafka:orders","origin":"gen1@","rebound-kind":"kafka"},"p":{"correlation_id":"",'
+    b'"reply_to":"","priority":3,"delivery_info":{"exchange":"","routing_key":"rebound"}}}\n'
+    b'[[{"v":1,"id":"","value":"","key":"","destination":{"topic":"orders"},'
+    b'"dead_destination":{"topic":"orders-dlq"},"attempt":2,"max_retries":3,"base_delay":5,"first_failed_at":1795}],{},'
+    b'{"callbacks":null,"errbacks":null,"chain":null,"chord":null}]'
+)
+
+#: Texts of at most so many bytes are compressed within a small window, which costs less to make than zlib's usual one.
+_SMALL = 4_000
+
+#: No stored form holds more bytes than these, which is what Redis can hold of a message that is not compressed. A
+#: damaged or hostile one could expand to a thousand times its size, and end the worker that reads it.
+_MAX_TEXT = 512 * 1024**2
+
+#: kombu's encoder knows how to write what JSON has no words for, such as dates and UUIDs.
+_to_json = json.JSONEncoder(separators=(",", ":"), default=kombu_json.JSONEncoder().default).encode
+#: The mark of such a value.
+_SPECIAL = b'"__type__"'
+
+
+class UnknownVersionError(Exception):
+    """Another version of rebound wrote this; it must stay as it is."""
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """The stored form of a kombu message, with a new nonce.
+
+    It is without the delivery tag, for each delivery has one of its own.
+
+    Raises:
+        TypeError: for what JSON cannot hold.
+        EncodeError: for what is too large.
+    """
+    head, content = _split(message)
+    return _seal(_to_json(head).encode() + b"\n" + content)
+
+
+class Template:
+    """Encodes messages that are alike but for some values; this costs much less than to make each, and to encode it.
+
+    Args:
+        sample: such a message of kombu's.
+        headers, properties: the names of those whose values differ.
+    """
+
+    def __init__(self, sample: dict[str, Any], headers: Iterable[str], properties: Iterable[str]) -> None:
+        blanks = {
+            part: {**sample[part], **{name: f"\0{name}" for name in names}}
+            for part, names in (("headers", headers), ("properties", properties))
+        }
+        head, _ = _split({**sample, **blanks})
+        # What JSON makes of a blank.
+        self._line = re.sub(r'"\\u0000([^"]*)"', r"%(\1)s", _to_json(head).replace("%", "%%")) + "\n"
+
+    def encode(self, values: Mapping[str, str], body: str) -> bytes:
+        """The stored form, with a new nonce, of the message with these values, each a text of JSON, and this body."""
+        return _seal((self._line % values + body).encode("utf-8", "surrogatepass"))
+
+
+def _split(message: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """What the line of JSON says of a message, and its body."""
+    properties = dict(message["properties"])
+    properties.pop("delivery_tag", None)
+    rest = {name: value for name, value in message.items() if name not in _PARTS}
+    head: dict[str, Any] = {}
+    body = message.get("body")
+    if isinstance(body, str):
+        content = body.encode("utf-8", "surrogatepass")
+        if properties.get("body_encoding") == "base64" and (decoded := _from_base64(content)) is not None:
+            # As base64 it would hardly compress.
+            content = decoded
+            if _is_text(content):
+                properties["body_encoding"] = None
+            else:
+                head["b"] = 1
+    else:
+        rest["body"], content = body, b""  # kombu sends none such, but somebody may
+    _put(head, "h", message.get("headers"), _HEADERS)
+    _put(head, "p", properties, _PROPERTIES)
+    _put(head, "r", rest, _REST)
+    return head, content
+
+
+def _seal(text: bytes) -> bytes:
+    if len(text) > _MAX_TEXT:
+        raise EncodeError(f"a message of {len(text):,} bytes is too large for Redis, whose values have {_MAX_TEXT:,}")
+    return VERSION + os.urandom(NONCE_BYTES) + _compress(text)
+
+
+def decode(stored: bytes) -> dict[str, Any]:
+    """The kombu message of a stored form.
+
+    Raises:
+        UnknownVersionError: if another version wrote it.
+        ValueError: if it is damaged.
+    """
+    if stored[:1] != VERSION:
+        raise UnknownVersionError(f"stored form {stored[:1]!r}")
+    try:
+        line, _, content = _decompress(stored[_TEXT:]).partition(b"\n")
+        head = kombu_json.loads(line) if _SPECIAL in line else json.loads(line.decode())
+        headers = _take(head, "h", _usual_headers())
+        properties, rest = _take(head, "p", _PROPERTIES), _take(head, "r", _REST)
+        body = base64.b64encode(content).decode() if "b" in head else content.decode("utf-8", "surrogatepass")
+        message = {"body": body, "headers": headers, "properties": properties, **rest}
+    except zlib.error as error:
+        raise ValueError(f"cannot be decompressed: {error}") from error
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
+    except (ArithmeticError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"is no message of kombu's: {error!r}") from error
+    if not isinstance(properties, dict):
+        raise ValueError("is no message of kombu's")  # noqa: TRY004 - damaged data, not a wrong argument
+    return message
+
+
+def _put(head: dict[str, Any], name: str, part: Any, usual: dict[str, Any]) -> None:
+    """Put into the head what of a part is not as usual; one that is not of Celery's form whole, under a capital."""
+    if isinstance(part, dict) and usual.keys() <= part.keys():
+        head[name] = {key: value for key, value in part.items() if key not in usual or usual[key] != value}
+    else:
+        head[name.upper()] = part
+
+
+def _take(head: dict[str, Any], name: str, usual: dict[str, Any]) -> Any:
+    return {**usual, **head[name]} if name in head else head[name.upper()]
+
+
+def nonce(stored: bytes) -> bytes:
+    """Which storing of its id this is: always of the same length, also of what is too short to be whole."""
+    return stored[1:_TEXT].ljust(NONCE_BYTES, b"\0")
+
+
+def _from_base64(content: bytes) -> bytes | None:
+    try:
+        return base64.b64decode(content)
+    except ValueError:
+        return None
+
+
+def _is_text(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False  # a pickle, say
+    return True
+
+
+def _compress(text: bytes) -> bytes:
+    window_bits, memory_level = (-12, 5) if len(text) <= _SMALL else (-15, 8)
+    compressor = zlib.compressobj(1, zlib.DEFLATED, window_bits, memory_level, zlib.Z_DEFAULT_STRATEGY, DICTIONARY)
+    return compressor.compress(text) + compressor.flush()
+
+
+def _decompress(compressed: bytes) -> bytes:
+    decompressor = zlib.decompressobj(-15, DICTIONARY)
+    text = decompressor.decompress(compressed, _MAX_TEXT + 1)
+    if len(text) > _MAX_TEXT:
+        raise ValueError(f"expands to more than {_MAX_TEXT} bytes")
+    if not decompressor.eof:
+        raise ValueError("is cut short")
+    return text

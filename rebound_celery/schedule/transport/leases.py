@@ -1,0 +1,265 @@
+"""What this process has claimed: renewed while work runs, and ended when it is done, by a thread of its own.
+
+They belong to the process, not to a channel: after a lost connection the channel that delivered a message is gone, but
+its work goes on and must still be settled. The thread has connections of its own, so that it neither waits for a task
+that blocks the worker's loop (the solo pool; any task that computes, on gevent) nor for a command of the loop's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+from weakref import WeakValueDictionary
+
+from redis.exceptions import RedisError
+
+from .. import native_threads as native
+from ..store.keys import QueueKeys
+from ..store.store import Claimed, Store
+from . import celery_form as stored
+
+DONE = "done"
+RELEASE = "release"
+LOST = "lost"
+
+#: Seconds that ends are gathered before they are sent: hundreds then cost one round trip.
+_GATHER_S = 0.005
+#: Seconds between tries while Redis is away.
+_PAUSE_S = 0.5
+#: Leases are renewed this many times before they would run out.
+_RENEWALS = 3
+
+_FAULTS = (RedisError, OSError)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """A message that this process holds."""
+
+    store: Store
+    queue: str
+    id: bytes
+    token: bytes
+    task_id: str
+
+
+class Leases:
+    """All leases that this process holds on one Redis server.
+
+    Args:
+        client: a redis-py client of their own, with a socket time-out.
+        thread_client: another, for the thread: on gevent and eventlet a connection belongs to one thread.
+        lease_ms: how long a lease lasts unless renewed, in milliseconds.
+    """
+
+    def __init__(self, client: Any, thread_client: Any, lease_ms: int) -> None:
+        self.client = client
+        self._thread_client = thread_client
+        self.lease_ms = lease_ms
+        #: What closed channels left to do about ordinary messages: ("ack" or "restore", delivery tag).
+        self.orphans: deque[tuple[str, str]] = deque()
+        # Weak, for the queues of replies to remote control have a new name at each connection.
+        self._stores: WeakValueDictionary[QueueKeys, Store] = WeakValueDictionary()
+        self._held: dict[str, Lease] = {}
+        self._held_by_queue: Counter[str] = Counter()
+        self._ends: list[tuple[Lease, str]] = []
+        # Nothing that is done under it lets other greenlets go on.
+        self._lock = native.make_lock()
+        self._flushing = native.make_lock()
+        self._work = native.Wake()
+        self._numbers = count(1)
+        self._has_thread = False
+        self._away = False
+
+    def store_of(self, keys: QueueKeys) -> Store:
+        """The schedule of a queue over the leases' own connections; one, for as long as somebody has it."""
+        store = self._stores.get(keys)
+        if store is None:
+            store = self._stores[keys] = Store(self.client, keys)
+        return store
+
+    def hold(self, store: Store, claims: Sequence[tuple[Claimed, str]]) -> list[str]:
+        """Take charge of claimed messages, each with its task's id; returns the delivery tags that end their leases."""
+        if not claims:
+            return []
+        queue, prefix = store.keys.queue, f"lease-{os.getpid()}-"
+        leases = {
+            f"{prefix}{next(self._numbers)}": Lease(store, queue, claimed.id, claimed.token, task_id)
+            for claimed, task_id in claims
+        }
+        with self._lock:
+            self._held.update(leases)
+            self._held_by_queue[queue] += len(leases)
+            starts, self._has_thread = not self._has_thread, True
+        if starts:
+            native.start_thread(self._run, "rebound-leases")
+        return list(leases)
+
+    def __contains__(self, tag: str) -> bool:
+        return tag in self._held
+
+    def count(self, queues: Iterable[str]) -> int:
+        """How many messages of these queues are held."""
+        return sum(self._held_by_queue[queue] for queue in queues)
+
+    def queue_of(self, tag: str) -> str | None:
+        """The queue of a message that is held; None for another's."""
+        lease = self._held.get(tag)
+        return None if lease is None else lease.queue
+
+    def tags_of(self, queues: Collection[str]) -> list[str]:
+        """The tags of all leases on messages of these queues, whichever channel they came over."""
+        with self._lock:
+            return [tag for tag, lease in self._held.items() if lease.queue in queues]
+
+    def end(self, tag: str, what: str) -> bool:
+        """End a lease: DONE, RELEASE, LOST (its worker was), or the reason of a dead letter.
+
+        False if this process holds no such lease.
+        """
+        return self.end_all((tag,), what) == 1
+
+    def end_all(self, tags: Iterable[str], what: str) -> int:
+        """End leases, all in the same way; returns how many there were."""
+        ended = 0
+        with self._lock:
+            for tag in tags:
+                lease = self._held.pop(tag, None)
+                if lease is not None:
+                    self._held_by_queue[lease.queue] -= 1
+                    self._ends.append((lease, what))
+                    ended += 1
+        if ended:
+            self._work.set()
+        return ended
+
+    def release(self, tags: Iterable[str], keep: Callable[[str], bool]) -> int:
+        """Give back the messages of these tags, save those whose task `keep` wants to finish; returns how many."""
+        released = 0
+        for tag in list(tags):
+            lease = self._held.get(tag)
+            if lease is not None and not keep(lease.task_id):
+                released += self.end(tag, RELEASE)
+        return released
+
+    def goes_on(self, tag: str) -> bool:
+        """Whether Redis still has the message as it was delivered, and its lease; it is renewed then.
+
+        Raises:
+            RedisError, OSError: if Redis is away.
+        """
+        lease = self._held.get(tag)
+        return lease is not None and lease.store.renew([_id_and_nonce(lease)], self.lease_ms) == 1
+
+    def flush(self) -> None:
+        """Send the ends that are waiting. Whatever Redis does not take is kept and sent later.
+
+        Raises:
+            RedisError, OSError: if Redis is away.
+        """
+        self._flush(self.client)
+
+    def _flush(self, client: Any) -> None:
+        with self._one_flush_at_a_time():
+            with self._lock:
+                ends, self._ends = self._ends, []
+            by_store: dict[Store, list[tuple[Lease, str]]] = defaultdict(list)
+            for lease, what in ends:
+                by_store[lease.store].append((lease, what))
+            stores = list(by_store)
+            for position, store in enumerate(stores):
+                try:
+                    store.over(client).settle([(lease.id, lease.token, what) for lease, what in by_store[store]])
+                except BaseException:
+                    # Settling twice is harmless, so nothing needs to be known of what was done.
+                    left = [end for unsent in stores[position:] for end in by_store[unsent]]
+                    with self._lock:
+                        self._ends = left + self._ends
+                    raise
+
+    @contextmanager
+    def _one_flush_at_a_time(self) -> Iterator[None]:
+        # Who closes has to wait for what another is sending; a greenlet must not wait by stopping its thread.
+        while not self._flushing.acquire(blocking=False):
+            time.sleep(_GATHER_S)
+        try:
+            yield
+        finally:
+            self._flushing.release()
+
+    def _renew(self) -> None:
+        """Make every lease that is held last on."""
+        by_store: dict[Store, list[tuple[bytes, bytes]]] = defaultdict(list)
+        with self._lock:
+            for lease in self._held.values():
+                by_store[lease.store].append(_id_and_nonce(lease))
+        for store, leases in by_store.items():
+            store.over(self._thread_client).renew(leases, self.lease_ms)
+
+    def _run(self) -> None:
+        interval = self.lease_ms / 1000 / _RENEWALS
+        renew_at = time.monotonic() + interval
+        while True:
+            if self._work.wait(max(0.0, renew_at - time.monotonic())):
+                time.sleep(_GATHER_S)
+            try:
+                if self._ends:
+                    self._flush(self._thread_client)
+                if time.monotonic() >= renew_at:
+                    self._renew()
+                    renew_at = time.monotonic() + interval
+            except _FAULTS as error:
+                self._say_away(error)
+                self._work.set()
+                time.sleep(_PAUSE_S)
+            except Exception:
+                # The thread must outlive any fault: without it every lease runs out.
+                logger.exception("unexpected error while leases were settled or renewed")
+                self._work.set()
+                time.sleep(_PAUSE_S)
+            else:
+                if self._away:
+                    self._away = False
+                    logger.info("Redis is back; leases are settled and renewed again")
+
+    def _say_away(self, error: BaseException) -> None:
+        if not self._away:
+            self._away = True
+            logger.warning("leases cannot be settled or renewed now, and are tried again: %s", error)
+
+
+def _id_and_nonce(lease: Lease) -> tuple[bytes, bytes]:
+    return lease.id, lease.token[: stored.NONCE_BYTES]
+
+
+_registry: dict[Hashable, Leases] = {}
+_registry_lock = threading.Lock()
+
+
+def leases_of(server: Hashable, make: Callable[[], Leases]) -> Leases:
+    """This process's leases on a server: one for all channels, whichever connection they came over."""
+    with _registry_lock:
+        found = _registry.get(server)
+        if found is None:
+            found = _registry[server] = make()
+        return found
+
+
+def _forget_after_fork() -> None:
+    """A forked child holds no leases; the parent goes on renewing its own."""
+    global _registry_lock
+    _registry_lock = threading.Lock()
+    _registry.clear()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)

@@ -1,0 +1,185 @@
+"""Acknowledgements: of leased messages in the schedule, of all others as kombu does it.
+
+With kombu alone, a message that is held while Redis restarts ends Celery's worker: it is restored, or acknowledged,
+over a channel that has no connection any more. Here what cannot be done then is done later.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from typing import Any
+
+from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
+from redis.exceptions import RedisError
+
+from ..worker.worker_state import tasks_to_finish
+from .leases import DONE, LOST, RELEASE
+
+#: What an ordinary acknowledgement meets when its connection is lost; the last is kombu's, on a closed channel.
+_LOST = (RedisError, OSError, AttributeError)
+
+logger = logging.getLogger(__name__)
+
+
+class QoS(kombu_redis.QoS):
+    """See the module's text."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: Tags of leased messages that came over this channel.
+        self.leased: set[str] = set()
+        #: Those whose worker was lost; see `worker_loss`.
+        self._losses: set[str] = set()
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        leases = self.channel.leases
+        if leases is not None and delivery_tag in leases:
+            self.leased.add(delivery_tag)
+        else:
+            super().append(message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        if self._end(delivery_tag, DONE):
+            return
+        try:
+            super().ack(delivery_tag)
+        except _LOST:
+            if not self._later("ack", delivery_tag):
+                raise
+
+    def count_loss(self, delivery_tag: str) -> None:
+        """A worker was lost with this message: if it is given back now, that counts."""
+        self._losses.add(delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        if self._end_rejected(delivery_tag, requeue):
+            return
+        try:
+            super().reject(delivery_tag, requeue=requeue)
+        except _LOST:
+            if not self._later("restore" if requeue else "ack", delivery_tag):
+                raise
+
+    def end_leases(self, delivery_tags: Collection[str]) -> set[str]:
+        """Acknowledge leased messages, all at once and from any thread; returns the tags of those that are none."""
+        ended = self.leased.intersection(delivery_tags)
+        if ended:
+            self.leased.difference_update(ended)
+            self.channel.leases.end_all(ended, DONE)
+        return set(delivery_tags) - ended
+
+    def let_go(self, delivery_tags: Collection[str]) -> set[str]:
+        """Let go of leased messages that Redis has no more as they were delivered; returns their tags.
+
+        Whoever ran such a message has stored it anew, or somebody has removed it. While Redis is away none is let go.
+        """
+        try:
+            gone = {tag for tag in self.leased.intersection(delivery_tags) if not self.channel.leases.goes_on(tag)}
+        except (RedisError, OSError) as error:
+            logger.warning("Redis does not tell whether leases go on: %s", error)
+            return set()
+        if not gone:
+            return gone
+        self.leased.difference_update(gone)
+        # Not as done: what was moved once its lease had run out waits as it was.
+        self.channel.leases.end_all(gone, RELEASE)
+        return gone
+
+    def _end_rejected(self, delivery_tag: str, requeue: bool) -> bool:
+        """Whether it was a leased message; see `_end`."""
+        was_lost = delivery_tag in self._losses
+        self._losses.discard(delivery_tag)
+        back = LOST if was_lost else RELEASE
+        return self._end(delivery_tag, back if requeue else self._refused(delivery_tag))
+
+    def _refused(self, delivery_tag: str) -> str:
+        """What becomes of a message that is not wanted: Celery refuses what it cannot read, or has no task for. It is
+        dropped, but not from a queue whose messages all go through the schedule."""
+        queue = self.channel.leases and self.channel.leases.queue_of(delivery_tag)
+        return "refused" if queue is not None and self.channel.is_leased(queue) else DONE
+
+    def _end(self, delivery_tag: str, what: str) -> bool:
+        """Whether it was a leased message. Ending a lease needs no connection, so a closed channel can do it too."""
+        if delivery_tag not in self.leased:
+            return False
+        self.leased.discard(delivery_tag)
+        self.channel.leases.end(delivery_tag, what)
+        return True
+
+    def _later(self, what: str, delivery_tag: str) -> bool:
+        """Leave it to the next channel that consumes, as a worker's does when it is connected again.
+
+        False where there is none to come: who only gets hears of the error, and can do it again.
+        """
+        if self.channel.leases is None or not self.channel.has_consumed:
+            return False
+        self.channel.leases.orphans.append((what, delivery_tag))
+        virtual.QoS.ack(self, delivery_tag)
+        return True
+
+    def adopt_orphans(self) -> None:
+        """Do what earlier channels of this process could not."""
+        orphans = self.channel.leases.orphans
+        while orphans:
+            what, tag = orphans[0]
+            if what == "ack":
+                self._remove_from_indices(tag).execute()
+            else:
+                self.restore_by_tag(tag)
+            orphans.popleft()
+
+    def restore_unacked_once(self, stderr: Any = None) -> None:
+        leases = self.channel.leases
+        if leases is None:
+            super().restore_unacked_once(stderr=stderr)
+            return
+        to_finish = tasks_to_finish()
+        leases.release(self.leased, keep=to_finish.__contains__)
+        # A pool's threads may end some meanwhile.
+        self.leased.difference_update([tag for tag in list(self.leased) if tag not in leases])
+        self._on_collect.cancel()
+        self._flush()
+        delivered = dict(self._delivered)
+        self._delivered.clear()
+        self._delivered.restored = True
+        for tag, message in delivered.items():
+            if message.headers.get("id") in to_finish:
+                # It is acknowledged when it is done, over whatever connection there is then.
+                continue
+            try:
+                self.restore_by_tag(tag)
+            except _LOST:
+                leases.orphans.append(("restore", tag))
+        if leases.orphans:
+            logger.info("%d messages are restored once Redis is back", len(leases.orphans))
+
+
+class PlainQoS(QoS):
+    """The same for the transport option `ack_emulation` False: of ordinary messages nothing is kept in Redis."""
+
+    restore_unacked = virtual.QoS.restore_unacked
+    restore_visible = virtual.QoS.restore_visible
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        if delivery_tag in (self.channel.leases or ()):
+            self.leased.add(delivery_tag)
+        else:
+            virtual.QoS.append(self, message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        if not self._end(delivery_tag, DONE):
+            virtual.QoS.ack(self, delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        if not self._end_rejected(delivery_tag, requeue):
+            virtual.QoS.reject(self, delivery_tag, requeue=requeue)
+
+    def adopt_orphans(self) -> None:
+        """There are none."""
+
+    def restore_unacked_once(self, stderr: Any = None) -> None:
+        if self.channel.leases is not None:
+            self.channel.leases.release(self.leased, keep=tasks_to_finish().__contains__)
+        virtual.QoS.restore_unacked_once(self, stderr=stderr)

@@ -1,0 +1,1 @@
+"""The schedule on the side of the Celery worker: installation, remote control, watchdog, lost workers."""

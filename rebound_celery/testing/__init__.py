@@ -1,0 +1,15 @@
+"""Kafka, Redis and a Celery worker for as long as a block lasts, to test your own use of rebound.
+
+    from rebound_celery.testing import running
+
+    with running(app, topics={"orders": 4}) as servers:
+        app.rebound.schedule_retry("kafka://orders", b"...", base_delay=1)
+
+It needs the extra `demo`.
+"""
+
+from __future__ import annotations
+
+from .running import QUICK_JOIN, Servers, running
+
+__all__ = ["QUICK_JOIN", "Servers", "running"]
