@@ -1,4 +1,4 @@
-"""The tables of the house: the rooms, what each may import, and the limits. `rules.py` holds the sources against them."""
+"""The tables of the house: the rooms, their arrows, and the limits that `rules.py` checks."""
 
 from __future__ import annotations
 
