@@ -6,9 +6,10 @@ import json
 import logging
 import os
 import threading
-import time
 from datetime import UTC, datetime
 from pathlib import Path
+
+from .clock import SYSTEM_CLOCK, Clock
 
 STARTING = "starting"
 OK = "ok"
@@ -31,12 +32,13 @@ class HealthFile:
         path: None for no file; everything is then done in vain.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._path = None if path is None else Path(path)
+        self._clock = clock
         self._lock = threading.Lock()
         self._state: str | None = None
         self._since = ""
-        self._well_at = time.time()
+        self._well_at = clock.now_ms() / 1000
         self._failed = False
         self._removed = False
 
@@ -47,10 +49,11 @@ class HealthFile:
         with self._lock:
             if self._removed:
                 return
+            now_s = self._clock.now_ms() / 1000
             if state != self._state:
-                self._state, self._since = state, datetime.now(UTC).isoformat(timespec="seconds")
+                self._state, self._since = state, datetime.fromtimestamp(now_s, UTC).isoformat(timespec="seconds")
             if state != STALLED:
-                self._well_at = time.time()
+                self._well_at = now_s
             content = {"state": state, "since": self._since, "detail": detail, "pid": os.getpid()}
             try:
                 self._write(self._path, json.dumps(content) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -14,6 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from ..clock import SYSTEM_CLOCK, Clock
 from .account import Counts
 from .summary import Summary
 
@@ -45,8 +45,9 @@ class View:
 class Display:
     """A live panel on a terminal; elsewhere a plain line from time to time."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._console = console
+        self._clock = clock
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._next_line = 0.0
         self._phase = ""
@@ -62,9 +63,9 @@ class Display:
 
     def show(self, view: View) -> None:
         if self._live is not None:
-            self._live.update(_panel(view), refresh=True)
+            self._live.update(_panel(view, self._clock.now_ms()), refresh=True)
             return
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if view.phase != self._phase or now >= self._next_line:
             self._phase, self._next_line = view.phase, now + _PLAIN_EVERY_S
             self.say(_line(view))
@@ -83,10 +84,10 @@ def _redelivered(counts: Mapping[int, int]) -> str:
     return ", ".join(f"attempt {attempt}: {count}" for attempt, count in counts.items()) or "none"
 
 
-def _due_next(next_due_ms: int | None) -> str:
+def _due_next(next_due_ms: int | None, now_ms: int) -> str:
     if next_due_ms is None:
         return "-"
-    left_s = next_due_ms / 1000 - time.time()
+    left_s = (next_due_ms - now_ms) / 1000
     return f"in {left_s:.1f} s" if left_s > 0 else "now"
 
 
@@ -101,7 +102,7 @@ def _line(view: View) -> str:
     )
 
 
-def _panel(view: View) -> Panel:
+def _panel(view: View, now_ms: int) -> Panel:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_column()
@@ -112,7 +113,7 @@ def _panel(view: View) -> Panel:
             ("consumed", f"{counts.consumed}"),
             ("succeeded", f"{counts.succeeded}"),
             ("waiting", f"{view.waiting}"),
-            ("due next", _due_next(counts.next_due_ms)),
+            ("due next", _due_next(counts.next_due_ms, now_ms)),
             ("redelivered", _redelivered(counts.redelivered)),
             ("dead", f"{counts.dead}"),
         ]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-import time
 from dataclasses import asdict, dataclass
 from itertools import count
 from typing import Any
 
+from ..clock import SYSTEM_CLOCK, Clock
 from ..message import Record
 from .plan import Plan
 
@@ -59,17 +59,18 @@ class Handler:
     is not to fail.
     """
 
-    def __init__(self, plan: Plan, producer: Any, topic: str) -> None:
+    def __init__(self, plan: Plan, producer: Any, topic: str, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._clock = clock
         self._plan = plan
         self._producer = producer
         self._topic = topic
         self._numbers = count(1)
-        self._prefix = f"{os.getpid()}-{time.time_ns():x}"
+        self._prefix = f"{os.getpid()}-{clock.now_ms():x}"
 
     def __call__(self, record: Record) -> None:
         message_id = json.loads(record.value or b"{}")["id"]
         failed = self._plan.fails(message_id, record.attempt)
-        at_ms = time.time_ns() // 1_000_000
+        at_ms = self._clock.now_ms()
         call = f"{self._prefix}-{next(self._numbers)}"
         self._write(Call(message_id, record.attempt, failed, at_ms, call))
         if failed:
@@ -81,6 +82,6 @@ class Handler:
                 self._producer.send(self._topic, call.to_json()).get(timeout=2 * CONFIRM_TIMEOUT_MS / 1000)
             except Exception as error:  # noqa: BLE001 - whatever it is, nothing may be handled that is not written down
                 logger.warning("%s cannot be written down yet: %s", call.id, error)
-                time.sleep(RETRY_S)
+                self._clock.sleep(RETRY_S)
             else:
                 return

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-import time
 from functools import partial
 from typing import Any
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
+
+from ..clock import SYSTEM_CLOCK, Clock
 
 #: A message is for one of so many customers; the customer is its key, so that some keys have several at once.
 _CUSTOMERS = 500
@@ -38,7 +39,8 @@ class Producer:
         unconfirmed: how many failed so.
     """
 
-    def __init__(self, brokers: str, topic: str, rate: float) -> None:
+    def __init__(self, brokers: str, topic: str, rate: float, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._clock = clock
         self._kafka: Any = KafkaProducer(
             bootstrap_servers=brokers.split(","),
             linger_ms=20,
@@ -72,9 +74,9 @@ class Producer:
                 self._kafka.close(timeout=patience_s)
 
     def _run(self) -> None:
-        start, sent = time.monotonic(), 0
+        start, sent = self._clock.monotonic(), 0
         while not self._stopping.wait(_TICK_S):
-            due = int((time.monotonic() - start) * self._rate)
+            due = int((self._clock.monotonic() - start) * self._rate)
             while sent < due and not self._stopping.is_set():
                 sent += 1
                 self._send(*message(sent))

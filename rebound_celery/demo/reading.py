@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-import time
 import uuid
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
+from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import UnreachableError
 from ..message import headers
 from .account import Account, Counts, DeadLetter
@@ -97,7 +97,7 @@ class Tail:
             self._reader.close()
 
 
-def read_back(brokers: str, names: Names, account: Account) -> None:
+def read_back(brokers: str, names: Names, account: Account, *, clock: Clock = SYSTEM_CLOCK) -> None:
     """Enter everything that lies in the run's topics; nobody may write to them any more.
 
     Each partition is first given a record that marks its end: an end offset, which would be simpler to ask for, is not
@@ -107,7 +107,7 @@ def read_back(brokers: str, names: Names, account: Account) -> None:
         UnreachableError: if Kafka does not give it all back within a minute.
     """
     mark = uuid.uuid4().bytes
-    deadline = time.monotonic() + _READ_BACK_TIMEOUT_S
+    deadline = clock.monotonic() + _READ_BACK_TIMEOUT_S
     try:
         producer = KafkaProducer(bootstrap_servers=brokers.split(","), delivery_timeout_ms=30_000)
         try:
@@ -122,7 +122,7 @@ def read_back(brokers: str, names: Names, account: Account) -> None:
         reader = open_reader(brokers, names)
         try:
             while missing:
-                if time.monotonic() > deadline:
+                if clock.monotonic() > deadline:
                     raise UnreachableError("Kafka", brokers, f"it did not give back the end of {sorted(missing)}")
                 for batch in reader.poll(timeout_ms=500).values():
                     for record in batch:

@@ -6,7 +6,6 @@ import json
 import logging
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from types import FrameType
 from kafka.errors import KafkaError
 from rich.console import Console
 
+from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import ReboundError
 from . import stored
 from .account import Account
@@ -74,8 +74,11 @@ def run(options: DemoOptions) -> int:
 class Demo:
     """One run."""
 
-    def __init__(self, options: DemoOptions, console: Console, interrupts: Interrupts) -> None:
+    def __init__(
+        self, options: DemoOptions, console: Console, interrupts: Interrupts, *, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         self._options = options
+        self._clock = clock
         self._console = console
         self._interrupts = interrupts
         self._plan = Plan(options.failure_rate, options.always_fail_rate, options.policy.max_retries)
@@ -122,11 +125,11 @@ class Demo:
                 self._display.say(f"Flower is at {self._parts.flower_url}/tasks")
 
     def _wait_for(self, what: str, is_ready: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + _START_DEADLINE_S
+        deadline = self._clock.monotonic() + _START_DEADLINE_S
         while not is_ready() and not self._interrupts.count and not self._is_broken():
-            if time.monotonic() > deadline:
+            if self._clock.monotonic() > deadline:
                 raise ReboundError(f"{what} did not start within {_START_DEADLINE_S:.0f} s")
-            time.sleep(0.05)
+            self._clock.sleep(0.05)
 
     # Go
 
@@ -134,11 +137,11 @@ class Demo:
         """Produce, and with --drain wait for the end; the ids that were produced, and how long it took."""
         producer = Producer(self._parts.kafka, self._parts.names.topic, self._options.rate)
         tail = Tail(self._parts.kafka, self._parts.names, Account(self._options.policy))
-        start = time.monotonic()
+        start = self._clock.monotonic()
 
         def show(phase: str) -> int:
             produced = set(producer.confirmed)
-            self._view.elapsed_s = time.monotonic() - start
+            self._view.elapsed_s = self._clock.monotonic() - start
             self._view.produced = len(produced)
             self._view.counts = tail.counts()
             self._view.waiting = tail.unfinished(produced)
@@ -147,15 +150,15 @@ class Demo:
 
         try:
             producer.start()
-            while time.monotonic() - start < self._options.duration_s and not self._is_broken():
+            while self._clock.monotonic() - start < self._options.duration_s and not self._is_broken():
                 if self._interrupts.count:
                     break
                 show("producing")
-                time.sleep(_TICK_S)
+                self._clock.sleep(_TICK_S)
             producer.stop(_BROKEN_PATIENCE_S if self._broken else None)
             if self._options.drain and not self._broken:
-                self._drain(time.monotonic() - start, lambda: show("draining"))
-            duration_s = time.monotonic() - start
+                self._drain(self._clock.monotonic() - start, lambda: show("draining"))
+            duration_s = self._clock.monotonic() - start
             show("stopping")
         finally:
             producer.stop(_BROKEN_PATIENCE_S)
@@ -171,15 +174,15 @@ class Demo:
         policy, interrupted = self._options.policy, self._interrupts.count
         delays_s = sum(policy.delay_s(attempt) for attempt in range(1, policy.attempts))
         limit_s = delays_s + produced_for_s + _DRAIN_MARGIN_S
-        deadline = time.monotonic() + limit_s
+        deadline = self._clock.monotonic() + limit_s
         while (left := show()) > 0 and not self._is_broken():
             if self._interrupts.count > interrupted:
                 return
-            if time.monotonic() > deadline:
+            if self._clock.monotonic() > deadline:
                 self._display.say(f"{left} messages have not come to their end within {limit_s:.0f} s of draining")
                 self._ended_early = True
                 return
-            time.sleep(_TICK_S)
+            self._clock.sleep(_TICK_S)
 
     def _is_broken(self) -> bool:
         for text in self._parts.newly_ended():

@@ -9,13 +9,13 @@ import importlib
 import json
 import logging
 import re
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from rebound_celery.clock import SYSTEM_CLOCK
 from rebound_celery.demo.command import demo
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def _run(consumer: Consumer, *, wait: bool) -> None:
             if error.address not in said:
                 said.add(error.address)
                 click.echo(f"{error}; trying again until it answers", err=True)
-            time.sleep(WAIT_AGAIN_S)
+            SYSTEM_CLOCK.sleep(WAIT_AGAIN_S)
         else:
             return
 
