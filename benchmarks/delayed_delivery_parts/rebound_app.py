@@ -10,7 +10,7 @@ from celery import Celery
 
 from rebound_celery import Rebound
 from rebound_celery.delivery.task import Destinations
-from rebound_celery.destinations import Destination, Outcome
+from rebound_celery.destinations import Delivered, Destination, Outcome
 from rebound_celery.message import Message
 
 from .notes import note
@@ -25,7 +25,7 @@ class Nowhere:
         pass
 
     def send(self, messages: Sequence[Message]) -> list[Outcome]:
-        return ["nowhere"] * len(messages)
+        return [Delivered("nowhere")] * len(messages)
 
     def close(self) -> None:
         pass

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from ..config import Settings
-from ..destinations import Destination, Outcome
-from ..errors import AttemptFailedError, DeliveryError, NotStoredError, OutageError, RejectedError
+from ..destinations import Delivered, Destination, Failed, Outcome, Unavailable, Undelivered, exception_of
+from ..errors import DeliveryError, NotStoredError
 from ..message import Failure, Message
 from ..policy import Retry, RetryPolicy
 
@@ -68,9 +68,9 @@ def deliver(
         buried: dict[int, Message] = {}
         for index, outcome in _send(open_messages, destinations).items():
             message = open_messages[index]
-            if isinstance(outcome, str):
-                logger.debug("delivered %s: %s", message, outcome, extra={"event": "delivered"})
-                results[index] = End.DONE, outcome
+            if isinstance(outcome, Delivered):
+                logger.debug("delivered %s: %s", message, outcome.where, extra={"event": "delivered"})
+                results[index] = End.DONE, outcome.where
                 continue
             step = _after(items[index], message, outcome, settings)
             if isinstance(step, Waiting):
@@ -93,14 +93,15 @@ def _send(messages: Mapping[int, Message], destinations: Mapping[str, Destinatio
         except Exception as error:
             # A fault of ours or of a library's: the messages must not pay for it.
             logger.exception("unexpected error while delivering to %s", kind, extra={"event": "delivery_error"})
-            answers = [OutageError(f"{kind}: {error!r}")] * len(indices)
+            answers = [Unavailable(f"{kind}: {error!r}")] * len(indices)
         outcomes.update(zip(indices, answers, strict=True))
     return outcomes
 
 
-def _after(item: Item, message: Message, error: DeliveryError, settings: Settings) -> Waiting | Message:
+def _after(item: Item, message: Message, outcome: Undelivered, settings: Settings) -> Waiting | Message:
     """What follows a delivery that did not happen: it waits, or it is a dead letter now."""
-    if isinstance(error, OutageError):
+    error = exception_of(outcome)
+    if isinstance(outcome, Unavailable):
         return _wait_out(item, message, error, settings)
     if message.reason is not None:
         logger.critical(
@@ -110,7 +111,7 @@ def _after(item: Item, message: Message, error: DeliveryError, settings: Setting
             extra={"event": "dead_letter_refused"},
         )
         return _wait_out(item, message, error, settings)
-    if isinstance(error, AttemptFailedError):
+    if isinstance(outcome, Failed):
         decision = RetryPolicy(message.max_retries, message.base_delay).decide(message.attempt, now_ms=0)
         failure = Failure.of(error)
         if isinstance(decision, Retry):
@@ -118,7 +119,6 @@ def _after(item: Item, message: Message, error: DeliveryError, settings: Setting
                 item, replace(message, attempt=decision.attempt, failure=failure), decision.due_ms / 1000, error
             )
         return message.dead(decision.reason, failure)
-    assert isinstance(error, RejectedError)
     return message.dead("rejected", Failure.of(error))
 
 

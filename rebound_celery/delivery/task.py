@@ -18,7 +18,7 @@ from kombu.exceptions import ContentDisallowed, SerializationError
 from redis.exceptions import RedisError
 
 from ..config import Settings
-from ..destinations import Destination
+from ..destinations import Delivered, Destination, exception_of
 from ..destinations.dead_set import DeadSet
 from ..errors import DeliveryError, NotStoredError, WireFormatError
 from ..message import Message
@@ -204,8 +204,8 @@ class DeliverTask(Task):
             else:
                 # Writing its dead letter costs workers too: it stays in Redis, where nothing is done with it.
                 (outcome,) = self.destinations.get().dead_set.send([message])
-                if isinstance(outcome, DeliveryError):
-                    raise outcome
+                if not isinstance(outcome, Delivered):
+                    raise exception_of(outcome)
         except (*_NOT_KEPT, DeliveryError):
             logger.exception("%s goes back to its queue", request.id, extra={"event": "worker_lost"})
             return False

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from ..errors import OutageError, WireFormatError
+from ..errors import WireFormatError
 from ..message import Message
-from . import Outcome
+from . import Delivered, Outcome, Unavailable
 
 #: A hash: message id -> the message as JSON with the time it died.
 _LETTERS = "{rebound}.dead"
@@ -36,11 +36,9 @@ class DeadSet:
         letters = {m.id: json.dumps({"died_at": now_ms, "message": m.to_wire()}) for m in messages}
         try:
             self._write(letters, now_ms)
-        except Exception as error:  # noqa: BLE001 - Redis is away or refuses: the messages stay where they are
-            failed = OutageError(f"the dead set in Redis: {error}")
-            failed.__cause__ = error
-            return [failed for _ in messages]
-        return [f"dead-set {message.id}" for message in messages]
+        except Exception as error:  # noqa: BLE001 - Redis is away or refuses: the messages stay in the schedule
+            return [Unavailable(f"the dead set in Redis: {error}") for _ in messages]
+        return [Delivered(f"dead-set {message.id}") for message in messages]
 
     def keep_unreadable(self, task_id: str, wire: object) -> None:
         """Keep what no worker of this version can read; raises whatever Redis raises."""

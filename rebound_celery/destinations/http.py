@@ -9,11 +9,10 @@ from urllib.parse import quote_from_bytes
 
 import urllib3
 
-from ..errors import AttemptFailedError
 from ..message import Message
 from ..message.address import HttpAddress
 from ..message.headers import OWN_HEADERS, own_headers
-from . import Outcome
+from . import Delivered, Failed, Outcome
 
 #: How many posts run at once, and at most how many of them to one host.
 _CONCURRENCY = 16
@@ -108,13 +107,11 @@ class HttpDestination:
                 preload_content=False,
             )
         except Exception as error:  # noqa: BLE001 - whatever went wrong, this attempt failed and the message is kept
-            result = AttemptFailedError(f"POST {address}: {error}")
-            result.__cause__ = error
-            return result
+            return Failed(f"POST {address}: {error}")
         excerpt = _read_excerpt(response)
         if 200 <= response.status < 300:
-            return f"{address} answered {response.status}"
-        return AttemptFailedError(f"POST {address} answered {response.status}: {excerpt}")
+            return Delivered(f"{address} answered {response.status}")
+        return Failed(f"POST {address} answered {response.status}: {excerpt}")
 
     def close(self) -> None:
         self._pool.clear()

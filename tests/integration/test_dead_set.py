@@ -13,8 +13,8 @@ from celery import Celery
 from redis import Redis
 
 from rebound_celery import Message, Rebound
+from rebound_celery.destinations import Delivered, Unavailable
 from rebound_celery.embedded import free_port
-from rebound_celery.errors import OutageError
 from rebound_celery.message import Failure
 from rebound_celery.message.address import DEAD_SET, HttpAddress
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
@@ -85,7 +85,7 @@ def test_letters_are_read_as_they_were_written_the_oldest_first(rebound: Rebound
 
     outcomes = [rebound.dead_set.send([letter]) for letter in letters]
 
-    assert outcomes == [["dead-set c"], ["dead-set a"], ["dead-set b"]]
+    assert outcomes == [[Delivered(f"dead-set {name}")] for name in "cab"]
     assert list(rebound.dead_set) == letters
     assert len(rebound.dead_set) == 3
 
@@ -140,4 +140,4 @@ def test_redis_away_is_an_outage_for_each_letter_and_no_exception() -> None:
 
     outcomes = Rebound(app).dead_set.send([MESSAGE, replace(MESSAGE, id="other")])
 
-    assert [type(outcome) for outcome in outcomes] == [OutageError, OutageError]
+    assert [type(outcome) for outcome in outcomes] == [Unavailable, Unavailable]

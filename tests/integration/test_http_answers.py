@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from rebound_celery.address import HttpAddress
-from rebound_celery.destinations import Outcome
+from rebound_celery.destinations import Delivered, Failed, Outcome
 from rebound_celery.destinations.http import HttpDestination
-from rebound_celery.errors import AttemptFailedError
 from rebound_celery.message import Message
+from rebound_celery.message.address import HttpAddress
 from tests.waiting import wait_until
 
 #: Posts of a test: more than one host has places.
@@ -179,7 +178,7 @@ def test_no_form_of_answer_costs_a_connection_a_place_or_a_thread(form: str, rec
 
     assert len(outcomes) == POSTS
     assert all(text in str(outcome) for outcome in outcomes), outcomes
-    assert all(isinstance(outcome, str) == ("answered 2" in text) for outcome in outcomes)
+    assert all(isinstance(outcome, Delivered) == ("answered 2" in text) for outcome in outcomes)
     assert free_places(destination) == [8]
     destination.close()
     wait_until(lambda: not receiver.open, message="all connections to end")
@@ -208,5 +207,5 @@ def test_what_follows_an_interim_answer_is_no_answer_to_the_next_post(receiver: 
 
     outcomes = [send(destination, receiver.url)[0] for _ in range(3)]
 
-    assert all(isinstance(outcome, AttemptFailedError) and "answered 103" in str(outcome) for outcome in outcomes)
+    assert all(isinstance(outcome, Failed) and "answered 103" in outcome.error for outcome in outcomes)
     destination.close()

@@ -5,24 +5,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeGuard
 
 from kafka import KafkaProducer
 from kafka import errors as kafka_errors
 from kafka.net.compat import KafkaNetClient
 from kafka.serializer import Serializer
 
-from ...errors import DeliveryError, OutageError, RejectedError
 from ...message import Message
 from ...message.address import KafkaAddress
 from ...message.headers import kafka_headers
-from .. import Outcome
+from .. import Delivered, Outcome, Rejected, Unavailable
 
 #: Errors that say "never this record"; every other error of Kafka's says "not now". An error about all records, such
 #: as a wrong password, is no reason to move them all to a dead letter topic.
+_TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
 _PERMANENT = (
-    kafka_errors.MessageSizeTooLargeError,
-    kafka_errors.RecordListTooLargeError,
+    *_TOO_LARGE,
     kafka_errors.InvalidRecordError,
     kafka_errors.InvalidTopicError,
     kafka_errors.TopicAuthorizationFailedError,
@@ -66,13 +65,13 @@ class KafkaDestination:
             large = [i for i, outcome in enumerate(outcomes) if _is_too_large(outcome)]
             for i, outcome in zip(large, self._send([messages[i] for i in large], compress=True), strict=True):
                 outcomes[i] = outcome
-        return outcomes
+        return [Rejected(outcome.error) if _is_too_large(outcome) else outcome for outcome in outcomes]
 
     def _send(self, messages: Sequence[Message], *, compress: bool) -> list[Outcome]:
         # First all are handed over, then all are waited for: the producer batches what is under way at once.
         sent = [self._start(message, compress=compress) for message in messages]
         return [
-            result if isinstance(result, DeliveryError) else self._confirm(message, result)
+            result if isinstance(result, Rejected | Unavailable) else self._confirm(message, result)
             for message, result in zip(messages, sent, strict=True)
         ]
 
@@ -83,7 +82,7 @@ class KafkaDestination:
         try:
             producer = self._producer(brokers, compress=compress)
             if address.partition is not None and address.partition not in producer.partitions_for(address.topic):
-                return RejectedError(f"{address} has no partition {address.partition}")
+                return Rejected(f"{address} has no partition {address.partition}")
             # kafka-python cannot produce a header without a value; the empty one is the nearest.
             headers = [(name, b"" if value is None else value) for name, value in kafka_headers(message)]
             return producer.send(
@@ -104,13 +103,13 @@ class KafkaDestination:
             metadata = future.get(timeout=self._timeout_s + 10)
         except Exception as error:  # noqa: BLE001 - as in _start
             return self._classify(error, address, address.brokers or self._brokers)
-        return f"{address}[{metadata.partition}]@{metadata.offset}"
+        return Delivered(f"{address}[{metadata.partition}]@{metadata.offset}")
 
-    def _classify(self, error: Exception, address: KafkaAddress, brokers: str) -> DeliveryError:
-        kind = RejectedError if isinstance(error, _PERMANENT) else OutageError
-        result = kind(f"{address} at {brokers}: {error}")
-        result.__cause__ = error
-        return result
+    def _classify(self, error: Exception, address: KafkaAddress, brokers: str) -> Rejected | Unavailable:
+        text = f"{address} at {brokers}: {error}"
+        if isinstance(error, _TOO_LARGE):
+            return _RejectedAsTooLarge(text)
+        return Rejected(text) if isinstance(error, _PERMANENT) else Unavailable(text)
 
     def _producer(self, brokers: str, *, compress: bool) -> KafkaProducer:
         with self._lock:
@@ -167,7 +166,9 @@ def _make_producer(options: Mapping[str, Any]) -> KafkaProducer:
         raise
 
 
-def _is_too_large(outcome: Outcome) -> bool:
-    return isinstance(outcome, RejectedError) and isinstance(
-        outcome.__cause__, kafka_errors.MessageSizeTooLargeError | kafka_errors.RecordListTooLargeError
-    )
+class _RejectedAsTooLarge(Rejected):
+    """Compressed, the record may fit."""
+
+
+def _is_too_large(outcome: Outcome) -> TypeGuard[_RejectedAsTooLarge]:
+    return isinstance(outcome, _RejectedAsTooLarge)
