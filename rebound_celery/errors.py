@@ -70,3 +70,10 @@ class RejectedError(DeliveryError):
 
 class AttemptFailedError(DeliveryError):
     """The destination answered, and the answer was a failure: this attempt is used up."""
+
+
+class DeadLetterError(DeliveryError):
+    """The message was given up, and its dead letter is written. The text names the reason and the last error.
+
+    It is the result of the delivery task that wrote the dead letter (`AsyncResult.result`).
+    """

@@ -1,0 +1,16 @@
+"""The fields that name a message in a structured log line."""
+
+from __future__ import annotations
+
+from ..message import Message
+
+
+def log_fields(message: Message) -> dict[str, object]:
+    """What `extra` of a log line says of a message: its id, origin, attempt, destination, and reason if it is dead."""
+    return {
+        "message_id": message.id,
+        "origin": None if message.origin is None else str(message.origin),
+        "attempt": message.attempt,
+        "destination": str(message.target),
+        "reason": message.reason,
+    }
