@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -144,15 +143,12 @@ class Rebound:
         from .destinations.http import HttpDestination
         from .destinations.kafka import KafkaDestination
 
-        # kafka-python tells each step of each connection, and at ERROR each one that fails, hundreds a second while
-        # Kafka is away; what matters of it comes as rebound's own message.
-        kafka_log = logging.getLogger("kafka")
-        if kafka_log.level == logging.NOTSET:
-            kafka_log.setLevel(logging.CRITICAL)
         settings = self.settings
         return Destinations(
             by_kind={
-                "kafka": KafkaDestination(settings.kafka_brokers, settings.kafka_options, settings.kafka_timeout),
+                "kafka": KafkaDestination(
+                    settings.kafka_brokers, settings.kafka_options, settings.kafka_timeout, settings.kafka_client
+                ),
                 "http": HttpDestination(settings.http_connect_timeout, settings.http_timeout),
                 "dead-set": self.dead_set,
             },
