@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property, partial
@@ -89,14 +88,11 @@ class Rebound:
         from .destinations.http import HttpDestination
         from .destinations.kafka import KafkaDestination
 
-        # kafka-python tells each step of each connection, and at ERROR each one that fails, hundreds a second while
-        # Kafka is away; what matters of it comes as rebound's own message.
-        kafka_log = logging.getLogger("kafka")
-        if kafka_log.level == logging.NOTSET:
-            kafka_log.setLevel(logging.CRITICAL)
         settings = self.settings
         return {
-            "kafka": KafkaDestination(settings.kafka_brokers, settings.kafka_options, settings.kafka_timeout),
+            "kafka": KafkaDestination(
+                settings.kafka_brokers, settings.kafka_options, settings.kafka_timeout, settings.kafka_client
+            ),
             "http": HttpDestination(settings.http_connect_timeout, settings.http_timeout),
             "dead-set": DeadSetDestination(self._publisher.open),
         }

@@ -13,7 +13,7 @@ import rebound_celery
 ROOT = Path(rebound_celery.__file__).parent
 STAGES = {"consumer", "schedule", "delivery"}
 #: What every part may import, beside itself.
-COMMON = {"caching", "config", "errors", "health", "message", "policy", "registry", "stopping"}
+COMMON = {"caching", "clock", "config", "errors", "health", "message", "policy", "registry", "stopping"}
 ALLOWED = {
     **dict.fromkeys(COMMON, COMMON),
     "compat": set(),
