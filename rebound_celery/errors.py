@@ -56,6 +56,10 @@ class WireFormatError(ReboundError):
     """A stored message cannot be read: another version wrote it, or it is damaged. It is kept, not dropped."""
 
 
+class UnknownVersionError(ReboundError):
+    """A later version stored this: it stays in place until a worker of that version reads it."""
+
+
 class DeliveryError(ReboundError):
     """A delivery did not happen; its subclasses say whether and how it is tried again."""
 
