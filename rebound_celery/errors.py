@@ -70,6 +70,10 @@ class WireFormatError(ReboundError):
     """A stored message cannot be read: another version wrote it, or it is damaged. The message is kept."""
 
 
+class UnknownVersionError(ReboundError):
+    """A later version stored this: it stays in place until a worker of that version reads it."""
+
+
 class DeliveryError(ReboundError):
     """A message was not delivered. The subclasses say whether and how the delivery is tried again."""
 
