@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Literal
 
 from celery import Celery, signals
 from celery.result import AsyncResult
@@ -25,7 +25,7 @@ from .delivery.task import DeliverTask
 from .errors import InvalidSettingError, ReboundError
 from .message import Message
 from .policy import RetryPolicy
-from .requests import RetryRequest
+from .requests import Destination, RetryRequest, merged_value
 from .schedule.port import ScheduleOptions
 from .schedule.worker.installation import install_schedule
 
@@ -157,7 +157,7 @@ class Rebound:
 
     def schedule_retry(
         self,
-        destination: object = None,
+        destination: Destination,
         value: object = None,
         *,
         id: str | None = None,  # noqa: A002 - the field's own word
@@ -166,8 +166,8 @@ class Rebound:
         max_retries: int | None = None,
         base_delay: float | None = None,
         policy: RetryPolicy | None = None,
-        destination_type: str | None = None,
-        dead_destination: object = None,
+        destination_type: Literal["kafka", "http"] | None = None,
+        dead_destination: Destination | None = None,
         source: object = None,
         client_id: str | None = None,
         is_priority: bool = False,
@@ -208,7 +208,7 @@ class Rebound:
         return self.schedule(
             RetryRequest(
                 destination=destination,
-                value=value,
+                value=merged_value(value, message_data),
                 id=id,
                 key=key,
                 headers=headers,
@@ -222,7 +222,6 @@ class Rebound:
                 is_priority=is_priority,
                 error=error,
                 attempt=attempt,
-                message_data=message_data,
             )
         )
 
@@ -252,7 +251,7 @@ class Rebound:
         settings, now_ms = self.settings, self._clock.now_ms
         for given in requests:
             try:
-                request = given if isinstance(given, RetryRequest) else RetryRequest.of(given)
+                request = given if isinstance(given, RetryRequest) else RetryRequest.from_mapping(given)
                 message, due_ms = request.to_message(settings, now_ms())
             except ReboundError as error:
                 outcomes.append(error)

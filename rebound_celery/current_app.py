@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import registry
 from .policy import RetryPolicy
-from .requests import RetryRequest
+from .requests import Destination, RetryRequest, merged_value
 
 if TYPE_CHECKING:
     from celery.result import AsyncResult
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def schedule_retry(
-    destination: object = None,
+    destination: Destination,
     value: object = None,
     *,
     id: str | None = None,  # noqa: A002 - the field's own word
@@ -25,8 +25,8 @@ def schedule_retry(
     max_retries: int | None = None,
     base_delay: float | None = None,
     policy: RetryPolicy | None = None,
-    destination_type: str | None = None,
-    dead_destination: object = None,
+    destination_type: Literal["kafka", "http"] | None = None,
+    dead_destination: Destination | None = None,
     source: object = None,
     client_id: str | None = None,
     is_priority: bool = False,
@@ -42,7 +42,7 @@ def schedule_retry(
     return registry.find().schedule(
         RetryRequest(
             destination=destination,
-            value=value,
+            value=merged_value(value, message_data),
             id=id,
             key=key,
             headers=headers,
@@ -56,7 +56,6 @@ def schedule_retry(
             is_priority=is_priority,
             error=error,
             attempt=attempt,
-            message_data=message_data,
         )
     )
 

@@ -68,7 +68,8 @@ class Publisher:
         self._combiner: Combiner[_Call] = Combiner(self._run)
         #: Used by one thread at a time, which the combiner sees to.
         self._open: _Open | None = None
-        self._has_schedule = True
+        #: Whether the app's broker has the schedule; None until it was asked.
+        self._has_schedule: bool | None = None
 
     def publish_messages(self, messages: Iterable[tuple[Message, int, int]]) -> None:
         """Store messages, each with its due time in Unix milliseconds and its priority; see `publish`.
@@ -109,14 +110,12 @@ class Publisher:
             # A socket that was opened before a fork, and a lock that was held then, belong to the parent.
             self._pid, self._open, self._combiner = os.getpid(), None, Combiner(self._run)
         try:
+            if self._has_schedule is None:
+                self._has_schedule = self._find_schedule()
             if self._has_schedule:
                 self._store(deliveries)
             else:
                 self._publish_plainly(deliveries)
-        except UnreachableError:
-            # The app's broker has no schedule, such as kombu's memory transport.
-            self._has_schedule = False
-            self.publish(deliveries)
         except FAULTS as error:
             raise NotStoredError(f"Redis at {self.address} did not take the retry: {error}") from error
 
@@ -151,6 +150,14 @@ class Publisher:
     def _replies(self) -> bool:
         """Whether the app's results are sent as messages to whoever scheduled the task."""
         return str(self._app.conf.result_backend or "").startswith("rpc")
+
+    def _find_schedule(self) -> bool:
+        """Whether the app's broker has the schedule; kombu's memory transport, say, has none."""
+        try:
+            with self.open():  # this alone connects nothing
+                return True
+        except UnreachableError:
+            return False
 
     # A broker with the schedule
 
