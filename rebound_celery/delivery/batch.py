@@ -169,9 +169,7 @@ def _delivered(delivery: Delivery, outcome: Delivered) -> Result:
     message = delivery.message
     if message.reason is None:
         if logger.isEnabledFor(logging.INFO):
-            logger.info(
-                "delivered %s: %s", message, outcome.where, extra={"event": "delivered", **log_fields(message)}
-            )
+            logger.info("delivered %s: %s", message, outcome.where, extra={"event": "delivered", **log_fields(message)})
         return Result(End.DONE, outcome.where)
     text = dead_letter_text(message)
     logger.warning(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import WireFormatError
-from ..message import Message, codec
+from ..message import Message, codec, message_id_of
 from .lanes import lane_of
 
 #: Priorities as kombu's Redis transport counts them: from 0, the most urgent, to 9.
@@ -93,11 +93,6 @@ class Delivery:
             task_headers=_taken(rest, _HEADERS, dict, _NOTHING),
             unknown=rest,
         )
-
-
-def message_id_of(task_id: str) -> str:
-    """The id of the message that a delivery task delivers; see `Message.task_id`."""
-    return task_id.rpartition(":")[0] or task_id
 
 
 def _taken(context: dict[str, Any], name: str, kind: type, usual: Any) -> Any:

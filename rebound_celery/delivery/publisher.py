@@ -56,9 +56,7 @@ class Publisher:
         clock: tells the time.
     """
 
-    def __init__(
-        self, app: Any, queue: Callable[[], str], form: DeliveryForm, *, clock: Clock = SYSTEM_CLOCK
-    ) -> None:
+    def __init__(self, app: Any, queue: Callable[[], str], form: DeliveryForm, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._app = app
         self._queue = queue
         self._form = form

@@ -12,7 +12,14 @@ from celery import Task
 from ..clock import SYSTEM_CLOCK, Clock
 from ..config import Settings
 from ..destinations import Delivered, exception_of
-from ..errors import DeadLetterError, DeliveryError, NotStoredError, UnknownVersionError, UnreachableError, WireFormatError
+from ..errors import (
+    DeadLetterError,
+    DeliveryError,
+    NotStoredError,
+    UnknownVersionError,
+    UnreachableError,
+    WireFormatError,
+)
 from ..policy import WORKER_LOST, DeadLetter, Failure
 from ..schedule.port import DeadEntry, Entry
 from .batch import Batch, End, Result, dead_letter_text

@@ -11,7 +11,7 @@ from celery import Celery
 
 from ..config import Settings
 from ..delivery.task import PROMISED, DeliverTask
-from ..delivery.task_messages import TASK_NAME
+from ..delivery.form import TASK_NAME
 from ..errors import ReboundError
 from ..schedule.worker import redis_checks as redis_risks
 from .doctor_kafka import check_kafka, check_options
