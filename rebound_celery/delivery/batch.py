@@ -19,7 +19,7 @@ from ..errors import NotStoredError
 from ..message import Message
 from ..policy import Failure, Retry, decide, outage_delay_s
 from .delivery import Delivery
-from .log_fields import log_fields
+from .log_fields import log_fields, named
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class Batch:
             for index, (delivery, _) in waiting.items():
                 logger.warning(
                     "%s goes back to its queue, for it could not be stored again: %s",
-                    delivery.message,
+                    named(delivery.message),
                     error,
                     extra={"event": "not_stored", **log_fields(delivery.message)},
                 )
@@ -169,12 +169,12 @@ def _delivered(delivery: Delivery, outcome: Delivered) -> Result:
     message = delivery.message
     if message.reason is None:
         if logger.isEnabledFor(logging.INFO):
-            logger.info("delivered %s: %s", message, outcome.where, extra={"event": "delivered", **log_fields(message)})
+            logger.info("delivered %s: %s", named(message), outcome.where, extra={"event": "delivered", **log_fields(message)})
         return Result(End.DONE, outcome.where)
     text = dead_letter_text(message)
     logger.warning(
         "%s; its dead letter is at %s: %s",
-        message,
+        named(message),
         outcome.where,
         text,
         extra={"event": "dead_letter_written", **log_fields(message)},
@@ -186,7 +186,7 @@ def _log_failure(message: Message, decision: object, failure: Failure, now_ms: i
     if isinstance(decision, Retry):
         logger.warning(
             "%s failed with %s; attempt %d follows in %.1f s",
-            message,
+            named(message),
             failure,
             decision.attempt,
             (decision.due_ms - now_ms) / 1000,
@@ -195,7 +195,7 @@ def _log_failure(message: Message, decision: object, failure: Failure, now_ms: i
     else:
         logger.warning(
             "%s failed with %s; it is given up",
-            message,
+            named(message),
             failure,
             extra={"event": "given_up", **log_fields(message)},
         )
@@ -205,7 +205,7 @@ def _log_outage(message: Message, outcome: Undelivered, delay_s: float) -> None:
     if message.reason is not None and not isinstance(outcome, Unavailable):
         logger.critical(
             "the dead letter %s is refused by its destination, stays scheduled and is tried again in %.1f s: %s",
-            message,
+            named(message),
             delay_s,
             outcome.error,
             extra={"event": "dead_letter_refused", **log_fields(message)},
@@ -214,7 +214,7 @@ def _log_outage(message: Message, outcome: Undelivered, delay_s: float) -> None:
     logger.log(
         logging.WARNING if message.reason is None else logging.CRITICAL,
         "%s is tried again in %.1f s, for its destination is away: %s",
-        message,
+        named(message),
         delay_s,
         outcome.error,
         extra={"event": "outage", **log_fields(message)},

@@ -194,7 +194,7 @@ def stored_form_of(app: Any, body: Any, content_type: str, content_encoding: str
     try:
         accepted = serialization.prepare_accept_content(app.conf.accept_content)
         (argument,), _, _ = serialization.loads(body, content_type, content_encoding, accept=accepted)
-    except Exception as error:  # noqa: BLE001 - whatever the message holds: the serializers raise what they like
+    except Exception as error:
         raise WireFormatError(f"the body of a delivery task cannot be read: {error!r}") from error
     return from_argument(argument)
 

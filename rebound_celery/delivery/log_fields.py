@@ -1,8 +1,13 @@
-"""The fields that name a message in a structured log line."""
+"""How log lines name a message: in their text, and in the fields of `extra`."""
 
 from __future__ import annotations
 
 from ..message import Message
+
+
+def named(message: Message) -> str:
+    """A message with its id, origin, attempt and destination, for the text of a log line."""
+    return f"message {message.id} ({message})"
 
 
 def log_fields(message: Message) -> dict[str, object]:

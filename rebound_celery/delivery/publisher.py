@@ -19,7 +19,7 @@ from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import NotStoredError, UnreachableError
 from ..message import Message
 from ..schedule.port import Combiner, Entry, Schedule, open_schedule
-from .delivery import PRIORITY_NORMAL, Delivery
+from .delivery import Delivery
 from .form import DeliveryForm
 from .sent_events import SentEvents
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from celery import Task
 
@@ -26,7 +25,7 @@ from .batch import Batch, End, Result, dead_letter_text
 from .delivery import Delivery
 from .form import TASK_NAME, DeliveryForm, from_argument, stored_form_of
 from .job import Received
-from .log_fields import log_fields
+from .log_fields import log_fields, named
 from .opened import OpenedDestinations
 from .publisher import FAULTS, Publisher
 from .results import store_result
@@ -170,7 +169,7 @@ class DeliverTask(Task):
                 raise exception_of(outcome)
         except _NOT_KEPT as error:
             logger.exception(
-                "%s goes back to its queue", read.message, extra={"event": "not_stored", **log_fields(read.message)}
+                "%s goes back to its queue", named(read.message), extra={"event": "not_stored", **log_fields(read.message)}
             )
             return Result(End.BACK, str(error))
         result = Result(End.DEAD, dead_letter_text(delivery.message))
@@ -181,7 +180,7 @@ class DeliverTask(Task):
         message = delivery.message
         logger.error(
             "%s is given up: %d workers were lost while they delivered it",
-            message,
+            named(message),
             losses,
             extra={"event": "worker_lost", **log_fields(message)},
         )

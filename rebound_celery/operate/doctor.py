@@ -10,8 +10,8 @@ from typing import Any
 from celery import Celery
 
 from ..config import Settings
-from ..delivery.task import PROMISED, DeliverTask
 from ..delivery.form import TASK_NAME
+from ..delivery.task import PROMISED, DeliverTask
 from ..errors import ReboundError
 from ..schedule.worker import redis_checks as redis_risks
 from .doctor_kafka import check_kafka, check_options

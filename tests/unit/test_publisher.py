@@ -157,7 +157,7 @@ def test_a_stored_retry_equals_what_apply_async_sends_field_by_field(
 def test_a_claimed_retry_equals_what_apply_async_sends_field_by_field(
     conf: dict[str, Any], detailed: bool, stored: list[Stored]
 ) -> None:
-    app, rebound = make_app(**conf)
+    app, _ = make_app(**conf)
     form = app.tasks["rebound.deliver"].form
     form.details_wanted = lambda: detailed
     delivery = Delivery(message=MESSAGE, task_id=MESSAGE.task_id)
