@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -144,7 +145,7 @@ class Publisher:
         """The broker's URL without its password."""
         return str(maybe_sanitize_url(self._app.conf.broker_write_url or "memory://"))
 
-    @property
+    @cached_property
     def _replies(self) -> bool:
         """Whether the app's results are sent as messages to whoever scheduled the task."""
         return str(self._app.conf.result_backend or "").startswith("rpc")

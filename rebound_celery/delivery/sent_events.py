@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -124,10 +125,10 @@ class SentEvents:
             raise ValueError(f"kombu publishes events in a form that is not known here: {text}")
         return name, topic, start, middle, end
 
-    @property
+    @cached_property
     def _serializer(self) -> str:
         return str(self._dispatcher.serializer)
 
-    @property
+    @cached_property
     def _dispatcher(self) -> Any:
         return self._app.amqp._event_dispatcher  # noqa: SLF001 - the one that apply_async uses
