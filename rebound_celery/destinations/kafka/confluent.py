@@ -60,11 +60,10 @@ class _Batch:
 
     def report(self, index: int, error: Any, message: Any) -> None:
         """librdkafka's report on one record; called by whichever thread polls."""
-        record = self.records[index]
         if error is None:
-            self.settle(index, where(record.topic, message.partition(), message.offset()))
+            self.settle(index, where(message.topic(), message.partition(), message.offset()))
         else:
-            self.settle(index, self._client.classify(record, error))
+            self.settle(index, self._client.classify(self.records[index], error))
 
     def settle(self, index: int, outcome: Produced) -> None:
         self.outcomes[index] = outcome
@@ -229,8 +228,9 @@ class ConfluentClient:
 
 def _whole_names(headers: list[tuple[str, bytes | None]]) -> list[tuple[str, bytes | None]]:
     """The headers as librdkafka takes them: a name that holds a NUL would end there, so U+FFFD stands for the NUL."""
-    if any("\0" in name for name, _ in headers):
-        return [(name.replace("\0", "\ufffd"), value) for name, value in headers]
+    for name, _ in headers:
+        if "\0" in name:
+            return [(name.replace("\0", "\ufffd"), value) for name, value in headers]
     return headers
 
 

@@ -152,8 +152,7 @@ def _make_client(name: str, brokers: str, options: Mapping[str, Any], timeout_s:
 def _headers(message: Message) -> list[tuple[str, bytes | None]]:
     """The record's headers. A name that is not valid Unicode, which no client can encode, gets "?" for what is not."""
     headers = kafka_headers(message)
-    try:
-        "".join(name for name, _ in headers).encode()
-    except UnicodeEncodeError:
-        return [(name.encode("utf-8", "replace").decode(), value) for name, value in headers]
+    for name, _ in message.headers:
+        if not name.isascii():
+            return [(name.encode("utf-8", "replace").decode(), value) for name, value in headers]
     return headers

@@ -152,8 +152,9 @@ _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
 
 
 def invalid_option(name: str, value: object, allowed: str) -> InvalidSettingError:
-    """The error for one option; it does not show what may be secret."""
-    shown = "***" if any(word in name for word in _SECRET_WORDS) else value
+    """The error for one option; it does not show what may be secret. An unknown name may be a misspelt password."""
+    is_known = name in _COMMON or name in _FIXED
+    shown = value if is_known and not any(word in name for word in _SECRET_WORDS) else "***"
     return InvalidSettingError(f"{_SETTING}[{name!r}]", shown, allowed)
 
 
