@@ -52,7 +52,7 @@ def test_a_producer_that_cannot_finish_keeps_no_other_open() -> None:
 
     destination.close()
 
-    assert [producer.closed_within for producer in producers] == [5, 5]
+    assert [producer.closed_within for producer in producers] == [2.5, 2.5]
 
 
 def test_brokers_that_are_away_are_an_outage_within_the_time_out(client: str) -> None:
