@@ -24,8 +24,6 @@ from .lanes import is_slow
 
 TASK_NAME = "rebound.deliver"
 
-#: How many workers were lost while they held the message.
-LOSSES_HEADER = "rebound-losses"
 #: Whether the destination is of a kind that is slow to deliver to. The worker reads it without decoding the message.
 SLOW_HEADER = "rebound-slow"
 
@@ -74,9 +72,6 @@ class DeliveryForm:
         properties["delivery_info"] = {"exchange": "", "routing_key": self._queue()}
         properties["body_encoding"] = None
         headers[SLOW_HEADER] = is_slow(claimed.lane)
-        if claimed.losses:
-            headers[LOSSES_HEADER] = claimed.losses
-            headers["redelivered"] = properties["delivery_info"]["redelivered"] = True
         return {
             "body": claimed.stored,
             "content-encoding": STORED_ENCODING,

@@ -18,9 +18,10 @@ from celery.worker.request import create_request_cls
 from celery.worker.state import task_reserved
 from kombu.asynchronous.timer import to_timestamp
 
+from ..schedule.port import LOSSES_HEADER
 from .batch import End
 from .events import TaskEvents
-from .form import LOSSES_HEADER, SLOW_HEADER
+from .form import SLOW_HEADER
 from .gatherer import Gatherer
 from .job import Received, give_up, received_of
 
