@@ -26,6 +26,7 @@ from .errors import InvalidSettingError, ReboundError
 from .message import Failure, Message, dead_letter_topic, new_id, normalize_headers
 from .message.address import DEAD_SET, Address, KafkaAddress, parse_address
 from .policy import MAX_RETRIES_LIMIT, Retry, policy_of
+from .schedule.port import ScheduleOptions
 from .schedule.worker.installation import install_schedule
 
 #: How many messages `schedule_retries` stores in one round trip.
@@ -205,15 +206,15 @@ class Rebound:
             if not _is_set(self.app, name):
                 conf[name] = True
 
-    def _schedule_options(self) -> dict[str, Any]:
+    def _schedule_options(self) -> ScheduleOptions:
         settings = self.settings
         # On rebound's own queue every message goes through the schedule: a list with BRPOP can lose one.
-        return {
-            "leased": (settings.queue,),
-            "lease": settings.lease,
-            "max_losses": settings.max_worker_losses,
-            "health_file": settings.health_file,
-        }
+        return ScheduleOptions(
+            leased={settings.queue: None},
+            lease_s=settings.lease,
+            max_worker_losses=settings.max_worker_losses,
+            health_file=settings.health_file,
+        )
 
     # What users call
 

@@ -10,8 +10,9 @@ from redis.exceptions import RedisError
 
 from ..errors import UnreachableError, WireFormatError
 from ..message import Message
+from ..schedule.store import envelope
 from ..schedule.store.keys import QueueKeys
-from ..schedule.transport import celery_form as stored
+from ..schedule.transport import celery_form
 
 
 def check(url: str) -> None:
@@ -34,7 +35,7 @@ def waiting(url: str, queue: str) -> set[str]:
             entries: list[Any] = redis.hvals(QueueKeys("", queue, ()).messages)
         except RedisError as error:
             raise UnreachableError("Redis", _address(redis), error) from error
-    ids = (_message_id(stored.decode(entry)) for entry in entries)
+    ids = (_message_id(celery_form.decode(envelope.opened(entry)[0])) for entry in entries)
     return {message_id for message_id in ids if message_id is not None}
 
 
