@@ -17,6 +17,7 @@ from .store.combining import Combiner
 from .store.values import Claimed, Counts, DeadEntry, DeadPage, Entry, Lane, Page, Position, Waiting
 
 __all__ = [
+    "LOSSES_HEADER",
     "Claimed",
     "Combiner",
     "Counts",
@@ -35,6 +36,10 @@ __all__ = [
     "message_leases",
     "open_schedule",
 ]
+
+
+#: The header that tells how many workers were lost while they held a message; missing for none.
+LOSSES_HEADER = "rebound-losses"
 
 
 class MessageForm(Protocol):
@@ -109,7 +114,7 @@ class Schedule(Protocol):
     def page(
         self, lane: str | None = None, after: Position | None = None, count: int = 100, *, leased: bool = False
     ) -> Page:
-        """Waiting messages ordered by due time, of one lane or of all; with `leased`, leased ones by their leases' end."""
+        """Waiting messages, of one lane or of all, by due time; or with `leased` leased ones, by the leases' end."""
 
     def counts(self) -> Counts:
         """How many messages wait, are leased and are dead, and how many wait in each lane."""

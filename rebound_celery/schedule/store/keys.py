@@ -74,7 +74,7 @@ class QueueKeys:
 
     @property
     def unconfirmed(self) -> str:
-        """ZSET worker -> until when its last claim must be confirmed; once it is, until when the claim is remembered."""
+        """ZSET worker -> until when its last claim must be confirmed; or, confirmed, until when it is remembered."""
         return self._key("unconfirmed")
 
     @property

@@ -160,11 +160,13 @@ def _command(connection: Any, *command: str) -> Any:
 
 
 def _packed(*command: Any) -> bytes:
+    packed: bytes
     try:
-        return pack_command(command)
+        packed = pack_command(command)
     except UnicodeEncodeError:
         # Somewhere is an id that is no UTF-8.
-        return pack_command(tuple(to_id(part) if isinstance(part, str) else part for part in command))
+        packed = pack_command(tuple(to_id(part) if isinstance(part, str) else part for part in command))  # type: ignore[arg-type]
+    return packed
 
 
 def _answer(connection: Any) -> Any:

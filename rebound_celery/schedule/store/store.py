@@ -30,6 +30,7 @@ LOST = "lost"
 #: How often a call is made again because the lane of a message was not known, or has changed meanwhile.
 _ROUNDS = 8
 
+
 @dataclass(frozen=True, slots=True)
 class ClaimId:
     """Names a claim: asked again, Redis gives the same messages.
@@ -47,6 +48,7 @@ class ClaimId:
         """What its leases are settled with."""
         return f"{self.worker}:{self.number}"
 
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What a claim found: leased messages, and milliseconds until the next claim finds something (None: nothing
@@ -56,6 +58,7 @@ class Claim:
     next_in_ms: int | None
     #: Lanes that are due, and were not among those that the caller gave.
     unknown: list[str]
+
 
 @dataclass(frozen=True, slots=True)
 class End:
@@ -73,6 +76,7 @@ class End:
     token: str
     what: str
     reference: str | None = None
+
 
 class Store:
     """The schedule of one queue; `schedule.port.Schedule` says what its methods do.
@@ -171,9 +175,7 @@ class Store:
 
     # workers
 
-    def claim(
-        self, claim: ClaimId, limit: int, lease_ms: int, confirm_ms: int, lanes: Iterable[str] = ()
-    ) -> Claim:
+    def claim(self, claim: ClaimId, limit: int, lease_ms: int, confirm_ms: int, lanes: Iterable[str] = ()) -> Claim:
         """Lease at most `limit` messages that are due; the worker then has to `confirm`.
 
         Args:
@@ -362,6 +364,7 @@ class Store:
     def ping(self) -> None:
         self._client.ping()
 
+
 class _Group:
     """Messages of one lane and rank, as the script takes them."""
 
@@ -378,6 +381,7 @@ class _Group:
         arguments = self.arguments
         return zip(arguments[::3], arguments[1::3], arguments[2::3], strict=True)
 
+
 def _by_reference(entries: Iterable[tuple[str, tuple[Any, int, bytes]]]) -> list[_Group]:
     groups: dict[str, _Group] = {}
     for reference, entry in entries:
@@ -386,8 +390,10 @@ def _by_reference(entries: Iterable[tuple[str, tuple[Any, int, bytes]]]) -> list
         group.arguments += entry
     return list(groups.values())
 
+
 def _what(what: str) -> str:
     return what if what in {RELEASE, LOST} else ":" + what.replace("\n", " ")
+
 
 def next_claims_in(client: Any, keys: Iterable[QueueKeys]) -> list[int | None]:
     """For each queue, milliseconds until a claim may find something, at most 0 if it does now; None if nothing waits.

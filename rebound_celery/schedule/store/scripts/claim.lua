@@ -27,7 +27,9 @@ local limits, stats = KEYS[6], KEYS[9]
 local now, exactly = clock()
 local worker, limit, lease, ranks = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[6])
 local token = worker .. ':' .. ARGV[2]
-local SOME = 100 -- how many leases that ran out, or due lanes, are looked at in one claim
+local SOME = 100 -- how many leases that ran out are looked at in one claim
+local LANES = 32 -- how many due lanes are looked at; those that were served last come last
+local PARTS = 16 -- among about how many lanes a claim is divided: each costs some time
 local REMEMBERED = 600000 -- milliseconds for which a confirmed claim is remembered
 
 local lanes_of, waiting_of = {}, {}
@@ -221,7 +223,7 @@ for r = 1, ranks do
   local rank, lanes = ARGV[6 + r], KEYS[9 + r]
   local head = head_of(lanes)
   if head <= exactly and free > 0 then
-    local due = redis.call('ZRANGEBYSCORE', lanes, '-inf', string.format('%.3f', exactly), 'LIMIT', 0, SOME)
+    local due = redis.call('ZRANGEBYSCORE', lanes, '-inf', string.format('%.3f', exactly), 'LIMIT', 0, LANES)
     local shared_by, all_known, full = #due, true, {}
     for _, lane in ipairs(due) do
       local waiting = waiting_of[rank .. lane]
@@ -229,7 +231,7 @@ for r = 1, ranks do
         need(rank .. lane)
         all_known = false
       elseif free > 0 then
-        local share = math.ceil(free / shared_by)
+        local share = math.min(free, math.max(math.ceil(free / shared_by), math.ceil(limit / PARTS)))
         local got = take(lane, waiting, share, taken)
         free = free - got
         if got == share then
