@@ -1,8 +1,9 @@
 """Retries for Kafka consumers and Celery: exponential backoff, dead letters with their reason, no lost message."""
 
-from .app import Rebound, schedule_retries, schedule_retry
+from .app import Rebound
 from .config import Settings
 from .consumer import Consumer, ConsumerConfig
+from .current_app import schedule_retries, schedule_retry
 from .errors import InvalidSettingError, NotInstalledError, NotStoredError, ReboundError, UnreachableError
 from .message import Message, Record
 from .policy import RetryPolicy

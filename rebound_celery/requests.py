@@ -24,6 +24,10 @@ _BY = f"schedule_retry@{socket.gethostname()}"
 _to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
+#: What names a destination; see `RetryRequest`.
+Destination = str | Mapping[str, Any] | Address
+
+
 class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One message for `schedule_retries`: the arguments of `schedule_retry`.
 
@@ -48,7 +52,7 @@ class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
         attempt: which attempt has failed; 1 is the first.
     """
 
-    destination: str | Mapping[str, Any] | Address
+    destination: Destination
     value: object = None
     id: str | None = None
     key: bytes | str | None = None
@@ -57,7 +61,7 @@ class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
     base_delay: float | None = None
     policy: RetryPolicy | None = None
     destination_type: Literal["kafka", "http"] | None = None
-    dead_destination: str | Mapping[str, Any] | Address | None = None
+    dead_destination: Destination | None = None
     source: object = None
     client_id: str | None = None
     is_priority: bool = False
@@ -146,6 +150,19 @@ class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
         if retries is not None or delay is not None:
             raise InvalidSettingError("policy", self.policy, "give it, or max_retries and base_delay, not both")
         return self.policy
+
+
+def merged_value(value: object, message_data: object) -> object:
+    """Return the one of both names of a message's value that was given.
+
+    Raises:
+        InvalidSettingError: if both were.
+    """
+    if message_data is None:
+        return value
+    if value is not None:
+        raise InvalidSettingError("value", value, "give it, or message_data, not both")
+    return message_data
 
 
 _NAMES = tuple(field.name for field in msgspec.structs.fields(RetryRequest))

@@ -9,11 +9,10 @@ from urllib.parse import quote_from_bytes
 
 import urllib3
 
-from ..errors import AttemptFailedError
 from ..message import Message
 from ..message.address import HttpAddress
 from ..message.headers import OWN_HEADERS, own_headers
-from . import Outcome
+from . import Delivered, Failed, Outcome
 
 #: How many posts run at once, and at most how many of them to one host.
 _CONCURRENCY = 16
@@ -108,13 +107,11 @@ class HttpDestination:
                 preload_content=False,
             )
         except Exception as error:  # noqa: BLE001 - whatever went wrong, this attempt failed and the message is kept
-            result = AttemptFailedError(f"POST {address}: {error}")
-            result.__cause__ = error
-            return result
+            return Failed(f"POST {address}: {error}")
         excerpt = _read_excerpt(response)
         if 200 <= response.status < 300:
-            return f"{address} answered {response.status}"
-        return AttemptFailedError(f"POST {address} answered {response.status}: {excerpt}")
+            return Delivered(f"{address} answered {response.status}")
+        return Failed(f"POST {address} answered {response.status}: {excerpt}")
 
     def close(self) -> None:
         self._pool.clear()
@@ -124,15 +121,21 @@ class HttpDestination:
 
 
 def _read_excerpt(response: urllib3.BaseHTTPResponse) -> str:
-    """The beginning of the answer's body as text; the connection is kept if that was all of it."""
+    """The beginning of the answer's body as text. The response is ended, and its place in the pool is free again."""
+    body = b""
+    # What follows an interim answer (1xx) would be read as the answer to the connection's next post.
+    is_over = response.status < 200
+    is_whole = False
     try:
-        body = response.read(_EXCERPT_BYTES + 1)
-        if len(body) <= _EXCERPT_BYTES:
-            response.release_conn()
-        else:
-            response.close()
-    except (urllib3.exceptions.HTTPError, OSError):
-        # The status has said what became of the message.
+        while not is_over:
+            part = response.read1(_EXCERPT_BYTES + 1 - len(body))
+            body += part
+            is_whole = not part
+            is_over = is_whole or len(body) > _EXCERPT_BYTES
+    except Exception:  # noqa: BLE001, S110 - the status has said what became of the message
+        pass
+    if not is_whole:
         response.close()
-        return ""
+    # `close` ends the connection, but only this gives its place back to the pool.
+    response.release_conn()
     return body[:_EXCERPT_BYTES].decode("utf-8", "replace")

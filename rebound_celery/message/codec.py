@@ -145,6 +145,12 @@ def decode(id: str, stored: bytes) -> tuple[Message, dict[str, Any]]:  # noqa: A
     return _build(id, fields, destination, dead, policy, {}), context
 
 
+def check_version(stored: bytes) -> None:
+    """Raise UnknownVersionError if a later version wrote this. Nothing is decoded."""
+    if stored and stored[0] > COMPRESSED_1:
+        raise UnknownVersionError(f"a message in the form {stored[0]:#x}")
+
+
 def to_json(message: Message) -> dict[str, str]:
     """Return a message as JSON can hold it."""
     return {"id": message.id, "stored": base64.b64encode(encode(message)).decode()}

@@ -1,4 +1,4 @@
-"""What of a Redis server's own settings endangers what waits in it."""
+"""Finds settings of a Redis server that endanger what waits in it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def warn_of_eviction(app: Celery) -> None:
     try:
         with app.connection_or_acquire() as connection:
             channel = connection.default_channel
-            if getattr(channel, "rebound", None) is None:
+            if getattr(channel, "options", None) is None:
                 return
             problem = eviction(channel.store_of(app.conf.task_default_queue).server_info())
     except Exception as error:  # noqa: BLE001 - a worker must start whatever INFO says, or forbids
