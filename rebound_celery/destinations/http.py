@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import quote_from_bytes
+from concurrent.futures import Future, wait
+from urllib.parse import quote_from_bytes, urlsplit
 
 import urllib3
 
 from ..address import HttpAddress
-from ..errors import AttemptFailedError
+from ..errors import AttemptFailedError, OutageError
 from ..headers import OWN_HEADERS, own_headers
 from ..message import Message
 from . import Outcome
+from .deadline import pool_manager, time_limits
+from .lanes import Lanes
 
-#: How many posts run at once, and at most how many of them to one host.
-_CONCURRENCY = 16
+#: How many posts run at once, and at most how many of them to one host. The first is the size of a job: each of its
+#: messages has a thread at once, unless its host has its own in use.
+_CONCURRENCY = 64
 _PER_HOST = 8
+
+#: Seconds after its end that a post is waited for. Only the look-up of a host's name lasts longer: nothing can end it.
+_GRACE_S = 5.0
 
 #: How much of an answer's body is read, in bytes. It is only of use in an error's text.
 _EXCERPT_BYTES = 300
@@ -78,49 +85,76 @@ class HttpDestination:
     """Posts messages, several at once so that one slow host does not hold the others.
 
     Args:
-        connect_timeout_s: seconds to connect.
-        timeout_s: seconds to wait for the answer.
+        connect_timeout_s: seconds to connect, the host's look-up and TLS included.
+        timeout_s: seconds for a post as a whole, from the look-up to the end of the answer.
     """
 
     def __init__(self, connect_timeout_s: float, timeout_s: float) -> None:
-        self._timeout = urllib3.Timeout(connect=connect_timeout_s, read=timeout_s)
-        self._pool = urllib3.PoolManager(num_pools=64, maxsize=_PER_HOST, block=True, retries=False)
-        self._threads: ThreadPoolExecutor | None = None
+        self._connect_timeout_s = connect_timeout_s
+        self._timeout_s = timeout_s
+        self._pool = pool_manager(_CONCURRENCY, _PER_HOST)
+        self._lanes = Lanes(self._post, _CONCURRENCY, _PER_HOST)
 
     def send(self, messages: Sequence[Message]) -> list[Outcome]:
-        if len(messages) == 1:
-            return [self._post(messages[0])]
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(_CONCURRENCY, thread_name_prefix="rebound-http")
-        return list(self._threads.map(self._post, messages))
+        """Post each message; see `Destination.send`.
+
+        No post begins after half the time-out, so that all have ended after one and a half. What has not begun by then,
+        because earlier posts to its host take so long, is an OutageError: it has used up no attempt.
+        """
+        posts = [self._lanes.submit(_host_of(message), message) for message in messages]
+        try:
+            # Half of it, for posts that hang end after the whole of it: no others are to follow them then.
+            wait(posts, self._timeout_s / 2)
+        finally:
+            for post in posts:
+                # What has begun goes on.
+                post.cancel()
+        end_by = time.monotonic() + self._timeout_s + _GRACE_S
+        return [_outcome_of(post, message, end_by) for post, message in zip(posts, messages, strict=True)]
 
     def _post(self, message: Message) -> Outcome:
         address = message.target
         assert isinstance(address, HttpAddress)
         try:
-            response = self._pool.request(
-                "POST",
-                address.url,
-                body=message.value or b"",
-                headers=request_headers(message),
-                timeout=self._timeout,
-                redirect=False,
-                preload_content=False,
-            )
+            with time_limits(self._connect_timeout_s, self._timeout_s):
+                response = self._pool.request(
+                    "POST",
+                    address.url,
+                    body=message.value or b"",
+                    headers=request_headers(message),
+                    timeout=self._timeout_s,
+                    redirect=False,
+                    preload_content=False,
+                )
+                excerpt = _read_excerpt(response)
         except Exception as error:  # noqa: BLE001 - whatever went wrong, this attempt failed and the message is kept
             result = AttemptFailedError(f"POST {address}: {error}")
             result.__cause__ = error
             return result
-        excerpt = _read_excerpt(response)
         if 200 <= response.status < 300:
             return f"{address} answered {response.status}"
         return AttemptFailedError(f"POST {address} answered {response.status}: {excerpt}")
 
     def close(self) -> None:
         self._pool.clear()
-        if self._threads is not None:
-            self._threads.shutdown(wait=False)
-            self._threads = None
+        self._lanes.close()
+
+
+def _host_of(message: Message) -> tuple[str, str | None, int]:
+    """What counts as one host: the places of one have nothing to do with those of another."""
+    address = message.target
+    assert isinstance(address, HttpAddress)
+    parts = urlsplit(address.url)
+    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _outcome_of(post: Future[Outcome], message: Message, end_by: float) -> Outcome:
+    if post.cancelled():
+        return OutageError(f"POST {message.target} was not begun: earlier posts to its host take all its places")
+    try:
+        return post.result(max(0, end_by - time.monotonic()))
+    except TimeoutError:
+        return AttemptFailedError(f"POST {message.target}: timed out in looking up its host")
 
 
 def _read_excerpt(response: urllib3.BaseHTTPResponse) -> str:

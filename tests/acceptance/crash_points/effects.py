@@ -45,6 +45,7 @@ EFFECTS = {
     "delivery/task.py: self.destinations.get().dead_set.send": KEEP,
     "delivery/task.py: self.publisher().publish_tasks": RUN_SCRIPT,
     "destinations/dead_set.py: pipe.execute": KEEP,
+    "destinations/deadline.py: self._socket.send": REQUEST,
     "destinations/http.py: self._pool.request": REQUEST,
     "destinations/kafka.py: producer.send": SEND,
     "schedule/claimer.py: self.claim": RUN_SCRIPT,
