@@ -22,7 +22,7 @@ REVOKED = "rebound_celery.consumer.rebalance:RebalanceListener._commit"
 # The worker, and the child of a prefork pool
 HANDED_OVER = "rebound_celery.delivery.strategy:Gatherer._run"
 SEND = "kafka:KafkaProducer.send"
-CONFIRM = "rebound_celery.destinations.kafka.kafka_python:KafkaDestination._confirm"
+CONFIRM = "rebound_celery.destinations.kafka.kafka_python:KafkaPythonClient._confirm"
 POST = "rebound_celery.destinations.http:HttpDestination._post"
 #: Sends the request and waits for the first bytes of the answer.
 REQUEST = "urllib3:PoolManager.request"

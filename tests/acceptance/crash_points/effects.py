@@ -23,7 +23,15 @@ from tests.acceptance.crash_points.calls import (
 ROOT = Path(rebound_celery.__file__).parent
 
 #: Where a message is on its way; what people and tools do about the schedule is not.
-FILES = ("app.py", "consumer/*.py", "delivery/*.py", "destinations/*.py", "schedule/leases.py", "schedule/claimer.py")
+FILES = (
+    "app.py",
+    "consumer/*.py",
+    "delivery/*.py",
+    "destinations/*.py",
+    "destinations/kafka/*.py",
+    "schedule/leases.py",
+    "schedule/claimer.py",
+)
 
 #: How the methods are called that reach Kafka, Redis or a receiver.
 VERBS = {"poll", "commit", "commit_async", "store", "publish_tasks", "send", "request", "execute"}
@@ -45,8 +53,9 @@ EFFECTS = {
     "delivery/task.py: self.destinations.get().dead_set.send": KEEP,
     "delivery/task.py: self.publisher().publish_tasks": RUN_SCRIPT,
     "destinations/dead_set.py: pipe.execute": KEEP,
+    "destinations/deadline.py: self._socket.send": REQUEST,
     "destinations/http.py: self._pool.request": REQUEST,
-    "destinations/kafka.py: producer.send": SEND,
+    "destinations/kafka/kafka_python.py: self._producer.send": SEND,
     "schedule/claimer.py: self.claim": RUN_SCRIPT,
     "schedule/claimer.py: store.claim": RUN_SCRIPT,
     "schedule/claimer.py: store.settle": RUN_SCRIPT,
