@@ -15,7 +15,7 @@ from celery import Celery
 
 def add_transport_option(app: Celery, name: str, value: str, on_made: Callable[[Any], None]) -> None:
     """Let each connection of `app` have this transport option, and call `on_made` with each."""
-    make_connection = app._connection  # noqa: SLF001 - see above
+    make_connection = app._connection
 
     @wraps(make_connection)
     def connection(url: Any, *args: Any, transport_options: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
@@ -24,4 +24,4 @@ def add_transport_option(app: Celery, name: str, value: str, on_made: Callable[[
         on_made(made)
         return made
 
-    app._connection = connection  # noqa: SLF001
+    app._connection = connection

@@ -15,4 +15,4 @@ def replace_transports(classes: Mapping[str, str]) -> None:
     for alias, name in classes.items():
         kombu.transport.TRANSPORT_ALIASES[alias] = name
         # kombu remembers what it has resolved.
-        kombu.transport._transport_cache.pop(alias, None)  # noqa: SLF001
+        kombu.transport._transport_cache.pop(alias, None)

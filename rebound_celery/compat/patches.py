@@ -59,9 +59,9 @@ _CHANNEL = "schedule/transport/channel.py"
 _QOS = "schedule/transport/qos.py"
 _TRANSPORT = "schedule/transport/transport.py"
 _BATCH = "schedule/transport/publish_batch.py"
-_INSTALLATION = "schedule/worker/installation.py"
+_TRANSPORTS = "compat/kombu_transports.py"
 _REMOTE_CONTROL = "schedule/worker/remote_control.py"
-_LOST_WORKERS = "schedule/worker/lost_workers.py"
+_LOST_WORKERS = "compat/celery_request.py"
 
 
 def _kafka(target: str, kind: Kind, reason: str, home: str = _KAFKA) -> Patch:
@@ -154,20 +154,20 @@ PATCHES: tuple[Patch, ...] = (
     _kombu(
         "transport:TRANSPORT_ALIASES",
         "replaced",
-        _INSTALLATION,
+        _TRANSPORTS,
         "The schedule's transport takes the place of kombu's own under the aliases redis, rediss and sentinel, because "
         "tools such as Flower know a broker by the scheme of its URL.",
     ),
     _kombu(
         "transport:_transport_cache",
         "used",
-        _INSTALLATION,
+        _TRANSPORTS,
         "It keeps what an alias was resolved to before installation.",
     ),
     _kombu(
         "connection:Connection.ensure_connection",
         "replaced",
-        "schedule/worker/reconnects.py",
+        "compat/kombu_reconnects.py",
         "Celery's worker pauses for up to 30 s between its tries to connect, and has no setting for that.",
     ),
     # kombu: a channel whose queues have a schedule
@@ -287,13 +287,13 @@ PATCHES: tuple[Patch, ...] = (
     _celery(
         "app.base:Celery._connection",
         "replaced",
-        _INSTALLATION,
+        "compat/celery_connections.py",
         "It is the one place where an app makes its connections; the schedule adds its transport options there.",
     ),
     _celery(
         "worker.control:Panel.data",
         "replaced",
-        _REMOTE_CONTROL,
+        "compat/celery_panel.py",
         "A worker's commands `revoke` and `scheduled` also reach what waits in Redis.",
     ),
     _celery("worker.control:revoke", "replaced", _REMOTE_CONTROL, "It also removes waiting tasks from the schedule."),
@@ -332,7 +332,7 @@ PATCHES: tuple[Patch, ...] = (
     _celery(
         "app.amqp:AMQP._event_dispatcher",
         "used",
-        "delivery/task_messages.py",
+        "delivery/sent_events.py",
         "It is the dispatcher with which apply_async sends `task-sent`.",
     ),
 )

@@ -28,9 +28,10 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "policy": ("caching", "errors"),
     "message": ("caching", "errors", "policy", "policy.*"),
     "config": ("errors", "message", "message.*", "policy", "policy.*"),
-    "registry": ("config", "errors", "message", "message.*", "policy"),
+    "registry": ("config", "errors", "message", "message.*", "policy", "requests"),
+    "current_app": ("policy", "registry", "requests"),
     "requests": ("clock", "config", "errors", "message", "message.*", "policy", "policy.*"),
-    "compat": ("errors",),
+    "compat": ("errors", "schedule.port"),
     # the stages
     "consumer": (*COMMON, "registry", "compat", "compat.kafka_*"),
     # It is usable alone: it knows nothing of Kafka, messages or policies. `schedule` is also checked layer by layer.
@@ -51,11 +52,12 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "destinations.*",
         "dead_letters",
     ),
-    "__init__": (*COMMON, "app", "consumer", "requests", "schedule"),
+    "__init__": (*COMMON, "app", "consumer", "current_app", "requests", "schedule"),
     "operate": (
         *COMMON,
         "app",
         "compat",
+        "compat.versions",
         "consumer",
         "dead_letters",
         "delivery",
@@ -97,13 +99,15 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
         "operate.doctor_kafka",
     ),
     "confluent_kafka": ("compat.*", "destinations.kafka.*"),
-    "urllib3": ("destinations.http", "operate.*", "demo.*"),
-    "redis": ("schedule.*", "operate.*", "demo.*", "compat.*"),
+    "urllib3": ("destinations.*", "operate.*", "demo.*"),
+    # The schedule's port raises what redis-py raises, and the publisher turns it into an error of rebound's own.
+    "redis": ("schedule.*", "operate.*", "demo.*", "compat.*", "delivery.publisher"),
     # The store keeps bytes in Redis and would do so without Celery. Messages and policies are plain values.
     "celery": (
         "app",
         "compat.*",
         "consumer.*",
+        "current_app",
         "dead_letters.*",
         "delivery.*",
         "demo.*",
@@ -120,6 +124,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
         "compat.*",
         "delivery.*",
         "demo.*",
+        "destinations.kafka.*",
         "errors",
         "operate.*",
         "schedule.port",
