@@ -1,4 +1,4 @@
-"""The app of docker-compose.yml. Its addresses are in the environment: CELERY_BROKER_URL and REBOUND_KAFKA_BROKERS.
+"""The app of docker-compose.yml. It reads its addresses from CELERY_BROKER_URL and REBOUND_KAFKA_BROKERS.
 
 `python compose_app.py GROUP` is the consumer's health check: it exits with 0 if the consumer group has a member.
 """
@@ -17,7 +17,7 @@ rebound = Rebound(app)
 
 
 def handle(record: Record) -> None:
-    """Print an order; one that says `fail` fails each time."""
+    """Print an order. An order with the word `fail` fails each time."""
     text = (record.value or b"").decode(errors="replace")
     print(f"attempt {record.attempt} of {record.origin}: {text}", flush=True)
     if "fail" in text:

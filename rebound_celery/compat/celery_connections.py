@@ -12,9 +12,12 @@ from typing import Any
 
 from celery import Celery
 
+from .versions import warn_of_untested
+
 
 def add_transport_option(app: Celery, name: str, value: str, on_made: Callable[[Any], None]) -> None:
     """Let each connection of `app` have this transport option, and call `on_made` with each."""
+    warn_of_untested("celery")
     make_connection = app._connection
 
     @wraps(make_connection)

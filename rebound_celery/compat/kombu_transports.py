@@ -9,9 +9,12 @@ from collections.abc import Mapping
 
 import kombu.transport
 
+from .versions import warn_of_untested
+
 
 def replace_transports(classes: Mapping[str, str]) -> None:
     """Let each alias name this class, written as `module:Class`."""
+    warn_of_untested("kombu")
     for alias, name in classes.items():
         kombu.transport.TRANSPORT_ALIASES[alias] = name
         # kombu remembers what it has resolved.

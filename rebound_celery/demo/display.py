@@ -1,4 +1,4 @@
-"""What a run shows while it goes on (on stderr), and its summary in words."""
+"""Shows a run while it goes on, on stderr, and prints its summary."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from ..clock import SYSTEM_CLOCK, Clock
 from .account import Counts
 from .summary import Summary
 
-#: Where stderr is no terminal (a log of CI, say), a line is written so often.
+#: Seconds between two lines where stderr is no terminal, as in a log of CI.
 _PLAIN_EVERY_S = 10.0
 
 
 @dataclass(slots=True)
 class View:
-    """What the display shows at one moment.
+    """What the display shows.
 
     Attributes:
-        phase: what the run is at, such as "producing".
-        elapsed_s: since the first message.
-        produced: messages confirmed so far.
-        waiting: messages produced but neither handled nor dead.
-        counts: what the run's topics say.
-        addresses: of the servers and Flower, by their names.
+        phase: what the run does, such as "producing".
+        elapsed_s: the seconds since the first message.
+        produced: how many messages Kafka has confirmed.
+        waiting: how many of them are neither handled nor dead.
+        counts: the numbers that the run's topics give.
+        addresses: the addresses of the servers and of Flower, by name.
     """
 
     phase: str = "starting"
@@ -43,7 +43,7 @@ class View:
 
 
 class Display:
-    """A live panel on a terminal; elsewhere a plain line from time to time."""
+    """Shows a live panel on a terminal; elsewhere it writes a plain line from time to time."""
 
     def __init__(self, console: Console, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._console = console
@@ -76,7 +76,7 @@ class Display:
 
 
 def say(console: Console, text: str) -> None:
-    """Write a line as it is: no markup, no colours guessed, no wrapping."""
+    """Write a line without markup, colours and wrapping."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -129,7 +129,7 @@ _STYLES = {"succeeded": "green", "waiting": "yellow", "redelivered": "cyan", "de
 
 
 def print_summary(console: Console, summary: Summary, faults: Sequence[str], kept: str | None) -> None:
-    """The summary in words, what was wrong, and what was left on the user's own servers."""
+    """Print the summary, the faults, and what was left on the user's own servers."""
     rows = [
         (summary.produced, "messages produced"),
         (summary.consumed, "calls of the handler"),
@@ -145,7 +145,7 @@ def print_summary(console: Console, summary: Summary, faults: Sequence[str], kep
     table.add_column()
     for number, words in rows:
         table.add_row(str(number), words)
-    say(console, f"After {summary.duration_s:.1f} s, by comparing every message id with what lies in Kafka:")
+    say(console, f"After {summary.duration_s:.1f} s, by comparing every message id with the records in Kafka:")
     console.print(table, highlight=False)
     if faults:
         for fault in faults[:10]:

@@ -1,4 +1,4 @@
-"""One run of the demo, from start to summary: `run(options)` is what `celery rebound demo` calls."""
+"""Runs the demo from its start to its summary; `celery rebound demo` calls `run`."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from .summary import Summary, faults, summarize
 _TICK_S = 0.2
 _START_DEADLINE_S = 60.0
 
-#: What draining may take beyond the delays of the policy and the time in which a backlog may have grown.
+#: Seconds that draining may take beyond the delays of the policy and the time of producing.
 _DRAIN_MARGIN_S = 30.0
 
-#: How long a stop may take when a part is missing that it may wait for.
+#: Seconds that a stop may take when a part has ended that it may wait for.
 _BROKEN_PATIENCE_S = 5.0
 
 
 class Interrupts:
-    """Counts SIGINT and SIGTERM. A plain number: a signal handler may interrupt a thread that holds a lock."""
+    """Counts SIGINT and SIGTERM. It uses no lock, because a signal handler may interrupt a thread that holds it."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -56,9 +56,9 @@ class Interrupts:
 
 
 def run(options: DemoOptions) -> int:
-    """Run the demo, and return the exit status: 0 if every message came to the end that the policy says."""
+    """Run the demo and return its exit status: 0 if every message ended as the policy says."""
     console = Console(stderr=True)
-    # The display says what is wrong; kafka-python's own lines would tear it apart.
+    # The display reports errors; log lines of kafka-python would break it up.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     interrupts = Interrupts()
     with interrupts.installed():
@@ -67,7 +67,7 @@ def run(options: DemoOptions) -> int:
         except ReboundError as error:
             say(console, f"Error: {error}")
         except KafkaError as error:
-            say(console, f"Error: Kafka does not do what the demo needs of it: {error}")
+            say(console, f"Error: Kafka refused what the demo asked: {error}")
     return 1
 
 
@@ -85,9 +85,9 @@ class Demo:
         self._parts = Parts(options, self._plan)
         self._display = Display(console)
         self._view = View()
-        #: A part ended by itself without which nothing comes to its end.
+        #: Whether a part has ended that every message needs.
         self._broken = False
-        #: Draining took too long.
+        #: Whether draining took too long.
         self._ended_early = False
 
     def run(self) -> int:
@@ -96,7 +96,7 @@ class Demo:
                 self._show("starting")
                 self._start()
                 produced, duration_s = self._produce()
-                self._is_broken()  # for the last time: from now on the parts end because they are to
+                self._is_broken()  # the last time: from here on the demo itself ends its parts
                 for complaint in self._parts.stop_consumer_and_worker(_BROKEN_PATIENCE_S if self._broken else None):
                     self._display.say(complaint)
                 self._show("reading back")
@@ -134,7 +134,7 @@ class Demo:
     # Go
 
     def _produce(self) -> tuple[set[str], float]:
-        """Produce, and with --drain wait for the end; the ids that were produced, and how long it took."""
+        """Produce, and with --drain wait for the end. Returns the produced ids, and the seconds that it took."""
         producer = Producer(self._parts.kafka, self._parts.names.topic, self._options.rate)
         tail = Tail(self._parts.kafka, self._parts.names, Account(self._options.policy))
         start = self._clock.monotonic()
@@ -170,7 +170,7 @@ class Demo:
         return producer.confirmed, duration_s
 
     def _drain(self, produced_for_s: float, show: Callable[[], int]) -> None:
-        """Wait until nothing is waiting, or the user does not want to wait any longer, or it takes too long."""
+        """Wait until no message is waiting, until the user interrupts, or until it takes too long."""
         policy, interrupted = self._options.policy, self._interrupts.count
         delays_s = sum(policy.delay_s(attempt) for attempt in range(1, policy.attempts))
         limit_s = delays_s + produced_for_s + _DRAIN_MARGIN_S
@@ -193,10 +193,10 @@ class Demo:
     # End
 
     def _read_back(self) -> tuple[Account, set[str]]:
-        """What lies in Kafka, and the ids of what waits in Redis, or in Kafka for the consumer."""
+        """The account of Kafka, and the ids of messages that wait in Redis, or in Kafka for the consumer."""
         if self._parts.kafka_is_gone():
             raise ReboundError(
-                "the embedded Kafka broker is gone, and with it what the messages could be compared with"
+                "the embedded Kafka broker has ended, and with it all records, so there is nothing to compare"
             )
         account = Account(self._options.policy)
         names = self._parts.names

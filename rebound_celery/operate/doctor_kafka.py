@@ -1,4 +1,4 @@
-"""What the doctor looks at in Kafka: the consumers' time-outs, the topics, and the dead letter topics."""
+"""The doctor's checks of Kafka: the consumers' time-outs, the topics, and the dead letter topics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .finding import PROBLEM, WARNING, Finding
 
 _ADMIN_TIMEOUT_MS = 8_000
 
-#: The options that are looked at, in the order of `_time_outs`.
+#: The options that are checked, in the order of the parameters of `_time_outs`.
 _MILLISECONDS = (
     "session_timeout_ms",
     "heartbeat_interval_ms",
@@ -22,11 +22,11 @@ _MILLISECONDS = (
     "fetch_max_wait_ms",
     "connections_max_idle_ms",
 )
-#: Kafka's own advice: a member sends so many heartbeats within its session, so that one that is lost does not end it.
+#: Kafka advises that a member sends this many heartbeats in its session time, so that it may lose one.
 _HEARTBEATS = 3
-#: A rebalance waits 5 s for handlers, commits, and then the loop polls again; handlers themselves stop no poll.
+#: A rebalance waits 5 s for handlers and commits before the loop polls again. Handlers themselves delay no poll.
 _LEAST_POLL_INTERVAL_MS = 15_000
-#: What a topic should keep: a week end, and for dead letters the time until somebody looks.
+#: How long a topic should keep records: over a weekend, and dead letters until somebody reads them.
 _LEAST_RETENTION_MS = 3 * 24 * 3_600_000
 _LEAST_LETTER_RETENTION_MS = 7 * 24 * 3_600_000
 
@@ -36,7 +36,7 @@ _TOPIC_CONFIGS = ("retention.ms", "min.insync.replicas", "cleanup.policy")
 
 
 def check_options(given: Mapping[str, Any]) -> Iterator[Finding]:
-    """What is wrong with options of consumers, before anything is connected."""
+    """Check the options of consumers; nothing is connected for that."""
     from kafka import KafkaConsumer
 
     defaults = {**KafkaConsumer.DEFAULT_CONFIG, "auto_offset_reset": "earliest"}
@@ -100,11 +100,11 @@ def _time_outs(
 
 
 def check_kafka(settings: Settings, topics: Sequence[str], options: Mapping[str, Any]) -> Iterator[Finding]:
-    """Look at the app's Kafka.
+    """Check the app's Kafka.
 
     Args:
-        topics: what is consumed; their dead letter topics are looked for too.
-        options: of the consumers, for what the broker says to them.
+        topics: the consumed topics. Their dead letter topics are checked too.
+        options: the options of the consumers, which the broker may refuse.
     """
     from kafka import KafkaAdminClient
     from kafka.errors import KafkaError
@@ -170,7 +170,7 @@ def _missing(
 
 
 def _durability(admin: Any, topics: Sequence[str]) -> Iterator[Finding]:
-    """Whether a broker's loss is survived."""
+    """Check that the topics survive the loss of a broker."""
     single, least_of = [], _topic_configs(admin, topics)
     for found in admin.describe_topics(list(topics)) if topics else ():
         name = found["name"]
@@ -195,7 +195,7 @@ def _durability(admin: Any, topics: Sequence[str]) -> Iterator[Finding]:
 
 
 def _retention(admin: Any, topics: Sequence[str], letters: Sequence[str]) -> Iterator[Finding]:
-    """Whether records are still there when they are wanted."""
+    """Check that the topics keep records for long enough."""
     configs = _topic_configs(admin, [*topics, *letters])
     for least_ms, names, whose in (
         (_LEAST_RETENTION_MS, topics, "an outage of the consumers that is longer loses records"),
@@ -217,7 +217,7 @@ def _retention(admin: Any, topics: Sequence[str], letters: Sequence[str]) -> Ite
 
 
 def _broker_configs(admin: Any) -> dict[str, str]:
-    """What one broker says of itself; nothing where it does not say."""
+    """The configuration of one broker; empty if the broker does not give it."""
     from kafka.admin import ConfigResourceType
     from kafka.errors import KafkaError
 
@@ -236,7 +236,7 @@ def _topic_configs(admin: Any, topics: Sequence[str]) -> dict[str, dict[str, str
 
 
 def _describe(admin: Any, kind: Any, resources: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
-    """The values of these configurations, by resource and name, as far as the broker tells them."""
+    """The values of these configurations, by resource and name, as far as the broker gives them."""
     from kafka.admin import ConfigFilterType, ConfigResource
     from kafka.errors import KafkaError
 

@@ -1,6 +1,6 @@
 """`celery rebound ...`: the commands, as Celery finds them by the entry point `celery.commands`.
 
-Every start of `celery` imports this module, whatever its command: what a command needs, it imports itself.
+Every start of `celery` imports this module, whatever its command. So each command imports in its body what it needs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ rebound.add_command(demo)
 
 @contextmanager
 def plain_errors(ctx: click.Context) -> Iterator[None]:
-    """Errors that tell the user all in one line are printed as that line, without a stack trace."""
+    """Print errors of rebound and of Kafka as one line, without a stack trace, and end with their exit status."""
     from rebound_celery.errors import InvalidSettingError, NotInstalledError, ReboundError
 
     try:
@@ -51,7 +51,7 @@ def plain_errors(ctx: click.Context) -> Iterator[None]:
         wrong_use = isinstance(error, InvalidSettingError | NotInstalledError)
         ctx.exit(EXIT_USAGE if wrong_use else EXIT_UNREACHABLE)
     except Exception as error:
-        # By name: when no command has needed kafka, it is not imported, and stays so.
+        # Compared by name, because importing kafka takes long, and not every command needs it.
         if not type(error).__module__.startswith("kafka."):
             raise
         click.echo(f"Error: Kafka: {type(error).__name__}: {error}", err=True)
@@ -59,10 +59,10 @@ def plain_errors(ctx: click.Context) -> Iterator[None]:
 
 
 def load_handler(path: str) -> Callable[..., object]:
-    """The function that `package.module:function` names.
+    """Import the function that `package.module:function` names.
 
     Raises:
-        InvalidSettingError: saying what of it could not be imported.
+        InvalidSettingError: saying what could not be imported.
     """
     from celery.utils.imports import cwd_in_path
 
@@ -88,7 +88,7 @@ def load_handler(path: str) -> Callable[..., object]:
 
 
 def read_option(text: str) -> tuple[str, Any]:
-    """`name=value`, the value read as JSON where it is that (numbers, true, null, lists), else as text.
+    """Split `name=value`. A value that is JSON (a number, true, null, a list) is read as such, any other as text.
 
     Raises:
         InvalidSettingError: if there is no name, or no `=`.
@@ -141,9 +141,9 @@ def consume(
     loglevel: str,
     **settings: Any,
 ) -> None:
-    """Call a function with each record of a Kafka topic; what fails is tried again, then becomes a dead letter.
+    """Call a function with each record of a Kafka topic. Failed records are tried again, and then become dead letters.
 
-    SIGINT or SIGTERM ends it in order: running calls finish, and what is done is committed. A second one does not wait.
+    On SIGINT or SIGTERM running calls finish, and what is done is committed. A second signal ends it at once.
     """
     if bool(topics) == bool(pattern):
         raise click.UsageError("give either --topic or --pattern")
@@ -171,7 +171,7 @@ def consume(
 def _set_up_logging(level: str) -> None:
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if level.upper() != "DEBUG":
-        # kafka-python logs every failed connection at ERROR; what matters of it comes as rebound's own message.
+        # kafka-python logs every failed connection at ERROR, and rebound reports an outage itself.
         logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
@@ -201,7 +201,7 @@ def _print_stats(consumer: Consumer) -> None:
 
 
 @rebound.command()
-@click.option("--topic", "topics", multiple=True, help="A consumed topic, whose dead letter topic is looked for too.")
+@click.option("--topic", "topics", multiple=True, help="A consumed topic; its dead letter topic is checked too.")
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="An option of your consumers.")
 @click.option("--timeout", default=3.0, show_default=True, metavar="SECONDS", help="How long workers have to answer.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON list.")
@@ -209,9 +209,9 @@ def _print_stats(consumer: Consumer) -> None:
 def doctor(
     ctx: click.Context, topics: tuple[str, ...], options: tuple[str, ...], timeout: float, as_json: bool
 ) -> None:
-    """Look for what makes the promise unsafe: in Redis, Kafka, the workers and the installed packages.
+    """Check Redis, Kafka, the workers and the installed packages for what makes the delivery promise unsafe.
 
-    Exit status 0: no problem was found (there may be warnings); 1: there is one; 2: it could not be looked for.
+    Exit status 0: no problem was found (there may be warnings). 1: there is a problem. 2: the check could not run.
     """
     from dataclasses import asdict
 
