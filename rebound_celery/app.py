@@ -185,7 +185,7 @@ class Rebound:
             InvalidSettingError: naming field, value and limits; nothing is stored then.
             NotStoredError: if Redis does not take it (a kombu OperationalError too, as from `apply_async`).
         """
-        request = RetryRequest.from_mapping({"destination": destination, "message_data": message_data, **options})
+        request = RetryRequest(destination=destination, value=message_data, **options)  # type: ignore[arg-type]
         message, due_ms = request.to_message(self.settings, SYSTEM_CLOCK.now_ms())
         if self.app.conf.task_always_eager:
             return self._task.apply(args=(message.to_wire(),), task_id=message.task_id)

@@ -210,7 +210,8 @@ def test_payload_stands_in_no_header_nor_property(stored: list[Stored]) -> None:
     rebound.schedule_retry("kafka://orders", b"secret", key=b"secret", headers={"secret": b"secret"}, error="secret")
 
     assert "secret" not in json.dumps({**stored[0].message, "body": ""})
-    assert "secret" in json.dumps(stored[0].body)
+    message = Message.from_wire(stored[0].body[0][0])
+    assert (message.value, message.key) == (b"secret", b"secret")
 
 
 def test_nothing_is_put_for_nothing(stored: list[Stored]) -> None:
