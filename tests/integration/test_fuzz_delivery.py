@@ -118,7 +118,7 @@ def test_message_whose_workers_were_lost_is_given_up_whatever_it_holds(
 
         assert task.give_up(request_of(body, kind, coding, name))
 
-        waiting = client.hlen("rebound:{rebound}:messages")
+        waiting = client.hlen("rebound:1:{rebound}:messages")
         assert client.hlen(LETTERS) + waiting == 1
 
     fuzz()

@@ -19,6 +19,7 @@ from redis import Redis
 
 from rebound_celery import InvalidSettingError, NotStoredError, Rebound, UnreachableError
 from rebound_celery.message import Message
+from rebound_celery.schedule.store.envelope import opened
 from rebound_celery.schedule.store.keys import QueueKeys
 from rebound_celery.schedule.store.store import CHUNK
 from rebound_celery.schedule.transport import celery_form as stored_form
@@ -54,9 +55,9 @@ def stored(redis: Redis, prefix: str = "") -> list[tuple[dict[str, Any], Message
     """(headers, message) of what waits in rebound's queue, in the order in which it will be taken once it is due."""
     keys = QueueKeys(prefix, "rebound", (0, 3, 6, 9))
     result = []
-    for waiting in keys.all_waiting():
-        for identity, _due in redis.zrange(waiting, 0, -1, withscores=True):
-            task = decode(redis.hget(keys.messages, identity))  # type: ignore[arg-type]
+    for rank in keys.ranks:
+        for identity, _due in redis.zrange(keys.waiting(str(rank)), 0, -1, withscores=True):
+            task = decode(opened(redis.hget(keys.messages, identity))[0])  # type: ignore[arg-type]
             encoded = task["properties"]["body_encoding"] == "base64"
             body = json.loads(base64.b64decode(task["body"]) if encoded else task["body"])
             result.append((task["headers"], Message.from_wire(body[0][0])))
@@ -283,7 +284,7 @@ def test_what_nobody_sees_made_is_stored_as_what_is_seen(redis_url: str, redis: 
     def store() -> list[tuple[bytes, dict[str, Any]]]:
         requests = [{"id": str(number), **request} for number, request in enumerate(ODD_RETRIES)]
         assert not [one for one in rebound.schedule_retries(requests) if isinstance(one, Exception)]
-        found = sorted((identity, decode(body)) for identity, body in redis.hgetall(MESSAGES).items())
+        found = sorted((identity, decode(opened(body)[0])) for identity, body in redis.hgetall(MESSAGES).items())
         for _, message in found:  # made at another time
             message["headers"]["eta"] = message["headers"]["eta"] is not None
             message["body"] = re.sub(r'"first_failed_at":\d+', "", message["body"])

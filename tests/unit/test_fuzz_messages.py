@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rebound_celery.consumer.reading import read_safely
 from rebound_celery.destinations.http import request_headers
-from rebound_celery.errors import WireFormatError
+from rebound_celery.errors import UnknownVersionError, WireFormatError
 from rebound_celery.message import Failure, Message, Origin, Record
 from rebound_celery.message.address import DEAD_SET, HttpAddress, KafkaAddress
 from rebound_celery.message.headers import OWN_HEADERS, kafka_headers, read_record
@@ -166,7 +166,7 @@ KOMBU = {
 @example(stored_form(DEEP))
 @example(stored_form("1" * 5_000))
 def test_stored_form_is_a_message_or_one_of_two_errors(data: bytes) -> None:
-    with contextlib.suppress(ValueError, stored.UnknownVersionError):
+    with contextlib.suppress(ValueError, UnknownVersionError):
         message = stored.decode(data)
         assert isinstance(message["properties"], dict)
 
