@@ -80,6 +80,7 @@ def test_message_that_cannot_be_read_for_now_comes_again_and_costs_no_other(
         assert sorted(taker.ids) == sorted([before, behind])
         wait_until(lambda: taker.turn(0.05) or store.count() == 1)
         store._client.zadd(store.keys.leased, {large: 1})  # its lease is over
+        store._client.set(store.keys.next, 1)
         taker.take(3)
         wait_until(lambda: taker.turn(0.05) or store.count() == 0)
 

@@ -456,12 +456,14 @@ def test_batch_larger_than_its_buffer_is_stored_in_parts(app: Celery, store: Sto
         assert store.count() == 26
 
 
-def test_idle_worker_asks_redis_for_little(app: Celery, store: Store, client: redis.Redis):
+def test_idle_worker_asks_redis_for_little(server: RedisServer, client: redis.Redis):
     """Trap 26: commands inside of scripts count too. Stock Celery needs 1.2 a second, and as many for its events."""
 
     def commands() -> int:
         return sum(stat["calls"] for stat in client.info("commandstats").values())
 
+    app = Celery("idle", broker=server.url, set_as_current=False)
+    install_schedule(app)
     send(app, 10, countdown=600)
     with running_worker(app):
         time.sleep(1)  # it has only just started

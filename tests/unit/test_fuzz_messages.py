@@ -219,7 +219,7 @@ KOMBU = {
 @example(stored_form(DEEP))
 @example(stored_form("1" * 5_000))
 def test_stored_form_is_a_message_or_one_of_two_errors(data: bytes) -> None:
-    with contextlib.suppress(ValueError, stored.UnknownVersionError):
+    with contextlib.suppress(ValueError, UnknownVersionError):
         message = stored.decode(data)
         assert isinstance(message["properties"], dict)
 

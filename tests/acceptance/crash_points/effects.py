@@ -23,12 +23,19 @@ from tests.acceptance.crash_points.calls import (
 ROOT = Path(rebound_celery.__file__).parent
 
 #: Where a message is on its way; what people and tools do about the schedule is not.
-FILES = ("app.py", "consumer/*.py", "delivery/*.py", "destinations/*.py", "schedule/leases.py", "schedule/claimer.py")
+FILES = (
+    "app.py",
+    "consumer/*.py",
+    "delivery/*.py",
+    "destinations/*.py",
+    "schedule/transport/leases.py",
+    "schedule/transport/claimer.py",
+)
 
 #: How the methods are called that reach Kafka, Redis or a receiver.
 VERBS = {"poll", "commit", "commit_async", "store", "publish_tasks", "send", "request", "execute"}
 VERBS |= {"mark_as_done", "mark_as_retry"}
-VERBS |= {"publish", "enqueue", "claim", "settle", "renew"}
+VERBS |= {"publish", "enqueue", "claim", "confirm", "settle", "renew"}
 
 #: file and call -> what the kills around it are put to.
 EFFECTS = {
@@ -47,16 +54,18 @@ EFFECTS = {
     "destinations/dead_set.py: pipe.execute": KEEP,
     "destinations/http.py: self._pool.request": REQUEST,
     "destinations/kafka.py: producer.send": SEND,
-    "schedule/claimer.py: self.claim": RUN_SCRIPT,
-    "schedule/claimer.py: store.claim": RUN_SCRIPT,
-    "schedule/claimer.py: store.settle": RUN_SCRIPT,
-    "schedule/leases.py: store.over(self._thread_client).renew": RUN_SCRIPT,
-    "schedule/leases.py: lease.store.renew": LET_GO,
-    "schedule/leases.py: store.over(client).settle": RUN_SCRIPT,
+    "schedule/transport/claimer.py: queue.store.claim": RUN_SCRIPT,
+    "schedule/transport/claimer.py: self.claim": RUN_SCRIPT,
+    "schedule/transport/claimer.py: store.claim": RUN_SCRIPT,
+    "schedule/transport/claimer.py: store.confirm": RUN_SCRIPT,
+    "schedule/transport/claimer.py: store.settle": RUN_SCRIPT,
+    "schedule/transport/leases.py: store.over(self._thread_client).renew": RUN_SCRIPT,
+    "schedule/transport/leases.py: lease.store.renew": LET_GO,
+    "schedule/transport/leases.py: store.over(client).settle": RUN_SCRIPT,
 }
 
 #: Scripts that a message meets on its way; the others are for people and tools.
-SCRIPTS = {"enqueue", "claim", "settle", "renew"}
+SCRIPTS = {"enqueue", "claim", "confirm", "settle", "renew"}
 
 
 def calls() -> Iterator[str]:
