@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from rebound_celery.schedule.transport import celery_form as stored
+from rebound_celery.schedule.store.store import DONE, ClaimId, End
+from rebound_celery.schedule.store.values import Entry
 
 from . import load, rebound_app
 from .apps import make_app
@@ -18,7 +19,7 @@ from .waiting import copies, wait_for_claims
 #: Messages that one claim takes.
 CLAIM = 100
 LEASE_MS = 30_000
-MAX_LOSSES = 3
+CONFIRM_MS = 5_000
 
 
 def redis_memory(bench: Bench) -> Iterator[Row]:
@@ -59,7 +60,9 @@ def claim(bench: Bench) -> Iterator[Row]:
     with bench.redis() as url, load.open_redis(url) as client:
         app = make_app(url, "rebound")
         (identity,) = load.store_far_retries(app, "orders", 1)
-        form = client.hget(load.store_of(client, rebound_app.QUEUE).keys.messages, identity)
+        entry = load.store_of(client, rebound_app.QUEUE).get(identity)
+        assert entry is not None
+        form = entry.stored
         stores = {name: load.store_of(client, name) for name in ("many", "few")}
         far_ms = load.now_ms() + load.FAR_S * 1000
         for name, number in (("many", many), ("few", few)):
@@ -86,10 +89,12 @@ def claim(bench: Bench) -> Iterator[Row]:
 
 def _claim_once(store: Any, form: bytes) -> float:
     due_ms = load.now_ms() - 1000
-    store.enqueue([(f"due-{number}", due_ms, form) for number in range(CLAIM)], load.PRIORITY_STEPS[0])
+    store.enqueue([Entry(f"due-{number}", due_ms, form) for number in range(CLAIM)])
+    claim = ClaimId(f"benchmark {due_ms}", 1)
     began = time.perf_counter()
-    found = store.claim(CLAIM, LEASE_MS, MAX_LOSSES)
-    settled = store.settle([(message.id, stored.nonce(message.stored), "done") for message in found.messages])
+    found = store.claim(claim, CLAIM, LEASE_MS, CONFIRM_MS, ["0"])
+    store.confirm(claim)
+    settled = store.settle([End(message.id, claim.token, DONE) for message in found.messages])
     took = time.perf_counter() - began
     assert settled == CLAIM, f"{settled} of {CLAIM} were claimed and settled"
     return took

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rebound_celery.schedule.store.store import Store
+from rebound_celery.schedule.store.values import Entry
 from tests.processes import Process
 from tests.waiting import wait_until
 
@@ -99,21 +100,22 @@ def fill(app: Any, client: Any, first: int, count: int) -> None:
     store = load.store_of(client, load.QUEUE)
     due_ms = load.now_ms() + load.FAR_S * 1000
     (identity,) = load.publish(app, "noop", [()], countdown=load.FAR_S)
-    copies(store, client.hget(store.keys.messages, identity), due_ms, range(first, count))
-    store.cancel(identity)
+    (form,) = store.cancel(identity)
+    copies(store, form, due_ms, range(first, count))
 
 
 def copies(store: Store, form: bytes, due_ms: int, numbers: range) -> None:
     for start in range(numbers.start, numbers.stop, 5000):
         chunk = range(start, min(start + 5000, numbers.stop))
-        store.enqueue([(f"{number:036d}", due_ms, form) for number in chunk], load.PRIORITY_STEPS[0])
+        store.enqueue([Entry(f"{number:036d}", due_ms, form) for number in chunk])
 
 
 def wait_for_claims(client: Any, times: int) -> None:
     """Wait until the worker has looked at the schedule so many times more."""
 
     def calls() -> int:
-        return int(client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0))
+        stats = client.info("commandstats")
+        return sum(int(stats.get(f"cmdstat_{name}", {}).get("calls", 0)) for name in ("evalsha", "mget"))
 
     before = calls()
     wait_until(lambda: calls() >= before + times, timeout=30)

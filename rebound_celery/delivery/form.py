@@ -133,7 +133,7 @@ class DeliveryForm:
             **self._properties(delivery.task_id, delivery.priority, delivery.reply_to),
             "delivery_info": {"exchange": "", "routing_key": queue},
         }
-        body = ((str(delivery.message),), {}, self._template.embed)
+        body: tuple[Any, ...] = ((str(delivery.message),), {}, self._template.embed)
         signals.before_task_publish.send(
             sender=TASK_NAME,
             body=body,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from typing import Any, TypeAlias, overload
 
 from celery.result import AsyncResult
 
 from ..errors import ReboundError
 
-Outcome = AsyncResult | ReboundError
+Outcome: TypeAlias = "AsyncResult | ReboundError"
 
 
 class Scheduled(Sequence[Outcome]):

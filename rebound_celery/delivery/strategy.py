@@ -90,7 +90,7 @@ def _request_class(task: Any, app: Any, consumer: Any) -> type[Any]:
         symbol_by_name(task.Request), task, consumer.pool, consumer.hostname, consumer.event_dispatcher, app=app
     )
 
-    class DeliveryRequest(base):  # type: ignore[misc]
+    class DeliveryRequest(base):
         def info(self, safe: bool = False) -> Any:
             shown = super().info(safe=safe)
             if not self.argsrepr:

@@ -135,17 +135,9 @@ def read_record(record: KafkaRecord, group: str) -> Record:
             return _read_again(record, group, here, own, users)
     else:
         users = ()
-    return Record(
-        topic=topic,
-        partition=partition,
-        offset=offset,
-        timestamp=timestamp,
-        key=record.key,
-        value=record.value,
-        headers=users,
-        id=derive_record_id(group, topic, partition, offset, timestamp),
-        origin=here,
-    )
+    record_id = derive_record_id(group, topic, partition, offset, timestamp)
+    # By position: this runs for every record.
+    return Record(topic, partition, offset, timestamp, record.key, record.value, users, record_id, here)
 
 
 def _read_again(record: KafkaRecord, group: str, here: Origin, own: dict[str, str], users: Headers) -> Record:

@@ -11,7 +11,7 @@ MAX_ERROR_TEXT = 1_000
 MAX_STACKTRACE = 8_000
 
 
-class Failure(msgspec.Struct, frozen=True, gc=False):
+class Failure(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Why an attempt failed.
 
     Attributes:

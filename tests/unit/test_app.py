@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery.result import AsyncResult
 from kombu import Exchange, Queue
 from kombu.transport import memory
 
 import rebound_celery
-from rebound_celery import InvalidSettingError, NotInstalledError, Rebound, RetryPolicy, Settings
+from rebound_celery import InvalidSettingError, NotInstalledError, Rebound, RetryPolicy, RetryRequest, Settings
 from rebound_celery.errors import ReboundError
 from rebound_celery.message import Message, codec, message_id_of
 from rebound_celery.message.address import DEAD_SET, Address, HttpAddress, KafkaAddress
@@ -509,8 +510,7 @@ def _endless() -> list[Any]:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *[("value", value) for value in [float("nan"), {"a": float("inf")}, "\udcff", {"a": "\udcff"}]],
-        ("value", _endless()),
+        *[("value", value) for value in [float("nan"), {"a": float("inf")}, "\udcff", {"a": "\udcff"}, _endless()]],
         ("key", "\udcff"),
         ("headers", {"a": "\udcff"}),
     ],
@@ -520,13 +520,26 @@ def test_what_is_no_valid_json_or_text_is_refused_as_other_bad_input_is(
     field: str, value: Any, stored: list[Any]
 ) -> None:
     with pytest.raises(InvalidSettingError, match=f"^{field}"):
-        Rebound(make_app()).schedule_retry("kafka://orders", **{field: value})
+        Rebound(make_app()).schedule_retry("kafka://orders", **{"message_data" if field == "value" else field: value})
     assert stored == []
 
 
 def test_a_misspelt_option_is_a_type_error_as_for_any_function() -> None:
     with pytest.raises(TypeError, match="max_retires"):
         Rebound(make_app()).schedule_retry("kafka://orders", max_retires=3)
+
+
+def test_requests_may_be_mappings_under_either_name_of_the_value_or_retry_requests(stored: list[Any]) -> None:
+    outcomes = Rebound(make_app()).schedule_retries(
+        [
+            {"destination": "kafka://orders", "value": b"1"},
+            {"destination": "kafka://orders", "message_data": b"2"},
+            RetryRequest(destination="kafka://orders", value=b"3"),
+        ]
+    )
+
+    assert [message_in(put).value for put in stored] == [b"1", b"2", b"3"]
+    assert all(isinstance(outcome, AsyncResult) for outcome in outcomes)
 
 
 def test_one_bad_request_among_many_fails_alone_and_in_its_place(stored: list[Any]) -> None:

@@ -118,7 +118,7 @@ class Store:
     def enqueue(
         self, entries: Iterable[Entry], *, keep: bool = False, piggybacked: Sequence[Sequence[Any]] = ()
     ) -> int:
-        groups = (self._grouped(chunk) for chunk in _chunks(entries))
+        groups = (self._grouped(chunk, keep=keep) for chunk in _chunks(entries))
         parts: list[list[_Group]] = []
 
         def calls() -> Iterator[Call]:
@@ -147,7 +147,7 @@ class Store:
             added += answer[0]
         return added
 
-    def _grouped(self, entries: Iterable[Entry]) -> list[_Group]:
+    def _grouped(self, entries: Sequence[Entry], *, keep: bool) -> list[_Group]:
         rank_of = self.keys.rank_of
         groups: dict[tuple[str, int], _Group] = {}
         for id_, due_ms, stored, lane, priority in entries:
@@ -157,6 +157,12 @@ class Store:
             if due_ms < group.first_ms:
                 group.first_ms = due_ms
             group.arguments += (id_, due_ms, group.head + stored)
+        if len(groups) > 1:
+            # The script takes one group after the other: of an id in several only one may be left.
+            ordered = entries if not keep else entries[::-1]
+            chosen = {entry[0]: entry for entry in ordered}
+            if len(chosen) < len(entries):
+                return self._grouped(list(chosen.values()), keep=keep)
         return list(groups.values())
 
     def _enqueue_call(self, groups: Sequence[_Group], more: Sequence[bytes], *, keep: bool) -> Call:

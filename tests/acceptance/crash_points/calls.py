@@ -6,7 +6,7 @@ from __future__ import annotations
 SCHEDULE_RETRY = "rebound_celery.app:Rebound.schedule_retry"
 SCHEDULE_RETRIES = "rebound_celery.app:Rebound.schedule_retries"
 #: A script's call is sent; Redis' answer is read.
-WAIT_FOR_REDIS = "rebound_celery.schedule.store.script_runner:_read"
+WAIT_FOR_REDIS = "rebound_celery.schedule.store.script_runner:_answer"
 
 # The consumer
 POLL = "kafka:KafkaConsumer.poll"
@@ -34,8 +34,8 @@ TELL_RESULT = "celery.backends.redis:RedisBackend.set"
 CHILD_IS_THROUGH = "rebound_celery.delivery.task:DeliverTask.run_batch"
 PARENT_HEARS = "rebound_celery.delivery.job:Job.on_done"
 #: Asks Redis which leases go on, once a child was lost.
-LET_GO = "rebound_celery.schedule.transport.qos:QoS.let_go"
-TOLD = "rebound_celery.schedule.transport.claimer:Claimer._on_dead"
+LET_GO = "rebound_celery.schedule.transport.qos:LeasingQoS.let_go"
+TOLD = "rebound_celery.schedule.transport.claimer:Claimer._bury_lost"
 ACKNOWLEDGED = "rebound_celery.schedule.transport.leases:Leases.end_all"
 
 #: Runs a script of the schedule in Redis; see `inject.before_script`.

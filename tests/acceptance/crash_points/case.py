@@ -23,6 +23,7 @@ from tests.acceptance.crash_points.inject import Victim
 from tests.acceptance.crash_points.receiver import Receiver
 from tests.acceptance.crash_points.steps import COMMIT_INTERVAL_S, least_and_most
 from tests.processes import Process
+from tests.scheduling import buried, everything
 from tests.topics import read_topic
 from tests.waiting import wait_until
 
@@ -176,13 +177,15 @@ class Case:
         # In this order: what is committed first, then Redis, then the topic. A record that came from Redis in between
         # is one more than there are commits.
         committed = self.committed()
-        if self.redis.hlen(self.store.keys.messages) or any(map(self.redis.zcard, self.store.keys.all_waiting())):
+        if self.redis.hlen(self.store.keys.messages) or any(
+            self.redis.zcard(key) for key in self.redis.keys("*:waiting:*")
+        ):
             return False
         return committed is None or committed == len(read_topic(self.brokers, self.topic, committed))
 
     def what_is_left(self) -> str:
         """For the message of a wait that was in vain."""
-        return f"{self.step.name!r}: all is through; {self.store.list()}, committed {self.committed()}"
+        return f"{self.step.name!r}: all is through; {everything(self.store)}, committed {self.committed()}"
 
     def committed(self) -> int | None:
         """How many records of the topic the group has committed; None without a consumer."""
@@ -236,8 +239,8 @@ class Case:
             else:
                 message = letter["message"]
                 counts[message["value"]][f"kept {message['reason']} {message['attempt']}"] += 1
-        for identity, reason, _ in self.store.dead():
-            counts[identity][f"set aside {reason}"] += 1
+        for letter in buried(self.store):
+            counts[letter.id][f"set aside {letter.reason}"] += 1
         for key in self.redis.scan_iter("celery-task-meta-*"):
             result = json.loads(self.redis.get(key) or b"")
             counts[result["task_id"].partition(":")[0]][f"result {result['status']}"] += 1

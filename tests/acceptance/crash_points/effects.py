@@ -29,14 +29,14 @@ FILES = (
     "delivery/*.py",
     "destinations/*.py",
     "destinations/kafka/*.py",
-    "schedule/leases.py",
-    "schedule/claimer.py",
+    "schedule/transport/leases.py",
+    "schedule/transport/claimer.py",
 )
 
 #: How the methods are called that reach Kafka, Redis or a receiver.
 VERBS = {"poll", "commit", "commit_async", "store", "publish_tasks", "send", "request", "execute"}
 VERBS |= {"mark_as_done", "mark_as_retry"}
-VERBS |= {"publish", "enqueue", "claim", "settle", "renew"}
+VERBS |= {"publish", "enqueue", "claim", "confirm", "settle", "renew"}
 
 #: file and call -> what the kills around it are put to.
 EFFECTS = {
@@ -56,16 +56,18 @@ EFFECTS = {
     "destinations/deadline.py: self._socket.send": REQUEST,
     "destinations/http.py: self._pool.request": REQUEST,
     "destinations/kafka/kafka_python.py: self._producer.send": SEND,
-    "schedule/claimer.py: self.claim": RUN_SCRIPT,
-    "schedule/claimer.py: store.claim": RUN_SCRIPT,
-    "schedule/claimer.py: store.settle": RUN_SCRIPT,
-    "schedule/leases.py: store.over(self._thread_client).renew": RUN_SCRIPT,
-    "schedule/leases.py: lease.store.renew": LET_GO,
-    "schedule/leases.py: store.over(client).settle": RUN_SCRIPT,
+    "schedule/transport/claimer.py: queue.store.claim": RUN_SCRIPT,
+    "schedule/transport/claimer.py: self.claim": RUN_SCRIPT,
+    "schedule/transport/claimer.py: store.claim": RUN_SCRIPT,
+    "schedule/transport/claimer.py: store.confirm": RUN_SCRIPT,
+    "schedule/transport/claimer.py: store.settle": RUN_SCRIPT,
+    "schedule/transport/leases.py: store.over(self._thread_client).renew": RUN_SCRIPT,
+    "schedule/transport/leases.py: lease.store.renew": LET_GO,
+    "schedule/transport/leases.py: store.over(client).settle": RUN_SCRIPT,
 }
 
 #: Scripts that a message meets on its way; the others are for people and tools.
-SCRIPTS = {"enqueue", "claim", "settle", "renew"}
+SCRIPTS = {"enqueue", "claim", "confirm", "settle", "renew"}
 
 
 def calls() -> Iterator[str]:

@@ -272,6 +272,7 @@ else
   redis.call('DEL', KEYS[7])
 end
 if #needed > 0 then wait = 0 end
--- Another worker may be asleep while this one cannot take all that is due.
-if nearest <= exactly and redis.call('LLEN', KEYS[8]) == 0 then redis.call('LPUSH', KEYS[8], '{}') end
+-- Another worker may be asleep while this one cannot take all that is due. It claims again at once where lanes are needed.
+local claims_again = #needed > 0 and #taken < limit
+if nearest <= exactly and not claims_again and redis.call('LLEN', KEYS[8]) == 0 then redis.call('LPUSH', KEYS[8], '{}') end
 return { wait, needed, taken, given }

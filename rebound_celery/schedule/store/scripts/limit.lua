@@ -6,6 +6,7 @@
 -- ARGV[1]  the lane
 -- ARGV[2]  'paused' or 'rate'
 -- ARGV[3]  until when it is paused, in Unix milliseconds, or messages a second; 0 ends either
+-- Returns 1.
 local lane = ARGV[1]
 local now = clock()
 local paused, rate, paid = limits_of(KEYS[1], lane)

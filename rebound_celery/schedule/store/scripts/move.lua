@@ -42,6 +42,7 @@ for a = 4 + references, #ARGV do
         redis.call('HDEL', leases, id)
         redis.call('ZREM', leased, id)
         redis.call('ZREM', waiting, id)
+        if redis.call('EXISTS', waiting) == 0 then redis.call('ZREM', KEYS[7 + 2 * number], string.sub(reference, 2)) end
       else
         if lease_end then
           redis.call('ZREM', leased, id)
