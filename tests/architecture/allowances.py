@@ -41,7 +41,6 @@ NOT_YET: Mapping[str, frozenset[str]] = {
             "app.py",
             "consumer/config.py",
             "delivery/strategy.py",
-            "operate/cli/commands.py",
             "registry.py",
             "schedule/transport/eta.py",
             "schedule/transport/message_leases.py",

@@ -30,7 +30,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "config": ("errors", "message", "message.*", "policy", "policy.*"),
     "registry": ("config", "errors", "message", "message.*", "policy", "requests"),
     "current_app": ("policy", "registry", "requests"),
-    "requests": ("clock", "config", "errors", "message", "message.*", "policy", "policy.*"),
+    "requests": ("caching", "clock", "config", "errors", "message", "message.*", "policy", "policy.*"),
     "compat": ("errors", "schedule.port"),
     # the stages
     "consumer": (*COMMON, "registry", "compat", "compat.kafka_*"),

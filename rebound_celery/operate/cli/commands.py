@@ -79,9 +79,10 @@ def load_handler(path: str) -> Callable[..., object]:
                 "--handler", path, f"the module {module_name!r} cannot be imported: {type(error).__name__}: {error}"
             ) from error
     for part in name.split("."):
-        if not hasattr(found, part):
-            raise InvalidSettingError("--handler", path, f"the module {module_name!r} has no {name!r}")
-        found = getattr(found, part)
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise InvalidSettingError("--handler", path, f"the module {module_name!r} has no {name!r}") from None
     if not callable(found):
         raise InvalidSettingError("--handler", path, f"{name!r} is no function")
     return found  # type: ignore[no-any-return]
@@ -215,15 +216,14 @@ def doctor(
     """
     from dataclasses import asdict
 
-    from rebound_celery.errors import NotInstalledError
+    from rebound_celery import registry
     from rebound_celery.operate.doctor import examine
     from rebound_celery.operate.finding import PROBLEM
 
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     with plain_errors(ctx):
         app = ctx.obj.app
-        if getattr(app, "rebound", None) is None:
-            raise NotInstalledError(app.main)
+        registry.find(app)  # raises NotInstalledError
         findings = examine(app, topics, timeout, dict(read_option(option) for option in options))
         if as_json:
             click.echo(json.dumps([asdict(finding) for finding in findings]))
