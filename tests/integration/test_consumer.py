@@ -171,7 +171,7 @@ def test_a_failure_is_stored_with_all_that_the_record_had(
     for offset, (message, due_ms) in enumerate(stored):
         assert message.destination == KafkaAddress(topic)
         assert message.dead_destination == KafkaAddress(f"{topic}-dlq")
-        assert (message.attempt, message.max_retries, message.base_delay) == (2, 2, 5)
+        assert (message.attempt, message.policy) == (2, RetryPolicy(2, 5))
         assert (message.group, message.reason) == (fix.group, None)
         assert message.origin is not None
         assert (message.origin.topic, message.origin.partition, message.origin.offset) == (topic, 0, offset)
