@@ -29,7 +29,7 @@ import redis
 from celery import Celery
 
 from rebound_celery import Rebound
-from rebound_celery.app import RetryRequest
+from rebound_celery.requests import RetryRequest
 from tests.servers import local_redis
 
 PLAIN_QUEUE = "scheduling-plain"
@@ -107,7 +107,7 @@ def rebound_ways(url: str, arguments: dict[str, Any], *, events: bool) -> tuple[
     def store(count: int) -> None:
         # As the consumer does it: messages are at hand, and each is another one.
         now_ms = time.time_ns() // 1_000_000
-        made = (RetryRequest(**arguments).to_message(rebound.settings, now_ms) for _ in range(count))
+        made = (RetryRequest.from_mapping(arguments).to_message(rebound.settings, now_ms) for _ in range(count))
         while chunk := [pair for pair, _ in zip(made, range(BULK_CHUNK), strict=False)]:
             rebound.store(chunk)
 

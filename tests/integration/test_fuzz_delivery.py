@@ -132,7 +132,7 @@ def test_message_that_cannot_be_kept_elsewhere_is_not_given_up(rebound: Rebound,
         raise redis.exceptions.ConnectionError("gone")
 
     monkeypatch.setattr(DeadSet, "_write", away)
-    for wire in ({**WIRE, "reason": "rejected"}, 5):
+    for wire in (Message.from_wire(WIRE).dead("rejected").to_wire(), 5):
         assert task.give_up(request_of(json.dumps([[wire], {}, {}]), "application/json", "utf-8", "t")) is False
 
 
@@ -152,7 +152,7 @@ def test_dead_set_with_anything_in_it_gives_what_can_be_read(rebound: Rebound, c
     )
     def fuzz(letters: dict[bytes, bytes]) -> None:
         client.flushdb()
-        rebound.dead_set.send([Message.from_wire({**WIRE, "id": "whole-one", "reason": "rejected"})])
+        rebound.dead_set.send([Message.from_wire({**WIRE, "id": "whole-one"}).dead("rejected")])
         for name, letter in letters.items():
             client.hset(LETTERS, name, letter)  # type: ignore[arg-type]
             client.zadd(f"{LETTERS}.index", {name: time.time()})  # type: ignore[dict-item]
