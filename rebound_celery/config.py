@@ -129,7 +129,7 @@ class Settings:
     Attributes:
         queue: the queue of rebound's own tasks. A worker of an app without Rebound never reads it.
         kafka_brokers: `host:port`, several with commas or as a list: where retries and dead letters are produced.
-        kafka_client: the library that produces to Kafka: "kafka-python"; "confluent", which takes a sixth of the
+        kafka_client: the library that produces to Kafka: "kafka-python"; "confluent", which takes a quarter of the
             processor time and needs the extra `confluent`; or "auto", which is confluent in each process where it is
             installed, and else kafka-python.
         kafka_options: further options of the producer in kafka-python's names, such as `security_protocol` and

@@ -1,4 +1,4 @@
-"""Producing with confluent-kafka, which is librdkafka in C: a sixth of kafka-python's processor time."""
+"""Producing with confluent-kafka, which wraps librdkafka: a quarter of kafka-python's processor time."""
 
 from __future__ import annotations
 
