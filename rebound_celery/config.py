@@ -136,7 +136,7 @@ class Settings:
     Attributes:
         queue: the queue of rebound's own tasks. A worker of an app without Rebound never reads it.
         kafka_brokers: `host:port`, several with commas or as a list: where retries and dead letters are produced.
-        kafka_client: the library that produces to Kafka: "kafka-python"; "confluent", which takes a sixth of the
+        kafka_client: the library that produces to Kafka: "kafka-python"; "confluent", which takes a quarter of the
             processor time and needs the extra `confluent`; or "auto", which is confluent in each process where it is
             installed, and else kafka-python.
         kafka_options: further options of the producer in kafka-python's names, such as `security_protocol` and
@@ -148,6 +148,7 @@ class Settings:
             worker is gone, the message is due again after this time at the latest.
         max_worker_losses: how many workers may be lost while they work on a message before it becomes a dead letter.
         kafka_timeout: seconds until an unconfirmed record counts as an outage.
+<<<<<<< HEAD
         http_connect_timeout: seconds to connect to an HTTP receiver.
         http_timeout: seconds to wait for its answer.
         outage_delay: seconds before a delivery is tried again when its destination is away. The delay doubles with
@@ -155,6 +156,15 @@ class Settings:
         outage_max_delay: the longest that this delay becomes, in seconds.
         health_file: a file that a worker rewrites every few seconds while it is well, for probes; None for none. In
             its path `%h` stands for the worker's full name, and `%n` for the part before the `@`.
+=======
+        http_timeout: seconds for a post as a whole: to connect, to send, and to read the answer. What cannot begin
+            within half of that, because earlier posts to its host take so long, waits as in an outage.
+        http_connect_timeout: how many of these seconds may go by until it is connected: look-up, all addresses, TLS.
+        outage_delay: seconds before the first new try when a destination is away; doubles with each further one.
+        outage_max_delay: the longest that delay becomes, in seconds.
+        health_file: a file that a worker rewrites every few seconds while it is well, for probes; None for none. `%n`
+            in it stands for the worker's name, `%h` for the whole of it.
+>>>>>>> kafka
     """
 
     queue: str = "rebound"

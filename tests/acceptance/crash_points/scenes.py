@@ -217,7 +217,9 @@ def lost_workers_seen_by_the_claim(case: Case) -> None:
     schedule(case, destination=case.receiver.url)
     (entry,) = everything(case.store)
     leases = 6
-    case.redis.hset(case.store.keys.messages, entry.id, raw(entry.stored, rank=3, losses=leases))
+    case.redis.hset(
+        case.store.keys.messages, entry.id, raw(entry.stored, lane=entry.lane, rank=entry.priority, losses=leases)
+    )
     deliver(case)
 
 
