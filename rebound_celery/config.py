@@ -148,23 +148,14 @@ class Settings:
             worker is gone, the message is due again after this time at the latest.
         max_worker_losses: how many workers may be lost while they work on a message before it becomes a dead letter.
         kafka_timeout: seconds until an unconfirmed record counts as an outage.
-<<<<<<< HEAD
-        http_connect_timeout: seconds to connect to an HTTP receiver.
-        http_timeout: seconds to wait for its answer.
+        http_timeout: seconds for a post as a whole: to connect, to send, and to read the answer. What cannot begin
+            within half of that, because earlier posts to its host take so long, waits as in an outage.
+        http_connect_timeout: how many of these seconds may go by until it is connected: look-up, all addresses, TLS.
         outage_delay: seconds before a delivery is tried again when its destination is away. The delay doubles with
             each further try.
         outage_max_delay: the longest that this delay becomes, in seconds.
         health_file: a file that a worker rewrites every few seconds while it is well, for probes; None for none. In
             its path `%h` stands for the worker's full name, and `%n` for the part before the `@`.
-=======
-        http_timeout: seconds for a post as a whole: to connect, to send, and to read the answer. What cannot begin
-            within half of that, because earlier posts to its host take so long, waits as in an outage.
-        http_connect_timeout: how many of these seconds may go by until it is connected: look-up, all addresses, TLS.
-        outage_delay: seconds before the first new try when a destination is away; doubles with each further one.
-        outage_max_delay: the longest that delay becomes, in seconds.
-        health_file: a file that a worker rewrites every few seconds while it is well, for probes; None for none. `%n`
-            in it stands for the worker's name, `%h` for the whole of it.
->>>>>>> kafka
     """
 
     queue: str = "rebound"

@@ -28,15 +28,9 @@ FILES = (
     "consumer/*.py",
     "delivery/*.py",
     "destinations/*.py",
-<<<<<<< HEAD
     "destinations/kafka/kafka_python.py",
     "schedule/transport/leases.py",
     "schedule/transport/claimer.py",
-=======
-    "destinations/kafka/*.py",
-    "schedule/leases.py",
-    "schedule/claimer.py",
->>>>>>> kafka
 )
 
 #: How the methods are called that reach Kafka, Redis or a receiver.
@@ -52,7 +46,6 @@ EFFECTS = {
     "consumer/loop.py: self._consumer.poll": POLL,
     "consumer/loop.py: self._offset_tracker.confirm": COMMITTED,
     "consumer/rebalance.py: self._consumer.commit_async": REVOKED,
-<<<<<<< HEAD
     "consumer/rebalance.py: self._offset_tracker.confirm": COMMITTED,
     "consumer/retry_writer.py: self._installed.store": RUN_SCRIPT,
     "delivery/batch.py: self.destinations[kind].send": SEND,
@@ -67,6 +60,7 @@ EFFECTS = {
     "delivery/task.py: self.destinations.by_kind['dead-set'].send": RUN_SCRIPT,
     "delivery/task.py: self.publisher().publish": RUN_SCRIPT,
     "destinations/dead_set.py: schedule.bury": RUN_SCRIPT,
+    "destinations/deadline.py: self._socket.send": REQUEST,
     "destinations/http.py: self._pool.request": REQUEST,
     "destinations/kafka/kafka_python.py: self._producer.send": SEND,
     "schedule/transport/claimer.py: queue.store.claim": RUN_SCRIPT,
@@ -77,24 +71,6 @@ EFFECTS = {
     "schedule/transport/leases.py: lease.store.renew": LET_GO,
     "schedule/transport/leases.py: store.over(client).settle": RUN_SCRIPT,
     "schedule/transport/leases.py: store.over(self._thread_client).renew": RUN_SCRIPT,
-=======
-    "delivery/batch.py: destinations[kind].send": SEND,
-    "delivery/publisher.py: self.publish_tasks": RUN_SCRIPT,
-    "delivery/task.py: backend.mark_as_done": TELL_RESULT,
-    "delivery/task.py: backend.mark_as_retry": TELL_RESULT,
-    "delivery/task.py: self.destinations.get().dead_set.send": KEEP,
-    "delivery/task.py: self.publisher().publish_tasks": RUN_SCRIPT,
-    "destinations/dead_set.py: pipe.execute": KEEP,
-    "destinations/deadline.py: self._socket.send": REQUEST,
-    "destinations/http.py: self._pool.request": REQUEST,
-    "destinations/kafka/kafka_python.py: self._producer.send": SEND,
-    "schedule/claimer.py: self.claim": RUN_SCRIPT,
-    "schedule/claimer.py: store.claim": RUN_SCRIPT,
-    "schedule/claimer.py: store.settle": RUN_SCRIPT,
-    "schedule/leases.py: store.over(self._thread_client).renew": RUN_SCRIPT,
-    "schedule/leases.py: lease.store.renew": LET_GO,
-    "schedule/leases.py: store.over(client).settle": RUN_SCRIPT,
->>>>>>> kafka
 }
 
 #: Scripts that a message meets on its way; the others are for people and tools.
