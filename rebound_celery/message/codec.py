@@ -208,7 +208,8 @@ def pack(message: Message, context: Context = _NO_CONTEXT) -> bytes:
     fields = _take_apart(message, context)
     try:
         return _encoder.encode(fields)
-    except (UnicodeEncodeError, OverflowError):
+    except (UnicodeEncodeError, OverflowError, TypeError):
+        # What msgpack cannot hold, or a subclass of a plain type, such as Django's SafeString.
         values = msgspec.structs.astuple(fields)
         return _encoder.encode([*map(_storable, values[:-1]), fields.route])
 
@@ -290,13 +291,20 @@ def _read_slowly(id: str, packed: bytes) -> tuple[Message, dict[str, Any]]:  # n
 
 
 def _storable(value: Any) -> Any:
-    """Return `value` with extensions in place of what msgpack cannot hold."""
+    """Return `value` of plain types, with extensions in place of what msgpack cannot hold."""
     if isinstance(value, str):
-        return value if _is_utf8(value) else Ext(_TEXT, value.encode("utf-8", "surrogatepass"))
+        return str.__str__(value) if _is_utf8(value) else Ext(_TEXT, str.encode(value, "utf-8", "surrogatepass"))
+    if isinstance(value, bool | None):
+        return value
     if isinstance(value, int):
-        return value if -(2**63) <= value < 2**64 else Ext(_NUMBER, b"%d" % value)
+        number = int.__int__(value)
+        return number if -(2**63) <= number < 2**64 else Ext(_NUMBER, b"%d" % number)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, bytes):
+        return bytes(value)
     if isinstance(value, Mapping):
-        return {name: _storable(item) for name, item in value.items()}
+        return {_storable(name): _storable(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_storable(item) for item in value]
     if isinstance(value, msgspec.Struct):
@@ -306,7 +314,7 @@ def _storable(value: Any) -> Any:
 
 def _is_utf8(text: str) -> bool:
     try:
-        text.encode()
+        str.encode(text)
     except UnicodeEncodeError:
         return False
     return True
