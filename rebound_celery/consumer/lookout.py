@@ -26,12 +26,15 @@ class Lookout:
         self._watch = StallWatch()
         self._next_look = 0.0
 
-    def look(self, consumer: KafkaConsumer, ledger: Ledger, astray: Collection[Any], trouble: str | None) -> bool:
+    def look(
+        self, consumer: KafkaConsumer, ledger: Ledger, astray: Collection[Any], trouble: str | None, note: str = ""
+    ) -> bool:
         """Look, if it is time; between two polls.
 
         Args:
             astray: partitions whose position is being asked for.
             trouble: what this consumer waits for, or None.
+            note: what is to be known of a consumer that is well otherwise, or the empty text.
 
         Returns:
             whether the KafkaConsumer is to be made anew.
@@ -51,7 +54,7 @@ class Lookout:
         if found is Verdict.STALLED:
             self._file.report(health.STALLED, self._watch.detail)
         else:
-            self._file.report(health.OK, "" if consumer.assignment() else "no partition is assigned")
+            self._file.report(health.OK, note if consumer.assignment() else "no partition is assigned")
         return found is Verdict.RENEW
 
     def stopping(self) -> None:

@@ -30,6 +30,7 @@ from .quirks import unstick
 from .reading import read_safely
 from .rebalance import RebalanceListener, forget, kafka_offsets
 from .stop import StopFlag
+from .unreadable import Unreadable
 from .valve import Valve
 from .workers import Workers
 
@@ -83,6 +84,7 @@ class Loop:
         self._listener = RebalanceListener(
             consumer, ledger, self._lanes, consumer.config["max_poll_interval_ms"] / 1000
         )
+        self._unreadable = Unreadable(consumer, config, ledger, self._lanes, self._keeper, judge)
         self._valve = Valve(consumer, ledger, config.max_in_flight)
         self._draining = False
         #: This loop is to be followed by another one, with a new KafkaConsumer.
@@ -118,7 +120,7 @@ class Loop:
         if self._lanes.size >= self._config.max_in_flight:
             # Most often the handlers are through with half of it at once, and pausing is not worth while.
             self._wait()
-        self._valve.regulate(closed=self._keeper.is_down)
+        self._valve.regulate(closed=self._keeper.is_down, standing=self._unreadable.standing())
         now = time.monotonic()
         timeout_ms = IDLE_POLL_MS
         if self._valve.is_full and now < self._next_patient_poll:
@@ -127,13 +129,16 @@ class Loop:
         else:
             self._next_patient_poll = now + PATIENT_POLL_EVERY_S
         self._admit(self._poll(timeout_ms))
+        self._unreadable.settle(self._listener.astray)
         if time.monotonic() >= self._next_commit:
             self._commit()
         if time.monotonic() >= self._next_stats:
             self._next_stats += self._config.stats_interval
             self.log_stats("stats")
         trouble = "retries cannot be stored" if self._keeper.is_down else self._trouble
-        self.renew = self._lookout.look(self._consumer, self._ledger, self._listener.astray, trouble)
+        self.renew = self._lookout.look(
+            self._consumer, self._ledger, self._listener.astray, trouble, self._unreadable.detail
+        )
 
     def _wait(self) -> None:
         self._wake.wait(WAIT_S)
