@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
+from kafka.consumer.fetcher import Fetcher
 from kafka.record.default_records import DefaultRecordBatch
 
 #: Seconds that a poll waits at least for Kafka's answer, however late a heartbeat is.
@@ -86,6 +90,105 @@ def positions(consumer: KafkaConsumer) -> dict[TopicPartition, int]:
         if position is not None:
             found[partition] = position.offset
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadBatch:
+    """A batch of records that kafka-python could not read.
+
+    Attributes:
+        partition: where it lies.
+        position: the position that kafka-python keeps in the partition: where it would fetch, and fail, again.
+        offset: the first record that could not be read.
+        next_offset: where the next batch begins; None if that is not known.
+        raw: the batch as Kafka keeps it, its header included.
+        codec: the number of its compression; 0 for none.
+        timestamp: the latest of its records, Unix milliseconds; -1 if it tells none.
+        error: what reading it raised.
+    """
+
+    partition: TopicPartition
+    position: int
+    offset: int
+    next_offset: int | None
+    raw: bytes
+    codec: int
+    timestamp: int
+    error: Exception
+
+
+class _Traced:
+    """kafka-python's MemoryRecords, which remembers the batch that it gave last."""
+
+    def __init__(self, records: Any) -> None:
+        self._records = records
+        self._current: Any = None
+
+    def next_batch(self) -> Any:
+        self._current = self._records._next_slice  # noqa: SLF001
+        return self._records.next_batch()
+
+    def unread(self, partition: TopicPartition, position: int, error: Exception) -> UnreadBatch:
+        """Describe the batch that was given last; of a damaged one, only what can be true."""
+        raw = bytes(self._current or b"")
+        following = self._records._next_slice  # noqa: SLF001
+        offset, ends, codec, timestamp = position, [], 0, -1
+        if len(raw) >= _BATCH_V2.size and raw[_MAGIC_AT] == 2:
+            base, _, _, _, _, attributes, last_delta, _, timestamp = _BATCH_V2.unpack_from(raw)
+            codec = attributes & _CODEC_MASK
+            # The position may lie in a gap before the batch.
+            offset = max(position, base)
+            ends.append(base + last_delta + 1)
+        elif len(raw) >= _BATCH_V1.size:
+            # Formats 0 and 1 give a compressed batch the offset of its last record.
+            last, _, _, magic, attributes, timestamp = _BATCH_V1.unpack_from(raw)
+            codec, timestamp = attributes & _CODEC_MASK, timestamp if magic == 1 else -1
+            ends.append(last + 1)
+        if following is not None and following is not self._current and len(following) >= _BASE_OFFSET.size:
+            ends.append(_BASE_OFFSET.unpack_from(following)[0])
+        # In a sound batch the first one holds. In a damaged one any may be wrong: the lowest passes over no record that
+        # could be read.
+        next_offset = min((end for end in ends if end > position), default=None)
+        if next_offset is not None and offset >= next_offset:
+            offset = position
+        return UnreadBatch(partition, position, offset, next_offset, raw, codec, timestamp, error)
+
+
+_BASE_OFFSET = struct.Struct(">q")
+_MAGIC_AT = 16
+_CODEC_MASK = 0x07
+#: Base offset, length, leader epoch, magic, CRC, attributes, last offset delta, first and last timestamp.
+_BATCH_V2 = struct.Struct(">qiibIhiqq")
+#: Offset, length, CRC, magic, attributes, timestamp.
+_BATCH_V1 = struct.Struct(">qiIbbq")
+
+
+def report_unreadable(consumer: KafkaConsumer, report: Callable[[UnreadBatch], None]) -> None:
+    """Have a batch that cannot be read reported instead of raised; to be called once.
+
+    kafka-python 3.0.12 raises what reading a batch raised (a codec that is not installed, a wrong CRC, a wrong length)
+    from the first poll, without saying where. In the next poll, Fetcher.fetched_records takes records from the
+    generator that this error has ended. It gets none, takes that for "not used up", and asks again for ever, at full
+    speed and inside the poll. Here the partition's records count as used up: the poll goes on with the other
+    partitions, and the position stays before the batch. `report` must pause the partition, or it is fetched again at
+    once.
+    """
+    fetcher: Any = getattr(consumer, "_fetcher", None)
+    if not hasattr(fetcher, "PartitionRecords") or not hasattr(Fetcher.PartitionRecords, "_unpack_records"):
+        return
+
+    class PartitionRecords(Fetcher.PartitionRecords):
+        def _unpack_records(self, tp: TopicPartition, records: Any, *deserializers: Any) -> Iterator[Any]:
+            traced = _Traced(records)
+            try:
+                yield from super()._unpack_records(tp, traced, *deserializers)
+            except Exception as error:  # noqa: BLE001 - whatever a codec, or what reads a damaged record, raises
+                # Records below the position were read only to be left out.
+                self.next_fetch_offset: int = max(self.next_fetch_offset, self.fetch_offset)
+                self.drain()
+                report(traced.unread(tp, self.next_fetch_offset, error))
+
+    fetcher.PartitionRecords = PartitionRecords
 
 
 class _Lenient(bytearray):

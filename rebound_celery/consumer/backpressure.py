@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from kafka import KafkaConsumer
 
 from .offset_tracker import OffsetTracker, Partition
@@ -25,8 +27,8 @@ class Backpressure:
         #: Partitions that are paused for what they hold themselves.
         self._narrow: set[Partition] = set()
 
-    def regulate(self, *, closed: bool) -> None:
-        """Pause what has enough, resume what has room again; with `closed`, pause all."""
+    def regulate(self, *, closed: bool, standing: Collection[Partition] = ()) -> None:
+        """Pause what has enough and what is `standing`, resume what has room again; with `closed`, pause all."""
         limit, narrow = self._limit, self._narrow
         loads = self._offset_tracker.loads()
         total = sum(load.in_flight for load in loads.values())
@@ -42,7 +44,9 @@ class Backpressure:
             or load.span >= limit * (MAX_SPAN_FACTOR // 2 if partition in narrow else MAX_SPAN_FACTOR)
         }
         # Elements of `assigned`: kafka-python takes nothing but its own type.
-        wanted = {partition for partition in assigned if self.is_full or partition in self._narrow}
+        wanted = {
+            partition for partition in assigned if self.is_full or partition in self._narrow or partition in standing
+        }
         paused = self._consumer.paused()
         if to_pause := wanted - paused:
             self._consumer.pause(*to_pause)

@@ -31,6 +31,9 @@ REFUSED_OPTIONS = {
     "kafka_client": "the consumer gives its own",
 }
 
+#: What may follow records that cannot be read.
+ON_UNREADABLE = ("stop", "skip", "dead-letter")
+
 _COUNT_RULE = "it is a whole number from {} up"
 
 
@@ -89,6 +92,10 @@ class ConsumerConfig:
         stop_timeout: seconds that a stop waits for running handlers and for Redis; 0 does not wait. What is not
             finished then stays uncommitted and is consumed again.
         stats_interval: seconds between log lines with the statistics; 0 means none.
+        on_unreadable: what follows records that cannot be read, because their codec is not installed or their batch is
+            damaged. "stop" (the default): their partition stands still before them, which is logged, and tried again
+            after 5 s to 5 min; nothing is passed over. "dead-letter": the batch's bytes, as Kafka keeps them, become
+            one dead letter with the reason `unreadable`. "skip": nobody handles them. Other partitions always go on.
         health_file: a file that is rewritten every few seconds while the consumer is well, for probes; None for none.
         kafka_options: further options for kafka-python's KafkaConsumer, such as `security_protocol`, `sasl_mechanism`,
             `session_timeout_ms` or `auto_offset_reset` (here "earliest" unless given, so that a new group skips
@@ -112,6 +119,7 @@ class ConsumerConfig:
     commit_interval: float = 1.0
     stop_timeout: float = 30.0
     stats_interval: float = 30.0
+    on_unreadable: str = "stop"
     health_file: str | os.PathLike[str] | None = None
     kafka_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -128,6 +136,8 @@ class ConsumerConfig:
         _check_seconds("commit_interval", self.commit_interval, zero=False)
         _check_seconds("stop_timeout", self.stop_timeout, zero=True)
         _check_seconds("stats_interval", self.stats_interval, zero=True)
+        if self.on_unreadable not in ON_UNREADABLE:
+            raise InvalidSettingError("on_unreadable", self.on_unreadable, f"it is one of {', '.join(ON_UNREADABLE)}")
         if self.health_file is not None:
             object.__setattr__(self, "health_file", parse_path(self.health_file, "health_file"))
         object.__setattr__(self, "kafka_options", _check_options(self.kafka_options))

@@ -55,21 +55,12 @@ class FailureHandler:
         decision = self.policy.decide(record.attempt, now_ms)
         is_dead = isinstance(decision, DeadLetter)
         failure = _describe(error, with_stack=is_dead)
-        message = Message(
-            id=record.id,
-            value=record.value,
-            key=record.key,
-            headers=record.headers,
-            destination=self._retry_address(record),
-            dead_destination=self._dead_address(record),
+        message = self._message(
+            record,
+            now_ms,
             attempt=record.attempt if isinstance(decision, DeadLetter) else decision.attempt,
-            max_retries=self.policy.max_retries,
-            base_delay=self.policy.base_delay,
             reason=decision.reason if isinstance(decision, DeadLetter) else None,
             failure=failure,
-            group=self._config.group,
-            origin=record.origin,
-            first_failed_at=now_ms if record.first_failed_at is None else record.first_failed_at,
         )
         due_ms = now_ms if isinstance(decision, DeadLetter) else decision.due_ms
         level = logging.WARNING if is_dead else logging.INFO
@@ -85,6 +76,31 @@ class FailureHandler:
                 extra={"event": "dead_letter" if is_dead else "retry", **log_fields(record)},
             )
         return Verdict(job, message, due_ms)
+
+    def bury(self, job: Job, reason: str, error: BaseException, now_ms: int) -> Verdict:
+        """A dead letter at once, for a record that no handler can be given."""
+        record = job.record
+        failure = _describe(error, with_stack=True)
+        message = self._message(record, now_ms, attempt=record.attempt, reason=reason, failure=failure)
+        return Verdict(job, message, now_ms)
+
+    def _message(self, record: Record, now_ms: int, *, attempt: int, reason: str | None, failure: Failure) -> Message:
+        return Message(
+            id=record.id,
+            value=record.value,
+            key=record.key,
+            headers=record.headers,
+            destination=self._retry_address(record),
+            dead_destination=self._dead_address(record),
+            attempt=attempt,
+            max_retries=self.policy.max_retries,
+            base_delay=self.policy.base_delay,
+            reason=reason,
+            failure=failure,
+            group=self._config.group,
+            origin=record.origin,
+            first_failed_at=now_ms if record.first_failed_at is None else record.first_failed_at,
+        )
 
     def _retry_address(self, record: Record) -> KafkaAddress:
         topic = self._config.retry_topic or record.topic

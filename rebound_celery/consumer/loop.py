@@ -31,6 +31,7 @@ from .rebalance import RebalanceListener, forget, kafka_offsets
 from .retry_writer import RetryWriter
 from .stall_detector import StallDetector
 from .stop import StopFlag
+from .unreadable import Unreadable
 from .workers import Workers
 
 IDLE_POLL_MS = 100
@@ -85,6 +86,9 @@ class Loop:
         self._listener = RebalanceListener(
             consumer, offset_tracker, self._key_queues, consumer.config["max_poll_interval_ms"] / 1000
         )
+        self._unreadable = Unreadable(
+            consumer, config, offset_tracker, self._key_queues, self._retry_writer, failure_handler
+        )
         self._backpressure = Backpressure(consumer, offset_tracker, config.max_in_flight)
         self._draining = False
         #: This loop is to be followed by another one, with a new KafkaConsumer.
@@ -120,7 +124,7 @@ class Loop:
         if self._key_queues.size >= self._config.max_in_flight:
             # Most often the handlers are through with half of it at once, and pausing is not worth while.
             self._wait()
-        self._backpressure.regulate(closed=self._retry_writer.is_down)
+        self._backpressure.regulate(closed=self._retry_writer.is_down, standing=self._unreadable.standing())
         now = time.monotonic()
         timeout_ms = IDLE_POLL_MS
         if self._backpressure.is_full and now < self._next_patient_poll:
@@ -129,6 +133,7 @@ class Loop:
         else:
             self._next_patient_poll = now + PATIENT_POLL_EVERY_S
         self._admit(self._poll(timeout_ms))
+        self._unreadable.settle(self._listener.stale_positions)
         if time.monotonic() >= self._next_commit:
             self._commit()
         if time.monotonic() >= self._next_stats:
@@ -136,7 +141,7 @@ class Loop:
             self.log_stats("stats")
         trouble = "retries cannot be stored" if self._retry_writer.is_down else self._trouble
         self.renew = self._stall_detector.look(
-            self._consumer, self._offset_tracker, self._listener.stale_positions, trouble
+            self._consumer, self._offset_tracker, self._listener.stale_positions, trouble, self._unreadable.detail
         )
 
     def _wait(self) -> None:

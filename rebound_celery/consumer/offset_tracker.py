@@ -146,9 +146,15 @@ class OffsetTracker:
             return [tracker for tracker in found if tracker is not None]
 
     def admit(
-        self, partition: tuple[str, int], records: Collection[tuple[int, Record | None]]
+        self,
+        partition: tuple[str, int],
+        records: Collection[tuple[int, Record | None]],
+        next_offset: int | None = None,
     ) -> tuple[list[Job], PartitionTracker | None]:
-        """Enter fetched records, in order; None stands for a record that is not for this group.
+        """Enter fetched records, in order; None stands for a record that is not for this group, or is passed over.
+
+        Args:
+            next_offset: where fetching goes on after them, if that is not right behind the last one.
 
         Returns:
             the jobs to do, and the tracker that these records replace, if there is one: offsets that go back mean
@@ -171,6 +177,8 @@ class OffsetTracker:
                     self._skipped += 1
                 else:
                     jobs.append(Job(record, tracker))
+            if next_offset is not None:
+                tracker.next_offset = next_offset
         return jobs, replaced
 
     def stored(self, jobs: Iterable[tuple[Job, bool]]) -> None:

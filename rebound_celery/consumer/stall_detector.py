@@ -32,12 +32,14 @@ class StallDetector:
         offset_tracker: OffsetTracker,
         stale_positions: Collection[Any],
         trouble: str | None,
+        note: str = "",
     ) -> bool:
         """Look, if it is time; between two polls.
 
         Args:
             stale_positions: partitions whose position is being asked for.
             trouble: what this consumer waits for, or None.
+            note: what is to be known of a consumer that is well otherwise, or the empty text.
 
         Returns:
             whether the KafkaConsumer is to be made anew.
@@ -57,7 +59,7 @@ class StallDetector:
         if found is Verdict.STALLED:
             self._file.report(health.STALLED, self._watch.detail)
         else:
-            self._file.report(health.OK, "" if consumer.assignment() else "no partition is assigned")
+            self._file.report(health.OK, note if consumer.assignment() else "no partition is assigned")
         return found is Verdict.RENEW
 
     def stopping(self) -> None:

@@ -134,7 +134,7 @@ class Message:
         dead_destination: where it goes once it is given up.
         attempt: the attempt that the next delivery begins; on a dead letter, the last one that failed.
         max_retries, base_delay: its policy, so that any worker can decide what comes after a failed delivery.
-        reason: None while it is alive; on a dead letter a fixed word: `retries-exhausted` or `rejected`.
+        reason: None while it is alive; on a dead letter a fixed word of those in `docs/guarantees.md`.
         failure: what the last attempt failed with.
         group: the consumer group that the retry is for.
         origin: where it was first read.

@@ -14,7 +14,7 @@ from ..delivery.task import PROMISED, DeliverTask
 from ..delivery.task_messages import TASK_NAME
 from ..errors import ReboundError
 from ..schedule.worker import redis_checks as redis_risks
-from .doctor_kafka import check_kafka, check_options
+from .doctor_kafka import check_codecs, check_kafka, check_options
 from .finding import OK, PROBLEM, WARNING, Finding
 
 #: Packages whose insides rebound reaches into, so that it was tested with these versions only.
@@ -42,6 +42,7 @@ def examine(
         "redis": lambda: _redis(app),
         "workers": lambda: _workers(app, patience_s),
         "consumers": lambda: check_options(options),
+        "codecs": check_codecs,
         "kafka": lambda: check_kafka(app.rebound.settings, topics, options),
     }
     found = []

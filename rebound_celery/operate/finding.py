@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 PROBLEM = "problem"
 WARNING = "warning"
+#: Whether it matters, the user knows.
+NOTE = "note"
 OK = "ok"
 
 
@@ -14,7 +16,7 @@ class Finding:
     """One thing that was looked at.
 
     Attributes:
-        level: "problem" (messages may be lost, or are not delivered), "warning", or "ok".
+        level: "problem" (messages may be lost, or are not delivered), "warning", "note", or "ok".
         subject: what was looked at.
         text: what was found, and what to do.
     """

@@ -34,6 +34,7 @@ def run(*arguments: str, app: Any = APP) -> Result:
         (["--topic", "t"], SimpleNamespace(main="bare"), 2, "'bare' has no Rebound"),
         (["--topic", "t", "--max-retries", "101"], APP, 2, "max_retries=101"),
         (["--topic", "t", "--option", "group_id=x"], APP, 2, "group_id"),
+        (["--topic", "t", "--on-unreadable", "skip"], APP, 1, "cannot reach Redis at 127.0.0.1:1"),
         (["--topic", "t", "--option", "group_id"], APP, 2, "name=value"),
         (["--topic", "t", "--handler", "builtins:nothing"], APP, 2, "has no 'nothing'"),
         (["--pattern", "("], APP, 2, "no regular expression"),

@@ -124,6 +124,13 @@ def _read_pattern(text: str) -> re.Pattern[str]:
 @click.option("--dead-letter-topic", help="Default: the topic's name and rebound_dead_letter_suffix of the app.")
 @click.option("--retry-topic", help="Where retries go; it is consumed too. Default: the topic a record came from.")
 @click.option("--concurrency", type=int, default=8, show_default=True, help="Handler threads.")
+@click.option(
+    "--on-unreadable",
+    type=click.Choice(("stop", "skip", "dead-letter")),
+    default="stop",
+    show_default=True,
+    help="What follows records that are damaged or in a codec that is not installed; other partitions go on.",
+)
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="A further option of kafka-python's.")
 @click.option("--health-file", metavar="FILE", help="Rewritten every few seconds while the consumer is well.")
 @click.option("--wait", is_flag=True, help="Keep trying while Kafka or Redis is away at the start.")
