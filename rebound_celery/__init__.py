@@ -6,6 +6,7 @@ from .consumer import Consumer, ConsumerConfig
 from .errors import InvalidSettingError, NotInstalledError, NotStoredError, ReboundError, UnreachableError
 from .message import Message, Record
 from .policy import RetryPolicy
+from .requests import RetryRequest
 from .schedule.worker.installation import install_schedule
 
 __all__ = [  # noqa: RUF022 - grouped by what they are for
@@ -14,6 +15,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "Settings",
     "schedule_retry",
     "schedule_retries",
+    "RetryRequest",
     "install_schedule",
     # a consumer
     "Consumer",

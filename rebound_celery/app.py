@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import cached_property, partial
 from typing import Any, cast
 
@@ -17,77 +14,19 @@ from celery.utils.imports import symbol_by_name
 from kombu import Exchange, Queue
 
 from . import registry
+from .clock import SYSTEM_CLOCK
 from .config import PREFIX, Settings
 from .delivery.publisher import Publisher
 from .delivery.task import DeliverTask, Destinations, PerProcess
 from .delivery.task_messages import PRIORITY_HIGH, PRIORITY_NORMAL
 from .destinations.dead_set import DeadSet
 from .errors import InvalidSettingError, ReboundError
-from .message import Failure, Message, dead_letter_topic, new_id, normalize_headers
-from .message.address import DEAD_SET, Address, KafkaAddress, parse_address
-from .policy import MAX_RETRIES_LIMIT, Retry, policy_of
+from .message import Message
+from .requests import RetryRequest
 from .schedule.worker.installation import install_schedule
 
 #: How many messages `schedule_retries` stores in one round trip.
 _CHUNK = 1000
-
-
-@dataclass(slots=True, kw_only=True)
-class RetryRequest:
-    """The arguments of `schedule_retry`, as `schedule_retries` takes many of them; see there for their meaning."""
-
-    destination: object
-    message_data: object = None
-    id: str | None = None
-    key: bytes | str | None = None
-    headers: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None
-    max_retries: int | None = None
-    base_delay: float | None = None
-    destination_type: str | None = None
-    dead_destination: object = None
-    source: object = None
-    client_id: str | None = None
-    is_priority: bool = False
-    error: BaseException | str | None = None
-    attempt: int = 1
-
-    def to_message(self, settings: Settings, now_ms: int) -> tuple[Message, int]:
-        """The message and its due time; raises InvalidSettingError for what cannot be used."""
-        policy = policy_of(
-            settings.max_retries if self.max_retries is None else self.max_retries,
-            settings.base_delay if self.base_delay is None else self.base_delay,
-        )
-        attempt = self.attempt
-        if isinstance(attempt, bool) or not isinstance(attempt, int) or not 1 <= attempt <= 1 + MAX_RETRIES_LIMIT:
-            raise InvalidSettingError("attempt", attempt, f"it is a whole number from 1 to {1 + MAX_RETRIES_LIMIT}")
-        destination = parse_address(self.destination, kind=self.destination_type)
-        value, content_type = _encode(self.message_data)
-        decision = policy.decide(attempt, now_ms)
-        message = Message(
-            id=_text_or_none("id", self.id) or new_id(),
-            value=value,
-            key=_encode_key(self.key),
-            headers=_headers(self.headers),
-            destination=destination,
-            dead_destination=self._dead_destination(destination, settings),
-            attempt=decision.attempt if isinstance(decision, Retry) else attempt,
-            reason=None if isinstance(decision, Retry) else decision.reason,
-            max_retries=policy.max_retries,
-            base_delay=policy.base_delay,
-            failure=None if self.error is None else Failure.of(self.error, with_stack=attempt > policy.max_retries),
-            first_failed_at=now_ms,
-            content_type=content_type,
-            source=None if self.source is None else str(self.source),
-            client_id=_text_or_none("client_id", self.client_id),
-        )
-        return message, decision.due_ms if isinstance(decision, Retry) else now_ms
-
-    def _dead_destination(self, destination: Address, settings: Settings) -> Address:
-        if self.dead_destination is not None:
-            return parse_address(self.dead_destination, field="dead_destination")
-        if isinstance(destination, KafkaAddress):
-            return dead_letter_topic(destination.topic, settings.dead_letter_suffix, destination.brokers)
-        return DEAD_SET
 
 
 class Rebound:
@@ -246,18 +185,20 @@ class Rebound:
             InvalidSettingError: naming field, value and limits; nothing is stored then.
             NotStoredError: if Redis does not take it (a kombu OperationalError too, as from `apply_async`).
         """
-        request = RetryRequest(destination=destination, message_data=message_data, **options)
-        message, due_ms = request.to_message(self.settings, _now_ms())
+        request = RetryRequest.from_mapping({"destination": destination, "message_data": message_data, **options})
+        message, due_ms = request.to_message(self.settings, SYSTEM_CLOCK.now_ms())
         if self.app.conf.task_always_eager:
             return self._task.apply(args=(message.to_wire(),), task_id=message.task_id)
         self._publisher.publish([(message, due_ms)], priority=_priority(request))
         return self._result(message)
 
-    def schedule_retries(self, requests: Iterable[Mapping[str, Any]]) -> list[AsyncResult | ReboundError]:
+    def schedule_retries(
+        self, requests: Iterable[RetryRequest | Mapping[str, Any]]
+    ) -> list[AsyncResult | ReboundError]:
         """Schedule many messages in few round trips.
 
         Args:
-            requests: the arguments of `schedule_retry`, one mapping for each message.
+            requests: one for each message: a RetryRequest, or a mapping of the arguments of `schedule_retry`.
 
         Returns:
             For each message, in order: its AsyncResult, or the error that kept it from being stored. One bad message
@@ -268,8 +209,8 @@ class Rebound:
         chunk: list[tuple[int, Message, int, int]] = []
         for position, arguments in enumerate(requests):
             try:
-                request = _request(arguments)
-                message, due_ms = request.to_message(self.settings, _now_ms())
+                request = arguments if isinstance(arguments, RetryRequest) else RetryRequest.from_mapping(arguments)
+                message, due_ms = request.to_message(self.settings, SYSTEM_CLOCK.now_ms())
             except ReboundError as error:
                 outcomes.append(error)
                 continue
@@ -319,7 +260,7 @@ def schedule_retry(destination: object = None, message_data: object = None, **op
     return _current().schedule_retry(destination, message_data, **options)
 
 
-def schedule_retries(requests: Iterable[Mapping[str, Any]]) -> list[AsyncResult | ReboundError]:
+def schedule_retries(requests: Iterable[RetryRequest | Mapping[str, Any]]) -> list[AsyncResult | ReboundError]:
     """`Rebound.schedule_retries` of Celery's current app; see there.
 
     Raises:
@@ -335,58 +276,8 @@ def _current() -> Rebound:
     return cast(Rebound, registry.find())
 
 
-def _request(arguments: Mapping[str, Any]) -> RetryRequest:
-    try:
-        return RetryRequest(**arguments)
-    except TypeError as error:
-        raise InvalidSettingError("request", arguments, str(error)) from error
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 def _priority(request: RetryRequest) -> int:
     return PRIORITY_HIGH if request.is_priority else PRIORITY_NORMAL
-
-
-def _encode(data: object) -> tuple[bytes | None, str | None]:
-    """The bytes of `message_data` and what an HTTP receiver is told of them."""
-    if data is None or isinstance(data, bytes):
-        return data, None
-    if isinstance(data, bytearray | memoryview):
-        return bytes(data), None
-    try:
-        if isinstance(data, str):
-            return data.encode(), "text/plain; charset=utf-8"
-        text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return text.encode(), "application/json"
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidSettingError(
-            "message_data", data, f"give bytes, text, None, or what JSON can hold ({error})"
-        ) from error
-
-
-def _encode_key(key: object) -> bytes | None:
-    if key is None or isinstance(key, bytes):
-        return key
-    if isinstance(key, str):
-        with suppress(UnicodeEncodeError):
-            return key.encode()
-    raise InvalidSettingError("key", key, "give bytes, text or None")
-
-
-def _headers(headers: Any) -> tuple[tuple[str, bytes | None], ...]:
-    try:
-        return normalize_headers(headers)
-    except (TypeError, ValueError) as error:
-        raise InvalidSettingError("headers", headers, f"give a mapping or pairs ({error})") from error
-
-
-def _text_or_none(field: str, value: object) -> str | None:
-    if value is None or (isinstance(value, str) and value):
-        return value
-    raise InvalidSettingError(field, value, "give a text, or None")
 
 
 def _make_amqp(amqp_cls: Any, app: Celery) -> Any:

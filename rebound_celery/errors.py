@@ -53,7 +53,21 @@ class NotStoredError(ReboundError, OperationalError):
 
 
 class WireFormatError(ReboundError):
-    """A stored message cannot be read: another version wrote it, or it is damaged. It is kept, not dropped."""
+    """A stored message is damaged and cannot be read. It is kept aside, not dropped."""
+
+
+class UnknownVersionError(ReboundError):
+    """A later version of rebound-celery wrote a stored message, and this one cannot act on it.
+
+    The message stays where it is, for a worker of that version: update the workers before the publishers.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"a later version wrote {what}; update the workers before the publishers")
+        self.what = what
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return type(self), (self.what,)
 
 
 class DeliveryError(ReboundError):

@@ -14,7 +14,8 @@ from typing import Any
 from kafka import KafkaConsumer
 
 from ..compat.kafka_python import UnreadBatch, positions, report_unreadable
-from ..message import Origin, Record, derive_id
+from ..message import Origin, Record
+from ..message.ids import derive_record_id
 from .codecs import advice
 from .config import ConsumerConfig
 from .failure_handler import FailureHandler
@@ -126,7 +127,7 @@ class Unreadable:
             forget(self._offset_tracker, self._key_queues, replaced)
         for job in jobs:
             self._retry_writer.put(
-                self._failure_handler.bury(job, "unreadable", one.error, time.time_ns() // 1_000_000)
+                self._failure_handler.give_up(job, "unreadable", one.error, time.time_ns() // 1_000_000)
             )
         self._consumer.seek(one.partition, next_offset)
 
@@ -160,7 +161,7 @@ class Unreadable:
             key=None,
             value=one.raw,
             headers=(),
-            id=derive_id(self._config.group, topic, number, one.offset, one.timestamp),
+            id=derive_record_id(self._config.group, topic, number, one.offset, one.timestamp),
             origin=Origin(topic, number, one.offset, one.timestamp),
         )
 

@@ -6,18 +6,25 @@ This runs in the pool's process. What it returns tells the worker's parent how e
 from __future__ import annotations
 
 import logging
+import socket
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
+from msgspec.structs import replace
+
+from ..clock import SYSTEM_CLOCK
 from ..config import Settings
 from ..destinations import Destination, Outcome
-from ..errors import AttemptFailedError, DeliveryError, NotStoredError, OutageError, RejectedError
-from ..message import Failure, Message
-from ..policy import Retry, RetryPolicy
+from ..errors import DeliveryError, NotStoredError, OutageError, RejectedError
+from ..message import Message
+from ..policy import Failure, Retry, decide, outage_delay_s
 
 logger = logging.getLogger(__name__)
+
+#: Who tried, in the history of a message.
+_BY = f"worker@{socket.gethostname()}"
 
 
 class End(StrEnum):
@@ -110,21 +117,22 @@ def _after(item: Item, message: Message, error: DeliveryError, settings: Setting
             extra={"event": "dead_letter_refused"},
         )
         return _wait_out(item, message, error, settings)
-    if isinstance(error, AttemptFailedError):
-        decision = RetryPolicy(message.max_retries, message.base_delay).decide(message.attempt, now_ms=0)
-        failure = Failure.of(error)
-        if isinstance(decision, Retry):
-            return Waiting(
-                item, replace(message, attempt=decision.attempt, failure=failure), decision.due_ms / 1000, error
-            )
-        return message.dead(decision.reason, failure)
-    assert isinstance(error, RejectedError)
-    return message.dead("rejected", Failure.of(error))
+    failure = Failure.of(error)
+    if isinstance(error, RejectedError):
+        failure = replace(failure, permanent=True)
+    now_ms = SYSTEM_CLOCK.now_ms()
+    decision = decide(
+        message.policy, message.attempt, failure, first_failed_at_ms=message.first_failed_at, now_ms=now_ms
+    )
+    after = message.failed(failure, decision, now_ms=now_ms, by=_BY)
+    if isinstance(decision, Retry):
+        return Waiting(item, after, (decision.due_ms - now_ms) / 1000, error)
+    return after
 
 
 def _wait_out(item: Item, message: Message, error: DeliveryError, settings: Settings) -> Waiting:
     """The same attempt again, after a delay that grows with each try."""
-    delay_s = min(settings.outage_delay * 2 ** min(item.retries, 30), settings.outage_max_delay)
+    delay_s = outage_delay_s(item.retries, settings.outage_delay, settings.outage_max_delay)
     level = logging.WARNING if message.reason is None else logging.CRITICAL
     logger.log(level, "%s waits %.0f s: %s", message, delay_s, error, extra={"event": "outage"})
     return Waiting(item, message, delay_s, error)

@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from ..config import Settings
 from ..destinations import Destination
 from ..destinations.dead_set import DeadSet
-from ..errors import DeliveryError, NotStoredError, WireFormatError
+from ..errors import DeliveryError, NotStoredError, UnknownVersionError, WireFormatError
 from ..message import Message
 from .batch import End, Item, Result, Waiting, deliver
 from .publisher import Publisher
@@ -133,6 +133,9 @@ class DeliverTask(Task):
             try:
                 args = self._decode(body, content_type, content_encoding)
                 items[index] = Item(Message.from_wire(args[0][0]), task_id, retries, priority)
+            except UnknownVersionError as error:
+                logger.error("task %s goes back to its queue: %s", task_id, error, extra={"event": "later_version"})  # noqa: TRY400
+                results[index] = End.BACK, str(error)
             except _UNREADABLE as error:
                 results[index] = self.set_aside(task_id, body, error)
         results.update(zip(items, self._deliver(list(items.values())), strict=True))
@@ -195,6 +198,8 @@ class DeliverTask(Task):
         try:
             args = self._decode(received.body, received.content_type, received.content_encoding)
             message = Message.from_wire(args[0][0])
+        except UnknownVersionError:
+            return False
         except _UNREADABLE as error:
             end, _ = self.set_aside(request.id, received.body, error)
             return end == End.DONE

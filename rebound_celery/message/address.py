@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
+
+import msgspec
 
 from ..caching import cached
 from ..errors import InvalidSettingError
@@ -47,8 +48,7 @@ def _is_broker(text: str) -> bool:
     return bool(host) and is_port(port)
 
 
-@dataclass(frozen=True, slots=True)
-class KafkaAddress:
+class KafkaAddress(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
     """A Kafka topic.
 
     Attributes:
@@ -86,8 +86,7 @@ class KafkaAddress:
         return wire
 
 
-@dataclass(frozen=True, slots=True)
-class HttpAddress:
+class HttpAddress(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
     """A URL that takes a POST."""
 
     kind: ClassVar[str] = "http"
@@ -115,8 +114,7 @@ class HttpAddress:
         return {"url": self.url}
 
 
-@dataclass(frozen=True, slots=True)
-class DeadSetAddress:
+class DeadSetAddress(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
     """The dead set in Redis: where a dead letter stays that has no other place to go."""
 
     kind: ClassVar[str] = "dead-set"
@@ -149,6 +147,10 @@ def _from_url(text: str, kind: str | None, field: str) -> Address:
     if separator and scheme.lower() in ("http", "https"):
         return HttpAddress(text)
     raise InvalidSettingError(field, _shown(text), _URL_RULE)
+
+
+#: The fields of an address as `to_wire` writes it.
+ADDRESS_FIELDS = frozenset({"topic", "brokers", "partition", "url", "dead_set"})
 
 
 def _from_mapping(fields: Mapping[str, Any], field: str) -> Address:

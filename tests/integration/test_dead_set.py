@@ -5,18 +5,18 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from celery import Celery
+from msgspec.structs import replace
 from redis import Redis
 
 from rebound_celery import Message, Rebound
 from rebound_celery.embedded import free_port
 from rebound_celery.errors import OutageError
-from rebound_celery.message import Failure
 from rebound_celery.message.address import DEAD_SET, HttpAddress
+from rebound_celery.policy import Failure, RetryPolicy
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
 from tests.waiting import wait_until
 
@@ -28,8 +28,7 @@ MESSAGE = Message(
     destination=HttpAddress("http://127.0.0.1:1/"),
     dead_destination=DEAD_SET,
     attempt=4,
-    max_retries=3,
-    base_delay=1,
+    policy=RetryPolicy(3, 1),
     reason="rejected",
     failure=Failure("ValueError", "bad", "Traceback"),
 )

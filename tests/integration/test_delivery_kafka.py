@@ -8,7 +8,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,13 @@ import pytest
 from celery import Celery
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import MessageSizeTooLargeError
+from msgspec.structs import replace
 
 from rebound_celery import Message, Rebound
 from rebound_celery.embedded import EmbeddedKafka, create_topics, free_port
 from rebound_celery.message.address import KafkaAddress
 from rebound_celery.message.headers import OWN_HEADERS
+from rebound_celery.policy import RetryPolicy
 from tests.acceptance.apps.worker import running_worker
 from tests.waiting import wait_until
 
@@ -41,8 +42,7 @@ def make_message(topic: str, **changes: Any) -> Message:
         destination=KafkaAddress(topic),
         dead_destination=KafkaAddress(f"{topic}-dlq"),
         attempt=2,
-        max_retries=3,
-        base_delay=1,
+        policy=RetryPolicy(3, 1),
         first_failed_at=1_700_000_000_000,
     )
     return replace(message, **changes)

@@ -17,6 +17,7 @@ from rebound_celery.destinations.http import HttpDestination
 from rebound_celery.errors import AttemptFailedError
 from rebound_celery.message import Message
 from rebound_celery.message.address import DEAD_SET, HttpAddress
+from rebound_celery.policy import RetryPolicy
 from tests.fuzzing import SLOW, damaged
 
 if TYPE_CHECKING:
@@ -97,8 +98,8 @@ def answers(draw: st.DrawFn) -> bytes:
 def test_any_answer_is_an_outcome(receiver: Receiver):
     destination = HttpDestination(2, 2)
     message = Message(
-        id="m", value=b"v", destination=HttpAddress(receiver.url), dead_destination=DEAD_SET, attempt=1, max_retries=3,
-        base_delay=1,
+        id="m", value=b"v", destination=HttpAddress(receiver.url), dead_destination=DEAD_SET, attempt=1,
+        policy=RetryPolicy(3, 1),
     )  # fmt: skip
 
     @SLOW

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from rebound_celery import Rebound
 from rebound_celery.message import Message
 from rebound_celery.message.address import DEAD_SET, HttpAddress
+from rebound_celery.policy import RetryPolicy
 from rebound_celery.schedule.store.keys import QueueKeys
 from rebound_celery.schedule.store.store import Store
 from rebound_celery.schedule.transport import celery_form as stored
@@ -137,7 +138,7 @@ def test_end_of_any_entry_can_be_told(redis_url: str):
 
 URL = "http://127.0.0.1:1/"
 WIRE = Message(
-    id="m", value=b"v", destination=HttpAddress(URL), dead_destination=DEAD_SET, attempt=1, max_retries=0, base_delay=1
+    id="m", value=b"v", destination=HttpAddress(URL), dead_destination=DEAD_SET, attempt=1, policy=RetryPolicy(0, 1)
 ).to_wire()
 TASK = {
     "body": "",

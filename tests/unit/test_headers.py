@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
+from msgspec.structs import replace
 
-from rebound_celery.message import Failure, Message, Origin, Record, derive_id
+from rebound_celery.message import Message, Origin, Record, derive_id
 from rebound_celery.message import headers as h
 from rebound_celery.message.address import KafkaAddress
 from rebound_celery.message.headers import OWN_HEADERS, kafka_headers, own_headers, read_record
+from rebound_celery.policy import Failure, RetryPolicy
 
 Pairs = list[tuple[str, bytes | None]]
 
@@ -47,8 +48,7 @@ def message_of(record: Record, **changes: Any) -> Message:
         headers=record.headers,
         destination=KafkaAddress(record.topic),
         attempt=record.attempt + 1,
-        max_retries=9,
-        base_delay=1,
+        policy=RetryPolicy(9, 1),
         group="billing",
         origin=record.origin,
         first_failed_at=record.first_failed_at or 1_700_000_005_000,
@@ -116,8 +116,7 @@ def test_a_retry_is_told_in_text_that_any_kafka_tool_shows() -> None:
         value=None,
         destination=KafkaAddress("orders"),
         attempt=2,
-        max_retries=3,
-        base_delay=5,
+        policy=RetryPolicy(3, 5),
         failure=Failure("ValueError", "only dead letters carry this"),
         group="billing",
         origin=Origin("orders", 0, 0, 0),

@@ -20,6 +20,7 @@ from kombu.transport import memory
 from rebound_celery import Message, NotStoredError, Rebound, UnreachableError
 from rebound_celery.message import Origin
 from rebound_celery.message.address import KafkaAddress
+from rebound_celery.policy import RetryPolicy
 
 DUE_MS = 2_000_000_000_123
 MESSAGE = Message(
@@ -28,8 +29,7 @@ MESSAGE = Message(
     key=b"\xff",
     destination=KafkaAddress("orders"),
     attempt=2,
-    max_retries=3,
-    base_delay=5,
+    policy=RetryPolicy(3, 5),
     origin=Origin("orders", 3, 812, 1_700_000_000_000),
 )
 
@@ -172,7 +172,7 @@ def test_a_retry_stored_within_a_task_is_that_tasks_child_as_with_apply_async(st
 def test_many_messages_are_stored_each_with_its_own_id_due_time_and_text(stored: list[Stored]) -> None:
     app, rebound = make_app()
     messages = [
-        Message(id=str(n), value=b"", destination=KafkaAddress("orders"), attempt=1, max_retries=0, base_delay=1)
+        Message(id=str(n), value=b"", destination=KafkaAddress("orders"), attempt=1, policy=RetryPolicy(0, 1))
         for n in range(3)
     ]
 

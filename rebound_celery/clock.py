@@ -1,0 +1,39 @@
+"""The clock that the rest of the package reads: the only module that calls `time`."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Tells the time and sleeps. Code that needs the time takes a clock, so that a test can pass its own."""
+
+    def now_ms(self) -> int:
+        """Return the time of day in Unix milliseconds."""
+
+    def monotonic(self) -> float:
+        """Return seconds of a clock that never goes back, for measuring how long something takes."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait for `seconds`."""
+
+
+class SystemClock:
+    """The computer's own clock."""
+
+    __slots__ = ()
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    # Looked up at each call: gevent and tests replace these functions in the `time` module.
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+#: The default of every `clock` parameter.
+SYSTEM_CLOCK: Clock = SystemClock()
