@@ -1,4 +1,4 @@
-"""What kafka-python 3.0.12 does that its users have to mend."""
+"""Mends faults of kafka-python 3.0. `patches.py` has a row for each piece of its private code that this touches."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import Fetcher
 from kafka.record.default_records import DefaultRecordBatch
 
-#: Seconds that a poll waits at least for Kafka's answer, however late a heartbeat is.
+from .versions import warn_of_untested
+
+#: The least time in seconds that a poll waits for Kafka's answer, even while a heartbeat is overdue.
 _SHORTEST_WAIT_S = 0.05
+
+warn_of_untested("kafka-python")
 
 
 def calm(consumer: KafkaConsumer) -> None:
-    """Keep polls from spinning while Kafka does not answer; to be called once.
+    """Make each poll wait for Kafka's answer for some time. Call it once for a consumer.
 
-    A poll waits no longer than until the next heartbeat, and not at all while one is overdue: with a broker that hangs
-    it goes round as fast as it can, and each round leaves a callback on the unanswered request, some 10 MB a second.
-    Heartbeats have a loop of their own, so nothing is gained by not waiting.
+    A poll of kafka-python waits until the next heartbeat, and does not wait while a heartbeat is overdue. With a broker
+    that hangs, the caller's loop then runs at full speed, and each poll adds a callback to the unanswered request:
+    about 10 MB a second. kafka-python sends heartbeats in a loop of their own, so a poll that waits delays none.
     """
     coordinator = getattr(consumer, "_coordinator", None)
     time_to_next_poll = getattr(coordinator, "time_to_next_poll", None)
@@ -29,26 +33,28 @@ def calm(consumer: KafkaConsumer) -> None:
 
 
 def unstick(consumer: KafkaConsumer) -> None:
-    """Let paused partitions that were resumed have their records back; to be called before each poll.
+    """Give resumed partitions the records that were fetched before their pause. Call it before each poll.
 
-    Records that were fetched and parsed before a pause are parked, and put back only while no other partition is in
-    line. The one in line stays there after its last record was taken, so the parked ones wait for good, and while they
-    are parked, their partition is not fetched: it has a lag, and no records come. (Fetcher.fetched_records tests for
-    None where it means "used up".)
+    kafka-python sets aside the records that it had parsed when their partition was paused. It takes them up again only
+    while no partition is current. But a partition stays current after its last record was taken, because
+    `Fetcher.fetched_records` compares it with None instead of asking whether it is used up. So the records that were
+    set aside wait for ever. Meanwhile their partition is not fetched: it has a lag, and no records come.
     """
     fetcher = getattr(consumer, "_fetcher", None)
-    in_line = getattr(fetcher, "_next_partition_records", None)
-    if in_line is not None and not in_line:
-        fetcher._next_partition_records = None  # type: ignore[union-attr]  # noqa: SLF001
+    current = getattr(fetcher, "_next_partition_records", None)
+    if current is not None and not current:
+        fetcher._next_partition_records = None  # type: ignore[union-attr]
 
 
 def finish_joins(consumer: KafkaConsumer) -> None:
-    """Let what a poll began of joining the group be finished by a later one; to be called once.
+    """Let a later poll finish the group join that an earlier poll began. Call it once for a consumer.
 
-    A poll that ends before the group's answer leaves the join under way. If the answer comes between two polls,
-    kafka-python throws it away and joins anew, and so on, generation after generation. And if it joined because it
-    leads the group and its topics have changed, it takes itself for joined as soon as it has dealt out the partitions:
-    it never takes its own, sends no heartbeat, and does not learn that the group goes on without it.
+    A poll can end before the group has answered the request to join. If the answer comes between two polls,
+    kafka-python throws it away and joins again, and this can repeat for generation after generation.
+
+    A second fault concerns the leader of a group that joins again because its topics have changed. It counts itself as
+    joined as soon as it has assigned the partitions. It never takes its own partitions, sends no heartbeat, and does
+    not learn that the group goes on without it.
     """
     coordinator: Any = getattr(consumer, "_coordinator", None)
     need_rejoin = getattr(coordinator, "need_rejoin", None)
@@ -56,17 +62,17 @@ def finish_joins(consumer: KafkaConsumer) -> None:
     complete = getattr(coordinator, "_on_join_complete_async", None)
     if need_rejoin is None or join is None or complete is None:
         return
-    #: The answer that no poll has taken yet, and the generation that it is of.
+    #: The answer that no poll has taken yet, with the generation that it belongs to.
     untaken: list[tuple[Any, Any]] = []
 
     async def join_once() -> Any:
         if untaken:
             generation, assignment = untaken.pop()
-            # Still a member of it? Else the group has another answer.
-            if generation == coordinator._generation:  # noqa: SLF001
+            # After another join this answer is out of date.
+            if generation == coordinator._generation:
                 return assignment
         assignment = await join()
-        untaken[:] = [(coordinator._generation, assignment)]  # noqa: SLF001
+        untaken[:] = [(coordinator._generation, assignment)]
         return assignment
 
     async def take(*arguments: Any) -> Any:
@@ -74,18 +80,18 @@ def finish_joins(consumer: KafkaConsumer) -> None:
         return await complete(*arguments)
 
     coordinator.need_rejoin = lambda: need_rejoin() or coordinator.rejoining
-    coordinator._do_join_and_sync_async = join_once  # noqa: SLF001
-    coordinator._on_join_complete_async = take  # noqa: SLF001
+    coordinator._do_join_and_sync_async = join_once
+    coordinator._on_join_complete_async = take
 
 
 def positions(consumer: KafkaConsumer) -> dict[TopicPartition, int]:
-    """Where fetching goes on in each assigned partition, as far as that is known.
+    """The next offset to fetch in each assigned partition, without those where it is not known yet.
 
-    `consumer.position` would ask Kafka for what is not known, and wait for the answer.
+    `consumer.position` would ask Kafka for a position that is not known, and wait for the answer.
     """
     found = {}
     for partition in consumer.assignment():
-        state = consumer._subscription.assignment.get(partition)  # noqa: SLF001
+        state = consumer._subscription.assignment.get(partition)
         position = None if state is None else state.position
         if position is not None:
             found[partition] = position.offset
@@ -192,7 +198,7 @@ def report_unreadable(consumer: KafkaConsumer, report: Callable[[UnreadBatch], N
 
 
 class _Lenient(bytearray):
-    """Bytes whose text is read as Java's Kafka client reads it: what is no UTF-8 becomes U+FFFD."""
+    """Bytes that decode as Java's Kafka client decodes them: a byte that is no UTF-8 becomes U+FFFD."""
 
     def __getitem__(self, key: Any) -> Any:
         part = super().__getitem__(key)
@@ -203,12 +209,12 @@ class _Lenient(bytearray):
 
 
 def read_any_header_name() -> None:
-    """Let records through that have a header whose name is no UTF-8; for all consumers of the process, once.
+    """Read records that have a header whose name is no UTF-8. Call it once; it works for all consumers of the process.
 
-    Kafka takes such records, and kafka-python raises for them: each poll fails, and the partition stands still for
-    good.
+    Kafka accepts such records, but kafka-python raises for them. Each poll fails then, and the consumer never gets past
+    the record.
     """
-    read = DefaultRecordBatch._read_msg  # noqa: SLF001
+    read = DefaultRecordBatch._read_msg
     if getattr(read, "rebound", False):
         return
 
@@ -216,9 +222,9 @@ def read_any_header_name() -> None:
         try:
             return read(batch)
         except UnicodeDecodeError:
-            # It has not moved on yet, so the same record is read again.
-            batch._buffer = _Lenient(batch._buffer)  # noqa: SLF001
+            # The batch's position has not changed, so this reads the same record again.
+            batch._buffer = _Lenient(batch._buffer)
             return read(batch)
 
     read_leniently.rebound = True  # type: ignore[attr-defined]
-    DefaultRecordBatch._read_msg = read_leniently  # noqa: SLF001
+    DefaultRecordBatch._read_msg = read_leniently

