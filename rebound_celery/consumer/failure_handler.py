@@ -16,7 +16,7 @@ from ..message.history import add_attempt
 from ..policy import Failure, Retry, RetryPolicy, decide
 from ..policy.failure import format_stack
 from .config import ConsumerConfig
-from .offset_tracker import Job
+from .partition_tracker import Job
 
 logger = logging.getLogger(__name__)
 

@@ -1,18 +1,18 @@
-"""Decides what follows records that kafka-python cannot read: their partition stands still, or they are passed over.
+"""Handles batches of records that kafka-python cannot read: their partition stops, or they are passed over.
 
-A codec that is not installed and a batch that is damaged are such cases. No other partition waits for them.
+This happens where a codec is not installed, and where a batch is damaged. The other partitions go on.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from kafka import KafkaConsumer
 
+from ..clock import SYSTEM_CLOCK, Clock
 from ..compat.kafka_python import UnreadBatch, positions, report_unreadable
 from ..message import Origin, Record
 from ..message.ids import derive_record_id
@@ -20,11 +20,12 @@ from .codecs import advice
 from .config import ConsumerConfig
 from .failure_handler import FailureHandler
 from .key_queues import KeyQueues
-from .offset_tracker import OffsetTracker, Partition
-from .rebalance import forget
+from .offset_tracker import OffsetTracker
+from .partition_tracker import Partition
+from .rebalance import release
 from .retry_writer import RetryWriter
 
-#: Seconds between two tries of a partition that stands still: at first, and at most.
+#: How long a stopped partition waits for the next try, in seconds: at first, and at most.
 FIRST_TRY_S = 5.0
 LAST_TRY_S = 300.0
 
@@ -32,8 +33,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class _Standstill:
-    """A partition that stands still: where, why, and when it is tried again."""
+class _Stopped:
+    """A partition that stopped: where, why, and when it is tried again."""
 
     position: int
     text: str
@@ -42,7 +43,7 @@ class _Standstill:
 
 
 class Unreadable:
-    """Hears of each batch that a poll could not read, and settles it by `on_unreadable` after the poll."""
+    """Notes each batch that a poll cannot read, and acts on it by `on_unreadable` after the poll."""
 
     def __init__(
         self,
@@ -52,6 +53,8 @@ class Unreadable:
         key_queues: KeyQueues,
         retry_writer: RetryWriter,
         failure_handler: FailureHandler,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._consumer = consumer
         self._config = config
@@ -59,58 +62,62 @@ class Unreadable:
         self._key_queues = key_queues
         self._retry_writer = retry_writer
         self._failure_handler = failure_handler
+        self._clock = clock
         self._found: list[UnreadBatch] = []
-        self._still: dict[Partition, _Standstill] = {}
-        report_unreadable(consumer, self._hear)
+        self._stopped: dict[Partition, _Stopped] = {}
+        report_unreadable(consumer, self._note)
 
-    def _hear(self, found: UnreadBatch) -> None:
-        """Stop fetching the partition; kafka-python calls this inside a poll, in the loop's thread."""
-        # Until the poll has ended it would otherwise be fetched, and fail, again and again.
+    def _note(self, found: UnreadBatch) -> None:
+        """Note a batch, and pause its partition; kafka-python calls this inside a poll, in the loop's thread."""
+        # Without the pause, the same poll would fetch the batch again and again.
         self._consumer.pause(found.partition)
         self._found.append(found)
 
     @property
     def detail(self) -> str:
-        """What stands still, in one line, or the empty text."""
-        return "; ".join(still.text for still in self._still.values())
+        """The partitions that stopped, in one line, or the empty text."""
+        return "; ".join(stopped.text for stopped in self._stopped.values())
 
-    def standing(self) -> set[Partition]:
-        """Partitions that are to stay paused now: all that stand still, but those whose next try is due."""
-        now = time.monotonic()
-        return {partition for partition, still in self._still.items() if now < still.due}
+    def kept_paused(self) -> set[Partition]:
+        """Return the stopped partitions, without those whose next try is due."""
+        if not self._stopped:
+            return set()
+        now = self._clock.monotonic()
+        return {partition for partition, stopped in self._stopped.items() if now < stopped.due}
 
-    def settle(self, stale_positions: Collection[Any]) -> None:
+    def act(self, unknown_positions: Collection[Any]) -> None:
         """Act on what the last poll could not read; after the records of that poll were admitted.
 
         Args:
-            stale_positions: partitions whose position is being asked for: what was found there does not count.
+            unknown_positions: partitions for which Kafka has not told the committed offset yet. What was found there
+                does not count.
         """
-        if not self._found and not self._still:
+        if not self._found and not self._stopped:
             return
         at = positions(self._consumer)
-        self._forget_moved(at)
+        self._clear_moved(at)
         found, self._found = self._found, []
         for one in found:
-            # A rebalance in the same poll may have taken the partition away, or set it elsewhere.
-            if one.partition not in stale_positions and at.get(one.partition) == one.position:
-                self._settle(one)
+            # A rebalance in the same poll may have taken the partition away, or changed its position.
+            if one.partition not in unknown_positions and at.get(one.partition) == one.position:
+                self._act_on(one)
 
-    def _forget_moved(self, at: dict[Any, int]) -> None:
-        for partition, still in list(self._still.items()):
+    def _clear_moved(self, at: dict[Any, int]) -> None:
+        for partition, stopped in list(self._stopped.items()):
             position = at.get(partition)
-            if position == still.position:
+            if position == stopped.position:
                 continue
-            del self._still[partition]
-            if position is not None and position > still.position:
+            del self._stopped[partition]
+            if position is not None and position > stopped.position:
                 logger.warning(
                     "%s[%d] is read again", *partition, extra={"event": "unreadable_back", **_fields(partition)}
                 )
 
-    def _settle(self, one: UnreadBatch) -> None:
+    def _act_on(self, one: UnreadBatch) -> None:
         choice = self._config.on_unreadable
-        # Want of memory passes, and whoever does not know where the batch ends must not guess.
+        # A lack of memory may pass. And where the end of the batch is not known, nothing can be passed over.
         if choice == "stop" or one.next_offset is None or isinstance(one.error, MemoryError):
-            self._stand_still(one)
+            self._stop(one)
             return
         partition, next_offset = Partition(*one.partition), one.next_offset
         logger.error(
@@ -124,34 +131,32 @@ class Unreadable:
         record = self._record(one) if choice == "dead-letter" else None
         jobs, replaced = self._offset_tracker.admit(partition, [(one.offset, record)], next_offset)
         if replaced is not None:
-            forget(self._offset_tracker, self._key_queues, replaced)
+            release(self._offset_tracker, self._key_queues, replaced)
         for job in jobs:
-            self._retry_writer.put(
-                self._failure_handler.give_up(job, "unreadable", one.error, time.time_ns() // 1_000_000)
-            )
+            self._retry_writer.put(self._failure_handler.give_up(job, "unreadable", one.error, self._clock.now_ms()))
         self._consumer.seek(one.partition, next_offset)
 
-    def _stand_still(self, one: UnreadBatch) -> None:
-        now = time.monotonic()
+    def _stop(self, one: UnreadBatch) -> None:
+        now = self._clock.monotonic()
         partition = Partition(*one.partition)
-        still = self._still.get(partition)
-        if still is None:
-            still = self._still[partition] = _Standstill(one.position, "", FIRST_TRY_S, now)
-        elif now < still.due:
-            return  # a rebalance had resumed it
+        stopped = self._stopped.get(partition)
+        if stopped is None:
+            stopped = self._stopped[partition] = _Stopped(one.position, "", FIRST_TRY_S, now)
+        elif now < stopped.due:
+            return  # a rebalance had resumed the partition
         else:
-            still.pause_s = min(2 * still.pause_s, LAST_TRY_S)
-        still.due = now + still.pause_s
-        still.text = _what(one)
+            stopped.pause_s = min(2 * stopped.pause_s, LAST_TRY_S)
+        stopped.due = now + stopped.pause_s
+        stopped.text = _what(one)
         logger.error(
-            "%s. The partition stands still there and is tried again in %g s; the other partitions go on",
-            still.text,
-            still.pause_s,
+            "%s. The partition stops there and is tried again in %g s; the other partitions go on",
+            stopped.text,
+            stopped.pause_s,
             extra={"event": "unreadable", "offset": one.offset, **_fields(partition)},
         )
 
     def _record(self, one: UnreadBatch) -> Record:
-        """The batch as a record whose value is its bytes as Kafka keeps them."""
+        """Return the batch as a record whose value is the batch's bytes, as Kafka keeps them."""
         topic, number = one.partition
         return Record(
             topic=topic,

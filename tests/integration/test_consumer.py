@@ -24,6 +24,7 @@ from rebound_celery.consumer.rebalance import RebalanceListener
 from rebound_celery.embedded import EmbeddedKafka, create_topics
 from rebound_celery.errors import NotInstalledError, NotStoredError, UnreachableError
 from rebound_celery.message.address import KafkaAddress
+from rebound_celery.policy import RetryPolicy
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class FakeApp:
     """A Celery app, as far as the consumer looks at one; its store is a dict that can be made to fail."""
 
     main = "fake"
+    #: Celery's own, for frameworks such as Django.
+    _fixups = ()
 
     def __init__(self, brokers: str, **settings: Any) -> None:
         self.rebound = self
@@ -55,6 +58,8 @@ class FakeApp:
             raise NotStoredError("cannot reach Redis at 127.0.0.1:1")
         for message, due_ms in retries:
             self.stored[message.task_id] = message, due_ms
+
+    def set_current(self) -> None: ...
 
     def check_redis(self) -> None:
         if self.asleep.is_set():
@@ -171,7 +176,7 @@ def test_a_failure_is_stored_with_all_that_the_record_had(
     for offset, (message, due_ms) in enumerate(stored):
         assert message.destination == KafkaAddress(topic)
         assert message.dead_destination == KafkaAddress(f"{topic}-dlq")
-        assert (message.attempt, message.max_retries, message.base_delay) == (2, 2, 5)
+        assert (message.attempt, message.policy) == (2, RetryPolicy(2, 5))
         assert (message.group, message.reason) == (fix.group, None)
         assert message.origin is not None
         assert (message.origin.topic, message.origin.partition, message.origin.offset) == (topic, 0, offset)

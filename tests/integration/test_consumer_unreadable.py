@@ -11,7 +11,7 @@ from kafka import KafkaProducer, codec
 from kafka.record import MemoryRecords
 from kafka.record.default_records import DefaultRecordBatch
 
-from rebound_celery.consumer import stall_detector, unreadable
+from rebound_celery.consumer import health_reporter, unreadable
 from rebound_celery.message.address import KafkaAddress
 from tests.integration.test_consumer import Fixture, fix, nothing, numbers
 from tests.waiting import wait_until
@@ -105,7 +105,7 @@ def test_partition_stands_still_and_the_others_go_on(
     tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(unreadable, "FIRST_TRY_S", 1.0)
-    monkeypatch.setattr(stall_detector, "LOOK_S", 0.2)
+    monkeypatch.setattr(health_reporter, "CHECK_INTERVAL_S", 0.2)
     topic, first = make_topic(2), first_unread(fault)
     produce(topic, numbers(2), partition=0)
     produce_batch(topic, [DAMAGED, DAMAGED, DAMAGED], compression=fault.compression)

@@ -1,6 +1,6 @@
 """`celery rebound ...`: the commands, as Celery finds them by the entry point `celery.commands`.
 
-Every start of `celery` imports this module, whatever its command: what a command needs, it imports itself.
+Every start of `celery` imports this module, whatever its command. So each command imports what it needs itself.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import importlib
 import json
 import logging
 import re
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rebound_celery.demo.command import demo
+from rebound_celery.operate.cli.signals import StoppedBySignal, exit_on_signals
 
 if TYPE_CHECKING:
     from rebound_celery.consumer import Consumer
@@ -27,13 +27,15 @@ EXIT_USAGE = 2
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
-#: Seconds between two tries of `--wait`.
+#: The time between two tries of `--wait`, in seconds.
 WAIT_AGAIN_S = 1.0
 
 
 @click.group()
-def rebound() -> None:
+@click.pass_context
+def rebound(ctx: click.Context) -> None:
     """Retries and dead letters for Kafka consumers."""
+    exit_on_signals(ctx)
 
 
 rebound.add_command(demo)
@@ -41,7 +43,7 @@ rebound.add_command(demo)
 
 @contextmanager
 def plain_errors(ctx: click.Context) -> Iterator[None]:
-    """Errors that tell the user all in one line are printed as that line, without a stack trace."""
+    """Print an error whose text tells everything as one line, without a stack trace."""
     from rebound_celery.errors import InvalidSettingError, NotInstalledError, ReboundError
 
     try:
@@ -51,7 +53,7 @@ def plain_errors(ctx: click.Context) -> Iterator[None]:
         wrong_use = isinstance(error, InvalidSettingError | NotInstalledError)
         ctx.exit(EXIT_USAGE if wrong_use else EXIT_UNREACHABLE)
     except Exception as error:
-        # By name: when no command has needed kafka, it is not imported, and stays so.
+        # Compared by name, so that kafka is not imported for commands that do not need it.
         if not type(error).__module__.startswith("kafka."):
             raise
         click.echo(f"Error: Kafka: {type(error).__name__}: {error}", err=True)
@@ -59,7 +61,7 @@ def plain_errors(ctx: click.Context) -> Iterator[None]:
 
 
 def load_handler(path: str) -> Callable[..., object]:
-    """The function that `package.module:function` names.
+    """Return the function that `package.module:function` names.
 
     Raises:
         InvalidSettingError: saying what of it could not be imported.
@@ -88,7 +90,7 @@ def load_handler(path: str) -> Callable[..., object]:
 
 
 def read_option(text: str) -> tuple[str, Any]:
-    """`name=value`, the value read as JSON where it is that (numbers, true, null, lists), else as text.
+    """Read `name=value`. The value is JSON (a number, true, null, a list), or else text.
 
     Raises:
         InvalidSettingError: if there is no name, or no `=`.
@@ -129,10 +131,11 @@ def _read_pattern(text: str) -> re.Pattern[str]:
     type=click.Choice(("stop", "skip", "dead-letter")),
     default="stop",
     show_default=True,
-    help="What follows records that are damaged or in a codec that is not installed; other partitions go on.",
+    help="What to do about records that are damaged, or whose codec is not installed. Other partitions go on.",
 )
+@click.option("--allow-auto-create", is_flag=True, help="Topics may be missing: Kafka is asked to create them.")
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="A further option of kafka-python's.")
-@click.option("--health-file", metavar="FILE", help="Rewritten every few seconds while the consumer is well.")
+@click.option("--health-file", metavar="FILE", help="Rewritten every few seconds while the consumer works.")
 @click.option("--wait", is_flag=True, help="Keep trying while Kafka or Redis is away at the start.")
 @click.option("--loglevel", type=click.Choice(LOG_LEVELS, case_sensitive=False), default="INFO", show_default=True)
 @click.pass_context
@@ -150,7 +153,8 @@ def consume(
 ) -> None:
     """Call a function with each record of a Kafka topic; what fails is tried again, then becomes a dead letter.
 
-    SIGINT or SIGTERM ends it in order: running calls finish, and what is done is committed. A second one does not wait.
+    SIGINT or SIGTERM stops it in order: running calls finish, and what is done is committed. A second signal does not
+    wait for running calls. The app's modules are imported as a worker imports them, and Django is set up.
     """
     if bool(topics) == bool(pattern):
         raise click.UsageError("give either --topic or --pattern")
@@ -158,6 +162,11 @@ def consume(
     with plain_errors(ctx):
         from rebound_celery.consumer import Consumer, ConsumerConfig
 
+        app = ctx.obj.app
+        # As a worker does. Celery's fixup for Django sets it up when the app's modules are imported.
+        app.set_current()
+        app.set_default()
+        app.loader.init_worker()
         config = ConsumerConfig(
             group=group,
             topics=topics if pattern is None else _read_pattern(pattern),
@@ -165,9 +174,12 @@ def consume(
             kafka_options=dict(read_option(option) for option in options),
             **settings,
         )
-        consumer = Consumer(config, ctx.obj.app)
+        consumer = Consumer(config, app)
         try:
             _run(consumer, wait=wait)
+        except StoppedBySignal:
+            # Between two tries to connect: nothing was started that has to be finished.
+            ctx.exit(0)
         except BaseException:
             if consumer.stats().total:
                 _print_stats(consumer)
@@ -178,11 +190,12 @@ def consume(
 def _set_up_logging(level: str) -> None:
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if level.upper() != "DEBUG":
-        # kafka-python logs every failed connection at ERROR; what matters of it comes as rebound's own message.
+        # kafka-python logs every failed connection at ERROR. rebound logs what matters itself.
         logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
 def _run(consumer: Consumer, *, wait: bool) -> None:
+    from rebound_celery.clock import SYSTEM_CLOCK
     from rebound_celery.errors import UnreachableError
 
     said = set()
@@ -195,7 +208,7 @@ def _run(consumer: Consumer, *, wait: bool) -> None:
             if error.address not in said:
                 said.add(error.address)
                 click.echo(f"{error}; trying again until it answers", err=True)
-            time.sleep(WAIT_AGAIN_S)
+            SYSTEM_CLOCK.sleep(WAIT_AGAIN_S)
         else:
             return
 
