@@ -14,7 +14,7 @@ from typing import NamedTuple
 from rebound_celery.config import Settings
 from rebound_celery.consumer import ConsumerConfig
 from rebound_celery.consumer.failure_handler import FailureHandler
-from rebound_celery.consumer.offset_tracker import Job, Partition, PartitionTracker
+from rebound_celery.consumer.partition_tracker import Job, Partition, PartitionTracker
 from rebound_celery.consumer.reading import read_safely
 from rebound_celery.message import new_id
 from rebound_celery.message.codec import decode, encode, pack

@@ -1,6 +1,6 @@
-"""Stage 1: records from Kafka go to the user's handler; what fails becomes a stored retry or dead letter.
+"""Stage 1: reads records from Kafka, calls the user's handler, and stores retries and dead letters of what fails.
 
-`Consumer` runs it, `ConsumerConfig` says what it does, `ConsumerStats` what it has done.
+`Consumer` runs it, `ConsumerConfig` configures it, and `ConsumerStats` holds its counts.
 """
 
 from __future__ import annotations

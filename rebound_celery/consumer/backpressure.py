@@ -1,33 +1,41 @@
-"""How much is fetched: pauses and resumes partitions by what is in memory."""
+"""Limits how much is fetched: pauses and resumes partitions by the number of records in memory."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from kafka import KafkaConsumer
 
-from .offset_tracker import OffsetTracker, Partition
+from .offset_tracker import OffsetTracker
+from .partition_tracker import Partition
 
-#: Uncommitted records that one partition may have, as a multiple of max_in_flight, before it alone is paused: what lies
-#: behind a hung handler is done, but cannot be committed, and would all be done again after a crash.
+#: How many records one partition may have from its low-water mark on, as a multiple of max_in_flight. With more, only
+#: this partition is paused. Records behind a hung handler are done, but their partition cannot be committed past it.
 MAX_SPAN_FACTOR = 10
 
 
 class Backpressure:
-    """Keeps the records in memory at `limit` or below, and one partition from taking all the room."""
+    """Keeps the number of records in memory at `limit` or below, and leaves room for every partition."""
 
     def __init__(self, consumer: KafkaConsumer, offset_tracker: OffsetTracker, limit: int) -> None:
         self._consumer = consumer
         self._offset_tracker = offset_tracker
         self._limit = limit
-        #: All partitions are paused.
+        #: Whether all partitions are paused.
         self.is_full = False
         #: How many records the next poll may bring.
         self.room = 1
-        #: Partitions that are paused for what they hold themselves.
-        self._narrow: set[Partition] = set()
+        #: The partitions that are paused because of their own records.
+        self._over_limit: set[Partition] = set()
 
-    def regulate(self, *, closed: bool) -> None:
-        """Pause what has enough, resume what has room again; with `closed`, pause all."""
-        limit, narrow = self._limit, self._narrow
+    def regulate(self, *, closed: bool, kept_paused: Collection[tuple[str, int]] = ()) -> None:
+        """Pause the partitions that have enough records, and resume those that have room again.
+
+        Args:
+            closed: pause all partitions.
+            kept_paused: partitions that are paused in any case.
+        """
+        limit, over_limit = self._limit, self._over_limit
         loads = self._offset_tracker.loads()
         total = sum(load.in_flight for load in loads.values())
         self.is_full = closed or (total > limit // 2 if self.is_full else total >= limit)
@@ -35,14 +43,18 @@ class Backpressure:
         assigned = self._consumer.assignment()
         # One partition with a hung key must leave room for the others.
         share = limit if len(assigned) < 2 else max(limit * 3 // 4, 1)
-        self._narrow = {
+        self._over_limit = {
             partition
             for partition, load in loads.items()
-            if (load.in_flight > share // 2 if partition in narrow else load.in_flight >= share)
-            or load.span >= limit * (MAX_SPAN_FACTOR // 2 if partition in narrow else MAX_SPAN_FACTOR)
+            if (load.in_flight > share // 2 if partition in over_limit else load.in_flight >= share)
+            or load.span >= limit * (MAX_SPAN_FACTOR // 2 if partition in over_limit else MAX_SPAN_FACTOR)
         }
-        # Elements of `assigned`: kafka-python takes nothing but its own type.
-        wanted = {partition for partition in assigned if self.is_full or partition in self._narrow}
+        # kafka-python takes only partitions of its own type, so these are elements of `assigned`.
+        wanted = {
+            partition
+            for partition in assigned
+            if self.is_full or partition in self._over_limit or partition in kept_paused
+        }
         paused = self._consumer.paused()
         if to_pause := wanted - paused:
             self._consumer.pause(*to_pause)

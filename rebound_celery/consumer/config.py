@@ -1,4 +1,4 @@
-"""What a consumer is told: checked when it is made, so that a wrong value stops the start and not the night shift."""
+"""The configuration of a consumer. It is checked when it is made, so that a wrong value stops the start."""
 
 from __future__ import annotations
 
@@ -18,18 +18,22 @@ from ..policy import RetryPolicy
 
 Handler = Callable[[Record], object]
 
-#: Options of kafka-python's that the consumer sets itself, with the reason that the error gives.
+#: Options of kafka-python's KafkaConsumer that the user may not set, each with the reason that the error gives.
 REFUSED_OPTIONS = {
     "bootstrap_servers": "it is the field `brokers`",
     "group_id": "it is the field `group`",
     "enable_auto_commit": "the consumer commits a record when it is handled or its retry is stored, never by the clock",
     "auto_commit_interval_ms": "the consumer commits by itself; see the field `commit_interval`",
+    "allow_auto_create_topics": "it is the field `allow_auto_create`",
     "default_offset_commit_callback": "the consumer commits by itself",
     "key_deserializer": "a retry keeps the key byte for byte; decode it in the handler",
     "value_deserializer": "a retry keeps the value byte for byte; decode it in the handler",
     "consumer_timeout_ms": "the consumer runs until it is stopped",
     "kafka_client": "the consumer gives its own",
 }
+
+#: What a consumer may do about records that cannot be read.
+ON_UNREADABLE = ("stop", "skip", "dead-letter")
 
 _COUNT_RULE = "it is a whole number from {} up"
 
@@ -52,7 +56,7 @@ def _check_options(options: object) -> dict[str, Any]:
         if name in options:
             raise InvalidSettingError(f"kafka_options[{name!r}]", options[name], reason)
     if options:
-        # Only here: importing kafka takes longer than all the rest of this package.
+        # Imported only here: kafka takes longer to import than the rest of this package.
         from kafka import KafkaConsumer
 
         for name in options:
@@ -65,31 +69,41 @@ def _check_options(options: object) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class ConsumerConfig:
-    """What to consume, who handles it, and what follows when that fails.
+    """What to consume, which function handles it, and what happens to records that fail.
 
     Attributes:
         group: the consumer group. Retries carry it, so that consumers of other groups skip them.
         topics: a name, several names, or a compiled pattern that a topic's *whole* name matches. A pattern never reads
             dead letter topics: those ending in the app's `rebound_dead_letter_suffix`, and `dead_letter_topic`.
-        handler: called with each `Record`, from `concurrency` threads. What it returns is ignored; an `Exception`
-            means that this attempt failed. Anything else that is raised (such as SystemExit) stops the consumer, and
-            the record is consumed again later.
+        handler: called with each `Record`, from `concurrency` threads, where the app is Celery's current app. Its
+            return value is ignored. An `Exception` means that this attempt failed. Anything else that it raises (such
+            as SystemExit) stops the consumer, and the record is consumed again later. While something is connected to
+            Celery's task signals (task_prerun, task_postrun, task_success, task_failure, task_retry), they are sent
+            for each record, as for a task of the handler's name.
         brokers: `host:port`, several with commas or as a sequence; None means the app's `rebound_kafka_brokers`.
         max_retries: how often a failed record is tried again, 0 to 100; None means the app's `rebound_max_retries`.
         base_delay: seconds before the first retry, 1 to 3600; None means the app's `rebound_base_delay`.
-        policy: both of these in one; not together with them.
-        dead_letter_topic: where records go whose retries are spent; None means the topic that the record was first
-            read from, followed by the app's `rebound_dead_letter_suffix`.
+        policy: `max_retries` and `base_delay` in one value; give it, or them.
+        dead_letter_topic: where records go whose retries are spent. None means the topic where the record was first
+            read, with the app's `rebound_dead_letter_suffix` added.
         retry_topic: where retries are sent; this consumer reads it too. None means the topic that the record came from.
         concurrency: handler threads, from 1. Records with the same key in the same partition are handled one after
             the other, in order.
-        max_in_flight: records in memory, waiting or with a handler, over all partitions, from 1. When there are so
-            many, fetching pauses until half of them are done.
-        commit_interval: seconds between commits, above 0. A commit covers what is handled or stored.
+        max_in_flight: how many records may be in memory, waiting or with a handler, over all partitions, from 1. At
+            this number fetching pauses until half of them are done.
+        commit_interval: the least time between two commits in seconds, above 0. A commit is sent as soon as something
+            is done, this time has passed, and the last commit is answered. A commit covers what is handled or stored.
+            What is done and not committed is handled again after a crash.
         stop_timeout: seconds that a stop waits for running handlers and for Redis; 0 does not wait. What is not
             finished then stays uncommitted and is consumed again.
         stats_interval: seconds between log lines with the statistics; 0 means none.
-        health_file: a file that is rewritten every few seconds while the consumer is well, for probes; None for none.
+        on_unreadable: what to do about records that cannot be read, because their codec is not installed or their batch
+            is damaged. "stop" (the default): their partition stops before them. This is logged, and reading is tried
+            again after 5 s to 5 min. "dead-letter": the batch's bytes, as Kafka keeps them, become one dead letter with
+            the reason `unreadable`. "skip": they are passed over. Other partitions go on in any case.
+        allow_auto_create: whether topics may be missing at the start. Kafka then creates them, if it is configured so.
+            By default a missing topic is an error that names topics with similar names.
+        health_file: a file that is rewritten every few seconds while the consumer works, for probes; None for none.
         kafka_options: further options for kafka-python's KafkaConsumer, such as `security_protocol`, `sasl_mechanism`,
             `session_timeout_ms` or `auto_offset_reset` (here "earliest" unless given, so that a new group skips
             nothing). With the app's own brokers, the security options in `rebound_kafka_options` hold here as well.
@@ -109,9 +123,11 @@ class ConsumerConfig:
     retry_topic: str | None = None
     concurrency: int = 8
     max_in_flight: int = 1000
-    commit_interval: float = 1.0
+    commit_interval: float = 0.05
     stop_timeout: float = 30.0
     stats_interval: float = 30.0
+    on_unreadable: str = "stop"
+    allow_auto_create: bool = False
     health_file: str | os.PathLike[str] | None = None
     kafka_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -128,6 +144,10 @@ class ConsumerConfig:
         _check_seconds("commit_interval", self.commit_interval, zero=False)
         _check_seconds("stop_timeout", self.stop_timeout, zero=True)
         _check_seconds("stats_interval", self.stats_interval, zero=True)
+        if self.on_unreadable not in ON_UNREADABLE:
+            raise InvalidSettingError("on_unreadable", self.on_unreadable, f"it is one of {', '.join(ON_UNREADABLE)}")
+        if not isinstance(self.allow_auto_create, bool):
+            raise InvalidSettingError("allow_auto_create", self.allow_auto_create, "it is True or False")
         if self.health_file is not None:
             object.__setattr__(self, "health_file", parse_path(self.health_file, "health_file"))
         object.__setattr__(self, "kafka_options", _check_options(self.kafka_options))
@@ -150,7 +170,7 @@ class ConsumerConfig:
                 raise InvalidSettingError(
                     "dead_letter_topic",
                     self.dead_letter_topic,
-                    "this consumer reads that topic: it would go in circles",
+                    "this consumer reads that topic, so a dead letter would be consumed again",
                 )
 
     def _check_handler(self) -> None:
@@ -174,7 +194,7 @@ class ConsumerConfig:
             RetryPolicy(base_delay=self.base_delay)
 
     def policy_for(self, settings: Settings) -> RetryPolicy:
-        """The policy, with the app's settings for what is not given."""
+        """Return the policy, with the app's settings for what is not given."""
         if self.policy is not None:
             return self.policy
         return RetryPolicy(
@@ -183,14 +203,14 @@ class ConsumerConfig:
         )
 
     def brokers_for(self, settings: Settings) -> tuple[str, ...]:
-        """The brokers to read from."""
+        """Return the brokers to read from."""
         return settings.kafka_brokers if self.brokers is None else tuple(self.brokers)
 
     def topic_pattern(self, suffix: str) -> str | None:
-        """For `topics` given as a pattern: the regular expression to subscribe with, which leaves dead letters out."""
+        """Return the regular expression to subscribe with, which leaves dead letter topics out; None for names."""
         if not isinstance(self.topics, re.Pattern):
             return None
-        # A pattern inside another one may not set flags for the whole; they are given for its part alone.
+        # A pattern inside another one may not set flags for the whole. So the flags are set for this part alone.
         text = re.sub(r"^\(\?[aimsux]+\)", "", self.topics.pattern)
         letters = {re.IGNORECASE: "i", re.MULTILINE: "m", re.DOTALL: "s", re.VERBOSE: "x"}
         flags = "".join(letter for flag, letter in letters.items() if self.topics.flags & flag)
@@ -203,6 +223,6 @@ class ConsumerConfig:
         return pattern if self.retry_topic is None else rf"(?:{re.escape(self.retry_topic)}\Z|{pattern})"
 
     def topic_names(self) -> tuple[str, ...]:
-        """For `topics` given by name: all names to subscribe to."""
+        """Return all names to subscribe to, where `topics` is given by name."""
         names = () if isinstance(self.topics, re.Pattern) else tuple(self.topics)
         return names if self.retry_topic is None or self.retry_topic in names else (*names, self.retry_topic)

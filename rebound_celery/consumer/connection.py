@@ -1,4 +1,4 @@
-"""Makes kafka-python's consumer for a configuration, or says what cannot be reached."""
+"""Makes kafka-python's KafkaConsumer for a configuration."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..config import Settings
 from ..errors import UnreachableError
 from .config import ConsumerConfig
 
-#: How long the first connection may take.
+#: How long the first connection may take, in milliseconds.
 BOOTSTRAP_TIMEOUT_MS = 8_000
 
-#: What of `rebound_kafka_options` is about reaching the app's brokers, so that it holds for a consumer too.
+#: The options of `rebound_kafka_options` that begin like this are about the connection. They hold for a consumer too.
 SHARED_OPTIONS = ("security_protocol", "sasl_", "ssl_", "proxy_url", "socks5_proxy", "api_version")
 
-#: Errors that no patience mends.
+#: Errors that waiting does not cure.
 FATAL = (
     errors.AuthorizationError,
     errors.SaslAuthenticationFailedError,
@@ -39,27 +39,32 @@ logger = logging.getLogger(__name__)
 
 
 def kafka_options(config: ConsumerConfig, settings: Settings) -> dict[str, Any]:
-    """The options for KafkaConsumer: rebound's defaults, the app's security, the user's, and what must be."""
+    """Return the options for KafkaConsumer: rebound's defaults, the app's security options, and the user's options."""
     brokers = config.brokers_for(settings)
     options: dict[str, Any] = {
         "client_id": "rebound-consumer",
-        # A new group must not skip what is there already.
+        # A new group must not skip the records that are there already.
         "auto_offset_reset": "earliest",
         "bootstrap_timeout_ms": BOOTSTRAP_TIMEOUT_MS,
-        # They cost some 10 % of the throughput, and nobody reads them here.
+        # Metrics cost some 10 % of the throughput, and nobody reads them here.
         "metrics_enabled": False,
-        # kafka-python holds what is fetched ahead; its default of 50 MB is for other programs.
+        # kafka-python keeps what it has fetched ahead in memory. Its default is 50 MB.
         "fetch_max_bytes": 8 * 1024 * 1024,
     }
     if set(brokers) == set(settings.kafka_brokers):
         options |= {k: v for k, v in settings.kafka_options.items() if k.startswith(SHARED_OPTIONS)}
     options |= config.kafka_options
-    options |= {"bootstrap_servers": list(brokers), "group_id": config.group, "enable_auto_commit": False}
+    options |= {
+        "bootstrap_servers": list(brokers),
+        "group_id": config.group,
+        "enable_auto_commit": False,
+        "allow_auto_create_topics": config.allow_auto_create,
+    }
     return options
 
 
 def connect(config: ConsumerConfig, settings: Settings) -> KafkaConsumer:
-    """A consumer that has reached a broker; it has not joined the group.
+    """Return a KafkaConsumer that has reached a broker. It has not joined the group.
 
     Raises:
         UnreachableError: naming the brokers that were tried, after the option `bootstrap_timeout_ms` (8 s).
@@ -74,7 +79,7 @@ def connect(config: ConsumerConfig, settings: Settings) -> KafkaConsumer:
     try:
         consumer = KafkaConsumer(**options, kafka_client=client)
     except BaseException as error:
-        # KafkaConsumer leaves its IO thread running when it cannot be made; who tries again would pile them up.
+        # A KafkaConsumer that cannot be made leaves its IO thread running. Each further try would add a thread.
         for one in clients:
             one.close()
         if isinstance(error, RetriableError | NodeNotReadyError | OSError):

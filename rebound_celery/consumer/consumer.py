@@ -1,4 +1,4 @@
-"""The consumer as users see it."""
+"""The consumer as users call it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from celery import current_app
+
 from .. import health
+from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import UnreachableError
 from ..health import HealthFile
 from ..registry import find
@@ -23,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class Consumer:
-    """Reads topics, calls the handler, and has what fails tried again.
+    """Reads topics, calls the handler, and stores retries of the records that fail.
 
     Use `run()` to consume in this thread, or `with Consumer(config):` or `start()` and `close()` to consume in a thread
     of its own. Nothing connects before that.
@@ -31,79 +34,112 @@ class Consumer:
     Args:
         config: what to consume and how.
         app: the Celery app that has `Rebound`; None means Celery's current app.
+        clock: tells the time; tests give their own.
 
     Raises:
         NotInstalledError: if that app has no Rebound.
     """
 
-    def __init__(self, config: ConsumerConfig, app: Any = None) -> None:
+    def __init__(self, config: ConsumerConfig, app: Any = None, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._config = config
-        self._installed = find(app)
+        self._scheduler = find(app)
+        self._app = current_app._get_current_object() if app is None else app  # noqa: SLF001 - of Celery's proxy
+        self._clock = clock
         self._offset_tracker = OffsetTracker()
         self._flag = StopFlag()
+        #: A signal may interrupt the main thread, because nothing is started yet that has to be finished.
+        self._may_interrupt = False
         self._running = threading.Lock()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
     def run(self, *, handle_signals: bool = False) -> None:
-        """Consume until `stop()` is called, then finish what is begun, commit and leave the group.
+        """Consume until `stop()` is called, then finish the started records, commit and leave the group.
 
         Args:
-            handle_signals: stop on SIGINT and SIGTERM; on a second one, without waiting for handlers. Only in the main
-                thread; elsewhere it does nothing. The earlier signal handlers are put back at the end.
+            handle_signals: stop on SIGINT and SIGTERM; on a second one, without waiting for handlers. This works only
+                in the main thread. The earlier signal handlers are restored at the end.
 
         Raises:
-            UnreachableError: if Kafka or Redis is away at the start; it may then be called again. Later on, the
+            UnreachableError: if Kafka or Redis is away at the start. Then `run()` may be called again. Later on, the
                 consumer waits for them.
-            KafkaError: kafka-python's, if Kafka refuses for good, such as for want of authorisation.
-            BaseException: what a handler raised that is no `Exception`, after everything was ended in order.
+            InvalidSettingError: if a topic does not exist, unless the configuration says `allow_auto_create`.
+            KafkaError: kafka-python's, if Kafka refuses for good, for example because a right is missing.
+            BaseException: what a handler raised that is no `Exception`, after the consumer was stopped in order.
         """
         if not self._running.acquire(blocking=False):
             raise RuntimeError("this consumer is running already")
         try:
             if self._flag.stop:
                 return
-            self._consume(HealthFile(self._config.health_file), handle_signals)
+            file = HealthFile(self._config.health_file)
+            with self._signals(handle_signals):
+                self._consume(file)
+        except _StoppedWhileConnecting:
+            file.remove()
         finally:
             self._running.release()
 
-    def _consume(self, file: HealthFile, handle_signals: bool) -> None:
-        # kafka-python is heavy, and programs that only ask for a ConsumerConfig need not wait for it.
-        from .connection import connect
+    def _consume(self, file: HealthFile) -> None:
+        # kafka-python and Celery's worker take long to import. Who only makes a ConsumerConfig need not wait.
+        from ..compat.celery_fixups import install_worker_fixups
+        from .handler_task import HandlerTask
+        from .health_reporter import HealthReporter
         from .loop import Loop
-        from .stall_detector import StallDetector
+        from .topics import check_topics
 
         file.report(health.STARTING)
         try:
-            self._installed.check_redis()
-            kafka = connect(self._config, self._installed.settings)
+            with self._interruptible():
+                self._scheduler.check_redis()
+            kafka = self._connect()
         except UnreachableError as error:
-            # The caller may try again; if not, the file grows old.
+            # The caller may try again. If not, the file gets old.
             file.report(health.WAITING, str(error))
             raise
-        stall_detector = StallDetector(file)
         try:
-            with self._signals(handle_signals):
-                while kafka is not None:
-                    loop = Loop(kafka, self._config, self._installed, self._offset_tracker, self._flag, stall_detector)
-                    loop.run()
-                    kafka = self._connect_anew(file) if loop.renew else None
+            with self._interruptible():
+                check_topics(kafka, self._config)
+        except BaseException:
+            kafka.close()
+            raise
+        install_worker_fixups(self._app)
+        handler_task = HandlerTask(self._app, self._config)
+        health_reporter = HealthReporter(file, clock=self._clock)
+        try:
+            while kafka is not None:
+                loop = Loop(
+                    kafka,
+                    self._config,
+                    self._scheduler,
+                    handler_task,
+                    self._offset_tracker,
+                    self._flag,
+                    health_reporter,
+                    clock=self._clock,
+                )
+                loop.run()
+                kafka = self._connect_again(file) if loop.replace else None
         finally:
             file.remove()
 
-    def _connect_anew(self, file: HealthFile) -> Any:
-        """Another KafkaConsumer; None if this consumer is to stop. Kafka was there before, so it is waited for."""
+    def _connect(self) -> Any:
         from .connection import connect
 
+        with self._interruptible():
+            return connect(self._config, self._scheduler.settings)
+
+    def _connect_again(self, file: HealthFile) -> Any:
+        """Return a new KafkaConsumer; None if this consumer is to stop. It waits for Kafka, which was there before."""
         while not self._flag.stop:
             try:
-                return connect(self._config, self._installed.settings)
+                return self._connect()
             except UnreachableError as error:
                 file.report(health.WAITING, str(error))
         return None
 
     def start(self) -> None:
-        """Call `run()` in a thread of its own; what it raises is logged, and raised by `join()` or `close()`.
+        """Call `run()` in a thread of its own. What it raises is logged, and raised by `join()` or `close()`.
 
         The thread is a daemon: a program that ends without `close()` ends at once, and what was not committed is
         consumed again.
@@ -114,14 +150,14 @@ class Consumer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask it to stop, and return at once. From any thread or signal handler, as often as you like; it is final."""
+        """Ask the consumer to stop, and return at once. Any thread or signal handler may call it. A stop is final."""
         self._flag.stop = True
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait for a consumer that was started, at most `timeout` seconds (None: as long as it takes).
+        """Wait until a started consumer has ended, at most `timeout` seconds (None: as long as it takes).
 
         Returns:
-            whether it has ended. Raises, once, what ended it otherwise than by `stop()`.
+            whether it has ended. If an error ended it, this raises the error, once.
         """
         if self._thread is None:
             return True
@@ -134,12 +170,12 @@ class Consumer:
         return True
 
     def close(self, timeout: float | None = None) -> bool:
-        """`stop()` and `join(timeout)`; a stop takes little more than the configured `stop_timeout`."""
+        """Call `stop()` and `join(timeout)`. A stop takes little more than the configured `stop_timeout`."""
         self.stop()
         return self.join(timeout)
 
     def stats(self) -> ConsumerStats:
-        """The counts so far."""
+        """Return the counts so far."""
         return self._offset_tracker.stats()
 
     def __enter__(self) -> Self:
@@ -163,8 +199,10 @@ class Consumer:
             return
 
         def on_signal(_number: int, _frame: FrameType | None) -> None:
-            self._flag.hurry = self._flag.stop
+            self._flag.at_once = self._flag.stop
             self.stop()
+            if self._may_interrupt:
+                raise _StoppedWhileConnecting
 
         earlier = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -172,3 +210,16 @@ class Consumer:
         finally:
             for number, handler in earlier.items():
                 signal.signal(number, handler)
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Let a signal end the body at once: a server that does not answer would delay the stop."""
+        self._may_interrupt = True
+        try:
+            yield
+        finally:
+            self._may_interrupt = False
+
+
+class _StoppedWhileConnecting(BaseException):
+    """A signal came before Kafka and Redis had answered."""

@@ -16,7 +16,7 @@ from ..message.history import add_attempt
 from ..policy import Failure, Retry, RetryPolicy, decide
 from ..policy.failure import format_stack
 from .config import ConsumerConfig
-from .offset_tracker import Job
+from .partition_tracker import Job
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +95,28 @@ class FailureHandler:
         if logger.isEnabledFor(logging.INFO if reason is None else logging.WARNING):
             self._log(record, message, due_ms - now_ms)
         return FailedRecord(job, message, due_ms)
+
+    def give_up(self, job: Job, reason: str, error: BaseException, now_ms: int) -> FailedRecord:
+        """Return the dead letter of a record that no handler can be given."""
+        record = job.record
+        failure = Failure.of(error, with_stack=True)
+        message = Message(
+            id=record.id,
+            value=record.value,
+            key=record.key,
+            headers=record.headers,
+            destination=self._retry_address(record.topic),
+            dead_destination=self._dead_address(record),
+            attempt=record.attempt,
+            policy=self.policy,
+            reason=reason,
+            failure=failure,
+            history=add_attempt(record.history, record.attempt, now_ms, failure, self._by),
+            group=self._group,
+            origin=record.origin,
+            first_failed_at=now_ms,
+        )
+        return FailedRecord(job, message, now_ms)
 
     def _log(self, record: Record, message: Message, delay_ms: int) -> None:
         is_dead = message.reason is not None

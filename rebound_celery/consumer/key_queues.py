@@ -1,7 +1,7 @@
-"""Who is next: records wait here for a handler thread, in order for each key.
+"""Queues the records that wait for a handler thread, and keeps those with the same key in order.
 
-Records of one partition with the same key form a lane. Of each lane at most one record is ready or being handled; the
-others follow one after the other. Records without a key have no order.
+The records of one partition with the same key form a queue. At most one record of a queue is ready or with a handler;
+the others follow one after the other. Records without a key have no order.
 """
 
 from __future__ import annotations
@@ -10,138 +10,145 @@ import threading
 from collections import deque
 from collections.abc import Collection, Iterable
 
-from .offset_tracker import Job, Partition, PartitionTracker
+from .partition_tracker import Job, Partition, PartitionTracker
 
 
 class KeyQueues:
     """The waiting records of all partitions, shared by the handler threads.
 
     Args:
-        low_mark: when so few records are left, `wake` is set, so that the loop fetches more.
-        wake: also set when nothing is left.
+        low_mark: when only this number of records is left, `wake` is set, so that the loop fetches more.
+        wake: wakes the loop. It is also set when no record is left.
     """
 
     def __init__(self, low_mark: int, wake: threading.Event) -> None:
         self._low_mark = low_mark
         self._wake = wake
         self._idle = threading.Condition(threading.Lock())
-        self._idlers = 0
+        #: How many threads wait for a record.
+        self._waiting_threads = 0
         self._ready: deque[Job] = deque()
-        #: A lane is here while one of its records is ready or being handled; its value is what follows.
-        #: None instead of an empty deque: most keys have no follower, and a deque takes 600 bytes.
+        #: The queues of which one record is ready or with a handler, and the records that follow it. None stands for an
+        #: empty deque: most keys have no second record, and a deque takes 600 bytes.
         self._followers: dict[tuple[Partition, bytes], deque[Job] | None] = {}
         self._size = 0
         self._closed = False
 
     @property
     def size(self) -> int:
-        """How many records wait or are being handled."""
+        """How many records wait or are with a handler."""
         return self._size
 
     def add(self, jobs: Collection[Job]) -> None:
-        """Put records in line; those of one partition come in the order of their offsets."""
+        """Add records; those of one partition in the order of their offsets."""
         with self._idle:
             for job in jobs:
-                lane = job.lane
-                if lane is not None:
-                    if lane in self._followers:
-                        followers = self._followers[lane]
+                key = job.queue_key
+                if key is not None:
+                    if key in self._followers:
+                        followers = self._followers[key]
                         if followers is None:
-                            followers = self._followers[lane] = deque()
+                            followers = self._followers[key] = deque()
                         followers.append(job)
                         continue
-                    self._followers[lane] = None
+                    self._followers[key] = None
                 self._ready.append(job)
             self._size += len(jobs)
-            if self._idlers and self._ready:
+            if self._waiting_threads and self._ready:
                 self._idle.notify()
 
     def take(self, finished: Job | None = None) -> Job | None:
-        """Wait for a record and begin it; None means that it is over.
+        """Wait for a record and start it; None means that the queues are closed.
 
         Args:
-            finished: what this thread had taken before, if it is through: as `finish`, without a lock of its own.
+            finished: the record that this thread took before, if it is done with it. This saves a call of `finish`.
         """
         with self._idle:
             if finished is not None:
                 self._finish(finished)
             while not self._ready and not self._closed:
-                self._idlers += 1
+                self._waiting_threads += 1
                 self._idle.wait()
-                self._idlers -= 1
+                self._waiting_threads -= 1
             if self._closed:
                 return None
             job = self._ready.popleft()
-            # Each taker wakes the next: a handler that is quicker than a thread switch keeps the others asleep.
-            if self._idlers and self._ready:
+            # Each thread that takes a record wakes the next one. So the others sleep on where the handler is faster
+            # than a thread switch.
+            if self._waiting_threads and self._ready:
                 self._idle.notify()
             tracker = job.tracker
-            if job.record.offset > tracker.begun_mark:
-                tracker.begun_mark = job.record.offset
+            if job.record.offset > tracker.last_started:
+                tracker.last_started = job.record.offset
             return job
 
     def finish(self, job: Job) -> None:
-        """A taken record is through, whatever came of it: the next one of its lane is ready."""
+        """Enter that a handler is done with a record, so that the next one of its queue is ready."""
         with self._idle:
             self._finish(job)
-            if self._idlers and self._ready:
+            if self._waiting_threads and self._ready:
                 self._idle.notify()
 
     def _finish(self, job: Job) -> None:
         self._size -= 1
-        if job.lane is not None:
-            followers = self._followers.get(job.lane)
+        key = job.queue_key
+        if key is not None:
+            followers = self._followers.get(key)
             if followers:
                 self._ready.append(followers.popleft())
             else:
-                self._followers.pop(job.lane, None)
+                self._followers.pop(key, None)
         if self._size in (self._low_mark, 0):
             self._wake.set()
 
-    def withdraw(self, trackers: Iterable[PartitionTracker], *, everything: bool = False) -> dict[Partition, list[Job]]:
-        """Take out what no handler has begun, in the order of the offsets.
+    def remove_waiting(
+        self, trackers: Iterable[PartitionTracker], *, everything: bool = False
+    ) -> dict[Partition, list[Job]]:
+        """Remove and return the records of these partitions that no handler has started, in the order of their offsets.
 
-        Unless `everything`, records below one that has been begun stay: were they left out, the begun ones above them
-        could not be committed and would be handled again.
+        Args:
+            trackers: the partitions.
+            everything: also remove records below one that a handler has started. They stay otherwise, because the
+                commit cannot pass them, and only the metadata of the commit would keep what is done above them.
         """
         chosen = {id(tracker) for tracker in trackers}
         partitions: dict[Partition, list[Job]] = {}
 
-        def leaves(job: Job) -> bool:
+        def is_removed(job: Job) -> bool:
             tracker = job.tracker
-            if id(tracker) not in chosen or not (everything or job.record.offset > tracker.begun_mark):
+            if id(tracker) not in chosen or not (everything or job.record.offset > tracker.last_started):
                 return False
             partitions.setdefault(tracker.partition, []).append(job)
             return True
 
         with self._idle:
-            # Followers lie above the record that they follow: where it leaves, they all do, and so does the lane.
-            left_key_queues = set()
+            # Followers have higher offsets than the record that they follow. Where it is removed, they are too.
+            without_first = set()
             ready: deque[Job] = deque()
             for job in self._ready:
-                if leaves(job):
-                    if job.lane is not None:
-                        left_key_queues.add(job.lane)
+                if is_removed(job):
+                    if job.queue_key is not None:
+                        without_first.add(job.queue_key)
                 else:
                     ready.append(job)
             self._ready = ready
-            for lane, followers in list(self._followers.items()):
-                stay = deque(job for job in followers or () if not leaves(job))
-                if lane in left_key_queues and not stay:
-                    del self._followers[lane]
-                elif lane in left_key_queues:
-                    # Records of an older owner's turn were before those of a newer one.
+            for key, followers in list(self._followers.items()):
+                stay = deque(job for job in followers or () if not is_removed(job))
+                if key in without_first and not stay:
+                    del self._followers[key]
+                elif key in without_first:
+                    # The partition came back meanwhile: these followers belong to its new tracker.
                     self._ready.append(stay.popleft())
-                    self._followers[lane] = stay or None
+                    self._followers[key] = stay or None
                 else:
-                    self._followers[lane] = stay or None
+                    self._followers[key] = stay or None
             for jobs in partitions.values():
                 jobs.sort(key=lambda job: job.record.offset)
                 self._size -= len(jobs)
         return partitions
 
     def close(self) -> None:
-        """Let the handler threads end; what waits is dropped."""
+        """Let the handler threads end, and drop what waits."""
         with self._idle:
             self._closed = True
             self._ready.clear()

@@ -1,55 +1,56 @@
-"""The loop that owns kafka-python's consumer: fetch, hand out, commit, and end in order.
+"""The loop that owns a KafkaConsumer: it polls, hands records to the handler threads, commits, and stops in order.
 
-Handler threads take records from the key queues. The retry writer stores failures. The loop supplies both and keeps
-polling Kafka without a pause, so that slow handlers do not cost the membership of the group.
+Handler threads take records from the key queues, and the retry writer stores what fails. The loop goes on polling Kafka
+meanwhile, so that slow handlers do not cost the membership of the group.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kafka import KafkaConsumer
-from kafka import errors as kafka_errors
 
+from ..clock import SYSTEM_CLOCK, Clock
 from ..compat.kafka_python import unstick
 from ..config import Settings
 from ..message import Record
 from ..message.headers import KafkaRecord
 from ..registry import RetryScheduler
 from .backpressure import Backpressure
+from .commits import Commits
 from .config import ConsumerConfig
 from .connection import FATAL
 from .failure_handler import FailureHandler, log_fields
+from .handler_task import HandlerTask
+from .health_reporter import HealthReporter
 from .key_queues import KeyQueues
-from .offset_tracker import OffsetTracker, Partition
+from .offset_tracker import OffsetTracker
+from .positions import Positions
 from .reading import read_safely
-from .rebalance import RebalanceListener, forget, kafka_offsets
+from .rebalance import RebalanceListener, release
 from .retry_writer import RetryWriter
-from .stall_detector import StallDetector
 from .stop import StopFlag
+from .topics import PatternWatch, report_start
+from .unreadable import Unreadable
 from .workers import Workers
 
+#: How long a poll waits for records, in milliseconds: while nothing is in flight, and while something is. A commit can
+#: be sent, and its answer is read, only between and within polls.
 IDLE_POLL_MS = 100
+BUSY_POLL_MS = 10
 
-#: While fetching is paused, a poll returns at once; but kafka-python cannot finish some of its work (a new look at the
-#: topics of a pattern) within a poll of no length, so from time to time one has some.
-PATIENT_POLL_EVERY_S = 0.5
+#: While something is in flight or fetching is paused, polls are short. kafka-python cannot finish some of its work in a
+#: short poll, such as the search for new topics of a pattern. So from time to time a poll is as long as an idle one.
+LONG_POLL_EVERY_S = 1.0
 
-#: How long the loop waits for the handlers before it looks again, when it has nothing to give them.
+#: How long the loop waits for the handlers, in seconds, when it has nothing to give them.
 WAIT_S = 0.02
 
-#: How long the last commit, and then leaving the group, may take.
-FAREWELL_S = 5.0
-
-#: A commit that is not answered for so long no longer holds back the next.
-COMMIT_PATIENCE_S = 10.0
-
-#: How long the loop may wait for the answer to a question.
-ASK_MS = 2_000
+#: How long the last commit may take, and then leaving the group, in seconds.
+LEAVE_TIMEOUT_S = 5.0
 
 FIRST_BACKOFF_S = 0.5
 LAST_BACKOFF_S = 5.0
@@ -58,45 +59,56 @@ logger = logging.getLogger(__name__)
 
 
 class Loop:
-    """The life of one KafkaConsumer."""
+    """Runs one KafkaConsumer until the consumer stops, or the KafkaConsumer has to be replaced."""
 
     def __init__(
         self,
         consumer: KafkaConsumer,
         config: ConsumerConfig,
-        installed: RetryScheduler,
+        scheduler: RetryScheduler,
+        handler_task: HandlerTask,
         offset_tracker: OffsetTracker,
         flag: StopFlag,
-        stall_detector: StallDetector,
+        health_reporter: HealthReporter,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._consumer = consumer
         self._config = config
-        self._settings: Settings = installed.settings
+        self._settings: Settings = scheduler.settings
         self._offset_tracker = offset_tracker
         self._flag = flag
-        self._stall_detector = stall_detector
+        self._health_reporter = health_reporter
+        self._clock = clock
         self._wake = threading.Event()
         self._key_queues = KeyQueues(config.max_in_flight // 2, self._wake)
-        self._retry_writer = RetryWriter(installed, offset_tracker, self._wake)
+        self._retry_writer = RetryWriter(scheduler, offset_tracker, self._wake, clock=clock)
         failure_handler = FailureHandler(config, self._settings)
         self._workers = Workers(
-            config, failure_handler, offset_tracker, self._key_queues, self._retry_writer, self._wake
+            config,
+            handler_task,
+            failure_handler,
+            offset_tracker,
+            self._key_queues,
+            self._retry_writer,
+            self._wake,
+            clock=clock,
         )
-        self._listener = RebalanceListener(
-            consumer, offset_tracker, self._key_queues, consumer.config["max_poll_interval_ms"] / 1000
+        self._positions = Positions(consumer, offset_tracker)
+        self._commits = Commits(consumer, offset_tracker, config.commit_interval, clock=clock)
+        self._listener = RebalanceListener(consumer, offset_tracker, self._key_queues, self._positions, clock=clock)
+        self._unreadable = Unreadable(
+            consumer, config, offset_tracker, self._key_queues, self._retry_writer, failure_handler, clock=clock
         )
         self._backpressure = Backpressure(consumer, offset_tracker, config.max_in_flight)
+        self._pattern_watch = PatternWatch(consumer, config, clock=clock)
         self._draining = False
-        #: This loop is to be followed by another one, with a new KafkaConsumer.
-        self.renew = False
-        now = time.monotonic()
-        self._next_commit = now + config.commit_interval
-        self._commit_deadline: float | None = None
-        self._commit_failing = False
-        self._next_stats = now + (config.stats_interval or float("inf"))
-        self._next_patient_poll = 0.0
+        #: The KafkaConsumer has to be replaced by a new one, with a loop of its own.
+        self.replace = False
+        self._next_stats = clock.monotonic() + (config.stats_interval or float("inf"))
+        self._next_long_poll = 0.0
         self._poll_error: str | None = None
-        self._trouble: str | None = None
+        self._outage: str | None = None
         self._backoff = FIRST_BACKOFF_S
 
     def run(self) -> None:
@@ -109,7 +121,7 @@ class Loop:
         self._retry_writer.start()
         self._workers.start()
         try:
-            while not (self._flag.stop or self.renew) and self._workers.fatal is None:
+            while not (self._flag.stop or self.replace) and self._workers.fatal is None:
                 self._turn()
         finally:
             self._end()
@@ -118,33 +130,42 @@ class Loop:
 
     def _turn(self) -> None:
         if self._key_queues.size >= self._config.max_in_flight:
-            # Most often the handlers are through with half of it at once, and pausing is not worth while.
+            # Most often the handlers are done with half of the records at once. Then no partition has to be paused.
             self._wait()
-        self._backpressure.regulate(closed=self._retry_writer.is_down)
-        now = time.monotonic()
-        timeout_ms = IDLE_POLL_MS
-        if self._backpressure.is_full and now < self._next_patient_poll:
-            timeout_ms = 0
-            self._wait()
-        else:
-            self._next_patient_poll = now + PATIENT_POLL_EVERY_S
-        self._admit(self._poll(timeout_ms))
-        if time.monotonic() >= self._next_commit:
-            self._commit()
-        if time.monotonic() >= self._next_stats:
+        self._backpressure.regulate(
+            closed=self._retry_writer.is_down, kept_paused={*self._unreadable.kept_paused(), *self._positions.unknown}
+        )
+        self._admit(self._positions.known(self._poll(self._poll_timeout_ms())))
+        if new := self._positions.find():
+            report_start(self._consumer, self._config.group, new)
+        self._unreadable.act(self._positions.unknown)
+        self._positions.note()
+        self._commits.send_if_due()
+        if self._clock.monotonic() >= self._next_stats:
             self._next_stats += self._config.stats_interval
             self.log_stats("stats")
-        trouble = "retries cannot be stored" if self._retry_writer.is_down else self._trouble
-        self.renew = self._stall_detector.look(
-            self._consumer, self._offset_tracker, self._listener.stale_positions, trouble
+        self._pattern_watch.warn_if_nothing_matches()
+        outage = "retries cannot be stored" if self._retry_writer.is_down else self._outage
+        self.replace = self._health_reporter.check(
+            self._consumer, self._offset_tracker, self._positions.unknown, outage, self._unreadable.detail
         )
 
     def _wait(self) -> None:
         self._wake.wait(WAIT_S)
         self._wake.clear()
 
+    def _poll_timeout_ms(self) -> int:
+        now = self._clock.monotonic()
+        if now >= self._next_long_poll:
+            self._next_long_poll = now + LONG_POLL_EVERY_S
+            return IDLE_POLL_MS
+        if self._backpressure.is_full:
+            self._wait()
+            return 0
+        return BUSY_POLL_MS if self._commits.is_under_way or self._offset_tracker.busy() else IDLE_POLL_MS
+
     def _poll(self, timeout_ms: int) -> Mapping[Any, Sequence[KafkaRecord]]:
-        """Poll; an error that may pass is said once, and waited for."""
+        """Poll. After an error that may pass, log it once and wait."""
         unstick(self._consumer)
         try:
             records: Mapping[Any, Sequence[KafkaRecord]] = self._consumer.poll(timeout_ms, self._backpressure.room)
@@ -152,155 +173,86 @@ class Loop:
             raise
         except Exception as error:
             text = repr(error)
-            self._trouble = f"Kafka cannot be polled: {text}"
+            self._outage = f"Kafka cannot be polled: {text}"
             if text != self._poll_error:
                 self._poll_error = text
                 logger.exception("polling Kafka failed; it is tried again", extra={"event": "poll_failed"})
-            deadline = time.monotonic() + self._backoff
+            deadline = self._clock.monotonic() + self._backoff
             self._backoff = min(2 * self._backoff, LAST_BACKOFF_S)
-            while time.monotonic() < deadline and not self._flag.stop:
+            while self._clock.monotonic() < deadline and not self._flag.stop:
                 self._wait()
             return {}
-        self._trouble = None
+        self._outage = None
         if records and self._poll_error is not None:
             self._poll_error = None
             self._backoff = FIRST_BACKOFF_S
-        if stale_positions := self._listener.stale_positions:
-            records = {partition: batch for partition, batch in records.items() if partition not in stale_positions}
-            self._find_positions()
         return records
-
-    def _find_positions(self) -> None:
-        """Go on where the group is, in partitions that somebody else may have had meanwhile."""
-        for partition in list(self._listener.stale_positions):
-            try:
-                offset = self._consumer.committed(partition, timeout_ms=ASK_MS)
-                # With nothing committed, nobody else has done anything: this consumer's own mark holds, if it has one.
-                if offset is None:
-                    offset = self._listener.stale_positions[partition]
-                if offset is not None:
-                    self._consumer.seek(partition, offset)
-            except FATAL:
-                raise
-            except (kafka_errors.KafkaError, ValueError) as error:
-                # The next turn tries again; until then its records are passed over.
-                logger.info(
-                    "the position of %s[%d] is not known yet: %r", *partition, error, extra={"event": "stale_positions"}
-                )
-            else:
-                del self._listener.stale_positions[partition]
 
     def _admit(self, polled: Mapping[Any, Sequence[KafkaRecord]]) -> None:
         if self._draining:
-            return  # a rebalance during the stop; nobody will handle these, and nothing of them is committed
+            return  # A rebalance during the stop. Nobody will handle these records, and they are not committed.
         group = self._config.group
         for partition, batch in polled.items():
             records: list[tuple[int, Record | None]] = []
             for raw in batch:
                 record = read_safely(raw, group)
-                mine = record.group is None or record.group == group
-                records.append((raw.offset, record if mine else None))
+                is_ours = record.group is None or record.group == group
+                records.append((raw.offset, record if is_ours else None))
             jobs, replaced = self._offset_tracker.admit(partition, records)
             if replaced is not None:
-                forget(self._offset_tracker, self._key_queues, replaced)
+                release(self._offset_tracker, self._key_queues, replaced)
             self._key_queues.add(jobs)
 
-    def _commit(self) -> None:
-        now = time.monotonic()
-        self._next_commit = now + self._config.commit_interval
-        if self._commit_deadline is not None and now < self._commit_deadline:
-            return
-        marks = self._offset_tracker.to_commit()
-        if not marks:
-            return
-
-        def answered(_offsets: object, result: object) -> None:
-            self._commit_deadline = None
-            if isinstance(result, BaseException):
-                self._commit_failed(result)
-            else:
-                self._commit_failing = False
-                self._offset_tracker.confirm(marks)
-
-        self._commit_deadline = now + COMMIT_PATIENCE_S
-        try:
-            self._consumer.commit_async(kafka_offsets(marks), callback=answered)
-        except FATAL:
-            raise
-        except kafka_errors.KafkaError as error:
-            self._commit_deadline = None
-            self._commit_failed(error)
-
-    def _commit_failed(self, error: BaseException) -> None:
-        # During a rebalance this is the ordinary course; the listener commits, or the next turn does.
-        level = logging.DEBUG if self._commit_failing else logging.WARNING
-        if isinstance(error, kafka_errors.RebalanceInProgressError):
-            level = logging.INFO
-        else:
-            self._commit_failing = True
-        logger.log(level, "a commit failed and is tried again: %r", error, extra={"event": "commit_failed"})
-
     def _end(self) -> None:
-        """Finish what is begun, store what failed, commit, and leave the group."""
-        deadline = time.monotonic() + self._config.stop_timeout
+        """Finish the started records, store what failed, commit, and leave the group."""
+        deadline = self._clock.monotonic() + self._config.stop_timeout
         self._draining = self._listener.draining = True
         try:
             trackers = self._offset_tracker.trackers()
-            # Behind a record that a handler has ended the consumer with, nothing of its key may be begun.
-            taken = self._key_queues.withdraw(trackers, everything=self._workers.fatal is not None)
+            # Where a handler has ended the consumer, the records that follow with the same key must not be started.
+            removed = self._key_queues.remove_waiting(trackers, everything=self._workers.fatal is not None)
             for tracker in trackers:
-                tracker.held += taken.get(tracker.partition, [])
-            while (
-                self._offset_tracker.busy(self._offset_tracker.trackers())
-                and time.monotonic() < deadline
-                and not self._flag.hurry
-            ):
+                tracker.held += removed.get(tracker.partition, [])
+            while self._offset_tracker.busy() and self._clock.monotonic() < deadline and not self._flag.at_once:
                 self._backpressure.regulate(closed=True)
                 self._poll(0)
                 self._wait()
-                self._stall_detector.stopping()
-                if time.monotonic() >= self._next_commit:
-                    self._commit()
+                self._health_reporter.report_stopping()
+                self._commits.send_if_due()
         except Exception:
-            # Kafka refuses; what is done can perhaps still be committed.
+            # Kafka refuses. Perhaps what is done can still be committed.
             logger.exception("waiting for the last records failed", extra={"event": "stop_failed"})
         finally:
-            self._say_what_is_left()
+            self._log_hung_handlers()
             self._retry_writer.close()
             trackers = self._offset_tracker.trackers()
             marks = self._offset_tracker.to_commit(trackers)
             for tracker in trackers:
-                forget(self._offset_tracker, self._key_queues, tracker)
+                release(self._offset_tracker, self._key_queues, tracker)
             self._key_queues.close()
-            self._farewell(marks)
+            self._listener.closing = True
+            if marks:
+                self._commits.send_last(marks, LEAVE_TIMEOUT_S)
+            self._leave_group()
 
-    def _say_what_is_left(self) -> None:
+    def _log_hung_handlers(self) -> None:
         for job in self._workers.running():
-            if not job.tracker.forgotten:
+            if not job.tracker.released:
                 logger.error(
-                    "the handler is still at %s; the record stays uncommitted and will be handled again",
+                    "the handler still works at %s; the record stays uncommitted and will be handled again",
                     job.record.origin,
                     extra={"event": "handler_hung", **log_fields(job.record)},
                 )
 
-    def _farewell(self, marks: dict[Partition, int]) -> None:
-        self._listener.closing = True
+    def _leave_group(self) -> None:
         try:
-            if marks:
-                self._consumer.commit(kafka_offsets(marks), timeout_ms=FAREWELL_S * 1000)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the group is to be left
-            logger.warning(
-                "the last commit failed (%r); some records will be handled again",
-                error,
-                extra={"event": "commit_failed"},
-            )
-        try:
-            self._consumer.close(timeout_ms=FAREWELL_S * 1000)
+            self._consumer.close(timeout_ms=LEAVE_TIMEOUT_S * 1000)
         except Exception:
             logger.exception("leaving the group failed", extra={"event": "stop_failed"})
-        self.log_stats("renewed" if self.renew else "stopped")
+        self.log_stats("replaced" if self.replace else "stopped")
 
     def log_stats(self, event: str) -> None:
+        """Log the counts of the consumer."""
         stats = self._offset_tracker.stats()
         logger.info(
             "%s: %d records, %.2f %% successful, %.2f %% retried, %d dead, %d errors",

@@ -1,99 +1,19 @@
-"""Which records of which partition are fetched, begun and done, and how far each partition may be committed.
+"""Tracks all partitions of a consumer: which records are fetched, started and done, and what may be committed.
 
-Handler threads, the thread that stores, the loop and Kafka's IO thread all write here, so one lock guards it.
+Handler threads, the retry writer's thread, the loop and kafka-python's IO thread all call it, so one lock guards it.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from ..message import Record
+from .offset_metadata import MAX_TEXT, OffsetRange
+from .partition_tracker import Job, Mark, Partition, PartitionTracker
 from .stats import ConsumerStats
-
-
-class Partition(NamedTuple):
-    """A topic's partition; equal to, and hashed as, kafka-python's TopicPartition."""
-
-    topic: str
-    partition: int
-
-
-class PartitionTracker:
-    """The records of one partition between fetch and commit.
-
-    Offsets come in fetch order, with gaps where the log is compacted or has transaction markers. It locks nothing.
-    """
-
-    __slots__ = (
-        "_done",
-        "_pending",
-        "begun_mark",
-        "committed",
-        "forgotten",
-        "held",
-        "in_flight",
-        "leaving",
-        "next_offset",
-        "partition",
-    )
-
-    def __init__(self, partition: Partition) -> None:
-        self.partition = partition
-        #: Fetched and not below the low-water mark, in order.
-        self._pending: deque[int] = deque()
-        self._done: set[int] = set()
-        #: Where fetching goes on; None before the first record.
-        self.next_offset: int | None = None
-        #: Fetched, and neither done nor abandoned.
-        self.in_flight = 0
-        #: The highest offset that a handler has begun. KeyQueues writes it.
-        self.begun_mark = -1
-        #: What Kafka has confirmed; None if nothing.
-        self.committed: int | None = None
-        #: The partition is revoked, and it is not known yet whether it comes back.
-        self.leaving = False
-        #: It belongs to another consumer now; nothing counts any more.
-        self.forgotten = False
-        #: Jobs taken out of the key_queues while it is leaving.
-        self.held: list[Job] = []
-
-    def add(self, offset: int) -> None:
-        """A record was fetched."""
-        self._pending.append(offset)
-        self.next_offset = offset + 1
-        self.in_flight += 1
-
-    def done(self, offset: int) -> None:
-        """A record was handled, or its retry stored, or it is not for this group."""
-        self._done.add(offset)
-        self.in_flight -= 1
-
-    @property
-    def span(self) -> int:
-        """How many records lie between the low-water mark and the last one fetched."""
-        return len(self._pending)
-
-    def low_water(self) -> int | None:
-        """The offset to commit: every record below it is done. None before the first record."""
-        pending, done = self._pending, self._done
-        while pending and pending[0] in done:
-            done.discard(pending.popleft())
-        return pending[0] if pending else self.next_offset
-
-
-class Job:
-    """One record on its way through a handler. `lane` is None for a record without key: those have no order."""
-
-    __slots__ = ("lane", "record", "tracker")
-
-    def __init__(self, record: Record, tracker: PartitionTracker) -> None:
-        self.record = record
-        self.tracker = tracker
-        self.lane: tuple[Partition, bytes] | None = None if record.key is None else (tracker.partition, record.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,21 +34,24 @@ class OffsetTracker:
         #: Handled, but not entered yet. Were the handler threads to take the lock for every record, they would spend
         #: most of their time handing it to one another.
         self._finished: deque[Job] = deque()
-        #: The handler returned; from any thread, without a lock.
+        #: Enters that the handler returned; from any thread, without a lock.
         self.succeed: Callable[[Job], None] = self._finished.append
+        #: The longest metadata of a commit, in characters.
+        self.max_metadata = MAX_TEXT
 
-    def _settle(self) -> None:
-        """Enter what was handled; with the lock held."""
+    def _enter_finished(self) -> None:
+        """Enter what was handled. The caller holds the lock."""
         finished = self._finished
         while finished:
             job = finished.popleft()
-            if not job.tracker.forgotten:
+            if not job.tracker.released:
                 job.tracker.done(job.record.offset)
                 self._succeeded += 1
 
     def stats(self) -> ConsumerStats:
+        """Return the counts so far."""
         with self._lock:
-            self._settle()
+            self._enter_finished()
             return ConsumerStats(
                 succeeded=self._succeeded,
                 retried=self._retried,
@@ -138,46 +61,81 @@ class OffsetTracker:
             )
 
     def trackers(self, partitions: Iterable[tuple[str, int]] | None = None) -> list[PartitionTracker]:
-        """The trackers of these partitions, as far as there are any; all with None."""
+        """Return the trackers of these partitions, as far as there are any; all with None."""
         with self._lock:
             if partitions is None:
                 return list(self._trackers.values())
             found = (self._trackers.get(Partition(*partition)) for partition in partitions)
             return [tracker for tracker in found if tracker is not None]
 
+    def open(
+        self, partition: tuple[str, int], committed: Mark | None = None, completed: Sequence[OffsetRange] = ()
+    ) -> None:
+        """Begin to track a partition that this consumer has got, unless it is tracked already.
+
+        Args:
+            partition: the partition.
+            committed: what Kafka has for the group; None if it has nothing.
+            completed: offsets from there on that an earlier owner has done.
+        """
+        key = Partition(*partition)
+        with self._lock:
+            if key not in self._trackers:
+                self._trackers[key] = PartitionTracker(key, committed, completed)
+
+    def advance(self, positions: Mapping[tuple[str, int], int]) -> None:
+        """Enter up to where the partitions were fetched, which may lie behind the last record that was seen."""
+        with self._lock:
+            for partition, position in positions.items():
+                tracker = self._trackers.get(Partition(*partition))
+                if tracker is not None and not tracker.revoked:
+                    tracker.advance(position)
+
     def admit(
-        self, partition: tuple[str, int], records: Collection[tuple[int, Record | None]]
+        self,
+        partition: tuple[str, int],
+        records: Collection[tuple[int, Record | None]],
+        next_offset: int | None = None,
     ) -> tuple[list[Job], PartitionTracker | None]:
-        """Enter fetched records, in order; None stands for a record that is not for this group.
+        """Enter fetched records, in order; None stands for a record that is not for this group, or is passed over.
+
+        Args:
+            partition: where they were read.
+            records: their offsets and the records.
+            next_offset: where fetching goes on after them, if that is not right behind the last one.
 
         Returns:
-            the jobs to do, and the tracker that these records replace, if there is one: offsets that go back mean
-            that the log was truncated or the topic made anew, so what was known of it holds no more.
+            the jobs to do, and the tracker that these records replace, if there is one. Offsets that go back mean that
+            the log was truncated, or that the topic was created again: what was known of it holds no more.
         """
         replaced = None
+        key = Partition(*partition)
         with self._lock:
-            tracker = self._trackers.get(Partition(*partition))
+            tracker = self._trackers.get(key)
             if tracker is not None and tracker.next_offset is not None and records:
                 first = next(iter(records))[0]
                 if first < tracker.next_offset:
                     replaced, tracker = tracker, None
             if tracker is None:
-                tracker = self._trackers[Partition(*partition)] = PartitionTracker(Partition(*partition))
+                tracker = self._trackers[key] = PartitionTracker(key)
             jobs = []
             for offset, record in records:
-                tracker.add(offset)
-                if record is None:
+                if not tracker.add(offset):
+                    self._skipped += 1
+                elif record is None:
                     tracker.done(offset)
                     self._skipped += 1
                 else:
                     jobs.append(Job(record, tracker))
+            if next_offset is not None:
+                tracker.advance(next_offset)
         return jobs, replaced
 
     def stored(self, jobs: Iterable[tuple[Job, bool]]) -> None:
-        """Their retries, or with True their dead letters, are safe in Redis."""
+        """Enter that the retries of these jobs, or with True their dead letters, are stored in Redis."""
         with self._lock:
             for job, dead in jobs:
-                if job.tracker.forgotten:
+                if job.tracker.released:
                     continue
                 job.tracker.done(job.record.offset)
                 if dead:
@@ -186,55 +144,72 @@ class OffsetTracker:
                     self._retried += 1
 
     def abandon(self, job: Job) -> None:
-        """Nobody works at this record any more, and it is not done: it stays uncommitted."""
+        """Enter that nobody works at this record any more and that it is not done: it stays uncommitted."""
         with self._lock:
-            if not job.tracker.forgotten:
+            if not job.tracker.released:
                 job.tracker.in_flight -= 1
                 self._errors += 1
 
-    def forget(self, tracker: PartitionTracker, not_begun: int) -> int:
-        """Give up a partition; what still comes in for it is ignored.
+    def release(self, tracker: PartitionTracker, not_started: int) -> int:
+        """Stop tracking a partition; what still comes in for it is ignored.
 
         Args:
-            not_begun: how many of its records in flight no handler has begun: those are no errors.
+            tracker: the partition's tracker.
+            not_started: how many of its records in flight no handler has started. They are no errors.
 
         Returns:
-            how many records are let go unfinished or unstored.
+            how many records are left unfinished or unstored.
         """
         with self._lock:
-            self._settle()
-            if tracker.forgotten:
+            self._enter_finished()
+            if tracker.released:
                 return 0
-            tracker.forgotten = True
+            tracker.released = True
             if self._trackers.get(tracker.partition) is tracker:
                 del self._trackers[tracker.partition]
-            let_go = tracker.in_flight - not_begun
-            self._errors += let_go
-            return let_go
+            unfinished = tracker.in_flight - not_started
+            self._errors += unfinished
+            return unfinished
 
-    def busy(self, trackers: Iterable[PartitionTracker]) -> int:
-        """How many of their records are with a handler, before one, or waiting to be stored; without held ones."""
+    def busy(self, trackers: Iterable[PartitionTracker] | None = None) -> int:
+        """Count the records that wait for a handler, are with one, or wait to be stored. Held ones do not count.
+
+        Args:
+            trackers: whose records; None means all.
+        """
         with self._lock:
-            self._settle()
-            return sum(tracker.in_flight - len(tracker.held) for tracker in trackers if not tracker.forgotten)
+            self._enter_finished()
+            chosen = self._trackers.values() if trackers is None else trackers
+            return sum(tracker.in_flight - len(tracker.held) for tracker in chosen if not tracker.released)
 
     def loads(self) -> dict[Partition, Load]:
+        """Return how much each partition holds."""
         with self._lock:
-            self._settle()
+            self._enter_finished()
             return {p: Load(t.in_flight, t.span) for p, t in self._trackers.items()}
 
-    def to_commit(self, trackers: Iterable[PartitionTracker] | None = None) -> dict[Partition, int]:
-        """The low-water marks that Kafka does not know yet: of these trackers, or of all that are not leaving."""
+    def to_commit(self, trackers: Iterable[PartitionTracker] | None = None) -> dict[Partition, Mark]:
+        """Return the marks that Kafka does not have yet: of these trackers, or of all that are not revoked."""
         with self._lock:
-            self._settle()
-            chosen = [t for t in self._trackers.values() if not t.leaving] if trackers is None else trackers
-            marks = [(t, t.low_water()) for t in chosen if not t.forgotten]
-            return {t.partition: mark for t, mark in marks if mark is not None and mark != t.committed}
+            self._enter_finished()
+            chosen = [t for t in self._trackers.values() if not t.revoked] if trackers is None else trackers
+            marks: dict[Partition, Mark] = {}
+            for tracker in chosen:
+                if tracker.released or tracker.changes == tracker.changes_committed:
+                    continue
+                tracker.changes_sent = tracker.changes
+                mark = tracker.mark(self.max_metadata)
+                if mark is None or mark == tracker.committed:
+                    tracker.changes_committed = tracker.changes
+                else:
+                    marks[tracker.partition] = mark
+            return marks
 
-    def confirm(self, marks: dict[Partition, int]) -> None:
-        """Kafka has these marks."""
+    def confirm(self, marks: Mapping[Partition, Mark]) -> None:
+        """Enter that Kafka has these marks."""
         with self._lock:
             for partition, mark in marks.items():
                 tracker = self._trackers.get(partition)
                 if tracker is not None:
                     tracker.committed = mark
+                    tracker.changes_committed = tracker.changes_sent

@@ -1,13 +1,13 @@
-"""How a stop reaches the loop."""
+"""Tells the loop to stop."""
 
 from __future__ import annotations
 
 
 class StopFlag:
-    """How a stop reaches the loop. Plain attributes: a signal handler may interrupt a thread that holds a lock."""
+    """Whether a consumer is to stop. Plain attributes: a signal handler may interrupt a thread that holds a lock."""
 
     def __init__(self) -> None:
-        #: Finish what is begun, then end.
+        #: Finish the records that are started, then end.
         self.stop = False
-        #: Do not even wait for that.
-        self.hurry = False
+        #: End without waiting for the handlers.
+        self.at_once = False

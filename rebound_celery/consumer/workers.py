@@ -1,55 +1,64 @@
-"""The handler threads."""
+"""Calls the handler, in threads."""
 
 from __future__ import annotations
 
 import threading
-import time
 
+from ..clock import SYSTEM_CLOCK, Clock
 from .config import ConsumerConfig
 from .failure_handler import FailureHandler
+from .handler_task import HandlerTask
 from .key_queues import KeyQueues
-from .offset_tracker import Job, OffsetTracker
+from .offset_tracker import OffsetTracker
+from .partition_tracker import Job
 from .retry_writer import RetryWriter
 
 
 class Workers:
-    """`concurrency` threads that call the handler. They are daemons: a hung handler does not keep the process."""
+    """`concurrency` threads that call the handler. They are daemons: a hung handler does not keep the process alive."""
 
     def __init__(
         self,
         config: ConsumerConfig,
+        handler_task: HandlerTask,
         failure_handler: FailureHandler,
         offset_tracker: OffsetTracker,
         key_queues: KeyQueues,
         retry_writer: RetryWriter,
         wake: threading.Event,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._handler = config.handler
+        self._handler_task = handler_task
         self._failure_handler = failure_handler
         self._offset_tracker = offset_tracker
         self._key_queues = key_queues
         self._retry_writer = retry_writer
         self._wake = wake
+        self._clock = clock
         self._current: list[Job | None] = [None] * config.concurrency
         #: What a handler raised that is no Exception: the consumer ends with it.
         self.fatal: BaseException | None = None
 
     def start(self) -> None:
+        """Start the threads."""
         for number in range(len(self._current)):
             threading.Thread(target=self._run, args=(number,), name=f"rebound-handler-{number}", daemon=True).start()
 
     def running(self) -> list[Job]:
-        """What the handlers are at."""
+        """Return the records that are with a handler."""
         return [job for job in self._current if job is not None]
 
     def _run(self, number: int) -> None:
+        self._handler_task.enter_thread()
         take, current = self._key_queues.take, self._current
         job = take()
         while job is not None:
             current[number] = job
             try:
                 self._handle(job)
-            except BaseException as error:  # noqa: BLE001 - raised again by the loop, in the thread of run()
+            except BaseException as error:  # noqa: BLE001 - the loop raises it again, in the thread of run()
                 self._offset_tracker.abandon(job)
                 self.fatal = self.fatal or error
                 self._wake.set()
@@ -60,9 +69,28 @@ class Workers:
                 job = take(job)
 
     def _handle(self, job: Job) -> None:
+        if self._handler_task.is_observed():
+            self._handle_observed(job)
+            return
         try:
             self._handler(job.record)
         except Exception as error:  # noqa: BLE001 - whatever the user's handler raises is a failed attempt
-            self._retry_writer.put(self._failure_handler.decide(job, error, time.time_ns() // 1_000_000))
+            self._retry_writer.put(self._failure_handler.decide(job, error, self._clock.now_ms()))
         else:
             self._offset_tracker.succeed(job)
+
+    def _handle_observed(self, job: Job) -> None:
+        """Call the handler with Celery's task signals around it."""
+        failed = None
+        with self._handler_task.run(job.record) as outcome:
+            try:
+                value = self._handler(job.record)
+            except Exception as error:  # noqa: BLE001 - whatever the user's handler raises is a failed attempt
+                failed = self._failure_handler.decide(job, error, self._clock.now_ms())
+                outcome.failed(error, is_dead=failed.dead)
+            else:
+                outcome.succeeded(value)
+        if failed is None:
+            self._offset_tracker.succeed(job)
+        else:
+            self._retry_writer.put(failed)

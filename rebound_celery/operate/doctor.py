@@ -15,7 +15,7 @@ from ..delivery.task import PROMISED, DeliverTask
 from ..errors import ReboundError
 from ..schedule.port import open_schedule
 from ..schedule.worker import redis_checks as redis_risks
-from .doctor_kafka import check_kafka, check_options
+from .doctor_kafka import check_codecs, check_kafka, check_options
 from .finding import OK, PROBLEM, WARNING, Finding
 
 #: Seconds. A worker waits for a slow Redis for up to 5 s, so a shorter lease can end while the worker still works.
@@ -40,6 +40,7 @@ def examine(
         "redis": lambda: _redis(app),
         "workers": lambda: _workers(app, patience_s),
         "consumers": lambda: check_options(options),
+        "codecs": check_codecs,
         "kafka": lambda: check_kafka(app.rebound.settings, topics, options),
     }
     found = []

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..config import Settings
+from ..consumer import codecs
 from ..consumer.connection import SHARED_OPTIONS
 from ..errors import UnreachableError
 from ..message import dead_letter_topic
-from .finding import PROBLEM, WARNING, Finding
+from .finding import NOTE, PROBLEM, WARNING, Finding
 
 _ADMIN_TIMEOUT_MS = 8_000
 
@@ -57,6 +58,17 @@ def check_options(given: Mapping[str, Any]) -> Iterator[Finding]:
             "consumers",
             "auto_offset_reset=latest: a new group, and one whose offsets have expired, skips all that is there; "
             "leave it at earliest",
+        )
+
+
+def check_codecs() -> Iterator[Finding]:
+    """Which compressed records no consumer can read here."""
+    if missing := codecs.missing():
+        yield Finding(
+            NOTE,
+            "codecs",
+            f"records that a producer compresses with {', '.join(missing)} cannot be read here: their partition stands "
+            f"still, unless the consumers' on_unreadable says otherwise; if there are such producers: {codecs.INSTALL}",
         )
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 PROBLEM = "problem"
 WARNING = "warning"
+#: Whether it matters, the user knows.
+NOTE = "note"
 OK = "ok"
 
 
@@ -14,7 +16,7 @@ class Finding:
     """What one check of the doctor found.
 
     Attributes:
-        level: "problem" (messages may be lost, or are not delivered), "warning", or "ok".
+        level: "problem" (messages may be lost, or are not delivered), "warning", "note", or "ok".
         subject: what was checked.
         text: what was found, and what to do.
     """

@@ -40,7 +40,7 @@ def examine(run_process: Callable[..., Process], surroundings: dict[str, str]) -
         )
         status = process.wait(60)
         (line,) = [line for line in process.output.splitlines() if line.startswith("[")]
-        return status, [finding for finding in json.loads(line) if finding["level"] != "ok"]
+        return status, [finding for finding in json.loads(line) if finding["level"] not in ("ok", "note")]
 
     return run
 

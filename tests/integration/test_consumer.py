@@ -42,6 +42,8 @@ class FakeApp:
     """A Celery app, as far as the consumer looks at one; its store is a dict that can be made to fail."""
 
     main = "fake"
+    #: Celery's own, for frameworks such as Django.
+    _fixups = ()
 
     def __init__(self, brokers: str, **settings: Any) -> None:
         self.rebound = self
@@ -56,6 +58,8 @@ class FakeApp:
             raise NotStoredError("cannot reach Redis at 127.0.0.1:1")
         for message, due_ms in retries:
             self.stored[message.task_id] = message, due_ms
+
+    def set_current(self) -> None: ...
 
     def check_redis(self) -> None:
         if self.asleep.is_set():

@@ -14,9 +14,7 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.consumer.fetcher import Fetcher
 
-from rebound_celery.consumer import Consumer, ConsumerConfig
-from rebound_celery.consumer import stall_detector as stall_detector
-from rebound_celery.consumer import stall_watch as stalls
+from rebound_celery.consumer import Consumer, ConsumerConfig, health_reporter, stall_detector
 from rebound_celery.embedded import EmbeddedKafka, create_topics
 from tests.integration.test_consumer import OPTIONS, FakeApp
 from tests.waiting import wait_until
@@ -32,8 +30,8 @@ PATIENCE_S = 1.0
 
 @pytest.fixture(autouse=True)
 def _in_a_hurry(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(stall_detector, "LOOK_S", 0.2)
-    monkeypatch.setattr(stalls, "PATIENCE_S", PATIENCE_S)
+    monkeypatch.setattr(health_reporter, "CHECK_INTERVAL_S", 0.2)
+    monkeypatch.setattr(stall_detector, "STALL_TIMEOUT_S", PATIENCE_S)
     caplog.set_level("INFO", "rebound_celery")
 
 

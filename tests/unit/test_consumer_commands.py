@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
+from rebound_celery.clock import SystemClock
 from rebound_celery.config import Settings
 from rebound_celery.errors import InvalidSettingError, UnreachableError
 from rebound_celery.operate.cli.commands import load_handler, read_option, rebound
@@ -19,7 +22,16 @@ def away() -> None:
     raise UnreachableError("Redis", "127.0.0.1:1", "connection refused")
 
 
-APP = SimpleNamespace(main="fake", rebound=SimpleNamespace(settings=Settings(), check_redis=away))
+def make_app(**attributes: Any) -> SimpleNamespace:
+    """A Celery app, as far as the command uses one before it connects."""
+
+    def nothing() -> None: ...
+
+    loader = SimpleNamespace(init_worker=nothing)
+    return SimpleNamespace(main="fake", set_current=nothing, set_default=nothing, loader=loader, **attributes)
+
+
+APP = make_app(rebound=SimpleNamespace(settings=Settings(), check_redis=away))
 ARGUMENTS = ["consume", "--group", "g", "--handler", "builtins:print", "--loglevel", "ERROR"]
 
 
@@ -31,9 +43,10 @@ def run(*arguments: str, app: Any = APP) -> Result:
     ("arguments", "app", "status", "said"),
     [
         (["--topic", "t"], APP, 1, "cannot reach Redis at 127.0.0.1:1"),
-        (["--topic", "t"], SimpleNamespace(main="bare"), 2, "'bare' has no Rebound"),
+        (["--topic", "t"], make_app(), 2, "'fake' has no Rebound"),
         (["--topic", "t", "--max-retries", "101"], APP, 2, "max_retries=101"),
         (["--topic", "t", "--option", "group_id=x"], APP, 2, "group_id"),
+        (["--topic", "t", "--on-unreadable", "skip"], APP, 1, "cannot reach Redis at 127.0.0.1:1"),
         (["--topic", "t", "--option", "group_id"], APP, 2, "name=value"),
         (["--topic", "t", "--handler", "builtins:nothing"], APP, 2, "has no 'nothing'"),
         (["--pattern", "("], APP, 2, "no regular expression"),
@@ -63,6 +76,43 @@ def test_a_bad_handler_path_is_named(path: str) -> None:
 )
 def test_option_values_are_json_or_text(text: str, value: object) -> None:
     assert read_option(text) == ("a", value)
+
+
+def test_signals_end_a_command_from_its_first_line_and_their_handlers_are_restored() -> None:
+    @click.command()
+    def stand_still() -> None:
+        signal.raise_signal(signal.SIGTERM)
+        click.echo("went on")
+
+    rebound.add_command(stand_still)
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    try:
+        result = CliRunner().invoke(rebound, ["stand-still"])
+    finally:
+        del rebound.commands["stand-still"]
+
+    assert (result.exit_code, result.output) == (128 + signal.SIGTERM, "")
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_signal_between_two_tries_to_connect_ends_the_consumer_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SystemClock, "sleep", lambda _self, _seconds: signal.raise_signal(signal.SIGTERM))
+
+    result = run("--topic", "t", "--wait")
+
+    assert result.exit_code == 0
+    assert "trying again" in result.stderr
+
+
+def test_signal_while_a_server_does_not_answer_ends_the_consumer_in_order() -> None:
+    app = make_app(
+        rebound=SimpleNamespace(settings=Settings(), check_redis=lambda: signal.raise_signal(signal.SIGTERM))
+    )
+
+    result = run("--topic", "t", "--wait", app=app)
+
+    assert result.exit_code == 0
+    assert '"TotalMessages": 0' in result.stdout
 
 
 def test_celery_starts_without_kafka() -> None:

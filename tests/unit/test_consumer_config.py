@@ -54,6 +54,8 @@ def config(**fields: Any) -> ConsumerConfig:
         ("policy", 3),
         ("dead_letter_topic", "a/b"),
         ("retry_topic", "."),
+        ("on_unreadable", "ignore"),
+        ("on_unreadable", None),
         ("dead_letter_topic", "orders"),
         ("concurrency", 0),
         ("concurrency", 1.5),

@@ -8,7 +8,8 @@ import time
 from collections import defaultdict
 
 from rebound_celery.consumer.key_queues import KeyQueues
-from rebound_celery.consumer.offset_tracker import Job, OffsetTracker, Partition
+from rebound_celery.consumer.offset_tracker import OffsetTracker
+from rebound_celery.consumer.partition_tracker import Job, Partition
 from tests.unit.test_consumer_offset_tracker import P, record
 from tests.waiting import wait_until
 
@@ -27,7 +28,7 @@ def take(key_queues: KeyQueues) -> int:
 
 
 def left(key_queues: KeyQueues, tracker: object, **how: bool) -> list[int]:
-    return [job.record.offset for job in key_queues.withdraw([tracker], **how).get(P, [])]  # type: ignore[list-item]
+    return [job.record.offset for job in key_queues.remove_waiting([tracker], **how).get(P, [])]  # type: ignore[list-item]
 
 
 def test_records_of_one_key_follow_one_another() -> None:
@@ -57,7 +58,7 @@ def test_the_same_key_in_two_partitions_are_two_key_queues() -> None:
 def test_a_key_that_is_still_handled_for_a_lost_partition_is_not_handled_twice_at_once() -> None:
     key_queues, jobs = make(b"a")
     take(key_queues)
-    key_queues.withdraw([jobs[0].tracker], everything=True)
+    key_queues.remove_waiting([jobs[0].tracker], everything=True)
     again, _ = OffsetTracker().admit(P, [(0, record(0, b"a"))])
     key_queues.add(again)
     assert key_queues.size == 2
@@ -149,7 +150,7 @@ def test_threads_never_share_a_key_and_keep_its_order() -> None:
     for start in range(0, len(jobs), 100):
         key_queues.add(jobs[start : start + 100])
         if start % 300 == 0:  # as a rebalance does
-            key_queues.add(key_queues.withdraw([jobs[0].tracker]).get(P, []))
+            key_queues.add(key_queues.remove_waiting([jobs[0].tracker]).get(P, []))
     wait_until(lambda: key_queues.size == 0, timeout=20)
     key_queues.close()
     for thread in threads:
@@ -157,4 +158,4 @@ def test_threads_never_share_a_key_and_keep_its_order() -> None:
     assert watch.broken == []
     assert sorted(watch.handled) == list(range(3000))
     assert all(offsets == sorted(offsets) for offsets in watch.order.values())
-    assert offset_tracker.to_commit() == {P: 3000}
+    assert offset_tracker.to_commit()[P].offset == 3000

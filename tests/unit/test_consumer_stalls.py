@@ -9,14 +9,13 @@ import pytest
 from kafka import TopicPartition
 from kafka.errors import KafkaTimeoutError
 
-from rebound_celery.consumer import stall_watch as stalls
-from rebound_celery.consumer.stall_watch import PATIENCE_S, StallWatch, Verdict
+from rebound_celery.consumer.stall_detector import STALL_TIMEOUT_S, FetchState, StallDetector
 
 ONE, TWO = TopicPartition("t", 0), TopicPartition("t", 1)
 
 
 class Kafka:
-    """A KafkaConsumer, as far as the watch asks it."""
+    """A KafkaConsumer, as far as the detector asks it."""
 
     def __init__(self) -> None:
         self.at = {ONE: 5, TWO: 7}
@@ -40,11 +39,25 @@ class Kafka:
         self.sought.append((partition, offset))
 
 
+class FakeClock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def now_ms(self) -> int:
+        return int(self.now * 1000)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    now = [1_000.0]
-    monkeypatch.setattr(stalls, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    return now
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
@@ -52,65 +65,67 @@ def kafka() -> Kafka:
     return Kafka()
 
 
-def looks(watch: StallWatch, kafka: Kafka, clock: list[float], seconds: float, exempt: Any = ()) -> list[Verdict]:
+def checks(
+    detector: StallDetector, kafka: Kafka, clock: FakeClock, seconds: float, exempt: Any = ()
+) -> list[FetchState]:
     found = []
     for _ in range(round(seconds)):
-        clock[0] += 1
-        found.append(watch.look(kafka, exempt))
+        clock.now += 1
+        found.append(detector.check(kafka, exempt))
     return found
 
 
-def test_remedies_follow_one_another_until_it_is_reported(kafka: Kafka, clock: list[float]) -> None:
+def test_remedies_follow_one_another_until_it_is_reported(kafka: Kafka, clock: FakeClock) -> None:
     kafka.ends[ONE] = 6
 
-    found = looks(StallWatch(), kafka, clock, 5 * PATIENCE_S)
+    found = checks(StallDetector(clock=clock), kafka, clock, 5 * STALL_TIMEOUT_S)
 
     assert kafka.sought == [(ONE, 5)]
-    assert found.count(Verdict.RENEW) == 1
-    assert found[-1] is Verdict.STALLED
-    assert found.index(Verdict.RENEW) > PATIENCE_S
-    assert Verdict.STALLED not in found[: found.index(Verdict.RENEW)]
+    assert found.count(FetchState.REPLACE) == 1
+    assert found[-1] is FetchState.STALLED
+    assert found.index(FetchState.REPLACE) > STALL_TIMEOUT_S
+    assert FetchState.STALLED not in found[: found.index(FetchState.REPLACE)]
 
 
-def test_partition_that_moves_is_well_however_large_its_lag(kafka: Kafka, clock: list[float]) -> None:
-    watch = StallWatch()
+def test_partition_that_moves_is_well_however_large_its_lag(kafka: Kafka, clock: FakeClock) -> None:
+    detector = StallDetector(clock=clock)
     kafka.ends[ONE] = 10**9
     for _ in range(10):
-        assert set(looks(watch, kafka, clock, PATIENCE_S - 1)) == {Verdict.WELL}
+        assert set(checks(detector, kafka, clock, STALL_TIMEOUT_S - 1)) == {FetchState.OK}
         kafka.at[ONE] += 1
 
     assert kafka.sought == []
 
 
 @pytest.mark.parametrize("end", [5, 4, 0], ids=["no lag", "Tansu's end", "no end"])
-def test_partition_at_its_end_or_past_what_is_told_of_it_is_well(kafka: Kafka, clock: list[float], end: int) -> None:
+def test_partition_at_its_end_or_past_what_is_told_of_it_is_well(kafka: Kafka, clock: FakeClock, end: int) -> None:
     kafka.ends[ONE] = end
 
-    assert set(looks(StallWatch(), kafka, clock, 10 * PATIENCE_S)) == {Verdict.WELL}
+    assert set(checks(StallDetector(clock=clock), kafka, clock, 10 * STALL_TIMEOUT_S)) == {FetchState.OK}
 
 
-def test_exempt_partition_and_silent_kafka_are_no_stall(kafka: Kafka, clock: list[float]) -> None:
+def test_exempt_partition_and_silent_kafka_are_no_stall(kafka: Kafka, clock: FakeClock) -> None:
     kafka.ends[ONE] = 6
-    assert set(looks(StallWatch(), kafka, clock, 10 * PATIENCE_S, exempt={ONE})) == {Verdict.WELL}
+    assert set(checks(StallDetector(clock=clock), kafka, clock, 10 * STALL_TIMEOUT_S, exempt={ONE})) == {FetchState.OK}
 
     kafka.ends = None
-    assert set(looks(StallWatch(), kafka, clock, 10 * PATIENCE_S)) == {Verdict.WELL}
+    assert set(checks(StallDetector(clock=clock), kafka, clock, 10 * STALL_TIMEOUT_S)) == {FetchState.OK}
 
 
-def test_excuse_begins_the_time_anew(kafka: Kafka, clock: list[float]) -> None:
-    watch = StallWatch()
+def test_reset_begins_the_time_anew(kafka: Kafka, clock: FakeClock) -> None:
+    detector = StallDetector(clock=clock)
     kafka.ends[ONE] = 6
     for _ in range(5):
-        assert set(looks(watch, kafka, clock, PATIENCE_S - 1)) == {Verdict.WELL}
-        watch.excuse()
+        assert set(checks(detector, kafka, clock, STALL_TIMEOUT_S - 1)) == {FetchState.OK}
+        detector.reset()
 
     assert kafka.sought == []
 
 
-def test_partition_that_another_consumer_has_now_is_forgotten(kafka: Kafka, clock: list[float]) -> None:
-    watch = StallWatch()
+def test_partition_that_another_consumer_has_now_is_forgotten(kafka: Kafka, clock: FakeClock) -> None:
+    detector = StallDetector(clock=clock)
     kafka.ends[ONE] = 6
-    looks(watch, kafka, clock, 4 * PATIENCE_S)
+    checks(detector, kafka, clock, 4 * STALL_TIMEOUT_S)
     del kafka.at[ONE]
 
-    assert looks(watch, kafka, clock, 1) == [Verdict.WELL]
+    assert checks(detector, kafka, clock, 1) == [FetchState.OK]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from kafka import codec
 
 from rebound_celery.config import Settings
-from rebound_celery.operate.doctor_kafka import check_kafka, check_options
-from rebound_celery.operate.finding import PROBLEM, WARNING
+from rebound_celery.operate.doctor_kafka import check_codecs, check_kafka, check_options
+from rebound_celery.operate.finding import NOTE, PROBLEM, WARNING
 
 DAY_MS = 24 * 3_600_000
 
@@ -48,6 +49,21 @@ def test_each_bad_option_is_said_with_its_cure(options: dict[str, Any], level: s
 
     assert (finding.level, finding.subject) == (level, "consumers")
     assert said in finding.text
+
+
+def test_missing_codecs_are_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, there in (("snappy", True), ("lz4", False), ("zstd", False)):
+        monkeypatch.setattr(codec, f"has_{name}", lambda there=there: there)
+
+    (finding,) = check_codecs()
+
+    assert (finding.level, finding.subject) == (NOTE, "codecs")
+    assert "compresses with lz4, zstd cannot be read here" in finding.text
+    assert 'pip install "rebound-celery[codecs]"' in finding.text
+
+    monkeypatch.setattr(codec, "has_lz4", lambda: True)
+    monkeypatch.setattr(codec, "has_zstd", lambda: True)
+    assert list(check_codecs()) == []
 
 
 class Admin:

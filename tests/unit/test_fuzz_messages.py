@@ -188,7 +188,7 @@ def test_record_with_any_headers_can_fail_and_come_back(headers: Any) -> None:
     from rebound_celery.config import Settings
     from rebound_celery.consumer import ConsumerConfig
     from rebound_celery.consumer.failure_handler import FailureHandler
-    from rebound_celery.consumer.offset_tracker import Job, Partition, PartitionTracker
+    from rebound_celery.consumer.partition_tracker import Job, Partition, PartitionTracker
 
     record: Record = read_safely(consumed(headers), "g")
     handler = FailureHandler(ConsumerConfig(group="g", topics="t", handler=print), Settings())

@@ -1,6 +1,6 @@
 """`celery rebound ...`: the commands, as Celery finds them by the entry point `celery.commands`.
 
-Every start of `celery` imports this module, whatever its command. So each command imports in its body what it needs.
+Every start of `celery` imports this module, whatever its command. So each command imports what it needs itself.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import click
 
 from rebound_celery.clock import SYSTEM_CLOCK
 from rebound_celery.demo.command import demo
+from rebound_celery.operate.cli.signals import StoppedBySignal, exit_on_signals
 
 if TYPE_CHECKING:
     from rebound_celery.consumer import Consumer
@@ -27,13 +28,15 @@ EXIT_USAGE = 2
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
-#: Seconds between two tries of `--wait`.
+#: The time between two tries of `--wait`, in seconds.
 WAIT_AGAIN_S = 1.0
 
 
 @click.group()
-def rebound() -> None:
+@click.pass_context
+def rebound(ctx: click.Context) -> None:
     """Retries and dead letters for Kafka consumers."""
+    exit_on_signals(ctx)
 
 
 rebound.add_command(demo)
@@ -41,7 +44,7 @@ rebound.add_command(demo)
 
 @contextmanager
 def plain_errors(ctx: click.Context) -> Iterator[None]:
-    """Print errors of rebound and of Kafka as one line, without a stack trace, and end with their exit status."""
+    """Print an error whose text tells everything as one line, without a stack trace."""
     from rebound_celery.errors import InvalidSettingError, NotInstalledError, ReboundError
 
     try:
@@ -51,7 +54,7 @@ def plain_errors(ctx: click.Context) -> Iterator[None]:
         wrong_use = isinstance(error, InvalidSettingError | NotInstalledError)
         ctx.exit(EXIT_USAGE if wrong_use else EXIT_UNREACHABLE)
     except Exception as error:
-        # Compared by name, because importing kafka takes long, and not every command needs it.
+        # Compared by name, so that kafka is not imported for commands that do not need it.
         if not type(error).__module__.startswith("kafka."):
             raise
         click.echo(f"Error: Kafka: {type(error).__name__}: {error}", err=True)
@@ -59,7 +62,7 @@ def plain_errors(ctx: click.Context) -> Iterator[None]:
 
 
 def load_handler(path: str) -> Callable[..., object]:
-    """Import the function that `package.module:function` names.
+    """Return the function that `package.module:function` names.
 
     Raises:
         InvalidSettingError: saying what could not be imported.
@@ -89,7 +92,7 @@ def load_handler(path: str) -> Callable[..., object]:
 
 
 def read_option(text: str) -> tuple[str, Any]:
-    """Split `name=value`. A value that is JSON (a number, true, null, a list) is read as such, any other as text.
+    """Read `name=value`. The value is JSON (a number, true, null, a list), or else text.
 
     Raises:
         InvalidSettingError: if there is no name, or no `=`.
@@ -125,8 +128,16 @@ def _read_pattern(text: str) -> re.Pattern[str]:
 @click.option("--dead-letter-topic", help="Default: the topic's name and rebound_dead_letter_suffix of the app.")
 @click.option("--retry-topic", help="Where retries go; it is consumed too. Default: the topic a record came from.")
 @click.option("--concurrency", type=int, default=8, show_default=True, help="Handler threads.")
+@click.option(
+    "--on-unreadable",
+    type=click.Choice(("stop", "skip", "dead-letter")),
+    default="stop",
+    show_default=True,
+    help="What to do about records that are damaged, or whose codec is not installed. Other partitions go on.",
+)
+@click.option("--allow-auto-create", is_flag=True, help="Topics may be missing: Kafka is asked to create them.")
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="A further option of kafka-python's.")
-@click.option("--health-file", metavar="FILE", help="Rewritten every few seconds while the consumer is well.")
+@click.option("--health-file", metavar="FILE", help="Rewritten every few seconds while the consumer works.")
 @click.option("--wait", is_flag=True, help="Keep trying while Kafka or Redis is away at the start.")
 @click.option("--loglevel", type=click.Choice(LOG_LEVELS, case_sensitive=False), default="INFO", show_default=True)
 @click.pass_context
@@ -144,7 +155,8 @@ def consume(
 ) -> None:
     """Call a function with each record of a Kafka topic. Failed records are tried again, and then become dead letters.
 
-    On SIGINT or SIGTERM running calls finish, and what is done is committed. A second signal ends it at once.
+    SIGINT or SIGTERM stops it in order: running calls finish, and what is done is committed. A second signal does not
+    wait for running calls. The app's modules are imported as a worker imports them, and Django is set up.
     """
     if bool(topics) == bool(pattern):
         raise click.UsageError("give either --topic or --pattern")
@@ -152,6 +164,11 @@ def consume(
     with plain_errors(ctx):
         from rebound_celery.consumer import Consumer, ConsumerConfig
 
+        app = ctx.obj.app
+        # As a worker does. Celery's fixup for Django sets it up when the app's modules are imported.
+        app.set_current()
+        app.set_default()
+        app.loader.init_worker()
         config = ConsumerConfig(
             group=group,
             topics=topics if pattern is None else _read_pattern(pattern),
@@ -159,9 +176,12 @@ def consume(
             kafka_options=dict(read_option(option) for option in options),
             **settings,
         )
-        consumer = Consumer(config, ctx.obj.app)
+        consumer = Consumer(config, app)
         try:
             _run(consumer, wait=wait)
+        except StoppedBySignal:
+            # Between two tries to connect: nothing was started that has to be finished.
+            ctx.exit(0)
         except BaseException:
             if consumer.stats().total:
                 _print_stats(consumer)
@@ -172,11 +192,12 @@ def consume(
 def _set_up_logging(level: str) -> None:
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if level.upper() != "DEBUG":
-        # kafka-python logs every failed connection at ERROR, and rebound reports an outage itself.
+        # kafka-python logs every failed connection at ERROR. rebound logs what matters itself.
         logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
 def _run(consumer: Consumer, *, wait: bool) -> None:
+    from rebound_celery.clock import SYSTEM_CLOCK
     from rebound_celery.errors import UnreachableError
 
     said = set()

@@ -1,0 +1,119 @@
+"""Commits what is done, soon after it is done."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.structs import OffsetAndMetadata
+
+from ..clock import SYSTEM_CLOCK, Clock
+from .connection import FATAL
+from .offset_tracker import OffsetTracker
+from .partition_tracker import Mark, Partition
+
+#: A commit that is not answered within this time, in seconds, no longer delays the next one.
+COMMIT_TIMEOUT_S = 10.0
+
+logger = logging.getLogger(__name__)
+
+
+def kafka_offsets(marks: Mapping[Partition, Mark]) -> dict[TopicPartition, OffsetAndMetadata]:
+    """Return marks in the form that kafka-python takes."""
+    return {TopicPartition(*p): OffsetAndMetadata(mark.offset, mark.metadata, -1) for p, mark in marks.items()}
+
+
+class Commits:
+    """Sends one commit after the other: the next one when something is done, and the last one is answered.
+
+    All methods belong to the loop's thread.
+
+    Args:
+        consumer: whose group's offsets are committed.
+        offset_tracker: knows what is done.
+        interval_s: the least time between the beginnings of two commits.
+    """
+
+    def __init__(
+        self, consumer: KafkaConsumer, offset_tracker: OffsetTracker, interval_s: float, *, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        self._consumer = consumer
+        self._offset_tracker = offset_tracker
+        self._interval_s = interval_s
+        self._clock = clock
+        self._next = clock.monotonic() + interval_s
+        #: When a commit that is under way is given up; None if none is.
+        self._deadline: float | None = None
+        self._failing = False
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a commit is not answered yet. The answer is read within a poll."""
+        return self._deadline is not None
+
+    def send_if_due(self) -> None:
+        """Commit what is done, unless the last commit is too recent or not answered yet."""
+        now = self._clock.monotonic()
+        if now < self._next or (self._deadline is not None and now < self._deadline):
+            return
+        marks = self._offset_tracker.to_commit()
+        if not marks:
+            return
+        self._next = now + self._interval_s
+        self._deadline = now + COMMIT_TIMEOUT_S
+
+        def answered(_offsets: object, result: object) -> None:
+            self._deadline = None
+            if isinstance(result, BaseException):
+                self._failed(result)
+            else:
+                self._failing = False
+                self._offset_tracker.confirm(marks)
+
+        try:
+            self._consumer.commit_async(kafka_offsets(marks), callback=answered)
+        except FATAL:
+            raise
+        except kafka_errors.KafkaError as error:
+            self._deadline = None
+            self._failed(error)
+
+    def send_last(self, marks: Mapping[Partition, Mark], timeout_s: float) -> None:
+        """Commit and wait for the answer, before the consumer leaves its group."""
+        try:
+            try:
+                self._consumer.commit(kafka_offsets(marks), timeout_ms=timeout_s * 1000)
+            except kafka_errors.OffsetMetadataTooLargeError:
+                offsets = kafka_offsets({partition: Mark(mark.offset) for partition, mark in marks.items()})
+                self._consumer.commit(offsets, timeout_ms=timeout_s * 1000)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the consumer must still leave the group
+            logger.warning(
+                "the last commit failed (%r); some records will be handled again",
+                error,
+                extra={"event": "commit_failed"},
+            )
+
+    def _failed(self, error: BaseException) -> None:
+        if isinstance(error, kafka_errors.OffsetMetadataTooLargeError):
+            shorten_metadata(self._offset_tracker)
+            return
+        # A commit fails in every rebalance. The rebalance listener commits then, or the next turn of the loop does.
+        level = logging.DEBUG if self._failing else logging.WARNING
+        if isinstance(error, kafka_errors.RebalanceInProgressError):
+            level = logging.INFO
+        else:
+            self._failing = True
+        logger.log(level, "a commit failed and is tried again: %r", error, extra={"event": "commit_failed"})
+
+
+def shorten_metadata(offset_tracker: OffsetTracker) -> None:
+    """Make the metadata of later commits shorter, because Kafka refused one as too long."""
+    offset_tracker.max_metadata //= 2
+    logger.warning(
+        "Kafka refuses the metadata of a commit as too long (offset.metadata.max.bytes); it is cut to %d characters, "
+        "and after a crash more records may be handled again",
+        offset_tracker.max_metadata,
+        extra={"event": "metadata_too_long"},
+    )

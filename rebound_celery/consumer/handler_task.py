@@ -1,0 +1,122 @@
+"""Calls the handler as Celery's worker calls a task: with the app as the current app, and with Celery's task signals.
+
+Whatever is connected to these signals works around each record too: Django's clean-up of database connections, which
+Celery connects itself, and the user's tracing and metrics.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from billiard.einfo import ExceptionInfo
+from celery import Celery, signals, states
+
+from ..message import Record
+from .config import ConsumerConfig
+
+_SIGNALS = (signals.task_prerun, signals.task_postrun, signals.task_success, signals.task_failure, signals.task_retry)
+
+
+class Outcome:
+    """How a call of the handler ended; `task_postrun` tells it."""
+
+    def __init__(self, task: Any) -> None:
+        self._task = task
+        self.state: str | None = None
+        self.value: object = None
+
+    def succeeded(self, value: object) -> None:
+        """Send `task_success`."""
+        self.state, self.value = states.SUCCESS, value
+        signals.task_success.send(sender=self._task, result=value)
+
+    def failed(self, error: Exception, *, is_dead: bool) -> None:
+        """Send `task_retry`, or `task_failure` for a dead letter.
+
+        Args:
+            error: what the handler raised; to be called while it is handled.
+            is_dead: no attempt follows.
+        """
+        self.value = error
+        request = self._task.request
+        if is_dead:
+            self.state = states.FAILURE
+            signals.task_failure.send(
+                sender=self._task,
+                task_id=request.id,
+                exception=error,
+                args=request.args,
+                kwargs=request.kwargs,
+                traceback=error.__traceback__,
+                einfo=ExceptionInfo(),
+            )
+        else:
+            self.state = states.RETRY
+            signals.task_retry.send(sender=self._task, request=request, reason=error, einfo=ExceptionInfo())
+
+
+class HandlerTask:
+    """The handler of a consumer as a task of the app. The app does not register it.
+
+    Args:
+        app: the app whose task it is.
+        config: the consumer's.
+    """
+
+    def __init__(self, app: Celery, config: ConsumerConfig) -> None:
+        self._app = app
+        self._name = _name_of(config.handler)
+        self._hostname = f"consumer {config.group}@{socket.gethostname()}"
+        self._task: Any = None
+
+    def enter_thread(self) -> None:
+        """Make the app Celery's current app in this thread."""
+        self._app.set_current()
+
+    @staticmethod
+    def is_observed() -> bool:
+        """Whether anything is connected to the signals. Otherwise `run` would do nothing that anybody sees."""
+        return any(signal.receivers for signal in _SIGNALS)
+
+    @contextmanager
+    def run(self, record: Record) -> Iterator[Outcome]:
+        """Send `task_prerun`, then `task_postrun` after the body, which calls the handler."""
+        task = self._get_task()
+        call = {"task_id": f"{record.id}:{record.attempt}", "task": task, "args": (record,), "kwargs": {}}
+        outcome = Outcome(task)
+        task.push_request(
+            id=call["task_id"],
+            root_id=record.id,
+            args=call["args"],
+            kwargs=call["kwargs"],
+            retries=record.attempt - 1,
+            called_directly=False,
+            hostname=self._hostname,
+            delivery_info={"exchange": "", "routing_key": record.topic, "priority": None, "redelivered": None},
+        )
+        try:
+            signals.task_prerun.send(sender=task, **call)
+            try:
+                yield outcome
+            finally:
+                signals.task_postrun.send(sender=task, **call, retval=outcome.value, state=outcome.state)
+        finally:
+            task.pop_request()
+
+    def _get_task(self) -> Any:
+        # Made when first needed. If two threads make one at once, either serves.
+        if self._task is None:
+            kind: Any = type("HandlerTask", (self._app.Task,), {"name": self._name, "ignore_result": True})
+            kind.bind(self._app)
+            self._task = kind()
+        return self._task
+
+
+def _name_of(handler: Callable[..., object]) -> str:
+    """The name under which signals tell of the handler: that of the function, or of the object's class."""
+    # The user may give any callable: a function, a partial, an object with __call__.
+    named: Any = handler if hasattr(handler, "__qualname__") else type(handler)
+    return f"{named.__module__}.{named.__qualname__}"
