@@ -139,6 +139,21 @@ PATCHES: tuple[Patch, ...] = (
         "`_read_msg` reads the record's bytes from it.",
     ),
     _kafka(
+        "consumer.fetcher:Fetcher.PartitionRecords",
+        "replaced",
+        "A batch that cannot be read raises from every poll without saying where, and later polls never return.",
+    ),
+    _kafka(
+        "consumer.fetcher:Fetcher.PartitionRecords._unpack_records",
+        "overridden",
+        "An error in it ends the partition's records and reports the batch.",
+    ),
+    _kafka(
+        "record.memory_records:MemoryRecords._next_slice",
+        "used",
+        "It is the batch that was read last, which the report needs.",
+    ),
+    _kafka(
         "net.selector:NetworkSelector.sleep",
         "used",
         "A coroutine of a rebalance listener has no public way to wait for some time.",

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rebound_celery.clock import SYSTEM_CLOCK
 from rebound_celery.demo.command import demo
 from rebound_celery.operate.cli.signals import StoppedBySignal, exit_on_signals
 
