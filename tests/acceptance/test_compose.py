@@ -1,10 +1,16 @@
-"""docker-compose.yml, as far as it can be tried without Docker: its commands and health checks run as processes."""
+"""The ways to run it that the repository shows: docker-compose.yml, Kubernetes, systemd.
+
+None of them is at hand here, so their commands and health checks run as processes, and the files are held against the
+schema, or the program, that reads them, where there is one.
+"""
 
 from __future__ import annotations
 
+import configparser
 import itertools
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,6 +29,7 @@ from rebound_celery import health
 from rebound_celery.config import PREFIX, Settings
 from rebound_celery.embedded import free_port
 from rebound_celery.health import HealthFile
+from rebound_celery.operate.cli.commands import consume
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -223,7 +230,7 @@ def test_versions_are_pinned() -> None:
         assert requirement.specifier.contains(pinned[requirement.name]), requirement
 
 
-# The commands
+# The commands, as docker-compose.yml and the Kubernetes example have them
 
 
 def test_commands_and_health_checks_work(
@@ -303,3 +310,177 @@ def test_health_checks_read_the_health_file(
     write_health(tmp_path / f"{name}.health", state, age_s)
 
     assert succeeds(SERVICES[name]["healthcheck"]["test"], {HEALTH_DIR: str(tmp_path)}) is is_well
+
+
+# Kubernetes
+
+MANIFEST: list[dict[str, Any]] = list(yaml.safe_load_all((ROOT / "examples/kubernetes/rebound.yaml").read_text()))
+PODS: dict[str, dict[str, Any]] = {
+    one["spec"]["template"]["spec"]["containers"][0]["name"]: one["spec"]["template"]["spec"]
+    for one in MANIFEST
+    if one["kind"] == "Deployment"
+}
+CONTAINERS: dict[str, dict[str, Any]] = {name: pod["containers"][0] for name, pod in PODS.items()}
+
+
+def test_kubernetes_manifest_fits_the_schema() -> None:
+    """No field is misspelt, missing, or of another type."""
+    validator = pytest.importorskip("kubernetes_validate")
+
+    for one in MANIFEST:
+        validator.validate(one, validator.latest_version(), strict=True)
+
+
+def test_kubernetes_manifest_fits_together() -> None:
+    """Names that point to something, selectors that find their pods, mounts that have a volume."""
+    kinds = {(one["kind"], one["metadata"]["name"]): one for one in MANIFEST}
+    assert sorted(PODS) == sorted(OURS)
+    for (kind, name), one in kinds.items():
+        if kind != "Deployment":
+            continue
+        template = one["spec"]["template"]
+        assert one["spec"]["selector"]["matchLabels"] == template["metadata"]["labels"] == {"app": name}
+        (container,) = template["spec"]["containers"]
+        for source in container["envFrom"]:
+            ((reference, target),) = source.items()
+            assert ({"configMapRef": "ConfigMap", "secretRef": "Secret"}[reference], target["name"]) in kinds
+        mounted = {mount["name"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in template["spec"]["volumes"]}
+    service = kinds["Service", "rebound-flower"]["spec"]
+    assert ("Deployment", service["selector"]["app"]) in kinds
+    assert service["ports"][0]["targetPort"] in [port["name"] for port in CONTAINERS["flower"]["ports"]]
+
+
+def test_kubernetes_runs_what_docker_compose_runs() -> None:
+    """The same commands, of the same image; so what was tried of one holds for both."""
+    assert {name: one["command"] for name, one in CONTAINERS.items()} == {n: SERVICES[n]["command"] for n in OURS}
+    assert {one["image"] for one in CONTAINERS.values()} == {SERVICES["worker"]["image"]}
+    configured = next(one["data"] for one in MANIFEST if one["kind"] == "ConfigMap")
+    assert settings_of(configured).health_file == SERVICES["worker"]["environment"]["REBOUND_HEALTH_FILE"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_kubernetes_lets_a_pod_finish_and_limits_it(name: str) -> None:
+    """Time for what is under way, memory that is asked for and limited, no rights that are not needed."""
+    pod, container = PODS[name], CONTAINERS[name]
+
+    assert name == "flower" or pod["terminationGracePeriodSeconds"] > 45
+    assert set(container["resources"]["requests"]) == {"cpu", "memory"}
+    assert "memory" in container["resources"]["limits"]
+    assert pod["securityContext"]["runAsUser"] == 65534
+    assert f"USER {pod['securityContext']['runAsUser']}" in DOCKERFILE.read_text()
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    # Else a Service named flower makes FLOWER_PORT=tcp://..., which Flower takes for its port.
+    assert pod["enableServiceLinks"] is False
+    assert {"livenessProbe", "readinessProbe"} <= set(container)
+
+
+@pytest.mark.parametrize("name", ["worker", "consumer"])
+@pytest.mark.parametrize(
+    ("state", "age_s", "alive", "ready"),
+    [
+        (health.OK, 0, True, True),
+        (health.STARTING, 0, True, False),
+        (health.WAITING, 0, True, False),
+        (health.STOPPING, 0, True, False),
+        (health.STALLED, 70, False, False),
+        (health.OK, 70, False, False),
+        (None, 0, False, False),
+    ],
+)
+def test_kubernetes_probes_read_the_health_file(
+    name: str, state: str | None, age_s: float, alive: bool, ready: bool, tmp_path: Path
+) -> None:
+    """A pod is started anew when its file grows old, and ready only when it says that it is well."""
+    write_health(tmp_path / f"{name}.health", state, age_s)
+    here = {HEALTH_DIR: str(tmp_path)}
+
+    assert succeeds(CONTAINERS[name]["startupProbe"]["exec"]["command"], here) is alive
+    assert succeeds(CONTAINERS[name]["livenessProbe"]["exec"]["command"], here) is alive
+    assert succeeds(CONTAINERS[name]["readinessProbe"]["exec"]["command"], here) is ready
+
+
+def test_documented_probes_are_those_of_the_manifest() -> None:
+    text = (ROOT / "docs/operations.md").read_text()
+    probes = yaml.safe_load(re.findall(r"```yaml\n(livenessProbe.*?)```", text, re.DOTALL)[0])
+
+    for name in ("livenessProbe", "readinessProbe"):
+        assert probes[name]["exec"] == CONTAINERS["worker"][name]["exec"]
+
+
+# systemd
+
+UNITS = sorted((ROOT / "examples/systemd").iterdir())
+
+
+def read_unit(name: str) -> dict[str, dict[str, str]]:
+    """The sections of a unit; of a setting that stands there twice, the last."""
+    parser = configparser.ConfigParser(strict=False, interpolation=None, delimiters="=")
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    text = (ROOT / "examples/systemd" / name).read_text().replace("\\\n", " ")
+    parser.read_string(text)
+    return {section: dict(parser[section]) for section in parser.sections()}
+
+
+def test_systemd_reads_the_units(tmp_path: Path) -> None:
+    """systemd's own check; the app's venv is this one."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("there is no systemd-analyze")
+    for unit in UNITS:
+        text = unit.read_text().replace("/opt/shop/venv/bin", str(Path(sys.executable).parent))
+        (tmp_path / unit.name.replace("@", "@rebound-worker")).write_text(text)
+
+    done = subprocess.run(
+        ["systemd-analyze", "verify", *sorted(tmp_path.iterdir())], capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_systemd_runs_the_worker_that_docker_compose_runs() -> None:
+    """The same options; its health file lies in a folder that systemd makes for it."""
+    unit = read_unit("rebound-worker.service")["Service"]
+    program, *words = shlex.split(unit["ExecStart"].replace("%%", "%"))
+
+    assert Path(program).name == "celery"
+    assert [word.replace("shop", "compose_app") for word in words] == SERVICES["worker"]["command"][1:]
+    assert unit["Environment"] == f"REBOUND_HEALTH_FILE=%t/{unit['RuntimeDirectory']}/health"
+
+
+def test_systemd_runs_a_consumer_with_options_that_exist() -> None:
+    unit = read_unit("rebound-consumer.service")["Service"]
+    words = shlex.split(unit["ExecStart"])
+    options = [word.partition("=") for word in words if word.startswith("--")]
+
+    known = {name for parameter in consume.params for name in parameter.opts}
+    assert {name for name, _, _ in options} <= known
+    assert ("--health-file", "=", f"%t/{unit['RuntimeDirectory']}/health") in options
+    assert ("--wait", "", "") in options
+
+
+@pytest.mark.parametrize("name", ["rebound-worker.service", "rebound-consumer.service"])
+def test_systemd_lets_a_service_finish(name: str) -> None:
+    """Only the main process is told to stop, and it has time; it is started again however it ends."""
+    unit = read_unit(name)
+
+    assert unit["Service"]["KillMode"] == "mixed"
+    assert int(unit["Service"]["TimeoutStopSec"]) > 45
+    assert unit["Service"]["Restart"] == "always"
+    assert unit["Unit"]["StartLimitIntervalSec"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("state", "age_s", "restarts"), [(health.WAITING, 0, False), (health.STALLED, 70, True), (None, 0, False)]
+)
+def test_systemd_timer_starts_a_stalled_service_anew(
+    state: str | None, age_s: float, restarts: bool, tmp_path: Path
+) -> None:
+    """The service whose health file has grown old; not one that has none yet."""
+    (tmp_path / "rebound-worker").mkdir()
+    write_health(tmp_path / "rebound-worker/health", state, age_s)
+    command = read_unit("rebound-health@.service")["Service"]["ExecStart"]
+    command = command.replace("%t", str(tmp_path)).replace("%i", "rebound-worker").replace("systemctl", "echo")
+
+    done = subprocess.run(shlex.split(command), capture_output=True, text=True, check=True)
+
+    assert done.stdout == ("try-restart rebound-worker.service\n" if restarts else "")
