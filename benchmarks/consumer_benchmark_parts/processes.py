@@ -7,6 +7,7 @@ import logging
 import re
 import sys
 import threading
+import time
 from pathlib import Path
 
 from rebound_celery.consumer import Consumer
@@ -15,17 +16,29 @@ from rebound_celery.demo.child import Child
 from .app import QUEUE
 from .load import ROOT
 
+#: A member of the group that has no partition for so long gets none: other members have them all.
+WITHOUT_PARTITIONS_S = 3.0
+
 
 class Joined(logging.Handler):
     """Hears from the consumer's log that it has joined its group."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
-        self.joined = False
+        self._joined_at: float | None = None
+        self._has_partitions = False
 
     def emit(self, record: logging.LogRecord) -> None:
         if getattr(record, "event", None) == "assigned":
-            self.joined = True
+            self._joined_at = self._joined_at or time.monotonic()
+            self._has_partitions = record.__dict__.get("partitions") != "none"
+
+    @property
+    def joined(self) -> bool:
+        """Whether it has partitions; none is an answer as well, but Kafka may change it at once."""
+        if self._has_partitions or self._joined_at is None:
+            return self._has_partitions
+        return time.monotonic() - self._joined_at >= WITHOUT_PARTITIONS_S
 
 
 class ConsumerThread:

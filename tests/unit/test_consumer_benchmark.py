@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
 
 import pytest
 
+from benchmarks.consumer_benchmark_parts import processes
 from benchmarks.consumer_benchmark_parts.interrupts import Interrupted, Interrupts
 from benchmarks.consumer_benchmark_parts.load import LoadError, in_own_process, poll_only
 from benchmarks.consumer_benchmark_parts.options import format_duration, make_parser, parse_duration
+from benchmarks.consumer_benchmark_parts.processes import Joined
 from benchmarks.consumer_benchmark_parts.report import Report
 from rebound_celery.consumer import ConsumerStats
 
@@ -126,6 +129,31 @@ def test_other_durations_are_refused(text: str) -> None:
 @pytest.mark.parametrize("given", ["server", "server:6379", "redis://server", "redis://server:6379/0"])
 def test_redis_may_be_given_in_several_forms(given: str) -> None:
     assert make_parser(None).parse_args(["-redis", given]).redis == "server:6379"
+
+
+def hear(joined: Joined, partitions: str) -> None:
+    joined.handle(logging.makeLogRecord({"event": "assigned", "partitions": partitions}))
+
+
+def test_the_group_is_joined_when_partitions_are_assigned() -> None:
+    """Kafka may first assign none, and the partitions at once after it."""
+    joined = Joined()
+    joined.handle(logging.makeLogRecord({"event": "revoked"}))
+    hear(joined, "none")
+    assert not joined.joined
+
+    hear(joined, "t[0], t[1]")
+
+    assert joined.joined
+
+
+def test_a_member_without_partitions_has_joined_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "WITHOUT_PARTITIONS_S", 0.0)
+    joined = Joined()
+
+    hear(joined, "none")
+
+    assert joined.joined
 
 
 @pytest.fixture
