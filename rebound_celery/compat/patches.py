@@ -339,6 +339,19 @@ PATCHES: tuple[Patch, ...] = (
         "A task is to see its eta, which the schedule hides from Celery.",
     ),
     _celery(
+        "app.base:Celery._fixups",
+        "used",
+        "compat/celery_fixups.py",
+        "A consumer connects Django's clean-up of database connections, as a worker does.",
+    ),
+    _celery("fixups.django:DjangoWorkerFixup.install", "used", "compat/celery_fixups.py", "As `_fixups`."),
+    _celery(
+        "local:Proxy._get_current_object",
+        "used",
+        "consumer/consumer.py",
+        "A consumer keeps the app that is current when it is made, not the proxy.",
+    ),
+    _celery(
         "events.dispatcher:EventDispatcher._group_buffer",
         "used",
         "delivery/events.py",

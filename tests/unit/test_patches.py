@@ -146,6 +146,7 @@ def marked_uses() -> Iterator[tuple[str, str]]:
             if (
                 isinstance(node, ast.Attribute)
                 and re.match(r"_[^_]", node.attr)
+                and not is_private_of_self(node)
                 and owner.search(module.comment_of(node))
             ):
                 yield module.path, node.attr
