@@ -159,13 +159,13 @@ class Benchmark:
         def is_done() -> bool:
             stats = self._stats()
             # Without a worker nothing comes back: a stored retry is the end.
-            ended = stats.total - stats.errors if self._options.no_worker else stats.successful + stats.dead
+            ended = stats.total - stats.errors if self._options.no_worker else stats.succeeded + stats.dead
             return ended >= produced
 
         while not self._wait_for(is_done, SAY_S):
             if self._is_over or (self._worker is not None and self._worker.complaint()):
                 return
-            ended = self._stats().successful + self._stats().dead
+            ended = self._stats().succeeded + self._stats().dead
             logger.info("%d of %d messages have come to their end; Ctrl-C does not wait for the rest", ended, produced)
         self._measured["drain_s"] = round(time.monotonic() - started, 1)
 
@@ -193,7 +193,7 @@ class Benchmark:
         started = time.monotonic()
 
         def is_done() -> bool:
-            return self._stats().successful + self._stats().dead >= count
+            return self._stats().succeeded + self._stats().dead >= count
 
         if not self._wait_for(is_done, duration):
             self._say_why()

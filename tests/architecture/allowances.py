@@ -30,7 +30,6 @@ NOT_YET: Mapping[str, frozenset[str]] = {
         {
             "__init__.py",
             "app.py",
-            "consumer/consumer.py",
             "current_app.py",
             "operate/doctor.py",
             "operate/doctor_kafka.py",

@@ -17,7 +17,7 @@ from benchmarks.consumer_benchmark_parts.processes import Joined
 from benchmarks.consumer_benchmark_parts.report import Report
 from rebound_celery.consumer import ConsumerStats
 
-STATS = ConsumerStats(successful=411, retried=176)
+STATS = ConsumerStats(succeeded=411, retried=176)
 
 #: What the Go program prints with these counts, in its default settings.
 GO_PROGRAM = """\
@@ -77,7 +77,7 @@ def test_a_signal_has_its_name_in_go(number: signal.Signals, word: str, capsys: 
 
 
 def test_dead_messages_are_counted_behind_a_switch(capsys: pytest.CaptureFixture[str]) -> None:
-    stats = ConsumerStats(successful=6, retried=3, dead=1)
+    stats = ConsumerStats(succeeded=6, retried=3, dead=1)
 
     report().statistics(stats, 0, {})
     without = capsys.readouterr().out
