@@ -125,7 +125,17 @@ def away() -> None:
     raise UnreachableError("Redis", "127.0.0.1:1", "connection refused")
 
 
-APP = SimpleNamespace(main="fake", rebound=SimpleNamespace(settings=Settings(), check_redis=away))
+def nothing() -> None:
+    """What the app does when a command makes it the current one."""
+
+
+APP = SimpleNamespace(
+    main="fake",
+    rebound=SimpleNamespace(settings=Settings(), check_redis=away),
+    set_current=nothing,
+    set_default=nothing,
+    loader=SimpleNamespace(init_worker=nothing),
+)
 
 #: No letters: no module of that name, such as `this`, may be imported.
 paths = st.text(st.sampled_from("0_.:/\\é\0 ²"), max_size=6)
