@@ -79,7 +79,9 @@ class Row:
             return ""
         others = [self._said(limit) for limit in self.missed if limit.figure != VALUE]
         cores = os.cpu_count() or 1
-        busy = f"other programs ran too: load average {self.load:.1f} on {cores} processors" if self.load > cores else ""
+        busy = (
+            f"other programs ran too: load average {self.load:.1f} on {cores} processors" if self.load > cores else ""
+        )
         return "; ".join(filter(None, [*others, self.limit, busy]))
 
     def to_json(self) -> str:
