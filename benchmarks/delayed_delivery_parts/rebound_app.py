@@ -46,15 +46,34 @@ class Timed:
         self._kafka.close()
 
 
+class Busy:
+    """Kafka, with a note for each message of when sending began and when Kafka had confirmed it."""
+
+    def __init__(self, kafka: Destination) -> None:
+        self._kafka = kafka
+
+    def send(self, messages: Sequence[Message]) -> list[Outcome]:
+        began = time.time()
+        outcomes = self._kafka.send(messages)
+        note([(began, time.time())] * len(messages))
+        return outcomes
+
+    def close(self) -> None:
+        self._kafka.close()
+
+
 #: kind of app -> what stands for Kafka.
 KINDS: dict[str, Callable[[Destination], Destination]] = {
     "rebound": lambda kafka: kafka,
     "rebound-nowhere": Nowhere,
     "rebound-timed": Timed,
+    "rebound-busy": Busy,
 }
 
 
-def add_rebound(app: Celery, kind: str, kafka: str) -> None:
+def add_rebound(app: Celery, kind: str, kafka: str, kafka_client: str) -> None:
+    """Put Rebound on the app, with what stands for Kafka in this kind of app."""
+
     class Measured(Rebound):
         """Rebound with another destination in Kafka's place."""
 
@@ -62,5 +81,6 @@ def add_rebound(app: Celery, kind: str, kafka: str) -> None:
             built = super()._build_destinations()
             return {**built, "kafka": KINDS[kind](built["kafka"])}
 
-    settings = {"kafka_brokers": kafka} if kafka else {}
+    given = {"kafka_brokers": kafka, "kafka_client": kafka_client}
+    settings = {name: value for name, value in given.items() if value}
     Measured(app, queue=QUEUE, **settings)
