@@ -133,7 +133,7 @@ def test_broadcast_with_a_countdown_does_not_wait_in_a_queue_of_one_worker(app: 
         queue.consume("tag", got.append)
         with suppress(TimeoutError):  # it subscribes now
             connection.drain_events(timeout=0.5)
-        app.send_task("t", countdown=60, exchange=exchange, exchange_type="fanout", routing_key="all")
+        app.send_task("t", countdown=60, exchange=exchange, routing_key="all", declare=[exchange])
         deadline = time.monotonic() + 10
         while not got and time.monotonic() < deadline:
             with suppress(TimeoutError):
