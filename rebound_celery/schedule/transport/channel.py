@@ -25,8 +25,9 @@ from redis.exceptions import ResponseError
 
 from ...clock import SYSTEM_CLOCK
 from ..port import ScheduleOptions
+from ..store.claims import DONE
 from ..store.keys import QueueKeys
-from ..store.store import DONE, Store
+from ..store.store import Store
 from ..store.values import Entry
 from . import celery_form, eta, installed
 from .claimer import FAULTS, Claimer

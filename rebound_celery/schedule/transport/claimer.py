@@ -12,7 +12,8 @@ from redis.exceptions import RedisError
 from ...clock import SYSTEM_CLOCK, Clock
 from ...errors import UnknownVersionError
 from ...stopping import is_stopping
-from ..store.store import DONE, LOST, MAX_SLEEP_MS, RELEASE, Store, next_claims_in
+from ..store.claims import DONE, LOST, RELEASE
+from ..store.store import MAX_SLEEP_MS, Store, next_claims_in
 from ..store.values import Claimed
 from . import forms
 from .installed import Installation

@@ -22,8 +22,9 @@ from redis.exceptions import RedisError
 
 from ...clock import SYSTEM_CLOCK, Clock
 from .. import native_threads as native
+from ..store.claims import RELEASE, End
 from ..store.keys import QueueKeys
-from ..store.store import RELEASE, End, Store
+from ..store.store import Store
 from ..store.values import Claimed
 from .claim_ids import ClaimIds
 

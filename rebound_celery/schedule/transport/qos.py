@@ -14,7 +14,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from redis.exceptions import RedisError
 
-from ..store.store import DONE, LOST, RELEASE
+from ..store.claims import DONE, LOST, RELEASE
 from . import installed
 
 #: What an ordinary acknowledgement meets when its connection is lost; the last is kombu's, on a closed channel.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.acceptance.crash_points.calls import CONFIRM, KEEP, LET_GO, SEND, TOLD
-from tests.acceptance.crash_points.inject import after, after_script, before, before_script, broker_has_it, buried
+from tests.acceptance.crash_points.inject import after, after_script, before, before_script, broker_has_it, ends
 from tests.acceptance.crash_points.steps import Step
 
 DEAD_ONCE = {"letter retries-exhausted 1": 1}
@@ -96,7 +96,7 @@ DEAD_LETTERS = {
         Step(
             "worker has given up in its claim",
             "lost workers, seen by the claim: claim > tell the result backend",
-            after_script("claim", matching=buried),
+            after_script("settle", matching=ends(":worker-lost")),
             LOST_IN_THE_SCHEDULE,
         ),
         Step(

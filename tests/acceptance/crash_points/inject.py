@@ -143,15 +143,9 @@ def of_something(call: Call) -> bool:
 
 
 def claimed(call: Call) -> bool:
-    """The claim brought messages: behind the next due time and the dead ones, something follows."""
-    (answer,) = call.result
-    return len(answer) > 2
-
-
-def buried(call: Call) -> bool:
-    """The claim found messages that are dead now."""
-    (answer,) = call.result
-    return bool(answer[1])
+    """The claim brought messages."""
+    _, ((_wait, _unknown, ids, _messages),) = call.result
+    return bool(ids)
 
 
 def confirmed(call: Call) -> bool:
@@ -161,7 +155,7 @@ def confirmed(call: Call) -> bool:
 
 def ends(what: str) -> Callable[[Call], bool]:
     """The settling has an end of this kind among others."""
-    return lambda call: any(what in arguments for arguments in call.args[3])
+    return lambda call: any(what in arguments for _keys, arguments in call.args[2])
 
 
 def broker_has_it(call: Call) -> Any:
@@ -170,5 +164,5 @@ def broker_has_it(call: Call) -> Any:
 
 
 def several(call: Call) -> bool:
-    """More than one message is parked: after two words come an id, a due time and a message for each."""
-    return any(len(arguments) > 2 + 3 for arguments in call.args[3])
+    """More than one message is stored: the lane references are followed by its number, its due time, and the count."""
+    return any(arguments[3 + arguments[2] + 2] > 1 for _keys, arguments in call.args[2])
