@@ -35,7 +35,9 @@ FILES = (
 #: How the methods are called that reach Kafka, Redis or a receiver.
 VERBS = {"poll", "commit", "commit_async", "store", "publish_tasks", "send", "request", "execute"}
 VERBS |= {"mark_as_done", "mark_as_retry"}
-VERBS |= {"publish", "enqueue", "claim", "confirm", "settle", "renew"}
+VERBS |= {"publish", "enqueue", "claim", "settle", "renew"}
+#: Others have this name too.
+CONFIRM = "store.confirm"
 
 #: file and call -> what the kills around it are put to.
 EFFECTS = {
@@ -72,7 +74,11 @@ def calls() -> Iterator[str]:
     """The calls of the product as EFFECTS names them."""
     for path in sorted(path for pattern in FILES for path in ROOT.glob(pattern)):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in VERBS:
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and {node.func.attr, ast.unparse(node.func)} & {*VERBS, CONFIRM}
+            ):
                 call = ast.unparse(node.func)
                 if not call.startswith("signals."):  # Celery's, heard in the same process
                     yield f"{path.relative_to(ROOT)}: {call}"
