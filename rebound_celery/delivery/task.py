@@ -178,13 +178,14 @@ class DeliverTask(Task):
 
     def _worker_lost(self, delivery: Delivery, losses: int, worker: str) -> Delivery:
         message = delivery.message
+        what = "1 worker was" if losses == 1 else f"{losses} workers were"
         logger.error(
-            "%s is given up: %d workers were lost while they delivered it",
+            "%s is given up: %s lost while delivering it",
             named(message),
-            losses,
+            what,
             extra={"event": "worker_lost", **log_fields(message)},
         )
-        failure = Failure("billiard.exceptions.WorkerLostError", f"{losses} workers were lost while they delivered it")
+        failure = Failure("billiard.exceptions.WorkerLostError", f"{what} lost while delivering it")
         now_ms = self.clock.now_ms()
         if message.reason is None:
             message = message.failed(failure, DeadLetter(WORKER_LOST), now_ms=now_ms, by=worker)
