@@ -56,7 +56,7 @@ class _Queue:
         store: its schedule.
         claim_at: when to look at it again, by the monotonic clock.
         is_due: whether something is due then; else Redis is asked whether anything is.
-        answered_at: when Redis last told what is due.
+        answered_at: when Redis last gave what is due, or told that nothing is.
         handed_on_at: when another worker was last woken, for this one had no room.
         lanes: references of lanes that were due lately.
     """
@@ -125,10 +125,12 @@ class Claimer:
         waits = next_claims_in(self._leases.client, [queue.store.keys for queue in queues])
         for queue, wait_ms in zip(queues, waits, strict=True):
             self._set_next(queue, wait_ms)
+            if wait_ms is None or wait_ms > 0:
+                queue.answered_at = self._clock.monotonic()
         self._faults = 0
 
     def _set_next(self, queue: _Queue, wait_ms: int | None) -> None:
-        queue.answered_at = now = self._clock.monotonic()
+        now = self._clock.monotonic()
         queue.is_due = wait_ms is not None and wait_ms < self._longest_sleep_ms
         sleep_ms = max(0, wait_ms) if queue.is_due and wait_ms is not None else self._longest_sleep_ms
         queue.claim_at = now + sleep_ms / 1000
@@ -226,6 +228,7 @@ class Claimer:
         served = [f"{claimed.priority}{claimed.lane}" for claimed in claim.messages]
         queue.lanes = list(dict.fromkeys((*claim.unknown, *served, *queue.lanes)))[:_LANES]
         self._set_next(queue, claim.next_in_ms)
+        queue.answered_at = self._clock.monotonic()
         return claim.unknown
 
     def _open(self, name: str, store: Store, claimed: Claimed, token: str) -> dict[str, Any] | None:
@@ -307,7 +310,8 @@ class Claimer:
         self._faults = min(self._faults + 1, 10)
 
     def answered_at(self, name: str) -> float:
-        """When Redis last told what is due in this queue, by the monotonic clock; 0.0 if it never did."""
+        """When Redis last gave what is due in this queue, or told that nothing is, by the monotonic clock; 0.0 for
+        never."""
         return self._queue(name).answered_at
 
     def has_room(self, name: str) -> bool:
