@@ -98,7 +98,11 @@ def encode(message: Message, context: Context = _NO_CONTEXT) -> bytes:
 
 def encode_many(messages: Iterable[tuple[Message, Context]]) -> list[bytes]:
     """Return what `encode` does for each message. Use it for many: see `Compression.compress_many`."""
-    packed = [pack(message, context) for message, context in messages]
+    return seal_many([pack(message, context) for message, context in messages])
+
+
+def seal_many(packed: list[bytes]) -> list[bytes]:
+    """Return the stored form of each message that `pack` has packed."""
     frames = _dictionary_1.compress_many(packed)
     return [
         _COMPRESSED_1 + frame if len(frame) < len(plain) else _PLAIN + plain
