@@ -21,6 +21,7 @@ import json
 import pstats
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -28,8 +29,7 @@ from typing import Any
 import redis
 from celery import Celery
 
-from rebound_celery import Rebound
-from rebound_celery.app import RetryRequest
+from rebound_celery import Rebound, RetryRequest
 from tests.servers import local_redis
 
 PLAIN_QUEUE = "scheduling-plain"
@@ -39,6 +39,8 @@ ZADD_KEY = "scheduling-zadd"
 
 COUNTDOWN_S = 5
 BULK_CHUNK = 1000
+#: How many threads call `schedule_retry` at once.
+THREADS = 8
 
 #: Does a number of calls; what it takes is timed.
 Way = Callable[[int], object]
@@ -100,9 +102,8 @@ def rebound_ways(url: str, arguments: dict[str, Any], *, events: bool) -> tuple[
             rebound.schedule_retry(**arguments)
 
     def bulk(count: int) -> None:
-        for outcome in rebound.schedule_retries([arguments] * count):
-            if isinstance(outcome, Exception):
-                raise outcome
+        for error in rebound.schedule_retries([arguments] * count).errors():
+            raise error
 
     def store(count: int) -> None:
         # As the consumer does it: messages are at hand, and each is another one.
@@ -111,7 +112,18 @@ def rebound_ways(url: str, arguments: dict[str, Any], *, events: bool) -> tuple[
         while chunk := [pair for pair, _ in zip(made, range(BULK_CHUNK), strict=False)]:
             rebound.store(chunk)
 
-    return rebound, {"schedule_retry": one_by_one, "schedule_retries": bulk, "store": store}
+    def threads(count: int) -> None:
+        # Calls that wait at the same time share a round trip.
+        def run() -> None:
+            one_by_one(count // THREADS)
+
+        workers = [threading.Thread(target=run) for _ in range(THREADS)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+
+    return rebound, {"schedule_retry": one_by_one, "schedule_retries": bulk, "store": store, "eight threads": threads}
 
 
 def zadd_way(client: redis.Redis, stored: bytes) -> Way:
@@ -183,6 +195,8 @@ def report(rates: Figures, costs: Figures, count: int, stored: int) -> dict[str,
             "schedule_retry / plain": ratio("schedule_retry", "plain"),
             "schedule_retry / plain, events": ratio("schedule_retry, events", "plain, events"),
             "schedule_retry / zadd": ratio("schedule_retry", "zadd"),
+            "eight threads / one": ratio("eight threads", "schedule_retry"),
+            "eight threads, events / one": ratio("eight threads, events", "schedule_retry, events"),
             "schedule_retries / plain": ratio("schedule_retries", "plain"),
             "store / plain": ratio("store", "plain"),
             "store, events / plain, events": ratio("store, events", "plain, events"),
@@ -221,7 +235,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     arguments = {
         "destination": "kafka://orders",
-        "message_data": b"x" * options.payload,
+        "value": b"x" * options.payload,
         "key": b"key-1",
         "headers": {"trace": "abc"},
         "base_delay": COUNTDOWN_S,

@@ -1,11 +1,13 @@
 """Retries for Kafka consumers and Celery: exponential backoff, dead letters with their reason, no lost message."""
 
-from .app import Rebound, schedule_retries, schedule_retry
+from .app import Rebound
 from .config import Settings
 from .consumer import Consumer, ConsumerConfig
+from .current_app import schedule_retries, schedule_retry
 from .errors import InvalidSettingError, NotInstalledError, NotStoredError, ReboundError, UnreachableError
 from .message import Message, Record
 from .policy import RetryPolicy
+from .requests import RetryRequest
 from .schedule.worker.installation import install_schedule
 
 __all__ = [  # noqa: RUF022 - grouped by what they are for
@@ -14,6 +16,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "Settings",
     "schedule_retry",
     "schedule_retries",
+    "RetryRequest",
     "install_schedule",
     # a consumer
     "Consumer",

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from celery import Celery
 
 from rebound_celery import Rebound
-from rebound_celery.delivery.task import Destinations
-from rebound_celery.destinations import Destination, Outcome
+from rebound_celery.delivery.opened import Destinations
+from rebound_celery.destinations import Delivered, Destination, Outcome
 from rebound_celery.message import Message
 
 from .notes import note
@@ -25,7 +24,7 @@ class Nowhere:
         pass
 
     def send(self, messages: Sequence[Message]) -> list[Outcome]:
-        return ["nowhere"] * len(messages)
+        return [Delivered("nowhere")] * len(messages)
 
     def close(self) -> None:
         pass
@@ -61,7 +60,7 @@ def add_rebound(app: Celery, kind: str, kafka: str) -> None:
 
         def _build_destinations(self) -> Destinations:
             built = super()._build_destinations()
-            return replace(built, by_kind={**built.by_kind, "kafka": KINDS[kind](built.by_kind["kafka"])})
+            return {**built, "kafka": KINDS[kind](built["kafka"])}
 
     settings = {"kafka_brokers": kafka} if kafka else {}
     Measured(app, queue=QUEUE, **settings)

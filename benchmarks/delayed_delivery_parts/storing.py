@@ -15,7 +15,7 @@ def scheduling_rows(bench: Bench) -> Iterator[Row]:
     calls, rounds = bench.count(1000, 2000, least=50), 7 if bench.full else 3
     arguments = {
         "destination": "kafka://orders",
-        "message_data": load.random_hex(),
+        "value": load.random_hex(),
         "key": b"key-1",
         "base_delay": scheduling.COUNTDOWN_S,
         "max_retries": 3,

@@ -1,25 +1,34 @@
-"""From a failed record to the message that is stored: a retry with its due time, or a dead letter."""
+"""Turns a failed record into the message that is stored: a retry with its due time, or a dead letter."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+import socket
 from functools import cached_property
+
+import msgspec
 
 from ..config import Settings
 from ..errors import InvalidSettingError
-from ..message import Failure, Message, Record, dead_letter_topic
+from ..message import Message, Record, dead_letter_topic
 from ..message.address import KafkaAddress
-from ..policy import DeadLetter, RetryPolicy
+from ..message.history import add_attempt
+from ..policy import Failure, Retry, RetryPolicy, decide
+from ..policy.failure import format_stack
 from .config import ConsumerConfig
 from .offset_tracker import Job
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What is to be stored for a failed record."""
+class FailedRecord(msgspec.Struct, frozen=True):
+    """A record whose handler raised, and the message that is to be stored for it.
+
+    Attributes:
+        job: the record's way through the consumer.
+        message: the retry or the dead letter.
+        due_ms: when it may be delivered, in Unix milliseconds.
+    """
 
     job: Job
     message: Message
@@ -31,11 +40,13 @@ class Verdict:
 
 
 class FailureHandler:
-    """Decides what follows a failed attempt; the same for all records of a consumer. Threads may share it."""
+    """Makes the messages of failed records, by the policy and the addresses of one consumer. Threads may share it."""
 
     def __init__(self, config: ConsumerConfig, settings: Settings) -> None:
         self._config = config
         self._settings = settings
+        self._group = config.group
+        self._by = f"consumer {config.group}@{socket.gethostname()}"
         self._retry_addresses: dict[str, KafkaAddress] = {}
         self._dead_addresses: dict[str, KafkaAddress] = {}
 
@@ -45,52 +56,64 @@ class FailureHandler:
 
     @cached_property
     def _brokers(self) -> str | None:
-        """Named in an address only where they are not the app's own: the worker then connects to them as well."""
+        """The brokers to name in an address: None where they are the app's own, to which workers connect anyway."""
         brokers = self._config.brokers_for(self._settings)
         return None if set(brokers) == set(self._settings.kafka_brokers) else ",".join(brokers)
 
-    def decide(self, job: Job, error: BaseException, now_ms: int) -> Verdict:
-        """What follows when the handler raised `error` at `now_ms` (Unix milliseconds)."""
-        record = job.record
-        decision = self.policy.decide(record.attempt, now_ms)
-        is_dead = isinstance(decision, DeadLetter)
-        failure = _describe(error, with_stack=is_dead)
+    def decide(self, job: Job, error: BaseException, now_ms: int) -> FailedRecord:
+        """Return what follows when the handler raised `error` at `now_ms` (Unix milliseconds)."""
+        record, policy = job.record, self.policy
+        attempt, first_failed_at = record.attempt, record.first_failed_at
+        if first_failed_at is None:
+            first_failed_at = now_ms
+        failure = Failure.of(error)
+        decision = decide(policy, attempt, failure, first_failed_at_ms=first_failed_at, now_ms=now_ms)
+        reason = None
+        if isinstance(decision, Retry):
+            next_attempt, due_ms = decision.attempt, decision.due_ms
+        else:
+            # Only a dead letter carries the stack trace: formatting it costs more than all the rest.
+            failure = Failure(failure.exception_class, failure.message, format_stack(error))
+            next_attempt, due_ms, reason = attempt, now_ms, decision.reason
+        # This is what `Message.failed` would return, without making the message twice. By position: ten times as fast.
         message = Message(
-            id=record.id,
-            value=record.value,
-            key=record.key,
-            headers=record.headers,
-            destination=self._retry_address(record),
-            dead_destination=self._dead_address(record),
-            attempt=record.attempt if isinstance(decision, DeadLetter) else decision.attempt,
-            max_retries=self.policy.max_retries,
-            base_delay=self.policy.base_delay,
-            reason=decision.reason if isinstance(decision, DeadLetter) else None,
-            failure=failure,
-            group=self._config.group,
-            origin=record.origin,
-            first_failed_at=now_ms if record.first_failed_at is None else record.first_failed_at,
+            record.id,
+            record.value,
+            self._retry_address(record.topic),
+            next_attempt,
+            policy,
+            record.key,
+            record.headers,
+            self._dead_address(record),
+            reason,
+            failure,
+            add_attempt(record.history, attempt, now_ms, failure, self._by),
+            self._group,
+            record.origin,
+            first_failed_at,
         )
-        due_ms = now_ms if isinstance(decision, DeadLetter) else decision.due_ms
-        level = logging.WARNING if is_dead else logging.INFO
-        if logger.isEnabledFor(level):
-            logger.log(
-                level,
-                "attempt %d/%d of %s failed with %s: %s",
-                record.attempt,
-                self.policy.attempts,
-                record.origin,
-                failure.exception_class,
-                message.reason or f"retry in {(due_ms - now_ms) / 1000:g} s",
-                extra={"event": "dead_letter" if is_dead else "retry", **log_fields(record)},
-            )
-        return Verdict(job, message, due_ms)
+        if logger.isEnabledFor(logging.INFO if reason is None else logging.WARNING):
+            self._log(record, message, due_ms - now_ms)
+        return FailedRecord(job, message, due_ms)
 
-    def _retry_address(self, record: Record) -> KafkaAddress:
-        topic = self._config.retry_topic or record.topic
+    def _log(self, record: Record, message: Message, delay_ms: int) -> None:
+        is_dead = message.reason is not None
+        logger.log(
+            logging.WARNING if is_dead else logging.INFO,
+            "attempt %d/%d of %s failed with %s: %s",
+            record.attempt,
+            message.policy.attempts,
+            record.origin,
+            message.failure.exception_class if message.failure else "",
+            message.reason or f"retry in {delay_ms / 1000:g} s",
+            extra={"event": "dead_letter" if is_dead else "retry", **log_fields(record)},
+        )
+
+    def _retry_address(self, topic: str) -> KafkaAddress:
         address = self._retry_addresses.get(topic)
         if address is None:
-            address = self._retry_addresses[topic] = KafkaAddress(topic, self._brokers)
+            address = KafkaAddress(self._config.retry_topic or topic, self._brokers)
+            self._retry_addresses[topic] = address
         return address
 
     def _dead_address(self, record: Record) -> KafkaAddress:
@@ -109,14 +132,7 @@ class FailureHandler:
         return address
 
 
-def _describe(error: BaseException, *, with_stack: bool) -> Failure:
-    try:
-        return Failure.of(error, with_stack=with_stack)
-    except Exception:  # noqa: BLE001 - a user's exception may break whatever looks at it, and the retry must not be lost
-        return Failure(type(error).__name__, "(it could not be described)")
-
-
 def log_fields(record: Record) -> dict[str, object]:
-    """The fields that name a record in a structured log line."""
+    """Return the fields that name a record in a structured log line."""
     key = None if record.key is None else record.key.decode("utf-8", "replace")[:100]
     return {"topic": record.topic, "partition": record.partition, "offset": record.offset, "key": key}

@@ -1,17 +1,21 @@
-"""From what kafka-python gives to what a handler gets; nothing that a producer wrote may stop the loop."""
+"""Reads the records that kafka-python gives into those that a handler gets."""
 
 from __future__ import annotations
 
 import logging
 
-from ..message import Origin, Record, derive_id
+from ..message import Origin, Record
 from ..message.headers import KafkaRecord, read_record
+from ..message.ids import derive_record_id
 
 logger = logging.getLogger(__name__)
 
 
 def read_safely(raw: KafkaRecord, group: str) -> Record:
-    """A record as `read_record` gives it; if even that fails, a first attempt with all its headers."""
+    """Return a record as `read_record` does; if that fails, a first attempt with all headers.
+
+    This never raises: nothing that a producer wrote may stop the consumer's loop.
+    """
     try:
         return read_record(raw, group)
     except Exception:
@@ -30,6 +34,6 @@ def read_safely(raw: KafkaRecord, group: str) -> Record:
             key=raw.key,
             value=raw.value,
             headers=tuple(raw.headers),
-            id=derive_id(group, raw.topic, raw.partition, raw.offset, raw.timestamp),
+            id=derive_record_id(group, raw.topic, raw.partition, raw.offset, raw.timestamp),
             origin=Origin(raw.topic, raw.partition, raw.offset, raw.timestamp),
         )

@@ -12,7 +12,7 @@ from collections import deque
 
 from ..errors import NotStoredError
 from ..registry import RetryScheduler
-from .failure_handler import Verdict
+from .failure_handler import FailedRecord
 from .offset_tracker import OffsetTracker
 
 #: What one call of `store` takes at most: messages, and bytes of their values.
@@ -29,13 +29,13 @@ logger = logging.getLogger(__name__)
 
 
 class RetryWriter:
-    """Takes verdicts from the handler threads and stores them, again and again until Redis has them."""
+    """Takes failed records from the handler threads and stores them, again and again until Redis has them."""
 
     def __init__(self, installed: RetryScheduler, offset_tracker: OffsetTracker, wake: threading.Event) -> None:
         self._installed = installed
         self._offset_tracker = offset_tracker
         self._wake = wake
-        self._waiting: deque[Verdict] = deque()
+        self._waiting: deque[FailedRecord] = deque()
         self._changed = threading.Condition(threading.Lock())
         self._closed = False
         self._is_down = False
@@ -49,9 +49,9 @@ class RetryWriter:
     def start(self) -> None:
         self._thread.start()
 
-    def put(self, verdict: Verdict) -> None:
+    def put(self, failed: FailedRecord) -> None:
         with self._changed:
-            self._waiting.append(verdict)
+            self._waiting.append(failed)
             if len(self._waiting) == 1:
                 self._changed.notify()
 
@@ -77,9 +77,9 @@ class RetryWriter:
             else:
                 backoff = min(2 * backoff, LAST_BACKOFF_S)
 
-    def _next_batch(self) -> list[Verdict]:
-        """The next verdicts to store, after waiting for some; none when it is over."""
-        batch: list[Verdict] = []
+    def _next_batch(self) -> list[FailedRecord]:
+        """The next failed records to store, after waiting for some; none when it is over."""
+        batch: list[FailedRecord] = []
         size = 0
         with self._changed:
             while not batch:
@@ -91,11 +91,11 @@ class RetryWriter:
                 if self._closed:
                     return []
                 while self._waiting and len(batch) < BATCH_MESSAGES and size < BATCH_BYTES:
-                    verdict = self._waiting.popleft()
-                    if verdict.job.tracker.forgotten:
+                    failed = self._waiting.popleft()
+                    if failed.job.tracker.forgotten:
                         continue
-                    batch.append(verdict)
-                    size += len(verdict.message.value or b"")
+                    batch.append(failed)
+                    size += len(failed.message.value or b"")
         return batch
 
     def _sleep(self, seconds: float) -> bool:
@@ -106,10 +106,10 @@ class RetryWriter:
                 self._changed.wait(left)
             return self._closed
 
-    def _store(self, batch: list[Verdict]) -> list[Verdict]:
+    def _store(self, batch: list[FailedRecord]) -> list[FailedRecord]:
         """Store them; returns those that are not stored."""
         try:
-            self._installed.store([(verdict.message, verdict.due_ms) for verdict in batch])
+            self._installed.store([(failed.message, failed.due_ms) for failed in batch])
         except NotStoredError as error:
             self._went_down(error)
             return batch
@@ -120,10 +120,10 @@ class RetryWriter:
                     logger.exception("%s cannot be stored", batch[0].message, extra={"event": "not_stored"})
                 self._went_down(error)
                 return batch
-            kept = [verdict for one in batch for verdict in self._store([one])]
+            kept = [failed for one in batch for failed in self._store([one])]
         else:
             kept = []
-            self._offset_tracker.stored([(verdict.job, verdict.dead) for verdict in batch])
+            self._offset_tracker.stored([(failed.job, failed.dead) for failed in batch])
             self._wake.set()
         return kept
 

@@ -1,33 +1,21 @@
-"""The message: a value, its destination, its attempt and its history, from one attempt to the next."""
+"""What travels: the record as consumed, and the message that carries its value from one attempt to the next."""
 
 from __future__ import annotations
 
-from .message import (
-    MAX_ERROR_TEXT,
-    MAX_STACKTRACE,
-    WIRE_VERSION,
-    Failure,
-    Headers,
-    Message,
-    Origin,
-    Record,
-    dead_letter_topic,
-    derive_id,
-    new_id,
-    normalize_headers,
-)
+from .history import PastAttempt
+from .ids import derive_id, message_id_of, new_id
+from .message import Message, dead_letter_topic
+from .record import Headers, Origin, Record, normalize_headers
 
 __all__ = [
-    "MAX_ERROR_TEXT",
-    "MAX_STACKTRACE",
-    "WIRE_VERSION",
-    "Failure",
     "Headers",
     "Message",
     "Origin",
+    "PastAttempt",
     "Record",
     "dead_letter_topic",
     "derive_id",
+    "message_id_of",
     "new_id",
     "normalize_headers",
 ]

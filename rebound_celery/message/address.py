@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
+
+import msgspec
 
 from ..caching import cached
 from ..errors import InvalidSettingError
@@ -29,7 +30,7 @@ _SECRET = re.compile(r"(?<=//)[^/]*@|(?<=\?).*", re.DOTALL)
 
 
 def _shown(value: object) -> object:
-    """`value` as an error may show it: of a URL, without what may be secret."""
+    """Return `value` as an error may show it: a URL without user, password and query."""
     if isinstance(value, str):
         return _SECRET.sub(lambda found: "***@" if found[0].endswith("@") else "***", value)
     if isinstance(value, Mapping):
@@ -38,7 +39,8 @@ def _shown(value: object) -> object:
 
 
 def is_port(text: str) -> bool:
-    """Whether a text is the number of a port. Of thousands of digits, int() makes an error of its own."""
+    """Tell whether a text is the number of a port."""
+    # int() refuses a text of thousands of digits with an error of its own.
     return text.isdecimal() and len(text) <= 5 and 0 < int(text) < 65536
 
 
@@ -47,8 +49,7 @@ def _is_broker(text: str) -> bool:
     return bool(host) and is_port(port)
 
 
-@dataclass(frozen=True, slots=True)
-class KafkaAddress:
+class KafkaAddress(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
     """A Kafka topic.
 
     Attributes:
@@ -86,8 +87,7 @@ class KafkaAddress:
         return wire
 
 
-@dataclass(frozen=True, slots=True)
-class HttpAddress:
+class HttpAddress(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
     """A URL that takes a POST."""
 
     kind: ClassVar[str] = "http"
@@ -115,8 +115,7 @@ class HttpAddress:
         return {"url": self.url}
 
 
-@dataclass(frozen=True, slots=True)
-class DeadSetAddress:
+class DeadSetAddress(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
     """The dead set in Redis: where a dead letter stays that has no other place to go."""
 
     kind: ClassVar[str] = "dead-set"
@@ -149,6 +148,10 @@ def _from_url(text: str, kind: str | None, field: str) -> Address:
     if separator and scheme.lower() in ("http", "https"):
         return HttpAddress(text)
     raise InvalidSettingError(field, _shown(text), _URL_RULE)
+
+
+#: The fields of an address as `to_wire` writes it.
+ADDRESS_FIELDS = frozenset({"topic", "brokers", "partition", "url", "dead_set"})
 
 
 def _from_mapping(fields: Mapping[str, Any], field: str) -> Address:

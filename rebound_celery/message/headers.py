@@ -1,6 +1,6 @@
-"""The headers that rebound adds to a Kafka record or an HTTP request, and how they are read back.
+"""Writes and reads the headers that rebound adds to a Kafka record or an HTTP request.
 
-All are UTF-8 text. Each replaces its earlier value, so that they never pile up over the attempts.
+All are UTF-8 text. Each replaces its earlier value, so that they do not pile up over the attempts.
 """
 
 from __future__ import annotations
@@ -9,8 +9,13 @@ import logging
 import re
 from typing import Protocol
 
+import msgspec
+
 from ..policy import MAX_RETRIES_LIMIT
-from .message import Headers, Message, Origin, Record, derive_id
+from .history import History, PastAttempt, bounded
+from .ids import derive_record_id
+from .message import Message
+from .record import Headers, Origin, Record
 
 ID = "rebound-id"
 ATTEMPT = "rebound-attempt"
@@ -26,6 +31,7 @@ EXCEPTION_MESSAGE = "rebound-exception-message"
 EXCEPTION_STACKTRACE = "rebound-exception-stacktrace"
 SOURCE = "rebound-source"
 CLIENT_ID = "rebound-client-id"
+HISTORY = "rebound-history"
 
 OWN_HEADERS = frozenset(
     {
@@ -43,11 +49,16 @@ OWN_HEADERS = frozenset(
         EXCEPTION_STACKTRACE,
         SOURCE,
         CLIENT_ID,
+        HISTORY,
     }
 )
 
+#: How long the history may become in the record's headers, in bytes. The oldest attempts are left out.
+MAX_HISTORY_BYTES = 2_048
+
 #: A number as rebound writes it. int() alone would also take "1_0", " 2" and digits of other scripts.
 _NUMBER_FORM = re.compile(r"-?[0-9]{1,19}")
+_LARGEST = 2**63 - 1
 
 logger = logging.getLogger(__name__)
 
@@ -75,17 +86,29 @@ class _BrokenHeaderError(Exception):
     """One of rebound's headers holds what rebound never writes."""
 
 
+class _HistoryEntry(msgspec.Struct, frozen=True, gc=False):
+    """An attempt of the history, as the header names its parts."""
+
+    attempt: int
+    failed_at: int
+    error: str
+    by: str
+
+
+_history_decoder = msgspec.json.Decoder(tuple[_HistoryEntry, ...])
+
+
 def _number(own: dict[str, str], name: str) -> int | None:
     text = own.get(name)
     if text is None:
         return None
-    if not _NUMBER_FORM.fullmatch(text):
+    if not _NUMBER_FORM.fullmatch(text) or abs(number := int(text)) > _LARGEST:
         raise _BrokenHeaderError(f"{name}={text[:50]!r}")
-    return int(text)
+    return number
 
 
 def _split(headers: Headers | list[tuple[str, bytes | None]]) -> tuple[dict[str, str], Headers]:
-    """Rebound's own headers as text, and the user's as they are."""
+    """Return rebound's own headers as text, and the user's as they are."""
     own: dict[str, str] = {}
     users: list[tuple[str, bytes | None]] = []
     for name, value in headers:
@@ -97,29 +120,34 @@ def _split(headers: Headers | list[tuple[str, bytes | None]]) -> tuple[dict[str,
 
 
 def read_record(record: KafkaRecord, group: str) -> Record:
-    """A consumed record with the attempt that its headers tell; broken headers make it a first attempt.
+    """Return a consumed record with the attempt that its headers tell. Broken headers make it a first attempt.
 
     Args:
         record: as kafka-python gives it, key and value as bytes.
         group: the reading consumer group. It is part of a new record's id, because two groups that both fail on a
             record have two retries, not one.
     """
-    here = Origin(record.topic, record.partition, record.offset, record.timestamp)
-    attempt, first_failed_at, origin, users = 1, None, here, tuple(record.headers)
-    own: dict[str, str] = {}
+    topic, partition, offset, timestamp = record.topic, record.partition, record.offset, record.timestamp
+    here = Origin(topic, partition, offset, timestamp)
     if record.headers:
         own, users = _split(record.headers)
-    if own:
-        try:
-            attempt, first_failed_at, origin = _read_own(own, here)
-        except _BrokenHeaderError as broken:
-            logger.warning(
-                "%s has a broken header (%s); taken as a first attempt",
-                here,
-                broken,
-                extra={"event": "broken_headers", "topic": here.topic, "offset": here.offset},
-            )
-            attempt, first_failed_at, origin, own = 1, None, here, {}
+        if own:
+            return _read_again(record, group, here, own, users)
+    else:
+        users = ()
+    record_id = derive_record_id(group, topic, partition, offset, timestamp)
+    # By position: this runs for every record.
+    return Record(topic, partition, offset, timestamp, record.key, record.value, users, record_id, here)
+
+
+def _read_again(record: KafkaRecord, group: str, here: Origin, own: dict[str, str], users: Headers) -> Record:
+    """Read a record that has rebound's headers."""
+    try:
+        attempt, first_failed_at, origin = _read_own(own, here)
+        history = _read_history(own.get(HISTORY), here)
+    except _BrokenHeaderError as broken:
+        _warn(here, broken, "taken as a first attempt")
+        attempt, first_failed_at, origin, own, history = 1, None, here, {}, ()
     return Record(
         topic=record.topic,
         partition=record.partition,
@@ -129,10 +157,21 @@ def read_record(record: KafkaRecord, group: str) -> Record:
         value=record.value,
         headers=users,
         attempt=attempt,
-        id=own.get(ID) or derive_id(group, origin.topic, origin.partition, origin.offset, origin.timestamp),
+        id=own.get(ID) or derive_record_id(group, origin.topic, origin.partition, origin.offset, origin.timestamp),
         first_failed_at=first_failed_at,
         origin=origin,
         group=own.get(GROUP),
+        history=history,
+    )
+
+
+def _warn(here: Origin, broken: object, consequence: str) -> None:
+    logger.warning(
+        "%s has a broken header (%s); %s",
+        here,
+        broken,
+        consequence,
+        extra={"event": "broken_headers", "topic": here.topic, "offset": here.offset},
     )
 
 
@@ -150,8 +189,46 @@ def _read_own(own: dict[str, str], here: Origin) -> tuple[int, int | None, Origi
     return attempt, _number(own, FIRST_FAILED_AT), origin
 
 
+def _read_history(text: str | None, here: Origin) -> History:
+    """Return the history that a header tells; none where the header is broken."""
+    if text is None:
+        return ()
+    try:
+        if len(text) > 4 * MAX_HISTORY_BYTES:
+            raise ValueError(f"{len(text)} characters")  # noqa: TRY301 - handled like text that is broken
+        entries = _history_decoder.decode(text)
+        # Messages are stored with numbers of 64 bits at most.
+        if any(abs(entry.attempt) > _LARGEST or abs(entry.failed_at) > _LARGEST for entry in entries):
+            raise ValueError("a number is too large")  # noqa: TRY301 - handled like text that is broken
+    except (ValueError, RecursionError) as error:
+        _warn(here, f"{HISTORY}: {str(error)[:100]}", "its history is left out")
+        return ()
+    return bounded(tuple(PastAttempt(e.attempt, e.failed_at, e.error, e.by) for e in entries))
+
+
+def _history_text(history: History) -> bytes:
+    """Return the header's text, without the oldest attempts where it would become too long."""
+    entries = [_HistoryEntry(p.attempt, p.failed_at_ms, p.error, p.by) for p in history]
+    try:
+        text = msgspec.json.encode(entries)
+    except UnicodeEncodeError:  # lone surrogates
+        entries = [_HistoryEntry(e.attempt, e.failed_at, _utf8(e.error), _utf8(e.by)) for e in entries]
+        text = msgspec.json.encode(entries)
+    while len(text) > MAX_HISTORY_BYTES:
+        del entries[0]
+        text = msgspec.json.encode(entries)
+    return text
+
+
+def _utf8(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
 def own_headers(message: Message) -> list[tuple[str, str]]:
-    """The headers that rebound adds to a delivery of `message`, in a fixed order."""
+    """Return the headers that rebound adds to a delivery of `message`, in a fixed order, without its history.
+
+    The history goes to Kafka only: HTTP servers refuse headers that are long.
+    """
     origin = message.origin
     candidates: list[tuple[str, object]] = [
         (ID, message.id),
@@ -177,7 +254,10 @@ def own_headers(message: Message) -> list[tuple[str, str]]:
 
 
 def kafka_headers(message: Message) -> list[tuple[str, bytes | None]]:
-    """All headers of the record that delivers `message`: the user's in their order, then rebound's own."""
-    users = [(name, value) for name, value in message.headers if name not in OWN_HEADERS]
+    """Return all headers of the record that delivers `message`: the user's in their order, then rebound's own."""
+    headers = [(name, value) for name, value in message.headers if name not in OWN_HEADERS]
     # A lone surrogate (from an exception's text, say) cannot be UTF-8; it must not stop the delivery.
-    return users + [(name, text.encode("utf-8", "replace")) for name, text in own_headers(message)]
+    headers += [(name, text.encode("utf-8", "replace")) for name, text in own_headers(message)]
+    if message.history:
+        headers.append((HISTORY, _history_text(message.history)))
+    return headers

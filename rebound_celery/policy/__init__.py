@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+from .decide import (
+    REJECTED,
+    RETRIES_EXHAUSTED,
+    WORKER_LOST,
+    DeadLetter,
+    Decision,
+    Retry,
+    decide,
+    outage_delay_s,
+)
+from .failure import MAX_ERROR_TEXT, MAX_STACKTRACE, Failure
 from .policy import (
     BASE_DELAY_MAX_S,
     BASE_DELAY_MIN_S,
@@ -9,8 +20,6 @@ from .policy import (
     DEFAULT_MAX_RETRIES,
     MAX_DELAY_S,
     MAX_RETRIES_LIMIT,
-    DeadLetter,
-    Retry,
     RetryPolicy,
     policy_of,
 )
@@ -21,9 +30,18 @@ __all__ = [
     "DEFAULT_BASE_DELAY_S",
     "DEFAULT_MAX_RETRIES",
     "MAX_DELAY_S",
+    "MAX_ERROR_TEXT",
     "MAX_RETRIES_LIMIT",
+    "MAX_STACKTRACE",
+    "REJECTED",
+    "RETRIES_EXHAUSTED",
+    "WORKER_LOST",
     "DeadLetter",
+    "Decision",
+    "Failure",
     "Retry",
     "RetryPolicy",
+    "decide",
+    "outage_delay_s",
     "policy_of",
 ]

@@ -1,11 +1,14 @@
-"""When a failed attempt is tried again: pure functions of the policy, the attempt and the time."""
+"""How often, and after which delays, a failed message is tried again."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
 
 from ..caching import cached
-from ..errors import InvalidSettingError
+from ..errors import InvalidSettingError, UnknownVersionError
 
 MAX_RETRIES_LIMIT = 100
 BASE_DELAY_MIN_S = 1
@@ -17,24 +20,12 @@ MAX_DELAY_S = 10 * 365 * 86_400
 DEFAULT_MAX_RETRIES = 3
 DEFAULT_BASE_DELAY_S = 5
 
+EXPONENTIAL: Final = "exponential"
 
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """The decision to deliver the message again: at `due_ms` (Unix milliseconds), as attempt `attempt`."""
-
-    due_ms: int
-    attempt: int
+_FIELDS = frozenset({"kind", "max_retries", "base_delay"})
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """The decision to give the message up; `reason` is one of the fixed words of `message.Reason`."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
     """How often and how long apart a failed message is tried again.
 
     Retry n follows failed attempt n and waits `base_delay * 2**(n-1)` seconds: `max_retries=3, base_delay=5` waits
@@ -44,6 +35,7 @@ class RetryPolicy:
         max_retries: whole number from 0 to 100. 0 means none: the first failure makes a dead letter.
         base_delay: seconds before the first retry, from 1 to 3600; fractions are allowed.
             No single delay exceeds ten years.
+        unknown: options of a later version, packed. They have no effect here and are written back.
 
     Raises:
         InvalidSettingError: for any other value.
@@ -51,6 +43,8 @@ class RetryPolicy:
 
     max_retries: int = DEFAULT_MAX_RETRIES
     base_delay: float = DEFAULT_BASE_DELAY_S
+    # Packed as msgpack, so that the policy can be hashed whatever the options hold.
+    unknown: bytes = b""
 
     def __post_init__(self) -> None:
         retries, delay = self.max_retries, self.base_delay
@@ -72,15 +66,43 @@ class RetryPolicy:
         return 1 + self.max_retries
 
     def delay_s(self, attempt: int) -> float:
-        """Seconds to wait after failed attempt `attempt` (1 is the first)."""
+        """Return the seconds to wait after failed attempt `attempt` (1 is the first)."""
         return float(min(self.base_delay * 2 ** (attempt - 1), MAX_DELAY_S))
 
-    def decide(self, attempt: int, now_ms: int) -> Retry | DeadLetter:
-        """What follows when attempt `attempt` (1 is the first) has failed at `now_ms` (Unix milliseconds)."""
-        if attempt > self.max_retries:
-            return DeadLetter("retries-exhausted")
-        return Retry(due_ms=now_ms + round(self.delay_s(attempt) * 1000), attempt=attempt + 1)
+    def to_wire(self) -> dict[str, Any]:
+        """Return the policy as a mapping, with what a later version added to it."""
+        delay = self.base_delay
+        wire: dict[str, Any] = {
+            "kind": EXPONENTIAL,
+            "max_retries": self.max_retries,
+            # A whole number is stored in one byte, a fraction in nine.
+            "base_delay": int(delay) if delay == int(delay) else delay,
+        }
+        if self.unknown:
+            wire |= msgspec.msgpack.decode(self.unknown)
+        return wire
+
+    @classmethod
+    def from_wire(cls, wire: object) -> RetryPolicy:
+        """Read what `to_wire` wrote, in this version or another.
+
+        Raises:
+            UnknownVersionError: for a kind of policy that this version does not know.
+            ValueError: for what is no policy.
+        """
+        if not isinstance(wire, Mapping):
+            raise ValueError(f"a policy is a mapping, not {type(wire).__name__}")  # noqa: TRY004 - damage, not misuse
+        kind = wire.get("kind")
+        if not isinstance(kind, str):
+            raise ValueError("a policy says its kind")  # noqa: TRY004 - damage, not misuse
+        if kind != EXPONENTIAL:
+            raise UnknownVersionError(f"a retry policy of the kind {kind[:50]!r}")
+        unknown = {name: value for name, value in wire.items() if name not in _FIELDS}
+        packed = msgspec.msgpack.encode(unknown) if unknown else b""
+        retries: Any = wire.get("max_retries")
+        delay: Any = wire.get("base_delay")
+        return cls(retries, delay, packed)
 
 
-#: A policy by its values; see `cached`.
+#: Returns the same policy object for the same values; see `cached`.
 policy_of = cached(RetryPolicy)

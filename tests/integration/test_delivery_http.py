@@ -7,16 +7,18 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from celery import Celery
+from msgspec.structs import replace
 
 from rebound_celery import Message, Rebound
 from rebound_celery.embedded import free_port
 from rebound_celery.message.address import DEAD_SET, HttpAddress, KafkaAddress
+from rebound_celery.policy import RetryPolicy
 from tests.acceptance.apps.worker import running_worker
 from tests.waiting import wait_until
 
@@ -114,8 +116,7 @@ def make_message(url: str, **changes: Any) -> Message:
         destination=HttpAddress(url),
         dead_destination=DEAD_SET,
         attempt=4,
-        max_retries=3,
-        base_delay=1,
+        policy=RetryPolicy(3, 1),
     )
     return replace(message, **changes)
 

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from rebound_celery.destinations import Delivered, Failed
 from rebound_celery.destinations.http import HttpDestination
-from rebound_celery.errors import AttemptFailedError
 from rebound_celery.message import Message
 from rebound_celery.message.address import DEAD_SET, HttpAddress
+from rebound_celery.policy import RetryPolicy
 from tests.fuzzing import SLOW, damaged
 
 if TYPE_CHECKING:
@@ -97,8 +98,8 @@ def answers(draw: st.DrawFn) -> bytes:
 def test_any_answer_is_an_outcome(receiver: Receiver):
     destination = HttpDestination(2, 2)
     message = Message(
-        id="m", value=b"v", destination=HttpAddress(receiver.url), dead_destination=DEAD_SET, attempt=1, max_retries=3,
-        base_delay=1,
+        id="m", value=b"v", destination=HttpAddress(receiver.url), dead_destination=DEAD_SET, attempt=1,
+        policy=RetryPolicy(3, 1),
     )  # fmt: skip
 
     @SLOW
@@ -113,12 +114,12 @@ def test_any_answer_is_an_outcome(receiver: Receiver):
 
         (outcome,) = destination.send([message])
 
-        if isinstance(outcome, str):
+        if isinstance(outcome, Delivered):
             assert re.search(rb"2\d\d", answer), "no success that nobody said"
-            assert re.search(r"answered 2\d\d$", outcome)
+            assert re.search(r"answered 2\d\d$", outcome.where)
         else:
-            assert isinstance(outcome, AttemptFailedError)
-            assert str(outcome)
+            assert isinstance(outcome, Failed)
+            assert outcome.error
 
     try:
         fuzz()

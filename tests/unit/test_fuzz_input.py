@@ -11,8 +11,7 @@ from click.testing import CliRunner
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rebound_celery import schedule_retry
-from rebound_celery.app import RetryRequest
+from rebound_celery import RetryRequest, schedule_retry
 from rebound_celery.config import Settings, parse_brokers
 from rebound_celery.consumer import ConsumerConfig
 from rebound_celery.errors import InvalidSettingError, ReboundError, UnreachableError
@@ -96,7 +95,7 @@ def test_address_is_read_and_written_the_same_or_refused(value: Any, kind: Any) 
         {"destination": urls | values | st.just("kafka://t")},
         optional={
             name: values | st.just("kafka://t")
-            for name in RetryRequest.__dataclass_fields__
+            for name in RetryRequest.__struct_fields__
             if name not in ("destination", "error")
         },
     )

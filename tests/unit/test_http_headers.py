@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from rebound_celery.destinations.http import request_headers
-from rebound_celery.message import Failure, Message
+from rebound_celery.message import Message
 from rebound_celery.message.address import HttpAddress
+from rebound_celery.policy import Failure, RetryPolicy
 
 MESSAGE = Message(
     id="9f1c",
@@ -20,8 +21,7 @@ MESSAGE = Message(
     key=b"order-7",
     destination=HttpAddress("https://receiver/path"),
     attempt=2,
-    max_retries=3,
-    base_delay=5,
+    policy=RetryPolicy(3, 5),
     first_failed_at=1_700_000_000_000,
 )
 

@@ -1,0 +1,94 @@
+"""What one message costs in processor time: from a request or a failed record to stored bytes and back.
+
+python -m benchmarks.message_cost
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import timeit
+from collections.abc import Callable
+from typing import NamedTuple
+
+from rebound_celery.config import Settings
+from rebound_celery.consumer import ConsumerConfig
+from rebound_celery.consumer.failure_handler import FailureHandler
+from rebound_celery.consumer.offset_tracker import Job, Partition, PartitionTracker
+from rebound_celery.consumer.reading import read_safely
+from rebound_celery.message import new_id
+from rebound_celery.message.codec import decode, decode_many, encode, encode_many, pack
+from rebound_celery.message.headers import kafka_headers
+from rebound_celery.policy import Failure, Retry
+from rebound_celery.requests import RetryRequest
+
+NOW_MS = 1_790_000_000_000
+CALLS = 20_000
+ROUNDS = 7
+
+
+class ConsumerRecord(NamedTuple):
+    """The fields of kafka-python's ConsumerRecord that are read."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes | None]]
+
+
+def measure(what: str, call: Callable[[], object], note: str = "") -> None:
+    best = min(timeit.repeat(call, number=CALLS, repeat=ROUNDS)) / CALLS
+    print(f"{what:50} {best * 1e6:6.2f} us  {note}")
+
+
+def measure_many(what: str, call: Callable[[], object]) -> None:
+    best = min(timeit.repeat(call, number=CALLS // 500, repeat=ROUNDS)) / CALLS
+    print(f"{what:50} {best * 1e6:6.2f} us  a message")
+
+
+def main() -> None:
+    settings = Settings()
+    # 200 random bytes as text, as in the benchmark of the schedule; and an order of 200 bytes.
+    hexes = os.urandom(100).hex().encode()
+    order = (b'{"order_id":4711,"customer":"c-77","amount":99.5,"currency":"EUR","note":"' + 200 * b"please ring ")[
+        :200
+    ]
+    print(f"Python {sys.version.split()[0]}, the best of {ROUNDS} rounds of {CALLS}; payload of 200 bytes")
+    request = RetryRequest(destination="kafka://orders", value=hexes, max_retries=3, base_delay=5)
+    message, _ = request.to_message(settings, NOW_MS)
+    arguments = {"destination": "kafka://orders", "message_data": hexes, "max_retries": 3, "base_delay": 5}
+    measure("new id", new_id)
+    measure("request of a mapping", lambda: RetryRequest.from_mapping(arguments))
+    measure("request -> message, checked", lambda: request.to_message(settings, NOW_MS))
+    measure("the next attempt of a message", lambda: message.failed(None, Retry(1, 3), now_ms=NOW_MS, by="here"))
+
+    error = ConnectionRefusedError("[Errno 111] Connection refused")
+    raw = ConsumerRecord("orders", 3, 81_264, NOW_MS, b"c-77", order, [])
+    record = read_safely(raw, "billing")
+    handler = FailureHandler(ConsumerConfig(group="billing", topics="orders", handler=print), settings)
+    job = Job(record, PartitionTracker(Partition("orders", 3)))
+    failed = handler.decide(job, error, NOW_MS).message
+    again = ConsumerRecord("orders", 3, 91_264, NOW_MS, b"c-77", order, kafka_headers(failed))
+    measure("failure of an exception", lambda: Failure.of(error))
+    measure("Kafka record -> record", lambda: read_safely(raw, "billing"))
+    measure("Kafka record of a retry -> record", lambda: read_safely(again, "billing"))
+    measure("failed record -> message", lambda: handler.decide(job, error, NOW_MS))
+    measure("headers of a retry", lambda: kafka_headers(failed))
+
+    for what, one in (("200 bytes in hex", message), ("an order, failed once", failed)):
+        packed, stored = pack(one), encode(one)
+        assert decode(one.id, stored) == (one, {})
+        measure(f"pack: {what}", lambda one=one: pack(one), f"{len(packed)} bytes")
+        measure(f"encode: {what}", lambda one=one: encode(one), f"{len(stored)} bytes")
+        measure(f"decode: {what}", lambda one=one, stored=stored: decode(one.id, stored))
+
+        many, forms = [(one, {})] * 500, [(one.id, stored)] * 500
+        measure_many(f"encode, 500 in one call: {what}", lambda many=many: encode_many(many))
+        measure_many(f"decode, 500 in one call: {what}", lambda forms=forms: decode_many(forms))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,288 @@
+"""The stored form of a message: what waits in Redis.
+
+    byte 0        the version of the form; `_READERS` names the reader of each
+    the rest      0x10: the packed message; 0x11: the same, compressed with dictionary 1
+
+The packed message is a msgpack array, `_Packed`, without the message's id: Redis stores that as the field's name. A
+later version adds its fields to the mapping `more`, by name; a worker that does not know them keeps them and writes
+them back. What a worker must not act on without knowing it needs a new first byte, a new kind of policy, or a new field
+of an address: the worker then leaves the message where it is. `extensions.py` has what msgpack
+cannot hold.
+
+`ormsgpack` packs as fast as `msgspec` does; but `msgspec` checks the types while it reads, and makes Structs, by
+position, ten times as fast as dataclasses are made. `zstandard` uses a context again for the next message and
+decompresses one in 0.7 us; `backports.zstd`, which is `compression.zstd` of Python 3.14, makes a context for each
+frame: 20 us. `python -m benchmarks.message_cost` measures both directions.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Annotated, Any
+
+import msgspec
+
+from ..errors import ReboundError, UnknownVersionError, WireFormatError
+from ..policy import MAX_RETRIES_LIMIT, Failure, RetryPolicy
+from .address import ADDRESS_FIELDS, Address, parse_address
+from .compression import Compression
+from .extensions import check, read_extension, storable
+from .history import History
+from .message import Message
+from .record import Headers, Origin
+
+#: The first byte of what `encode` writes. Versions from 0x10 on have been used; the next free one is 0x12.
+PLAIN = 0x10
+COMPRESSED_1 = 0x11
+
+_PLAIN, _COMPRESSED_1 = bytes([PLAIN]), bytes([COMPRESSED_1])
+
+Context = Mapping[str, Any]
+_NO_CONTEXT: Context = {}
+
+_Attempt = Annotated[int, msgspec.Meta(ge=1, le=1 + MAX_RETRIES_LIMIT)]
+
+
+class _Fields(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=True):
+    """What differs from one message to the next. Their order is part of the form."""
+
+    attempt: _Attempt
+    value: bytes | None
+    key: bytes | None
+    headers: Headers
+    origin: Origin | None
+    first_failed_at: int | None
+    failure: Failure | None
+    history: History
+    group: str | None
+    reason: str | None
+    content_type: str | None
+    source: str | None
+    client_id: str | None
+    context: dict[str, Any] | None
+    more: dict[str, Any] | None
+
+
+class _Packed(_Fields, array_like=True, gc=False, forbid_unknown_fields=True):
+    """The packed form. The route is packed and read once, and copied for all further messages that have the same."""
+
+    route: msgspec.Raw
+
+
+#: What many messages have in common: where they go, where they go as dead letters, and their policy.
+Route = tuple[Address, Address, RetryPolicy]
+
+#: What reading damaged bytes raises.
+_DAMAGE = (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError, MemoryError)
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Packed, ext_hook=read_extension)
+_any_decoder = msgspec.msgpack.Decoder(ext_hook=read_extension)
+
+
+def encode(message: Message, context: Context = _NO_CONTEXT) -> bytes:
+    """Return the stored form of a message.
+
+    Args:
+        message: its id is not part of the stored form.
+        context: what the delivery keeps beside the message, such as how often it was tried: what msgpack can hold.
+    """
+    packed = pack(message, context)
+    frame = _dictionary_1.compress(packed)
+    return _COMPRESSED_1 + frame if len(frame) < len(packed) else _PLAIN + packed
+
+
+def encode_many(messages: Iterable[tuple[Message, Context]]) -> list[bytes]:
+    """Return what `encode` does for each message. Use it for many: see `Compression.compress_many`."""
+    return seal_many([pack(message, context) for message, context in messages])
+
+
+def seal_many(packed: list[bytes]) -> list[bytes]:
+    """Return the stored form of each message that `pack` has packed."""
+    frames = _dictionary_1.compress_many(packed)
+    return [
+        _COMPRESSED_1 + frame if len(frame) < len(plain) else _PLAIN + plain
+        for plain, frame in zip(packed, frames, strict=True)
+    ]
+
+
+def decode(id: str, stored: bytes) -> tuple[Message, dict[str, Any]]:  # noqa: A002 - the name of the field
+    """Read what `encode` wrote: the message, and the context.
+
+    Raises:
+        UnknownVersionError: if a later version wrote it; the message stays where it is.
+        WireFormatError: if it is damaged.
+    """
+    read = _READERS.get(stored[0]) if stored else None
+    if read is None:
+        raise _refusal(stored)
+    return _read(id, read(stored[1:]))
+
+
+def decode_many(stored: Sequence[tuple[str, bytes]]) -> list[tuple[Message, dict[str, Any]] | ReboundError]:
+    """Read many messages, each with its id: what `decode` returns for each, or the error that it raises."""
+    packed = None
+    if all(form[:1] == _COMPRESSED_1 for _, form in stored):
+        packed = _dictionary_1.decompress_many([form[1:] for _, form in stored])
+    if packed is None:
+        return [_or_error(decode, id, form) for id, form in stored]  # noqa: A001 - as in `decode`
+    return [_or_error(_read, id, one) for (id, _), one in zip(stored, packed, strict=True)]  # noqa: A001
+
+
+def _or_error(
+    read: Callable[[str, bytes], tuple[Message, dict[str, Any]]],
+    id: str,  # noqa: A002 - as in `decode`
+    form: bytes,
+) -> tuple[Message, dict[str, Any]] | ReboundError:
+    try:
+        return read(id, form)
+    except (WireFormatError, UnknownVersionError) as error:
+        return error
+
+
+def _refusal(stored: bytes) -> ReboundError:
+    """Say why there is no reader for a stored form."""
+    if not stored:
+        return WireFormatError("a stored message is empty")
+    if stored[0] > COMPRESSED_1:
+        return UnknownVersionError(f"a message in the form {stored[0]:#x}")
+    return WireFormatError(f"a stored message does not begin with {stored[0]:#x}")
+
+
+def _read(id: str, packed: bytes) -> tuple[Message, dict[str, Any]]:  # noqa: A002 - as in `decode`
+    """Read the packed form."""
+    try:
+        fields = _decoder.decode(packed)
+        route = _read_route(bytes(fields.route))
+    except _DAMAGE:
+        # Damage, or what msgpack cannot hold by itself.
+        return _read_slowly(id, packed)
+    context, more = fields.context, fields.more
+    if context or more:
+        check([context, more])
+    return _build(id, fields, route), {} if context is None else context
+
+
+def check_version(stored: bytes) -> None:
+    """Raise UnknownVersionError if a later version wrote this. Nothing is decoded."""
+    if stored and stored[0] > COMPRESSED_1:
+        raise UnknownVersionError(f"a message in the form {stored[0]:#x}")
+
+
+def to_json(message: Message) -> dict[str, str]:
+    """Return a message as JSON can hold it."""
+    return {"id": message.id, "stored": base64.b64encode(encode(message)).decode()}
+
+
+def from_json(wire: object) -> Message:
+    """Read what `to_json` wrote; raises as `decode` does."""
+    if not isinstance(wire, Mapping):
+        raise WireFormatError(f"a stored message is an object, not {type(wire).__name__}")
+    id, text = wire.get("id"), wire.get("stored")  # noqa: A001 - as in `decode`
+    if not isinstance(id, str) or not isinstance(text, str):
+        raise WireFormatError("a stored message is damaged: it has no id, or nothing is stored with it")
+    try:
+        stored = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise WireFormatError(f"a stored message is damaged: {error}") from error
+    return decode(id, stored)[0]
+
+
+def pack(message: Message, context: Context = _NO_CONTEXT) -> bytes:
+    """Return the packed form: what `encode` compresses."""
+    fields = _take_apart(message, context)
+    try:
+        return _encoder.encode(fields)
+    except (UnicodeEncodeError, OverflowError, TypeError):
+        # What msgpack cannot hold, or a subclass of a plain type, such as Django's SafeString.
+        values = msgspec.structs.astuple(fields)
+        return _encoder.encode([*map(storable, values[:-1]), fields.route])
+
+
+def _take_apart(message: Message, context: Context) -> _Packed:
+    # By position: ten times as fast as by name.
+    return _Packed(
+        message.attempt,
+        message.value,
+        message.key,
+        message.headers,
+        message.origin,
+        message.first_failed_at,
+        message.failure,
+        message.history,
+        message.group,
+        message.reason,
+        message.content_type,
+        message.source,
+        message.client_id,
+        dict(context) if context else None,
+        dict(message.unknown) if message.unknown else None,
+        _pack_route((message.destination, message.dead_destination, message.policy)),
+    )
+
+
+def _build(id: str, fields: _Fields, route: Route) -> Message:  # noqa: A002 - the name of the field
+    destination, dead_destination, policy = route
+    return Message(
+        id,
+        fields.value,
+        destination,
+        fields.attempt,
+        policy,
+        fields.key,
+        fields.headers,
+        dead_destination,
+        fields.reason,
+        fields.failure,
+        fields.history,
+        fields.group,
+        fields.origin,
+        fields.first_failed_at,
+        fields.content_type,
+        fields.source,
+        fields.client_id,
+        fields.more or {},
+    )
+
+
+@lru_cache(1024)
+def _pack_route(route: Route) -> msgspec.Raw:
+    return msgspec.Raw(_encoder.encode([storable(part.to_wire()) for part in route]))
+
+
+@lru_cache(1024)
+def _read_route(packed: bytes) -> Route:
+    destination, dead_destination, policy = _any_decoder.decode(packed)
+    return _read_address(destination), _read_address(dead_destination), RetryPolicy.from_wire(policy)
+
+
+def _read_address(wire: Any) -> Address:
+    if unknown := wire.keys() - ADDRESS_FIELDS:
+        raise UnknownVersionError(f"a destination with the field {min(map(repr, unknown))[:50]}")
+    return parse_address(wire)
+
+
+def _read_slowly(id: str, packed: bytes) -> tuple[Message, dict[str, Any]]:  # noqa: A002 - the name of the field
+    """Read what has extensions in it, or find out that it is damaged."""
+    try:
+        *values, route = _any_decoder.decode(packed)
+        check([values, route])
+        # Without this, a text would pass as the base64 of bytes.
+        fields = msgspec.convert(values, _Fields, builtin_types=(bytes,))
+        message = _build(id, fields, _read_route(_encoder.encode(storable(route))))
+    except _DAMAGE as error:
+        raise WireFormatError(f"a stored message is damaged: {str(error)[:200]}") from error
+    return message, fields.context or {}
+
+
+_dictionary_1 = Compression(1)
+
+#: The reader of each version: from what follows the first byte to the packed message.
+_READERS: dict[int, Callable[[bytes], bytes]] = {
+    PLAIN: bytes,
+    COMPRESSED_1: _dictionary_1.decompress,
+}
