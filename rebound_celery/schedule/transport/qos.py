@@ -70,8 +70,6 @@ class LeasingQoS(kombu_redis.QoS):
             self.channel.leases.end_all(ended, DONE)
         return set(delivery_tags) - ended
 
-    end_leases = end
-
     def let_go(self, delivery_tags: Collection[str]) -> set[str]:
         """See `schedule.port.MessageLeases`."""
         try:
