@@ -13,10 +13,11 @@ from celery.utils.imports import symbol_by_name
 from kombu import Exchange, Queue
 
 from . import registry
+from .celery_conf import is_set, when_configured
 from .clock import SYSTEM_CLOCK, Clock
 from .config import PREFIX, Settings
 from .dead_letters import DeadSet
-from .delivery.delivery import PRIORITY_HIGH, PRIORITY_NORMAL, Delivery
+from .delivery.delivery import PRIORITY_NORMAL, Delivery, priority_of
 from .delivery.form import DeliveryForm, to_argument
 from .delivery.opened import Destinations, OpenedDestinations
 from .delivery.outcomes import Scheduled
@@ -26,8 +27,8 @@ from .errors import InvalidSettingError, ReboundError
 from .message import Message
 from .policy import RetryPolicy
 from .requests import Destination, RetryRequest, merged_value
+from .schedule import install_schedule
 from .schedule.port import ScheduleOptions
-from .schedule.worker.installation import install_schedule
 
 #: How many messages `schedule_retries` stores with one call.
 _CHUNK = 1000
@@ -58,15 +59,19 @@ class Rebound:
         self._clock = clock
         self._overrides = {PREFIX + name: value for name, value in settings.items()}
         self._destinations = OpenedDestinations(self._build_destinations)
-        self._form = DeliveryForm(app, self._queue_name)
-        self._publisher = Publisher(app, self._queue_name, self._form, clock=clock)
+
+        def queue() -> str:
+            return self.settings.queue
+
+        self._form = DeliveryForm(app, queue)
+        self._publisher = Publisher(app, queue, self._form, clock=clock)
         #: The dead letters kept in Redis because they had no topic or URL to go to.
         self.dead_set = DeadSet(self._publisher.open)
         registry.install(app, self)
         install_schedule(app, self._schedule_options)
         self._add_queue()
         self._add_task()
-        _when_configured(app, self._turn_on_events)
+        when_configured(app, self._turn_on_events)
 
     # What is read and made when first needed
 
@@ -78,9 +83,6 @@ class Rebound:
             InvalidSettingError: naming the setting, its value, and what is allowed.
         """
         return Settings.read({**{name: self.app.conf.get(name) for name in _SETTING_NAMES}, **self._overrides})
-
-    def _queue_name(self) -> str:
-        return self.settings.queue
 
     def _build_destinations(self) -> Destinations:
         # Imported here so that an app that only schedules never loads a Kafka or HTTP client.
@@ -128,8 +130,8 @@ class Rebound:
         else:
             # Registering binds the task to the app's settings, which may not be there yet.
             self.app.on_after_finalize.connect(lambda **_: self.app.register_task(Deliver()), weak=False)
-        # Both: the first is the process itself (threads, solo, gevent), the second each child of prefork.
-        # Weak: the app keeps this Rebound alive, and a signal should not keep the app.
+        # The first is the process itself (threads, solo, gevent), the second each child of prefork. Both are weak: the
+        # app keeps this Rebound alive, and a signal should not keep the app.
         signals.worker_shutdown.connect(self._close_destinations)
         signals.worker_process_shutdown.connect(self._close_destinations)
 
@@ -140,7 +142,7 @@ class Rebound:
         """Let Flower see retries, unless the app says otherwise: without events it shows nothing."""
         conf = self.app.conf
         for name in ("worker_send_task_events", "task_send_sent_event"):
-            if not _is_set(self.app, name):
+            if not is_set(self.app, name):
                 conf[name] = True
 
     def _schedule_options(self) -> ScheduleOptions:
@@ -231,7 +233,7 @@ class Rebound:
         if self.app.conf.task_always_eager:
             argument = to_argument(Delivery(message=message, task_id=message.task_id))
             return self.app.tasks[DeliverTask.name].apply(args=(argument,), task_id=message.task_id)
-        self._publisher.publish_messages([(message, due_ms, _priority(request))])
+        self._publisher.publish_messages([(message, due_ms, priority_of(is_urgent=request.is_priority))])
         return self.app.AsyncResult(message.task_id)
 
     def schedule_retries(self, requests: Iterable[Mapping[str, Any] | RetryRequest]) -> Scheduled:
@@ -258,7 +260,7 @@ class Rebound:
                 continue
             places.append(len(outcomes))
             outcomes.append(message.task_id)
-            chunk.append((message, due_ms, _priority(request)))
+            chunk.append((message, due_ms, priority_of(is_urgent=request.is_priority)))
             if len(chunk) >= _CHUNK:
                 self._store_chunk(chunk, places, outcomes)
                 chunk, places = [], []
@@ -288,10 +290,6 @@ class Rebound:
 _SETTING_NAMES = [PREFIX + setting.name for setting in fields(Settings)]
 
 
-def _priority(request: RetryRequest) -> int:
-    return PRIORITY_HIGH if request.is_priority else PRIORITY_NORMAL
-
-
 def _make_amqp(amqp_cls: Any, app: Celery) -> Any:
     """The app's AMQP with rebound's queue among its queues, whenever and however often it makes them."""
     amqp = symbol_by_name(amqp_cls)(app)
@@ -300,18 +298,3 @@ def _make_amqp(amqp_cls: Any, app: Celery) -> Any:
         make_queues = amqp.Queues
         amqp.Queues = lambda *args, **kwargs: rebound._declare(make_queues(*args, **kwargs))  # noqa: SLF001
     return amqp
-
-
-def _when_configured(app: Celery, call: Any) -> None:
-    """Call now if the app is configured, and whenever it reads its configuration (again)."""
-    if app.configured:
-        call()
-    app.on_after_configure.connect(lambda **_: call(), weak=False)
-
-
-def _is_set(app: Celery, name: str) -> bool:
-    """Whether the app's user has set this Celery setting, under whichever of its names."""
-    names = {name, name.upper()}
-    if app.namespace:
-        names.add(f"{app.namespace}_{name}".upper())
-    return any(candidate in layer for layer in (app.conf.changes, app.loader.conf or {}) for candidate in names)

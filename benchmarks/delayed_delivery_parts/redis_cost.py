@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rebound_celery.delivery.delivery import PRIORITY_NORMAL, Delivery
-from rebound_celery.schedule.store.store import DONE, ClaimId, End, Store
+from rebound_celery.schedule.store.claims import DONE, ClaimId, End
+from rebound_celery.schedule.store.store import Store
 from rebound_celery.schedule.store.values import Claimed, Entry
 
 from . import load

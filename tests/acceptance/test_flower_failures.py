@@ -111,7 +111,7 @@ def test_what_is_given_up_is_in_flowers_failed_tab_with_its_reason_and_error(
     assert "refused" in exceptions["spent:2"]
     assert exceptions["rejected:2"].startswith("rejected: rebound_celery.errors.RejectedError: ")
     assert "no partition 77" in exceptions["rejected:2"]
-    assert exceptions["lost:2"].startswith("worker-lost: billiard.exceptions.WorkerLostError: 1 ")
+    assert exceptions["lost:2"].startswith("worker-lost: billiard.exceptions.WorkerLostError: 1 worker was lost")
     page = ask("/task/spent:2")
     assert "FAILURE" in page
     assert "retries-exhausted: rebound_celery.errors.AttemptFailedError" in page

@@ -19,7 +19,8 @@ from rebound_celery.errors import UnknownVersionError, WireFormatError
 from rebound_celery.message import Message, Origin, PastAttempt
 from rebound_celery.message import compression as zstd
 from rebound_celery.message.address import DEAD_SET, HttpAddress, KafkaAddress
-from rebound_celery.message.codec import MAX_DEPTH, decode, decode_many, encode, encode_many, pack
+from rebound_celery.message.codec import decode, decode_many, encode, encode_many, pack
+from rebound_celery.message.extensions import MAX_DEPTH
 from rebound_celery.policy import Failure, RetryPolicy
 from tests.fuzzing import QUICK, texts
 

@@ -17,7 +17,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from rebound_celery import Rebound
 from rebound_celery.embedded import create_topics
-from rebound_celery.errors import WireFormatError
+from rebound_celery.errors import UnknownVersionError, WireFormatError
 from rebound_celery.message import codec, message_id_of
 from rebound_celery.schedule.store.keys import QueueKeys
 from rebound_celery.schedule.store.store import Store
@@ -236,7 +236,7 @@ class Case:
         for letter in buried(self.store):
             try:
                 message, _ = codec.decode(message_id_of(letter.id), letter.stored)
-            except WireFormatError:
+            except (UnknownVersionError, WireFormatError):
                 counts[letter.id][f"kept {letter.reason}"] += 1
             else:
                 counts[(message.value or b"").decode()][f"kept {letter.reason} {message.attempt}"] += 1

@@ -102,7 +102,7 @@ DEAD_LETTERS = {
         Step(
             "worker has given up in its claim",
             "lost workers, seen by the claim: claim > tell the result backend",
-            after_script("settle", matching=ends("worker-lost")),
+            after_script("settle", matching=ends(":worker-lost")),
             LOST_IN_THE_SCHEDULE,
         ),
         Step(
