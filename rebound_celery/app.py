@@ -17,6 +17,7 @@ from .celery_conf import LiveSetting, is_set, when_configured
 from .clock import SYSTEM_CLOCK, Clock
 from .config import PREFIX, Settings
 from .dead_letters import DeadSet
+from .delivery.collector import spare_what_is_loaded
 from .delivery.delivery import PRIORITY_NORMAL, Delivery, priority_of
 from .delivery.form import DeliveryForm, to_argument
 from .delivery.opened import Destinations, OpenedDestinations
@@ -135,6 +136,7 @@ class Rebound:
         # app keeps this Rebound alive, and a signal should not keep the app.
         signals.worker_shutdown.connect(self._close_destinations)
         signals.worker_process_shutdown.connect(self._close_destinations)
+        signals.worker_init.connect(spare_what_is_loaded)
 
     def _close_destinations(self, **_: Any) -> None:
         self._destinations.close()
@@ -276,14 +278,12 @@ class Rebound:
             for place in places:
                 outcomes[place] = error
 
-    # What the consumer calls (registry.RetryScheduler)
+    # What the consumer calls; `registry.RetryScheduler` describes it
 
     def store(self, retries: Sequence[tuple[Message, int]]) -> None:
-        """Store messages, each with its due time in Unix milliseconds; see `RetryScheduler.store`."""
         self._publisher.publish_messages([(message, due_ms, PRIORITY_NORMAL) for message, due_ms in retries])
 
     def check_redis(self) -> None:
-        """Raise UnreachableError with the address if Redis does not answer."""
         self._publisher.check()
 
 
