@@ -28,8 +28,8 @@ from .errors import InvalidSettingError, ReboundError
 from .message import Message
 from .policy import RetryPolicy
 from .requests import Destination, RetryRequest, merged_value
+from .schedule import install_schedule
 from .schedule.port import ScheduleOptions
-from .schedule.worker.installation import install_schedule
 
 #: How many messages `schedule_retries` stores with one call.
 _CHUNK = 1000

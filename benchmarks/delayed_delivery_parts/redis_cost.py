@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from rebound_celery.schedule.store.store import DONE, ClaimId, End
+from rebound_celery.schedule.store.claims import DONE, ClaimId, End
 from rebound_celery.schedule.store.values import Entry
 
 from . import load, rebound_app

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from ..errors import UnknownVersionError
+from .store import server_checks
 from .store.combining import Combiner
 from .store.values import Claimed, Counts, DeadEntry, DeadPage, Entry, Lane, Page, Position, Waiting
 
@@ -35,6 +36,7 @@ __all__ = [
     "Waiting",
     "message_leases",
     "open_schedule",
+    "server_checks",
 ]
 
 

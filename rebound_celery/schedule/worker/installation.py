@@ -15,7 +15,8 @@ from ...compat.kombu_transports import replace_transports
 from ..port import ScheduleOptions, message_leases
 from ..transport import eta, installed
 from ..transport.installed import Installation
-from . import announcements, redis_checks, worker_state
+from . import announcements, worker_state
+from .eviction import warn_of_eviction
 from .remote_control import extend_panel, make_control
 
 _HOME = "rebound_celery.schedule.transport.transport"
@@ -99,7 +100,7 @@ def _count_loss(message: Any) -> None:
 
 
 def _check_redis(sender: Any = None, **_: Any) -> None:
-    redis_checks.warn_of_eviction(sender.app)
+    warn_of_eviction(sender.app)
 
 
 def _watch(sender: Any = None, **_: Any) -> None:
