@@ -13,10 +13,11 @@ from celery.utils.imports import symbol_by_name
 from kombu import Exchange, Queue
 
 from . import registry
-from .celery_conf import is_set, when_configured
+from .celery_conf import LiveSetting, is_set, when_configured
 from .clock import SYSTEM_CLOCK, Clock
 from .config import PREFIX, Settings
 from .dead_letters import DeadSet
+from .delivery.collector import spare_what_is_loaded
 from .delivery.delivery import PRIORITY_NORMAL, Delivery, priority_of
 from .delivery.form import DeliveryForm, to_argument
 from .delivery.opened import Destinations, OpenedDestinations
@@ -57,6 +58,7 @@ class Rebound:
             raise InvalidSettingError(sorted(unknown)[0], settings[sorted(unknown)[0]], "there is no such setting")
         self.app = app
         self._clock = clock
+        self._is_eager = LiveSetting(app, "task_always_eager")
         self._overrides = {PREFIX + name: value for name, value in settings.items()}
         self._destinations = OpenedDestinations(self._build_destinations)
 
@@ -134,6 +136,7 @@ class Rebound:
         # app keeps this Rebound alive, and a signal should not keep the app.
         signals.worker_shutdown.connect(self._close_destinations)
         signals.worker_process_shutdown.connect(self._close_destinations)
+        signals.worker_init.connect(spare_what_is_loaded)
 
     def _close_destinations(self, **_: Any) -> None:
         self._destinations.close()
@@ -230,7 +233,7 @@ class Rebound:
     def schedule(self, request: RetryRequest) -> AsyncResult:
         """Schedule one retry; see `schedule_retry`, whose arguments are the fields of `request`."""
         message, due_ms = request.to_message(self.settings, self._clock.now_ms())
-        if self.app.conf.task_always_eager:
+        if self._is_eager():
             argument = to_argument(Delivery(message=message, task_id=message.task_id))
             return self.app.tasks[DeliverTask.name].apply(args=(argument,), task_id=message.task_id)
         self._publisher.publish_messages([(message, due_ms, priority_of(is_urgent=request.is_priority))])
@@ -250,11 +253,10 @@ class Rebound:
         outcomes: list[str | ReboundError] = []
         chunk: list[tuple[Message, int, int]] = []
         places: list[int] = []
-        settings, now_ms = self.settings, self._clock.now_ms
         for given in requests:
             try:
                 request = given if isinstance(given, RetryRequest) else RetryRequest.from_mapping(given)
-                message, due_ms = request.to_message(settings, now_ms())
+                message, due_ms = request.to_message(self.settings, self._clock.now_ms())
             except ReboundError as error:
                 outcomes.append(error)
                 continue
@@ -276,14 +278,12 @@ class Rebound:
             for place in places:
                 outcomes[place] = error
 
-    # What the consumer calls (registry.RetryScheduler)
+    # What the consumer calls; `registry.RetryScheduler` describes it
 
     def store(self, retries: Sequence[tuple[Message, int]]) -> None:
-        """Store messages, each with its due time in Unix milliseconds; see `RetryScheduler.store`."""
         self._publisher.publish_messages([(message, due_ms, PRIORITY_NORMAL) for message, due_ms in retries])
 
     def check_redis(self) -> None:
-        """Raise UnreachableError with the address if Redis does not answer."""
         self._publisher.check()
 
 

@@ -204,7 +204,7 @@ class Publisher:
             deliveries = calls[0].deliveries if len(calls) == 1 else [one for call in calls for one in call.deliveries]
             packed = None if calls[0].packed is None else [one for call in calls for one in call.packed or ()]
             commands: list[list[Any]] = []
-            if self._events.are_wanted:
+            if self._events.are_wanted():
                 commands = self._events.commands(schedule, deliveries)
             schedule.enqueue(_entries(deliveries, packed), piggybacked=commands)
         except BaseException:
@@ -224,7 +224,7 @@ class Publisher:
                 published = self._form.before_publish(delivery, now_ms)
                 channel.basic_publish(self._form.as_task(delivery, now_ms), exchange="", routing_key=queue)
                 self._form.after_publish(published)
-            if self._events.are_wanted:
+            if self._events.are_wanted():
                 with suppress(*FAULTS):  # what the events tell of is published by now
                     for event, exchange, key in self._events.messages(deliveries):
                         maybe_declare(exchange, channel)

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from kombu import serialization
 
+from ..celery_conf import LiveSetting
 from ..clock import Clock
 from ..message import new_id
 from ..schedule.port import Schedule
@@ -39,13 +40,10 @@ class SentEvents:
         self._app = app
         self._queue = queue
         self._clock = clock
+        #: Whether the app sends such events.
+        self.are_wanted = LiveSetting(app, "task_send_sent_event")
         #: The parts of the Redis command that publishes a message of one event; see `_split`.
         self._command: tuple[str, str, str, str, str] | None = None
-
-    @property
-    def are_wanted(self) -> bool:
-        """Whether the app sends such events (`task_send_sent_event`)."""
-        return bool(self._app.conf.task_send_sent_event)
 
     def commands(self, schedule: Schedule, deliveries: Sequence[Delivery]) -> list[list[Any]]:
         """The Redis commands that publish the events of these deliveries."""
