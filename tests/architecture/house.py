@@ -29,6 +29,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "message": ("caching", "errors", "policy", "policy.*"),
     "config": ("errors", "message", "message.*", "policy", "policy.*"),
     "registry": ("config", "errors", "message", "message.*", "policy", "requests"),
+    "celery_conf": (),
     "current_app": ("policy", "registry", "requests"),
     "requests": ("caching", "clock", "config", "errors", "message", "message.*", "policy", "policy.*"),
     "compat": ("errors", "schedule.port"),
@@ -36,12 +37,22 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "consumer": (*COMMON, "registry", "compat", "compat.celery_*", "compat.kafka_*"),
     # It is usable alone: it knows nothing of Kafka, messages or policies. `schedule` is also checked layer by layer.
     "schedule": ("clock", "errors", "health", "stopping", "compat", "compat.celery_*", "compat.kombu_*"),
-    "delivery": (*COMMON, "destinations", "registry", "schedule.port", "compat", "compat.celery_*", "compat.kombu_*"),
+    "delivery": (
+        *COMMON,
+        "celery_conf",
+        "destinations",
+        "registry",
+        "schedule.port",
+        "compat",
+        "compat.celery_*",
+        "compat.kombu_*",
+    ),
     "destinations": (*COMMON, "schedule.port", "compat", "compat.kafka_*"),
     "dead_letters": (*COMMON, "destinations", "registry", "schedule.port"),
     # what puts the stages together, or shows them
     "app": (
         *COMMON,
+        "celery_conf",
         "registry",
         "requests",
         "schedule",
@@ -105,6 +116,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
     # The store keeps bytes in Redis and would do so without Celery. Messages and policies are plain values.
     "celery": (
         "app",
+        "celery_conf",
         "compat.*",
         "consumer.*",
         "current_app",
