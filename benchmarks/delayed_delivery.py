@@ -25,7 +25,13 @@ from benchmarks.delayed_delivery_parts.bench import Bench, Row
 from benchmarks.delayed_delivery_parts.lateness import countdown_lateness, retry_lateness, starvation
 from benchmarks.delayed_delivery_parts.redis_cost import claim, idle, redis_memory
 from benchmarks.delayed_delivery_parts.storing import scheduling_rows
-from benchmarks.delayed_delivery_parts.throughput import kafka, kafka_events, noop_tasks_and_deliveries, workers
+from benchmarks.delayed_delivery_parts.throughput import (
+    kafka,
+    kafka_confluent,
+    kafka_events,
+    noop_tasks_and_deliveries,
+    workers,
+)
 from benchmarks.delayed_delivery_parts.waiting import worker_memory_and_warm_stop
 from rebound_celery.config import parse_brokers
 
@@ -40,6 +46,7 @@ class Measurement:
 
 MEASUREMENTS = (
     Measurement(("kafka",), kafka),
+    Measurement(("kafka_confluent",), kafka_confluent),
     Measurement(("kafka_events",), kafka_events),
     Measurement(("noop_tasks", "noop_deliveries"), noop_tasks_and_deliveries),
     Measurement(("retry_lateness",), retry_lateness),

@@ -94,6 +94,19 @@ def dramatiq_way(url: str, arguments: dict[str, Any]) -> Way | None:
     return run
 
 
+def in_threads(way: Way) -> Way:
+    """The same from several threads at once: calls that wait share a round trip."""
+
+    def run(count: int) -> None:
+        workers = [threading.Thread(target=way, args=(count // THREADS,)) for _ in range(THREADS)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+
+    return run
+
+
 def rebound_ways(url: str, arguments: dict[str, Any], *, events: bool) -> tuple[Rebound, dict[str, Way]]:
     rebound = Rebound(make_app(url, events=events), queue=REBOUND_QUEUE)
 
@@ -112,18 +125,12 @@ def rebound_ways(url: str, arguments: dict[str, Any], *, events: bool) -> tuple[
         while chunk := [pair for pair, _ in zip(made, range(BULK_CHUNK), strict=False)]:
             rebound.store(chunk)
 
-    def threads(count: int) -> None:
-        # Calls that wait at the same time share a round trip.
-        def run() -> None:
-            one_by_one(count // THREADS)
-
-        workers = [threading.Thread(target=run) for _ in range(THREADS)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-
-    return rebound, {"schedule_retry": one_by_one, "schedule_retries": bulk, "store": store, "eight threads": threads}
+    return rebound, {
+        "schedule_retry": one_by_one,
+        "schedule_retries": bulk,
+        "store": store,
+        "eight threads": in_threads(one_by_one),
+    }
 
 
 def zadd_way(client: redis.Redis, stored: bytes) -> Way:
@@ -148,6 +155,7 @@ def longest_entry(client: redis.Redis, queue: str) -> bytes:
         b"list": lambda key: client.lrange(key, 0, -1),
         b"hash": client.hvals,
         b"zset": lambda key: client.zrange(key, 0, -1),
+        b"string": lambda key: [client.get(key)],
     }
     return max((entry for key in keys_of(client, queue) for entry in readers[client.type(key)](key)), key=len)
 

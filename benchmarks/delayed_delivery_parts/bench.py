@@ -126,8 +126,14 @@ class Bench:
         events: bool = False,
         prefetch: int = 4,
         notes: Path | None = None,
+        client: str = "",
+        jobs: bool = False,
     ) -> Iterator[Process]:
-        """A worker process of `make_app(url, kind, ...)`, ready; `notes` is the file that it notes lateness in."""
+        """A worker process of `make_app(url, kind, ...)`, ready.
+
+        `notes` is the file that it notes lateness in, `client` the client library of the Kafka destination, and with
+        `jobs` it logs the end of each job of deliveries.
+        """
         environment = {
             "BENCH_REDIS": url,
             "BENCH_APP": kind,
@@ -135,6 +141,8 @@ class Bench:
             "BENCH_KAFKA": kafka,
             "BENCH_PREFETCH": str(prefetch),
             "BENCH_NOTES": str(notes or os.devnull),
+            "BENCH_JOBS": str(int(jobs)),
+            **({"REBOUND_KAFKA_CLIENT": client} if client else {}),
         }
         arguments = ["-m", "celery", "-A", f"{__package__}.worker", "worker", "-l", "WARNING", *options]
         with Process(*arguments, env=environment) as worker:
