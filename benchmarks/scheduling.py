@@ -62,7 +62,7 @@ def plain_way(url: str, arguments: dict[str, Any], *, events: bool) -> Way:
     app = make_app(url, events=events)
 
     @app.task(name="plain.deliver", ignore_result=True, shared=False)
-    def deliver(destination: str, message_data: str, **options: Any) -> None:
+    def deliver(destination: str, value: str, **options: Any) -> None:
         """Stand for the delivery; no worker runs it here."""
 
     kwargs = as_texts(arguments)
