@@ -152,6 +152,7 @@ def keys_of(client: redis.Redis, queue: str) -> list[bytes]:
 def longest_entry(client: redis.Redis, queue: str) -> bytes:
     """The message that waits in the queue, as it is stored."""
     readers: dict[bytes, Callable[[bytes], Any]] = {
+        b"string": lambda key: [client.get(key)],
         b"list": lambda key: client.lrange(key, 0, -1),
         b"hash": client.hvals,
         b"zset": lambda key: client.zrange(key, 0, -1),
