@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
+
 from rebound_celery import Record
 
 
@@ -11,3 +15,20 @@ def picky(record: Record) -> None:
     print(f"handled {word} attempt {record.attempt}", flush=True)
     if word == "never" or (word == "twice" and record.attempt < 3):
         raise ValueError(f"{word} is refused")
+
+
+def journaled(record: Record) -> None:
+    """Write the beginning and the end of each call to the file CALLS; every fifth record fails.
+
+    The first record is slow: it takes until the file SLOW_MAY_END exists.
+    """
+    with Path(os.environ["CALLS"]).open("a", buffering=1) as calls:
+        calls.write(f"begin {record.offset}\n")
+        if record.value == b"slow":
+            while not Path(os.environ["SLOW_MAY_END"]).exists():
+                time.sleep(0.05)
+        # Calls of different lengths end one after the other, not all at once.
+        time.sleep(0.1 + record.offset * 37 % 20 / 100)
+        calls.write(f"end {record.offset}\n")
+    if record.offset % 5 == 1:
+        raise ValueError("every fifth record fails")

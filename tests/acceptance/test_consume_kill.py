@@ -1,0 +1,120 @@
+"""What is handled again after a consumer process was killed: the records in its handlers, and hardly any other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import Process
+from tests.waiting import wait_until
+
+APP = ("-m", "celery", "-A", "tests.acceptance.apps.orders")
+RECORDS = 400
+KILLS = 3
+#: Records that are done and not committed when a consumer is killed, for each kill.
+ALLOWED = 2
+
+
+class Calls:
+    """The journal that the handler writes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def of(self, what: str) -> Counter[int]:
+        """How often each offset was begun, or ended."""
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        return Counter(int(line.split()[1]) for line in lines if line.startswith(f"{what} ") and line[-1].isdigit())
+
+
+@pytest.fixture
+def calls(tmp_path: Path) -> Calls:
+    return Calls(tmp_path / "calls")
+
+
+@pytest.fixture
+def consume(
+    run_process: Callable[..., Process], redis_url: str, kafka_brokers: str, tmp_path: Path
+) -> Callable[[str], Process]:
+    def start(topic: str) -> Process:
+        return run_process(
+            *(*APP, "rebound", "consume", "--topic", topic, "--group", f"{topic}-group", "--max-retries", "1"),
+            *("--handler", "tests.acceptance.apps.handlers:journaled", "--base-delay", "3600"),
+            *("--option", "session_timeout_ms=6000", "--option", "heartbeat_interval_ms=500"),
+            env={
+                "ORDERS_REDIS": redis_url,
+                "REBOUND_KAFKA_BROKERS": kafka_brokers,
+                "CALLS": str(tmp_path / "calls"),
+                "SLOW_MAY_END": str(tmp_path / "slow-may-end"),
+            },
+        )
+
+    return start
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"quick",
+        pytest.param(
+            b"slow",
+            marks=pytest.mark.skipif(
+                "REBOUND_TEST_KAFKA" not in os.environ, reason="the embedded broker keeps no metadata of commits"
+            ),
+        ),
+    ],
+)
+def test_killed_consumer_repeats_what_was_in_its_handlers_and_little_more(
+    consume: Callable[[str], Process],
+    calls: Calls,
+    make_topic: Callable[..., str],
+    produce: Callable[..., Any],
+    tmp_path: Path,
+    first: bytes,
+) -> None:
+    """Also where one slow record keeps its partition from being committed past it."""
+    topic = make_topic(1)
+    produce(topic, [(None, first, []), *((None, b"quick", []) for _ in range(RECORDS - 1))])
+    unfinished = 0
+
+    for kill in range(1, KILLS + 1):
+        consumer = consume(topic)
+        wait_until(lambda kill=kill: len(calls.of("end")) >= kill * 80, timeout=60, message=lambda c=consumer: c.output)  # type: ignore[misc]
+        time.sleep(0.07 * kill)  # the kill is not tied to the end of a call
+        consumer.signal(signal.SIGKILL)
+        consumer.wait(10)
+        unfinished = (calls.of("begin") - calls.of("end")).total()
+    Path(tmp_path, "slow-may-end").touch()
+    consumer = consume(topic)
+    wait_until(lambda: len(calls.of("end")) == RECORDS, timeout=90, message=lambda: consumer.output)
+    consumer.signal(signal.SIGTERM)
+
+    assert consumer.wait(40) == 0, consumer.output
+    repeated = calls.of("begin").total() - RECORDS - unfinished
+    assert repeated <= KILLS * ALLOWED, f"{repeated} records were handled again that had ended"
+    assert unfinished >= KILLS, "the kills found handlers at work"
+
+
+def test_stopped_consumer_repeats_nothing(
+    consume: Callable[[str], Process], calls: Calls, make_topic: Callable[..., str], produce: Callable[..., Any]
+) -> None:
+    topic = make_topic(1)
+    produce(topic, [(None, b"quick", []) for _ in range(RECORDS)])
+
+    for stop in range(1, KILLS + 1):
+        consumer = consume(topic)
+        wait_until(lambda stop=stop: len(calls.of("end")) >= stop * 80, timeout=60, message=lambda c=consumer: c.output)  # type: ignore[misc]
+        consumer.signal(signal.SIGTERM)
+        assert consumer.wait(40) == 0, consumer.output
+    consumer = consume(topic)
+    wait_until(lambda: len(calls.of("end")) == RECORDS, timeout=90, message=lambda: consumer.output)
+    consumer.stop()
+
+    assert set(calls.of("begin").values()) == {1}
