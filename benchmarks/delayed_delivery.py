@@ -45,7 +45,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.delayed_delivery_parts.against import OtherCheckout
+from benchmarks.delayed_delivery_parts.against import OtherCheckout, OtherCheckoutError
 from benchmarks.delayed_delivery_parts.bench import KAFKA_CLIENTS, Bench
 from benchmarks.delayed_delivery_parts.goals import GOALS
 from benchmarks.delayed_delivery_parts.lateness import countdown_lateness, retry_lateness, starvation
@@ -139,8 +139,14 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def options_for_other(options: argparse.Namespace) -> list[str]:
-    """The options of this run that the other checkout gets too."""
+def open_other(options: argparse.Namespace, progress: Callable[[str], None]) -> OtherCheckout | None:
+    """The checkout to compare with, which gets this run's options; None where none was asked for.
+
+    Raises:
+        OtherCheckoutError: if its benchmark does not run.
+    """
+    if options.against is None:
+        return None
     given = {
         "--size": options.size,
         "--rounds": options.rounds,
@@ -149,7 +155,8 @@ def options_for_other(options: argparse.Namespace) -> list[str]:
     }
     switches = {"--full": options.full, "--apache": options.apache}
     values = [f"{name}={value}" for name, value in given.items() if value is not None]
-    return [*values, *(name for name, is_on in switches.items() if is_on)]
+    values += [name for name, is_on in switches.items() if is_on]
+    return OtherCheckout(options.against, options.against_python, values, progress)
 
 
 def run(bench: Bench, measurement: Measurement, other: OtherCheckout | None) -> Iterator[Row]:
@@ -191,9 +198,11 @@ def main(argv: list[str] | None = None) -> int:
         apache=options.apache,
         kafka_client=options.kafka_client,
     ) as bench:
-        other = None
-        if options.against:
-            other = OtherCheckout(options.against, options.against_python, options_for_other(options), bench.progress)
+        try:
+            other = open_other(options, bench.progress)
+        except OtherCheckoutError as error:
+            print(error, file=sys.stderr)
+            return 1
         try:
             for measurement in MEASUREMENTS:
                 wanted = [name for name in measurement.rows if name in bench.wanted]
@@ -216,7 +225,7 @@ def main(argv: list[str] | None = None) -> int:
             # Also what was measured until Ctrl-C.
             if rows and not options.json:
                 rows.sort(key=lambda row: NAMES.index(row.name))
-                against = f"to {options.against.name}" if options.against else ""
+                against = f"to\n{options.against.name}" if options.against else ""
                 print_table(rows, heading=describe(rows, options, load_before), against=against)
     return int(failed)
 

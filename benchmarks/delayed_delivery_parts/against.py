@@ -21,6 +21,10 @@ _EARLIER: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
+class OtherCheckoutError(Exception):
+    """The benchmark of the other checkout does not run."""
+
+
 class OtherCheckout:
     """Another checkout of this repository, whose benchmark runs as a process of its own.
 
@@ -79,6 +83,7 @@ class OtherCheckout:
         for line in done.stderr.splitlines():
             self._progress(f"  {self._directory.name}: {line.strip()}")
         # 1: some row could not be measured, the others could.
-        if done.returncode not in {0, 1}:
-            raise RuntimeError(f"{self._directory / _SCRIPT} ended with {done.returncode}: {done.stderr[-2000:]}")
+        if done.returncode not in {0, 1} or not done.stdout:
+            last_words = "".join(done.stderr.strip().splitlines()[-1:])
+            raise OtherCheckoutError(f"{self._directory / _SCRIPT} ended with {done.returncode}: {last_words}")
         return done

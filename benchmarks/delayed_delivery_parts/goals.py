@@ -79,7 +79,7 @@ GOALS: Mapping[str, Goal] = {
         "consumer storing failures, one process: 45,000/s",
     ),
     "consumer_store": Goal(
-        "the same path without Kafka and threads: from a failed record to the stored retry",
+        "the consumer's path from a failed record to the stored retry, without Kafka and threads",
         "/s",
         (Limit(AT_LEAST, 45_000),),
         "consumer storing failures, one process: 45,000/s",

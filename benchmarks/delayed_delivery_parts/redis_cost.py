@@ -68,9 +68,8 @@ def redis_time(bench: Bench) -> Iterator[Row]:
     count, rounds = bench.count(5000, 20_000, least=BATCH), bench.quick_rounds
     with bench.redis() as url, load.open_redis(url) as client:
         app, store = make_app(url, "rebound"), load.store_of(client, "measured")
-        _store_due(
-            app, store, count, far=True
-        )  # these stay, so that the sorted sets are as deep as those of a real queue
+        # These stay, so that the sorted sets are as deep as those of a real queue.
+        store.enqueue(_due_entries(app, count, far=True))
         done = [_time_scripts(app, client, store, count) for _ in range(rounds + 1)][1:]
     size = {"messages": count, "a_batch": BATCH, "waiting": count, "rounds": rounds}
     for step in ("enqueue", "claim", "settle"):

@@ -27,6 +27,7 @@ class Row:
         figures: what else was measured.
         size: with how much of what.
         limit: what stands between this row and a better value, where that is known.
+        at_most: the value that this limit allows, where it can be told.
         skipped: why the row was not measured; empty if it was.
         load: the machine's load average when the row was measured.
         against: the value of the same row in another checkout, if that was asked for and has the row.
@@ -40,6 +41,7 @@ class Row:
     figures: Mapping[str, Any] = field(default_factory=dict)
     size: Mapping[str, Any] = field(default_factory=dict)
     limit: str = ""
+    at_most: float | None = None
     skipped: str = ""
     load: float = 0.0
     against: float | None = None
@@ -78,11 +80,14 @@ class Row:
         if not self.missed:
             return ""
         others = [self._said(limit) for limit in self.missed if limit.figure != VALUE]
+        reasons = [*others, self.limit]
         cores = os.cpu_count() or 1
-        busy = (
-            f"other programs ran too: load average {self.load:.1f} on {cores} processors" if self.load > cores else ""
-        )
-        return "; ".join(filter(None, [*others, self.limit, busy]))
+        bound = next((limit.bound for limit in self.missed if limit.figure == VALUE), None)
+        # What allows the goal does not explain why it is missed.
+        is_explained = bool(self.limit) and not (self.at_most and bound and self.at_most > bound)
+        if bound is not None and not is_explained and self.load > cores:
+            reasons.append(f"the machine was busy (load average {self.load:.1f} on {cores} processors)")
+        return "; ".join(filter(None, reasons))
 
     def to_json(self) -> str:
         """The row as one JSON object; `benchmarks.delayed_delivery` documents the keys."""

@@ -47,11 +47,12 @@ def print_table(
 
 def _table(rows: Sequence[Row], against: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), leading=1, show_edge=False)
+    # No name of a row is cut in two.
     table.add_column("row", min_width=max(len(row.name) for row in rows) + 1)
     for name in ("ours", "stock, peer", "ratio", *([against] if against else [])):
-        table.add_column(name, justify="right", max_width=13)
-    table.add_column("goal", max_width=19)
-    table.add_column("met")
+        table.add_column(name, justify="right", max_width=12)
+    table.add_column("goal", min_width=11, max_width=18)
+    table.add_column("met", min_width=3)
     for row in rows:
         # A row that the other checkout does not have gets an empty cell.
         other = [f"{row.against_ratio:g}" if row.against_ratio is not None else ""] if against else []
