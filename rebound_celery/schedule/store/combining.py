@@ -16,13 +16,15 @@ T = TypeVar("T")
 class _Call(Generic[T]):
     """One thread's call, until it has ended."""
 
-    __slots__ = ("done", "error", "item", "turn")
+    __slots__ = ("done", "error", "item", "leads", "turn")
 
     def __init__(self, item: T) -> None:
         self.item = item
         self.turn = threading.Lock()
         self.turn.acquire()
         self.done = False
+        #: Whether its thread is to run the calls that wait.
+        self.leads = False
         self.error: BaseException | None = None
 
 
@@ -68,13 +70,28 @@ class Combiner(Generic[T]):
         if call is None:
             self._run_alone(item)
             return
-        if not is_first:
-            call.turn.acquire()
+        try:
+            if not is_first:
+                call.turn.acquire()
+            if not call.done:
+                self._gather()
+        except BaseException:
+            self._leave(call, is_first=is_first)
+            raise
         if not call.done:
-            self._gather()
             self._run_all(call)
         if call.error is not None:
             raise call.error
+
+    def _leave(self, call: _Call[T], *, is_first: bool) -> None:
+        """Let the others go on without a call whose thread was interrupted while it waited, by a signal say."""
+        with self._lock:
+            self._expected = 0
+            if call in self._waiting:
+                self._waiting.remove(call)
+                return
+        if is_first or (call.leads and not call.done):
+            self._hand_over(1)
 
     def _gather(self) -> None:
         """Wait until as many calls are there as lately, if they come at once."""
@@ -120,6 +137,8 @@ class Combiner(Generic[T]):
         with self._lock:
             self._lately = max(ended, len(self._waiting))
             if self._waiting:
-                self._waiting.popleft().turn.release()
+                following = self._waiting.popleft()
+                following.leads = True
+                following.turn.release()
             else:
                 self._is_running = False
