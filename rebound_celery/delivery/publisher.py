@@ -47,8 +47,9 @@ class _Call:
     error: BaseException | None = None
 
 
-#: All of this process, for what a forked child has to forget.
+#: All publishers of this process, for what a forked child has to forget, and what was forgotten.
 _publishers: WeakSet[Publisher] = WeakSet()
+_inherited: list[_Open] = []
 
 
 class Publisher:
@@ -145,6 +146,9 @@ class Publisher:
 
     def forget_connection(self) -> None:
         """Forget what belongs to the parent of a forked process: its socket, and locks that its threads held."""
+        if self._open is not None:
+            # Its end would close it as if it were this process's.
+            _inherited.append(self._open)
         self._open, self._combiner = None, Combiner(self._run)
 
     @property

@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 def strategy(task: Any, app: Any, consumer: Any) -> Callable[..., Any]:
     """Celery's `Task.Strategy` for the delivery task."""
     events = TaskEvents(consumer.event_dispatcher, task)
-    # Otherwise nobody looks at more than the id of a message that is on its way to the pool. The schedule listens to the
-    # signal, too.
+    # Otherwise nobody looks at more than the id of a message that is on its way to the pool. One of the signal's
+    # receivers is the schedule's.
     task.form.details_wanted = lambda: events.is_on or len(signals.task_received.receivers) > 1
     request_class = _request_class(task, app, consumer)
     earlier = getattr(consumer.strategies.get(task.name), "gatherer", None)
