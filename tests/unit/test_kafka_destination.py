@@ -20,10 +20,11 @@ from rebound_celery.embedded import free_port
 from rebound_celery.errors import ClientNotInstalledError, InvalidSettingError
 from rebound_celery.message import Message
 from rebound_celery.message.address import KafkaAddress
+from rebound_celery.policy import RetryPolicy
 
 CLIENTS = ("kafka-python", "confluent")
 
-MESSAGE = Message(id="m", value=b"v", destination=KafkaAddress("orders"), attempt=1, max_retries=3, base_delay=1)
+MESSAGE = Message(id="m", value=b"v", destination=KafkaAddress("orders"), attempt=1, policy=RetryPolicy(3, 1))
 
 
 @pytest.fixture(params=CLIENTS)
