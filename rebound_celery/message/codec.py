@@ -17,8 +17,6 @@ frame: 20 us. `python -m benchmarks.message_cost` measures both directions.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Annotated, Any
@@ -171,25 +169,6 @@ def check_version(stored: bytes) -> None:
     """Raise UnknownVersionError if a later version wrote this. Nothing is decoded."""
     if stored and stored[0] > COMPRESSED_1:
         raise UnknownVersionError(f"a message in the form {stored[0]:#x}")
-
-
-def to_json(message: Message) -> dict[str, str]:
-    """Return a message as JSON can hold it."""
-    return {"id": message.id, "stored": base64.b64encode(encode(message)).decode()}
-
-
-def from_json(wire: object) -> Message:
-    """Read what `to_json` wrote; raises as `decode` does."""
-    if not isinstance(wire, Mapping):
-        raise WireFormatError(f"a stored message is an object, not {type(wire).__name__}")
-    id, text = wire.get("id"), wire.get("stored")  # noqa: A001 - as in `decode`
-    if not isinstance(id, str) or not isinstance(text, str):
-        raise WireFormatError("a stored message is damaged: it has no id, or nothing is stored with it")
-    try:
-        stored = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise WireFormatError(f"a stored message is damaged: {error}") from error
-    return decode(id, stored)[0]
 
 
 def pack(message: Message, context: Context = _NO_CONTEXT) -> bytes:

@@ -111,24 +111,6 @@ class Message(msgspec.Struct, frozen=True, gc=False):
             return f"{where} dead after attempt {self.attempt}: {self.reason} -> {self.target}"
         return f"{where} attempt {self.attempt}/{self.policy.attempts} -> {self.target}"
 
-    def to_wire(self) -> dict[str, str]:
-        """Return the message as JSON can hold it, for a task whose arguments are JSON."""
-        from .codec import to_json
-
-        return to_json(self)
-
-    @classmethod
-    def from_wire(cls, wire: object) -> Message:
-        """Read what `to_wire` wrote.
-
-        Raises:
-            WireFormatError: if it is damaged.
-            UnknownVersionError: if a later version wrote it.
-        """
-        from .codec import from_json
-
-        return from_json(wire)
-
 
 @cached
 def dead_letter_topic(topic: str, suffix: str, brokers: str | None = None) -> KafkaAddress:

@@ -15,6 +15,7 @@ from rebound_celery.destinations import Delivered, Failed, Outcome
 from rebound_celery.destinations.http import HttpDestination
 from rebound_celery.message import Message
 from rebound_celery.message.address import HttpAddress
+from rebound_celery.policy import RetryPolicy
 from tests.waiting import wait_until
 
 #: Posts of a test: more than one host has places.
@@ -150,7 +151,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 def make_message(url: str, value: bytes = b"v") -> Message:
-    return Message(id="m", value=value, destination=HttpAddress(url), attempt=1, max_retries=3, base_delay=1)
+    return Message(id="m", value=value, destination=HttpAddress(url), attempt=1, policy=RetryPolicy(3, 1))
 
 
 def send(destination: HttpDestination, *urls: str, value: bytes = b"v", within_s: float = 20) -> list[Outcome]:

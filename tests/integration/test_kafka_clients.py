@@ -7,17 +7,18 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from rebound_celery.destinations import Delivered, Outcome, Rejected, Unavailable
 from rebound_celery.destinations.kafka import KafkaDestination
 from rebound_celery.embedded import EmbeddedKafka, create_topics, free_port
 from rebound_celery.message import Message
 from rebound_celery.message.address import KafkaAddress
+from rebound_celery.policy import RetryPolicy
 from tests.processes import Process
 from tests.waiting import wait_until
 
@@ -44,7 +45,7 @@ def open_destination(client: str, kafka_brokers: str) -> Iterator[Open]:
 
 
 def make_messages(topic: str, count: int, **changes: Any) -> list[Message]:
-    message = Message(id="m", value=b"v", destination=KafkaAddress(topic), attempt=1, max_retries=3, base_delay=1)
+    message = Message(id="m", value=b"v", destination=KafkaAddress(topic), attempt=1, policy=RetryPolicy(3, 1))
     return [replace(message, id=str(n), key=b"k%d" % n, **changes) for n in range(count)]
 
 

@@ -24,7 +24,7 @@ from rebound_celery.policy import RetryPolicy
 
 CLIENTS = ("kafka-python", "confluent")
 
-MESSAGE = Message(id="m", value=b"v", destination=KafkaAddress("orders"), attempt=1, policy=RetryPolicy())
+MESSAGE = Message(id="m", value=b"v", destination=KafkaAddress("orders"), attempt=1, policy=RetryPolicy(3, 1))
 
 
 @pytest.fixture(params=CLIENTS)
