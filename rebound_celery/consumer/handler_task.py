@@ -122,6 +122,5 @@ class HandlerTask:
 
 def _name_of(handler: Callable[..., object]) -> str:
     """The name under which signals tell of the handler: that of the function, or of the object's class."""
-    # The user may give any callable: a function, a partial, an object with __call__.
-    named: Any = handler if hasattr(handler, "__qualname__") else type(handler)
+    named: Any = handler if hasattr(handler, "__qualname__") else type(handler)  # any callable of the user
     return f"{named.__module__}.{named.__qualname__}"

@@ -32,7 +32,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "requests": ("clock", "config", "errors", "message", "message.*", "policy", "policy.*"),
     "compat": ("errors",),
     # the stages
-    "consumer": (*COMMON, "registry", "compat", "compat.kafka_*"),
+    "consumer": (*COMMON, "registry", "compat", "compat.celery_*", "compat.kafka_*"),
     # It is usable alone: it knows nothing of Kafka, messages or policies. `schedule` is also checked layer by layer.
     "schedule": ("clock", "errors", "health", "stopping", "compat", "compat.celery_*", "compat.kombu_*"),
     "delivery": (*COMMON, "destinations", "registry", "schedule.port", "compat", "compat.celery_*", "compat.kombu_*"),

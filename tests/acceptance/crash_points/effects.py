@@ -33,9 +33,9 @@ VERBS |= {"publish", "enqueue", "claim", "settle", "renew"}
 #: file and call -> what the kills around it are put to.
 EFFECTS = {
     "app.py: self._publisher.publish": RUN_SCRIPT,
-    "consumer/retry_writer.py: self._installed.store": RUN_SCRIPT,
-    "consumer/loop.py: self._consumer.commit": LAST_COMMIT,
-    "consumer/loop.py: self._consumer.commit_async": COMMIT,
+    "consumer/retry_writer.py: self._scheduler.store": RUN_SCRIPT,
+    "consumer/commits.py: self._consumer.commit": LAST_COMMIT,
+    "consumer/commits.py: self._consumer.commit_async": COMMIT,
     "consumer/loop.py: self._consumer.poll": POLL,
     "consumer/rebalance.py: self._consumer.commit_async": REVOKED,
     "delivery/batch.py: destinations[kind].send": SEND,
