@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from celery import current_app
+from celery.app import app_or_default
 
 from .. import health
 from ..clock import SYSTEM_CLOCK, Clock
@@ -43,7 +43,7 @@ class Consumer:
     def __init__(self, config: ConsumerConfig, app: Any = None, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._config = config
         self._scheduler = find(app)
-        self._app = current_app._get_current_object() if app is None else app  # noqa: SLF001 - of Celery's proxy
+        self._app = app_or_default(app)
         self._clock = clock
         self._offset_tracker = OffsetTracker()
         self._flag = StopFlag()

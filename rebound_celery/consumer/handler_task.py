@@ -17,8 +17,6 @@ from celery import Celery, signals, states
 from ..message import Record
 from .config import ConsumerConfig
 
-_SIGNALS = (signals.task_prerun, signals.task_postrun, signals.task_success, signals.task_failure, signals.task_retry)
-
 
 class Outcome:
     """How a call of the handler ended; `task_postrun` tells it."""
@@ -79,7 +77,14 @@ class HandlerTask:
     @staticmethod
     def is_observed() -> bool:
         """Whether anything is connected to the signals. Otherwise `run` would do nothing that anybody sees."""
-        return any(signal.receivers for signal in _SIGNALS)
+        # Written out, because this runs for every record.
+        return bool(
+            signals.task_prerun.receivers
+            or signals.task_postrun.receivers
+            or signals.task_success.receivers
+            or signals.task_failure.receivers
+            or signals.task_retry.receivers
+        )
 
     @contextmanager
     def run(self, record: Record) -> Iterator[Outcome]:
@@ -117,6 +122,5 @@ class HandlerTask:
 
 def _name_of(handler: Callable[..., object]) -> str:
     """The name under which signals tell of the handler: that of the function, or of the object's class."""
-    # The user may give any callable: a function, a partial, an object with __call__.
-    named: Any = handler if hasattr(handler, "__qualname__") else type(handler)
+    named: Any = handler if hasattr(handler, "__qualname__") else type(handler)  # any callable of the user
     return f"{named.__module__}.{named.__qualname__}"

@@ -24,8 +24,10 @@ class KeyQueues:
     def __init__(self, low_mark: int, wake: threading.Event) -> None:
         self._low_mark = low_mark
         self._wake = wake
-        self._idle = threading.Condition(threading.Lock())
-        #: How many threads wait for a record.
+        self._lock = threading.Lock()
+        #: Threads that wait for a record.
+        self._idle = threading.Condition(self._lock)
+        #: How many threads wait for a record and were not woken yet.
         self._waiting_threads = 0
         self._ready: deque[Job] = deque()
         #: The queues of which one record is ready or with a handler, and the records that follow it. None stands for an
@@ -41,7 +43,7 @@ class KeyQueues:
 
     def add(self, jobs: Collection[Job]) -> None:
         """Add records; those of one partition in the order of their offsets."""
-        with self._idle:
+        with self._lock:
             for job in jobs:
                 key = job.queue_key
                 if key is not None:
@@ -55,7 +57,7 @@ class KeyQueues:
                 self._ready.append(job)
             self._size += len(jobs)
             if self._waiting_threads and self._ready:
-                self._idle.notify()
+                self._wake_one()
 
     def take(self, finished: Job | None = None) -> Job | None:
         """Wait for a record and start it; None means that the queues are closed.
@@ -63,20 +65,19 @@ class KeyQueues:
         Args:
             finished: the record that this thread took before, if it is done with it. This saves a call of `finish`.
         """
-        with self._idle:
+        with self._lock:
             if finished is not None:
                 self._finish(finished)
             while not self._ready and not self._closed:
                 self._waiting_threads += 1
                 self._idle.wait()
-                self._waiting_threads -= 1
             if self._closed:
                 return None
             job = self._ready.popleft()
             # Each thread that takes a record wakes the next one. So the others sleep on where the handler is faster
             # than a thread switch.
             if self._waiting_threads and self._ready:
-                self._idle.notify()
+                self._wake_one()
             tracker = job.tracker
             if job.record.offset > tracker.last_started:
                 tracker.last_started = job.record.offset
@@ -84,10 +85,15 @@ class KeyQueues:
 
     def finish(self, job: Job) -> None:
         """Enter that a handler is done with a record, so that the next one of its queue is ready."""
-        with self._idle:
+        with self._lock:
             self._finish(job)
             if self._waiting_threads and self._ready:
-                self._idle.notify()
+                self._wake_one()
+
+    def _wake_one(self) -> None:
+        # Counted here, since the thread may take a while to wake up. It must not be woken again by every record.
+        self._waiting_threads -= 1
+        self._idle.notify()
 
     def _finish(self, job: Job) -> None:
         self._size -= 1
@@ -121,7 +127,7 @@ class KeyQueues:
             partitions.setdefault(tracker.partition, []).append(job)
             return True
 
-        with self._idle:
+        with self._lock:
             # Followers have higher offsets than the record that they follow. Where it is removed, they are too.
             without_first = set()
             ready: deque[Job] = deque()
@@ -149,7 +155,7 @@ class KeyQueues:
 
     def close(self) -> None:
         """Let the handler threads end, and drop what waits."""
-        with self._idle:
+        with self._lock:
             self._closed = True
             self._ready.clear()
             self._followers = {}

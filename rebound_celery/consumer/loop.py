@@ -196,8 +196,8 @@ class Loop:
             records: list[tuple[int, Record | None]] = []
             for raw in batch:
                 record = read_safely(raw, group)
-                is_ours = record.group is None or record.group == group
-                records.append((raw.offset, record if is_ours else None))
+                target = record.group
+                records.append((raw.offset, record if target is None or target == group else None))
             jobs, replaced = self._offset_tracker.admit(partition, records)
             if replaced is not None:
                 release(self._offset_tracker, self._key_queues, replaced)

@@ -4,8 +4,8 @@ A partition can only be committed up to its first record that is not done. One s
 back while many records behind it are done. When a consumer is killed, the next owner of the partition reads this
 metadata and skips those records.
 
-The text is `rebound:1:` and the base64 of compressed lengths: how many offsets from the committed one on are not done,
-how many after them are done, and so on.
+The text is `rebound-done-1:` and the base64 of compressed lengths: how many offsets from the committed one on are not
+done, how many after them are done, and so on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Final
 #: A first offset, and the offset behind the last one.
 OffsetRange = tuple[int, int]
 
-_NAME: Final = "rebound:"
+_NAME: Final = "rebound-done-"
 _PREFIX: Final = f"{_NAME}1:"
 
 #: The longest text, in characters. Kafka's `offset.metadata.max.bytes` allows 4096 bytes unless it is changed.

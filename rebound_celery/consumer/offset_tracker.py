@@ -118,15 +118,15 @@ class OffsetTracker:
                     replaced, tracker = tracker, None
             if tracker is None:
                 tracker = self._trackers[key] = PartitionTracker(key)
+            completed = tracker.add([offset for offset, _ in records])
             jobs = []
             for offset, record in records:
-                if not tracker.add(offset):
-                    self._skipped += 1
-                elif record is None:
-                    tracker.done(offset)
-                    self._skipped += 1
-                else:
+                if record is not None and offset not in completed:
                     jobs.append(Job(record, tracker))
+                    continue
+                self._skipped += 1
+                if offset not in completed:
+                    tracker.done(offset)
             if next_offset is not None:
                 tracker.advance(next_offset)
         return jobs, replaced

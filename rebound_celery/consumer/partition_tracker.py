@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from ..message import Record
@@ -85,20 +85,26 @@ class PartitionTracker:
         #: Jobs that were taken out of the key queues while the partition is revoked.
         self.held: list[Job] = []
 
-    def add(self, offset: int) -> bool:
-        """Enter a fetched record; returns False if an earlier owner has done it, so that nobody must handle it."""
-        self._pending.append(offset)
-        self.next_offset = offset + 1
-        completed = self._completed
-        if completed:
-            while completed and completed[0][1] <= offset:
-                completed.popleft()
-            if completed and completed[0][0] <= offset:
-                self._done.add(offset)
-                self.changes += 1
-                return False
-        self.in_flight += 1
-        return True
+    def add(self, offsets: Sequence[int]) -> Collection[int]:
+        """Enter fetched records, in order; returns those that an earlier owner has done, which nobody must handle."""
+        if not offsets:
+            return ()
+        self._pending.extend(offsets)
+        self.next_offset = offsets[-1] + 1
+        completed = self._take_completed(offsets) if self._completed else ()
+        self.in_flight += len(offsets) - len(completed)
+        return completed
+
+    def _take_completed(self, offsets: Sequence[int]) -> Collection[int]:
+        found, ranges = set(), self._completed
+        for offset in offsets:
+            while ranges and ranges[0][1] <= offset:
+                ranges.popleft()
+            if ranges and ranges[0][0] <= offset:
+                found.add(offset)
+        self._done |= found
+        self.changes += len(found)
+        return found
 
     def done(self, offset: int) -> None:
         """Enter that a record was handled, or that its retry is stored, or that it is not for this group."""

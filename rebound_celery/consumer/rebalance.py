@@ -93,7 +93,6 @@ class RebalanceListener(AsyncConsumerRebalanceListener):
         # (Tansu keeps the number when a member joins again and nothing has changed.)
         is_next = self._revoked_in in ((number - 1, member), (number, member))
         self._positions.keep(self._consumer.assignment())
-        kept = set()
         for tracker in self._offset_tracker.trackers():
             if not tracker.revoked:
                 continue
@@ -102,14 +101,15 @@ class RebalanceListener(AsyncConsumerRebalanceListener):
                 self._release(tracker)
             elif is_next:
                 self._go_on(partition, tracker)
-                kept.add(partition)
             else:
                 self._positions.ask_for(partition, tracker.low_water())
                 self._release(tracker)
+        # kafka-python may assign a partition twice without revoking it. Such a partition has a tracker already.
+        tracked: set[tuple[str, int]] = {tracker.partition for tracker in self._offset_tracker.trackers()}
         for partition in assigned:
-            if partition not in kept:
+            if partition not in tracked:
                 self._positions.ask_for(partition)
-                # Records from here on cannot be handled before the committed offset is known.
+                # No record can be handled before the committed offset is known.
                 self._consumer.pause(partition)
         logger.info("assigned: %s", _names(assigned), extra={"event": "assigned", "partitions": _names(assigned)})
 

@@ -66,6 +66,8 @@ class RetryWriter:
         self._waiting.append(failed)
         if self._is_idle:
             with self._changed:
+                # Only once, since the thread may take a while to wake up.
+                self._is_idle = False
                 self._changed.notify()
 
     def close(self) -> None:
@@ -96,6 +98,7 @@ class RetryWriter:
                 self._is_idle = True
                 while not self._waiting and not self._closed:
                     self._changed.wait()
+                    self._is_idle = True
                 self._is_idle = False
                 if len(self._waiting) < BATCH_MESSAGES and not self._closed:
                     # Most often others follow at once, and one call for many costs little more than a call for one.

@@ -1,4 +1,4 @@
-"""The doctor's checks of Kafka: the consumers' time-outs, the topics, and the dead letter topics."""
+"""The doctor's checks of Kafka: the consumers' options, the codecs, the topics, and the dead letter topics."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from ..config import Settings
 from ..consumer import codecs
 from ..consumer.connection import SHARED_OPTIONS
+from ..consumer.topics import near_matches
 from ..errors import UnreachableError
 from ..message import dead_letter_topic
 from .finding import NOTE, PROBLEM, WARNING, Finding
@@ -23,11 +24,12 @@ _MILLISECONDS = (
     "fetch_max_wait_ms",
     "connections_max_idle_ms",
 )
-#: Kafka advises that a member sends this many heartbeats in its session time, so that it may lose one.
+#: How many heartbeats a member should send within its session, so that one lost heartbeat does not end it. Kafka's
+#: documentation advises this.
 _HEARTBEATS = 3
-#: A rebalance waits 5 s for handlers and commits before the loop polls again. Handlers themselves delay no poll.
+#: A rebalance waits up to 5 s for handlers and commits before the loop polls again. Otherwise handlers delay no poll.
 _LEAST_POLL_INTERVAL_MS = 15_000
-#: How long a topic should keep records: over a weekend, and dead letters until somebody reads them.
+#: How long a topic should keep records: over a weekend. Dead letters should be kept until somebody reads them.
 _LEAST_RETENTION_MS = 3 * 24 * 3_600_000
 _LEAST_LETTER_RETENTION_MS = 7 * 24 * 3_600_000
 
@@ -37,7 +39,7 @@ _TOPIC_CONFIGS = ("retention.ms", "min.insync.replicas", "cleanup.policy")
 
 
 def check_options(given: Mapping[str, Any]) -> Iterator[Finding]:
-    """Check the options of consumers; nothing is connected for that."""
+    """Check the options of consumers. This connects to nothing."""
     from kafka import KafkaConsumer
 
     defaults = {**KafkaConsumer.DEFAULT_CONFIG, "auto_offset_reset": "earliest"}
@@ -56,19 +58,19 @@ def check_options(given: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(
             WARNING,
             "consumers",
-            "auto_offset_reset=latest: a new group, and one whose offsets have expired, skips all that is there; "
-            "leave it at earliest",
+            "auto_offset_reset=latest: a new group, and a group whose offsets have expired, skips all records that are "
+            "there; leave it at earliest",
         )
 
 
 def check_codecs() -> Iterator[Finding]:
-    """Which compressed records no consumer can read here."""
+    """Check whether records in every codec can be read here."""
     if missing := codecs.missing():
         yield Finding(
             NOTE,
             "codecs",
-            f"records that a producer compresses with {', '.join(missing)} cannot be read here: their partition stands "
-            f"still, unless the consumers' on_unreadable says otherwise; if there are such producers: {codecs.INSTALL}",
+            f"records that a producer compresses with {', '.join(missing)} cannot be read here: their partition stops, "
+            f"unless the consumers' on_unreadable says otherwise; if there are such producers: {codecs.INSTALL}",
         )
 
 
@@ -79,8 +81,8 @@ def _time_outs(
         yield Finding(
             PROBLEM,
             "consumers",
-            f"heartbeat_interval_ms={heartbeat} is not below session_timeout_ms={session}: Kafka takes every consumer "
-            f"for dead between two heartbeats; set it to {session // _HEARTBEATS} or less",
+            f"heartbeat_interval_ms={heartbeat} is not below session_timeout_ms={session}: Kafka ends the session of "
+            f"every consumer between two heartbeats; set it to {session // _HEARTBEATS} or less",
         )
     elif heartbeat * _HEARTBEATS > session:
         yield Finding(
@@ -99,8 +101,8 @@ def _time_outs(
         yield Finding(
             WARNING,
             "consumers",
-            f"max_poll_interval_ms={poll}: a rebalance that waits for handlers may take longer, and the consumer is "
-            f"put out of its group; set it to {_LEAST_POLL_INTERVAL_MS} or more",
+            f"max_poll_interval_ms={poll}: a rebalance that waits for handlers may take longer, and the consumer then "
+            f"loses its partitions; set it to {_LEAST_POLL_INTERVAL_MS} or more",
         )
     if not fetch < request < idle:
         yield Finding(
@@ -115,7 +117,8 @@ def check_kafka(settings: Settings, topics: Sequence[str], options: Mapping[str,
     """Check the app's Kafka.
 
     Args:
-        topics: the consumed topics. Their dead letter topics are checked too.
+        settings: the app's settings, with its brokers.
+        topics: the topics that are consumed. Their dead letter topics are checked too.
         options: the options of the consumers, which the broker may refuse.
     """
     from kafka import KafkaAdminClient
@@ -163,7 +166,8 @@ def _missing(
 ) -> Iterator[Finding]:
     for topic in topics:
         if topic not in present:
-            yield _warning(f"there is no topic {topic}")
+            near = near_matches(topic, present)
+            yield _warning(f"there is no topic {topic}" + (f"; there is {' and '.join(near)}" if near else ""))
     missing = sorted(letters - present)
     creates = broker.get(_AUTO_CREATE)
     if not missing or (creates is not None and creates.lower() != "false"):
@@ -182,7 +186,7 @@ def _missing(
 
 
 def _durability(admin: Any, topics: Sequence[str]) -> Iterator[Finding]:
-    """Check that the topics survive the loss of a broker."""
+    """Check whether records survive the loss of a broker."""
     single, least_of = [], _topic_configs(admin, topics)
     for found in admin.describe_topics(list(topics)) if topics else ():
         name = found["name"]
@@ -201,13 +205,13 @@ def _durability(admin: Any, topics: Sequence[str]) -> Iterator[Finding]:
             )
     if single:
         yield _warning(
-            f"there is one copy only of {', '.join(single)}: with its broker's disk it is gone; "
+            f"there is only one copy of {', '.join(single)}: it is lost with the disk of its broker; "
             "have 3 replicas, and min.insync.replicas=2"
         )
 
 
 def _retention(admin: Any, topics: Sequence[str], letters: Sequence[str]) -> Iterator[Finding]:
-    """Check that the topics keep records for long enough."""
+    """Check whether the topics keep their records long enough."""
     configs = _topic_configs(admin, [*topics, *letters])
     for least_ms, names, whose in (
         (_LEAST_RETENTION_MS, topics, "an outage of the consumers that is longer loses records"),
@@ -218,8 +222,8 @@ def _retention(admin: Any, topics: Sequence[str], letters: Sequence[str]) -> Ite
             kept_ms = int(config.get("retention.ms", -1))
             if "compact" in config.get("cleanup.policy", ""):
                 yield _warning(
-                    f"{name} is compacted: of records with the same key only the last one stays, and a retry, or a "
-                    "dead letter, comes after what was newer; set cleanup.policy=delete, or consume with retry_topic"
+                    f"{name} is compacted: it keeps only the last record of each key, and a retry or a dead letter may "
+                    "follow a newer record of its key; set cleanup.policy=delete, or consume with retry_topic"
                 )
             elif 0 <= kept_ms < least_ms:
                 yield _warning(
@@ -229,7 +233,7 @@ def _retention(admin: Any, topics: Sequence[str], letters: Sequence[str]) -> Ite
 
 
 def _broker_configs(admin: Any) -> dict[str, str]:
-    """The configuration of one broker; empty if the broker does not give it."""
+    """Return the configuration of one broker, as far as the broker tells it."""
     from kafka.admin import ConfigResourceType
     from kafka.errors import KafkaError
 
@@ -248,7 +252,7 @@ def _topic_configs(admin: Any, topics: Sequence[str]) -> dict[str, dict[str, str
 
 
 def _describe(admin: Any, kind: Any, resources: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
-    """The values of these configurations, by resource and name, as far as the broker gives them."""
+    """Return the values of these configurations by resource and name, as far as the broker tells them."""
     from kafka.admin import ConfigFilterType, ConfigResource
     from kafka.errors import KafkaError
 

@@ -56,22 +56,22 @@ def test_ten_thousand_records_behind_a_slow_one_take_few_characters() -> None:
     assert decode(7, encode(7, every_second)) == every_second
 
 
-@pytest.mark.parametrize("text", ["x", "NO_METADATA", "rebound:2:AAAA", '{"a": 1}'])
+@pytest.mark.parametrize("text", ["x", "NO_METADATA", "rebound-done-2:AAAA", '{"a": 1}'])
 def test_text_of_another_program_or_a_later_version_is_unknown(text: str) -> None:
     with pytest.raises(UnknownMetadataError):
         decode(0, text)
 
 
 def packed(lengths: bytes) -> str:
-    return "rebound:1:" + b64encode(zlib.compress(lengths)).decode()
+    return "rebound-done-1:" + b64encode(zlib.compress(lengths)).decode()
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "rebound:1:",
-        "rebound:1:*",
-        "rebound:1:AAAA",
+        "rebound-done-1:",
+        "rebound-done-1:*",
+        "rebound-done-1:AAAA",
         encode(0, [(1, 2), (5, 9)])[:-4],
         packed(b"\x01"),
         packed(b"\x01\x00"),

@@ -111,6 +111,12 @@ def test_nothing_is_said_of_a_good_broker(admin: Admin) -> None:
     assert examine() == []
 
 
+def test_topic_that_does_not_exist_is_named_with_near_matches(admin: Admin) -> None:
+    findings = [(f.level, f.text) for f in check_kafka(Settings(), ["order"], {})]
+
+    assert findings[0] == (WARNING, "there is no topic order; there is orders and orders-dlq")
+
+
 @pytest.mark.parametrize("session_ms", [5_999, 1_800_001])
 def test_session_that_the_broker_refuses(admin: Admin, session_ms: int) -> None:
     ((level, text),) = examine({"session_timeout_ms": session_ms})
@@ -122,7 +128,7 @@ def test_session_that_the_broker_refuses(admin: Admin, session_ms: int) -> None:
 @pytest.mark.parametrize(
     ("copies", "least", "said"),
     [
-        (1, "1", "one copy only of orders, orders-dlq"),
+        (1, "1", "only one copy of orders, orders-dlq"),
         (3, "1", "orders has min.insync.replicas=1"),
         (3, "3", "nothing can be written"),
     ],
