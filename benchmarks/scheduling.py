@@ -156,7 +156,6 @@ def longest_entry(client: redis.Redis, queue: str) -> bytes:
         b"list": lambda key: client.lrange(key, 0, -1),
         b"hash": client.hvals,
         b"zset": lambda key: client.zrange(key, 0, -1),
-        b"string": lambda key: [client.get(key)],
     }
     return max((entry for key in keys_of(client, queue) for entry in readers[client.type(key)](key)), key=len)
 
