@@ -121,6 +121,8 @@ class Row:
 
     def _said(self, limit: Limit) -> str:
         figure = self.figure(limit.figure)
+        if figure is None:
+            return f"{limit.label or limit.figure}: not measured"
         if limit.figure == RATIO:
             return f"{figure} times {self.peer}"
         return f"{limit.label}: {figure} {limit.unit}".rstrip()
