@@ -379,7 +379,7 @@ class Benchmark:
         if first.retried and not self.options.no_worker:
             with self._worker():
                 started = time.monotonic()
-                self._wait_for(lambda stats: stats.successful + stats.dead >= count)
+                self._wait_for(lambda stats: stats.succeeded + stats.dead >= count)
                 self.result["redelivered"] = self.handler.redelivered
                 self.result["redelivery_s"] = round(time.monotonic() - started, 2)
 

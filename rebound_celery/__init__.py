@@ -8,7 +8,7 @@ from .errors import InvalidSettingError, NotInstalledError, NotStoredError, Rebo
 from .message import Message, Record
 from .policy import RetryPolicy
 from .requests import RetryRequest
-from .schedule.worker.installation import install_schedule
+from .schedule import install_schedule
 
 __all__ = [  # noqa: RUF022 - grouped by what they are for
     # an app, and what it schedules

@@ -13,10 +13,12 @@ from celery.utils.imports import symbol_by_name
 from kombu import Exchange, Queue
 
 from . import registry
+from .celery_conf import LiveSetting, is_set, when_configured
 from .clock import SYSTEM_CLOCK, Clock
 from .config import PREFIX, Settings
 from .dead_letters import DeadSet
-from .delivery.delivery import PRIORITY_HIGH, PRIORITY_NORMAL, Delivery
+from .delivery.collector import spare_what_is_loaded
+from .delivery.delivery import PRIORITY_NORMAL, Delivery, priority_of
 from .delivery.form import DeliveryForm, to_argument
 from .delivery.opened import Destinations, OpenedDestinations
 from .delivery.outcomes import Scheduled
@@ -26,8 +28,8 @@ from .errors import InvalidSettingError, ReboundError
 from .message import Message
 from .policy import RetryPolicy
 from .requests import Destination, RetryRequest, merged_value
+from .schedule import install_schedule
 from .schedule.port import ScheduleOptions
-from .schedule.worker.installation import install_schedule
 
 #: How many messages `schedule_retries` stores with one call.
 _CHUNK = 1000
@@ -56,17 +58,22 @@ class Rebound:
             raise InvalidSettingError(sorted(unknown)[0], settings[sorted(unknown)[0]], "there is no such setting")
         self.app = app
         self._clock = clock
+        self._is_eager = LiveSetting(app, "task_always_eager")
         self._overrides = {PREFIX + name: value for name, value in settings.items()}
         self._destinations = OpenedDestinations(self._build_destinations)
-        self._form = DeliveryForm(app, self._queue_name)
-        self._publisher = Publisher(app, self._queue_name, self._form, clock=clock)
+
+        def queue() -> str:
+            return self.settings.queue
+
+        self._form = DeliveryForm(app, queue)
+        self._publisher = Publisher(app, queue, self._form, clock=clock)
         #: The dead letters kept in Redis because they had no topic or URL to go to.
         self.dead_set = DeadSet(self._publisher.open)
         registry.install(app, self)
         install_schedule(app, self._schedule_options)
         self._add_queue()
         self._add_task()
-        _when_configured(app, self._turn_on_events)
+        when_configured(app, self._turn_on_events)
 
     # What is read and made when first needed
 
@@ -78,9 +85,6 @@ class Rebound:
             InvalidSettingError: naming the setting, its value, and what is allowed.
         """
         return Settings.read({**{name: self.app.conf.get(name) for name in _SETTING_NAMES}, **self._overrides})
-
-    def _queue_name(self) -> str:
-        return self.settings.queue
 
     def _build_destinations(self) -> Destinations:
         # Imported here so that an app that only schedules never loads a Kafka or HTTP client.
@@ -128,10 +132,11 @@ class Rebound:
         else:
             # Registering binds the task to the app's settings, which may not be there yet.
             self.app.on_after_finalize.connect(lambda **_: self.app.register_task(Deliver()), weak=False)
-        # Both: the first is the process itself (threads, solo, gevent), the second each child of prefork.
-        # Weak: the app keeps this Rebound alive, and a signal should not keep the app.
+        # The first is the process itself (threads, solo, gevent), the second each child of prefork. Both are weak: the
+        # app keeps this Rebound alive, and a signal should not keep the app.
         signals.worker_shutdown.connect(self._close_destinations)
         signals.worker_process_shutdown.connect(self._close_destinations)
+        signals.worker_init.connect(spare_what_is_loaded)
 
     def _close_destinations(self, **_: Any) -> None:
         self._destinations.close()
@@ -140,7 +145,7 @@ class Rebound:
         """Let Flower see retries, unless the app says otherwise: without events it shows nothing."""
         conf = self.app.conf
         for name in ("worker_send_task_events", "task_send_sent_event"):
-            if not _is_set(self.app, name):
+            if not is_set(self.app, name):
                 conf[name] = True
 
     def _schedule_options(self) -> ScheduleOptions:
@@ -228,10 +233,10 @@ class Rebound:
     def schedule(self, request: RetryRequest) -> AsyncResult:
         """Schedule one retry; see `schedule_retry`, whose arguments are the fields of `request`."""
         message, due_ms = request.to_message(self.settings, self._clock.now_ms())
-        if self.app.conf.task_always_eager:
+        if self._is_eager():
             argument = to_argument(Delivery(message=message, task_id=message.task_id))
             return self.app.tasks[DeliverTask.name].apply(args=(argument,), task_id=message.task_id)
-        self._publisher.publish_messages([(message, due_ms, _priority(request))])
+        self._publisher.publish_messages([(message, due_ms, priority_of(is_urgent=request.is_priority))])
         return self.app.AsyncResult(message.task_id)
 
     def schedule_retries(self, requests: Iterable[Mapping[str, Any] | RetryRequest]) -> Scheduled:
@@ -248,17 +253,16 @@ class Rebound:
         outcomes: list[str | ReboundError] = []
         chunk: list[tuple[Message, int, int]] = []
         places: list[int] = []
-        settings, now_ms = self.settings, self._clock.now_ms
         for given in requests:
             try:
                 request = given if isinstance(given, RetryRequest) else RetryRequest.from_mapping(given)
-                message, due_ms = request.to_message(settings, now_ms())
+                message, due_ms = request.to_message(self.settings, self._clock.now_ms())
             except ReboundError as error:
                 outcomes.append(error)
                 continue
             places.append(len(outcomes))
             outcomes.append(message.task_id)
-            chunk.append((message, due_ms, _priority(request)))
+            chunk.append((message, due_ms, priority_of(is_urgent=request.is_priority)))
             if len(chunk) >= _CHUNK:
                 self._store_chunk(chunk, places, outcomes)
                 chunk, places = [], []
@@ -274,22 +278,16 @@ class Rebound:
             for place in places:
                 outcomes[place] = error
 
-    # What the consumer calls (registry.RetryScheduler)
+    # What the consumer calls; `registry.RetryScheduler` describes it
 
     def store(self, retries: Sequence[tuple[Message, int]]) -> None:
-        """Store messages, each with its due time in Unix milliseconds; see `RetryScheduler.store`."""
         self._publisher.publish_messages([(message, due_ms, PRIORITY_NORMAL) for message, due_ms in retries])
 
     def check_redis(self) -> None:
-        """Raise UnreachableError with the address if Redis does not answer."""
         self._publisher.check()
 
 
 _SETTING_NAMES = [PREFIX + setting.name for setting in fields(Settings)]
-
-
-def _priority(request: RetryRequest) -> int:
-    return PRIORITY_HIGH if request.is_priority else PRIORITY_NORMAL
 
 
 def _make_amqp(amqp_cls: Any, app: Celery) -> Any:
@@ -300,18 +298,3 @@ def _make_amqp(amqp_cls: Any, app: Celery) -> Any:
         make_queues = amqp.Queues
         amqp.Queues = lambda *args, **kwargs: rebound._declare(make_queues(*args, **kwargs))  # noqa: SLF001
     return amqp
-
-
-def _when_configured(app: Celery, call: Any) -> None:
-    """Call now if the app is configured, and whenever it reads its configuration (again)."""
-    if app.configured:
-        call()
-    app.on_after_configure.connect(lambda **_: call(), weak=False)
-
-
-def _is_set(app: Celery, name: str) -> bool:
-    """Whether the app's user has set this Celery setting, under whichever of its names."""
-    names = {name, name.upper()}
-    if app.namespace:
-        names.add(f"{app.namespace}_{name}".upper())
-    return any(candidate in layer for layer in (app.conf.changes, app.loader.conf or {}) for candidate in names)

@@ -8,7 +8,8 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from rebound_celery.schedule.store import envelope
-from rebound_celery.schedule.store.store import DONE, ClaimId, End, Store
+from rebound_celery.schedule.store.claims import DONE, ClaimId, End
+from rebound_celery.schedule.store.store import Store
 from rebound_celery.schedule.store.values import Claimed, Entry, Waiting
 from rebound_celery.schedule.transport import celery_form
 

@@ -63,7 +63,7 @@ def core_limit(cpu_us: float, rate: float) -> dict[str, Any]:
 def scheduling_rows(bench: Bench) -> Iterator[Row]:
     """The calls of users and of the consumer beside plain `apply_async`, a bare ZADD and other libraries."""
     calls, rounds = bench.count(1000, 2000, least=40), bench.quick_rounds
-    arguments = {
+    arguments: dict[str, Any] = {
         "destination": "kafka://orders",
         "value": load.random_hex(),
         "key": b"key-1",

@@ -6,13 +6,12 @@ task that kills its process runs for ever.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from billiard.exceptions import WorkerLostError
 from celery.app.base import Celery
 from celery.worker.request import Request as CeleryRequest
-
-from ..schedule.port import message_leases
 
 CELERYS_OWN = "celery.worker.request:Request"
 
@@ -21,6 +20,10 @@ class Request(CeleryRequest):
     """Tells the schedule when a message is given back because its worker was lost."""
 
     _worker_was_lost = False
+
+    @staticmethod
+    def count_loss(message: Any) -> None:
+        """Called with kombu's message of a task whose worker was lost."""
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         exception = getattr(exc_info.exception, "exc", exc_info.exception)
@@ -36,12 +39,13 @@ class Request(CeleryRequest):
 
     def reject(self, requeue: bool = False) -> None:
         if requeue and self._worker_was_lost:
-            message_leases(self.message).count_loss(self.message.delivery_tag)
+            self.count_loss(self.message)
         super().reject(requeue=requeue)
 
 
-def use_request(app: Celery) -> None:
+def use_request(app: Celery, count_loss: Callable[[Any], None]) -> None:
     """Use this class for the tasks of this worker, except for those that have a request class of their own."""
+    Request.count_loss = staticmethod(count_loss)  # type: ignore[assignment]
     for task in (app.Task, *app.tasks.values()):
         if task.Request == CELERYS_OWN:
             task.Request = Request

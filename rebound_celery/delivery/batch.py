@@ -169,7 +169,9 @@ def _delivered(delivery: Delivery, outcome: Delivered) -> Result:
     message = delivery.message
     if message.reason is None:
         if logger.isEnabledFor(logging.INFO):
-            logger.info("delivered %s: %s", named(message), outcome.where, extra={"event": "delivered", **log_fields(message)})
+            logger.info(
+                "delivered %s: %s", named(message), outcome.where, extra={"event": "delivered", **log_fields(message)}
+            )
         return Result(End.DONE, outcome.where)
     text = dead_letter_text(message)
     logger.warning(

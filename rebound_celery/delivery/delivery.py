@@ -24,6 +24,11 @@ _HEADERS = "headers"
 _NOTHING: Mapping[str, Any] = {}
 
 
+def priority_of(*, is_urgent: bool) -> int:
+    """The priority of a message that is taken before others that are due, or that is not."""
+    return PRIORITY_HIGH if is_urgent else PRIORITY_NORMAL
+
+
 @dataclass(slots=True, kw_only=True)
 class Delivery:
     """A message to deliver, and the Celery task that delivers it.
@@ -55,8 +60,9 @@ class Delivery:
     def lane(self) -> str:
         return lane_of(self.message.target)
 
-    def encode(self) -> bytes:
-        """The stored form, which `decode` reads: the message, and this delivery's fields that are not as usual."""
+    @property
+    def context(self) -> dict[str, Any]:
+        """This delivery's own fields in the stored form: those that are not as usual."""
         context = dict(self.unknown) if self.unknown else {}
         if self.tries:
             context[_TRIES] = self.tries
@@ -68,7 +74,15 @@ class Delivery:
             context[_REPLY_TO] = self.reply_to
         if self.task_headers:
             context[_HEADERS] = dict(self.task_headers)
-        return codec.encode(self.message, context)
+        return context
+
+    def pack(self) -> bytes:
+        """The stored form before it is compressed; see `codec.seal_many`."""
+        return codec.pack(self.message, self.context)
+
+    def encode(self) -> bytes:
+        """The stored form, which `decode` reads."""
+        return codec.encode(self.message, self.context)
 
     @classmethod
     def decode(cls, task_id: str, stored: bytes, priority: int = PRIORITY_NORMAL) -> Delivery:
@@ -78,7 +92,15 @@ class Delivery:
             WireFormatError: if the stored form is damaged.
             UnknownVersionError: if a later version wrote it.
         """
-        message, context = codec.decode(message_id_of(task_id), stored)
+        return cls.of(task_id, *codec.decode(message_id_of(task_id), stored), priority)
+
+    @classmethod
+    def of(cls, task_id: str, message: Message, context: dict[str, Any], priority: int) -> Delivery:
+        """The delivery of a message that was stored under `task_id`, with these fields of its own.
+
+        Raises:
+            WireFormatError: if a field is damaged.
+        """
         if not context:
             return cls(message=message, task_id=task_id, priority=priority)
         rest = dict(context)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from typing import Any
 
 from kombu import Producer
@@ -18,7 +17,7 @@ from redis.exceptions import RedisError
 
 from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import NotStoredError, UnreachableError
-from ..message import Message
+from ..message import Message, codec
 from ..schedule.port import Combiner, Entry, Schedule, open_schedule
 from .delivery import Delivery
 from .form import DeliveryForm
@@ -26,6 +25,9 @@ from .sent_events import SentEvents
 
 #: From so many deliveries on, entries are made one by one while Redis works on those before.
 _MANY = 100
+
+#: How many messages are compressed in one call.
+_SEALED_AT_ONCE = 250
 
 FAULTS = (KombuError, RedisError, OSError)
 
@@ -35,13 +37,13 @@ class _Call:
     """What one call of `publish` stores.
 
     Attributes:
-        entries: what is stored; a list where they are few.
-        commands: Redis commands that follow the entries.
-        error: why it is not stored.
+        deliveries: all of them.
+        packed: each packed already; None where they are so many that they are packed while Redis works.
+        error: why they are not stored.
     """
 
-    entries: Iterable[Entry]
     deliveries: Sequence[Delivery]
+    packed: list[bytes] | None
     error: BaseException | None = None
 
 
@@ -161,37 +163,31 @@ class Publisher:
     # A broker with the schedule
 
     def _store(self, deliveries: Sequence[Delivery]) -> None:
-        now_ms = self._clock.now_ms()
-        last: list[dict[str, Any] | None] = [None]
-        entries: Iterable[Entry] = self._entries(deliveries, now_ms, last)
-        if len(deliveries) < _MANY or self._form.is_listened_to:
-            # Made here, because listeners keep things by thread, and so that a fault of one call is no other's.
-            entries = list(entries)
-        call = _Call(entries, deliveries)
+        last = self._before_publish(deliveries) if self._form.is_listened_to else None
+        # Few are packed here, so that what cannot be packed is no other caller's fault.
+        packed = [delivery.pack() for delivery in deliveries] if len(deliveries) < _MANY else None
+        call = _Call(deliveries, packed)
         self._combiner.call(call)
         if call.error is not None:
             raise call.error
-        self._form.after_publish(last[0])
+        self._form.after_publish(last)
 
-    def _entries(
-        self, deliveries: Sequence[Delivery], now_ms: int, last: list[dict[str, Any] | None]
-    ) -> Iterator[Entry]:
-        """The entry of each delivery. The signals come in pairs: after each message, before the next one.
+    def _before_publish(self, deliveries: Sequence[Delivery]) -> dict[str, Any] | None:
+        """Send the signals of each delivery. They come in pairs: after each message, before the next one.
 
-        `last` gets the arguments of the signal that is left to send once all are stored.
+        Returns the arguments of the last signal, which is left to send once all are stored.
         """
-        form = self._form
-        listened = form.is_listened_to
+        now_ms = self._clock.now_ms()
+        last: dict[str, Any] | None = None
         for delivery in deliveries:
-            if listened:
-                form.after_publish(last[0])
-                last[0] = form.before_publish(delivery, now_ms)
-            yield Entry(delivery.task_id, delivery.due_ms, delivery.encode(), delivery.lane, delivery.priority)
+            self._form.after_publish(last)
+            last = self._form.before_publish(delivery, now_ms)
+        return last
 
     def _run(self, calls: Sequence[_Call]) -> None:
         """Store what several threads' calls hold; sets the error of each call that is not stored."""
-        few = [call for call in calls if isinstance(call.entries, list)]
-        for group in (few, *([call] for call in calls if not isinstance(call.entries, list))):
+        few = [call for call in calls if call.packed is not None]
+        for group in (few, *([call] for call in calls if call.packed is None)):
             if not group:
                 continue
             try:
@@ -205,10 +201,12 @@ class Publisher:
             self._open = _Open(self.open())
         schedule = self._open.schedule
         try:
+            deliveries = calls[0].deliveries if len(calls) == 1 else [one for call in calls for one in call.deliveries]
+            packed = None if calls[0].packed is None else [one for call in calls for one in call.packed or ()]
             commands: list[list[Any]] = []
-            if self._events.are_wanted:
-                commands = self._events.commands(schedule, list(chain.from_iterable(one.deliveries for one in calls)))
-            schedule.enqueue(chain.from_iterable(one.entries for one in calls), piggybacked=commands)
+            if self._events.are_wanted():
+                commands = self._events.commands(schedule, deliveries)
+            schedule.enqueue(_entries(deliveries, packed), piggybacked=commands)
         except BaseException:
             # Its connection may be amid an answer.
             self._open.close()
@@ -226,7 +224,7 @@ class Publisher:
                 published = self._form.before_publish(delivery, now_ms)
                 channel.basic_publish(self._form.as_task(delivery, now_ms), exchange="", routing_key=queue)
                 self._form.after_publish(published)
-            if self._events.are_wanted:
+            if self._events.are_wanted():
                 with suppress(*FAULTS):  # what the events tell of is published by now
                     for event, exchange, key in self._events.messages(deliveries):
                         maybe_declare(exchange, channel)
@@ -243,3 +241,15 @@ class _Open:
     def close(self) -> None:
         with suppress(*FAULTS):
             self._context.__exit__(None, None, None)
+
+
+def _entries(deliveries: Sequence[Delivery], packed: list[bytes] | None) -> Iterator[Entry]:
+    """The entry of each delivery. They are sealed many at a time, and asked for while Redis works on those before."""
+    for start in range(0, len(deliveries), _SEALED_AT_ONCE):
+        some = deliveries[start : start + _SEALED_AT_ONCE]
+        if packed is None:
+            forms = codec.seal_many([delivery.pack() for delivery in some])
+        else:
+            forms = codec.seal_many(packed[start : start + _SEALED_AT_ONCE])
+        for delivery, stored in zip(some, forms, strict=True):
+            yield Entry(delivery.task_id, delivery.due_ms, stored, delivery.lane, delivery.priority)

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from kombu import serialization
 
+from ..celery_conf import LiveSetting
 from ..clock import Clock
 from ..message import new_id
 from ..schedule.port import Schedule
@@ -39,13 +40,10 @@ class SentEvents:
         self._app = app
         self._queue = queue
         self._clock = clock
+        #: Whether the app sends such events.
+        self.are_wanted = LiveSetting(app, "task_send_sent_event")
         #: The parts of the Redis command that publishes a message of one event; see `_split`.
         self._command: tuple[str, str, str, str, str] | None = None
-
-    @property
-    def are_wanted(self) -> bool:
-        """Whether the app sends such events (`task_send_sent_event`)."""
-        return bool(self._app.conf.task_send_sent_event)
 
     def commands(self, schedule: Schedule, deliveries: Sequence[Delivery]) -> list[list[Any]]:
         """The Redis commands that publish the events of these deliveries."""
@@ -53,40 +51,47 @@ class SentEvents:
             if self._command is None:
                 self._command = self._split(schedule)
             name, topic, start, middle, end = self._command
-            body = base64.b64encode(_to_json(self._event(deliveries[0], self._clock.now_ms()))).decode()
+            (event,) = self._made(deliveries)
+            body = base64.b64encode(_to_json(event)).decode()
             return [[name, topic, f"{start}{body}{middle}{new_id()}{end}"]]
         return schedule.publish_commands(self.messages(deliveries))
 
     def messages(self, deliveries: Sequence[Delivery]) -> list[tuple[dict[str, Any], Any, str]]:
         """The messages that tell of these deliveries, each with its exchange and its routing key."""
-        now_ms = self._clock.now_ms()
-        events = [self._event(delivery, now_ms) for delivery in deliveries]
+        events = self._made(deliveries)
         chunks = (events[start : start + _AT_ONCE] for start in range(0, len(events), _AT_ONCE))
         return [self._message(chunk) for chunk in chunks]
 
-    def _event(self, delivery: Delivery, now_ms: int) -> dict[str, Any]:
-        dispatcher = self._dispatcher
-        queue = self._queue()
-        return {
+    def _made(self, deliveries: Sequence[Delivery]) -> list[dict[str, Any]]:
+        """The event of each delivery."""
+        dispatcher, queue, now_ms = self._dispatcher, self._queue(), self._clock.now_ms()
+        forward = dispatcher.clock.forward
+        same = {
             "type": "task-sent",
             "timestamp": now_ms / 1000,
             "hostname": dispatcher.hostname,
             "utcoffset": 0,
             "pid": dispatcher.pid,
-            "clock": dispatcher.clock.forward(),
-            "uuid": delivery.task_id,
-            "root_id": delivery.root_id or delivery.task_id,
-            "parent_id": delivery.parent_id,
             "name": TASK_NAME,
-            "args": str(delivery.message),
             "kwargs": "{}",
-            "retries": delivery.tries,
-            "eta": eta_of(delivery) if delivery.due_ms > now_ms else None,
             "expires": None,
             "queue": queue,
             "exchange": "",
             "routing_key": queue,
         }
+        return [
+            {
+                **same,
+                "clock": forward(),
+                "uuid": delivery.task_id,
+                "root_id": delivery.root_id or delivery.task_id,
+                "parent_id": delivery.parent_id,
+                "args": str(delivery.message),
+                "retries": delivery.tries,
+                "eta": eta_of(delivery) if delivery.due_ms > now_ms else None,
+            }
+            for delivery in deliveries
+        ]
 
     def _message(self, events: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], Any, str]:
         # A list under "task.multi" is how Celery's own dispatcher sends many events as one message.

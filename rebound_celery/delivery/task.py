@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from celery import Task
 
@@ -15,10 +16,12 @@ from ..errors import (
     DeadLetterError,
     DeliveryError,
     NotStoredError,
+    ReboundError,
     UnknownVersionError,
     UnreachableError,
     WireFormatError,
 )
+from ..message import Message, codec, message_id_of
 from ..policy import WORKER_LOST, DeadLetter, Failure
 from ..schedule.port import DeadEntry, Entry
 from .batch import Batch, End, Result, dead_letter_text
@@ -98,8 +101,7 @@ class DeliverTask(Task):
         """Deliver what a worker received; one result for each message, in their order. Runs in the pool's process."""
         results: dict[int, Result] = {}
         deliveries: dict[int, Delivery] = {}
-        for index, received in enumerate(batch):
-            read = self._read(received)
+        for index, read in enumerate(self._read_many(batch)):
             if isinstance(read, Delivery):
                 deliveries[index] = read
             else:
@@ -133,14 +135,35 @@ class DeliverTask(Task):
     def _batch(self, worker: str, store: Callable[[Sequence[Delivery]], None]) -> Batch:
         return Batch(self.destinations.by_kind, self.read_settings(), store, worker, self.clock)
 
-    def _read(self, received: Received) -> Delivery | Result:
-        """The delivery that a message brings; or how it ended, if it cannot be read."""
-        stored: bytes | None = None
+    def _read_many(self, batch: Sequence[Received]) -> list[Delivery | Result]:
+        """What each message brings: its delivery; or how it ended, if it cannot be read."""
+        stored: list[bytes | WireFormatError] = []
+        for received in batch:
+            try:
+                stored.append(stored_form_of(self.app, received.body, received.content_type, received.content_encoding))
+            except WireFormatError as error:
+                stored.append(error)
+        forms = [
+            (message_id_of(received.task_id), form)
+            for received, form in zip(batch, stored, strict=True)
+            if isinstance(form, bytes)
+        ]
+        decoded = iter(codec.decode_many(forms))
+        return [
+            self._delivery_of(received, form, next(decoded))
+            if isinstance(form, bytes)
+            else self.set_aside(received, form)
+            for received, form in zip(batch, stored, strict=True)
+        ]
+
+    def _delivery_of(
+        self, received: Received, stored: bytes, decoded: tuple[Message, dict[str, Any]] | ReboundError
+    ) -> Delivery | Result:
         try:
-            stored = stored_form_of(self.app, received.body, received.content_type, received.content_encoding)
-            return Delivery.decode(received.task_id, stored, received.priority)
+            if isinstance(decoded, ReboundError):
+                raise decoded
+            return Delivery.of(received.task_id, *decoded, received.priority)
         except UnknownVersionError as error:
-            assert stored is not None
             return self._leave(received, stored, error)
         except WireFormatError as error:
             return self.set_aside(received, error)
@@ -155,7 +178,7 @@ class DeliverTask(Task):
 
     def give_up(self, received: Received, losses: int, worker: str) -> Result:
         """Make a dead letter of a message whose workers were lost too often."""
-        read = self._read(received)
+        (read,) = self._read_many([received])
         if not isinstance(read, Delivery):
             return read
         delivery = self._worker_lost(read, losses, worker)
@@ -169,7 +192,9 @@ class DeliverTask(Task):
                 raise exception_of(outcome)
         except _NOT_KEPT as error:
             logger.exception(
-                "%s goes back to its queue", named(read.message), extra={"event": "not_stored", **log_fields(read.message)}
+                "%s goes back to its queue",
+                named(read.message),
+                extra={"event": "not_stored", **log_fields(read.message)},
             )
             return Result(End.BACK, str(error))
         result = Result(End.DEAD, dead_letter_text(delivery.message))
@@ -178,13 +203,14 @@ class DeliverTask(Task):
 
     def _worker_lost(self, delivery: Delivery, losses: int, worker: str) -> Delivery:
         message = delivery.message
+        what = "1 worker was" if losses == 1 else f"{losses} workers were"
         logger.error(
-            "%s is given up: %d workers were lost while they delivered it",
+            "%s is given up: %s lost while delivering it",
             named(message),
-            losses,
+            what,
             extra={"event": "worker_lost", **log_fields(message)},
         )
-        failure = Failure("billiard.exceptions.WorkerLostError", f"{losses} workers were lost while they delivered it")
+        failure = Failure("billiard.exceptions.WorkerLostError", f"{what} lost while delivering it")
         now_ms = self.clock.now_ms()
         if message.reason is None:
             message = message.failed(failure, DeadLetter(WORKER_LOST), now_ms=now_ms, by=worker)

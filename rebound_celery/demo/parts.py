@@ -21,7 +21,7 @@ FLOWER_PORT = 5555
 _STOP_DEADLINE_S = 20.0
 
 #: Flower's own choice leaves out `args`, where a retry says what it is.
-FLOWER_COLUMNS = "name,args,state,result,retries,received,started,runtime,worker,uuid"
+FLOWER_COLUMNS = "name,args,state,result,exception,retries,received,started,runtime,worker,uuid"
 
 _CELERY = (sys.executable, "-m", "celery", "--quiet", "-A", "rebound_celery.demo.app")
 

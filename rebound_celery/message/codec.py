@@ -6,8 +6,8 @@
 The packed message is a msgpack array, `_Packed`, without the message's id: Redis stores that as the field's name. A
 later version adds its fields to the mapping `more`, by name; a worker that does not know them keeps them and writes
 them back. What a worker must not act on without knowing it needs a new first byte, a new kind of policy, or a new field
-of an address: the worker then leaves the message where it is. What msgpack cannot hold is an extension of it: see
-`_TEXT` and `_NUMBER`.
+of an address: the worker then leaves the message where it is. `extensions.py` has what msgpack
+cannot hold.
 
 `ormsgpack` packs as fast as `msgspec` does; but `msgspec` checks the types while it reads, and makes Structs, by
 position, ten times as fast as dataclasses are made. `zstandard` uses a context again for the next message and
@@ -24,12 +24,12 @@ from functools import lru_cache
 from typing import Annotated, Any
 
 import msgspec
-from msgspec.msgpack import Ext
 
 from ..errors import ReboundError, UnknownVersionError, WireFormatError
 from ..policy import MAX_RETRIES_LIMIT, Failure, RetryPolicy
 from .address import ADDRESS_FIELDS, Address, parse_address
 from .compression import Compression
+from .extensions import check, read_extension, storable
 from .history import History
 from .message import Message
 from .record import Headers, Origin
@@ -37,13 +37,6 @@ from .record import Headers, Origin
 #: The first byte of what `encode` writes. Versions from 0x10 on have been used; the next free one is 0x12.
 PLAIN = 0x10
 COMPRESSED_1 = 0x11
-
-#: How deep lists and mappings may lie in one another in the fields that a later version or a caller adds.
-MAX_DEPTH = 64
-
-#: Extension types of the packed form: a text with lone surrogates, which UTF-8 cannot hold; a number of over 64 bits.
-_TEXT = 1
-_NUMBER = 2
 
 _PLAIN, _COMPRESSED_1 = bytes([PLAIN]), bytes([COMPRESSED_1])
 
@@ -86,17 +79,9 @@ Route = tuple[Address, Address, RetryPolicy]
 _DAMAGE = (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError, MemoryError)
 
 
-def _read_extension(code: int, data: memoryview) -> Any:
-    if code == _TEXT:
-        return bytes(data).decode("utf-8", "surrogatepass")
-    if code == _NUMBER and len(data) <= 1000:
-        return int(bytes(data))
-    return Ext(code, bytes(data))
-
-
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(_Packed, ext_hook=_read_extension)
-_any_decoder = msgspec.msgpack.Decoder(ext_hook=_read_extension)
+_decoder = msgspec.msgpack.Decoder(_Packed, ext_hook=read_extension)
+_any_decoder = msgspec.msgpack.Decoder(ext_hook=read_extension)
 
 
 def encode(message: Message, context: Context = _NO_CONTEXT) -> bytes:
@@ -113,7 +98,11 @@ def encode(message: Message, context: Context = _NO_CONTEXT) -> bytes:
 
 def encode_many(messages: Iterable[tuple[Message, Context]]) -> list[bytes]:
     """Return what `encode` does for each message. Use it for many: see `Compression.compress_many`."""
-    packed = [pack(message, context) for message, context in messages]
+    return seal_many([pack(message, context) for message, context in messages])
+
+
+def seal_many(packed: list[bytes]) -> list[bytes]:
+    """Return the stored form of each message that `pack` has packed."""
     frames = _dictionary_1.compress_many(packed)
     return [
         _COMPRESSED_1 + frame if len(frame) < len(plain) else _PLAIN + plain
@@ -174,7 +163,7 @@ def _read(id: str, packed: bytes) -> tuple[Message, dict[str, Any]]:  # noqa: A0
         return _read_slowly(id, packed)
     context, more = fields.context, fields.more
     if context or more:
-        _check([context, more])
+        check([context, more])
     return _build(id, fields, route), {} if context is None else context
 
 
@@ -208,9 +197,10 @@ def pack(message: Message, context: Context = _NO_CONTEXT) -> bytes:
     fields = _take_apart(message, context)
     try:
         return _encoder.encode(fields)
-    except (UnicodeEncodeError, OverflowError):
+    except (UnicodeEncodeError, OverflowError, TypeError):
+        # What msgpack cannot hold, or a subclass of a plain type, such as Django's SafeString.
         values = msgspec.structs.astuple(fields)
-        return _encoder.encode([*map(_storable, values[:-1]), fields.route])
+        return _encoder.encode([*map(storable, values[:-1]), fields.route])
 
 
 def _take_apart(message: Message, context: Context) -> _Packed:
@@ -261,7 +251,7 @@ def _build(id: str, fields: _Fields, route: Route) -> Message:  # noqa: A002 - t
 
 @lru_cache(1024)
 def _pack_route(route: Route) -> msgspec.Raw:
-    return msgspec.Raw(_encoder.encode([_storable(part.to_wire()) for part in route]))
+    return msgspec.Raw(_encoder.encode([storable(part.to_wire()) for part in route]))
 
 
 @lru_cache(1024)
@@ -280,54 +270,13 @@ def _read_slowly(id: str, packed: bytes) -> tuple[Message, dict[str, Any]]:  # n
     """Read what has extensions in it, or find out that it is damaged."""
     try:
         *values, route = _any_decoder.decode(packed)
-        _check([values, route])
+        check([values, route])
         # Without this, a text would pass as the base64 of bytes.
         fields = msgspec.convert(values, _Fields, builtin_types=(bytes,))
-        message = _build(id, fields, _read_route(_encoder.encode(_storable(route))))
+        message = _build(id, fields, _read_route(_encoder.encode(storable(route))))
     except _DAMAGE as error:
         raise WireFormatError(f"a stored message is damaged: {str(error)[:200]}") from error
     return message, fields.context or {}
-
-
-def _storable(value: Any) -> Any:
-    """Return `value` with extensions in place of what msgpack cannot hold."""
-    if isinstance(value, str):
-        return value if _is_utf8(value) else Ext(_TEXT, value.encode("utf-8", "surrogatepass"))
-    if isinstance(value, int):
-        return value if -(2**63) <= value < 2**64 else Ext(_NUMBER, b"%d" % value)
-    if isinstance(value, Mapping):
-        return {name: _storable(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_storable(item) for item in value]
-    if isinstance(value, msgspec.Struct):
-        return [_storable(item) for item in msgspec.structs.astuple(value)]
-    return value
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _check(value: Any) -> None:
-    """Raise WireFormatError for what `encode` could not write again: deep nesting, or keys that are no text."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        below: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                if not all(isinstance(name, str) and _is_utf8(name) for name in item):
-                    raise WireFormatError("a stored message is damaged: the key of a mapping is no text")
-                below += item.values()
-            elif isinstance(item, list):
-                below += item
-        if not below:
-            return
-        level = below
-    raise WireFormatError("a stored message is damaged: it is nested too deeply")
 
 
 _dictionary_1 = Compression(1)

@@ -13,8 +13,7 @@ from ..config import Settings
 from ..delivery.form import TASK_NAME
 from ..delivery.task import PROMISED, DeliverTask
 from ..errors import ReboundError
-from ..schedule.port import open_schedule
-from ..schedule.worker import redis_checks as redis_risks
+from ..schedule.port import open_schedule, server_checks
 from .doctor_kafka import check_kafka, check_options
 from .finding import OK, PROBLEM, WARNING, Finding
 
@@ -103,10 +102,10 @@ def _redis(app: Celery) -> Iterator[Finding]:
     app.rebound.check_redis()
     with open_schedule(app, app.conf.task_default_queue) as schedule:
         info = schedule.server_info()
-    for problem in (redis_risks.role(info), redis_risks.eviction(info)):
+    for problem in (server_checks.role(info), server_checks.eviction(info)):
         if problem is not None:
             yield Finding(PROBLEM, "redis", problem)
-    for text in redis_risks.persistence(info):
+    for text in server_checks.persistence(info):
         yield Finding(WARNING, "redis", text)
 
 

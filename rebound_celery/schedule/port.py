@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from ..errors import UnknownVersionError
+from .store import server_checks
 from .store.combining import Combiner
 from .store.values import Claimed, Counts, DeadEntry, DeadPage, Entry, Lane, Page, Position, Waiting
 
@@ -35,6 +36,7 @@ __all__ = [
     "Waiting",
     "message_leases",
     "open_schedule",
+    "server_checks",
 ]
 
 
@@ -66,7 +68,8 @@ class ScheduleOptions:
             None means that all of them are Celery's own.
         lease_s: how long a worker's claim on a message lasts unless it is renewed, in seconds.
         max_worker_losses: so many workers may be lost with a message before it is a dead letter. The owner of a leased
-            queue is given its message once more then, with that number of losses, to make the dead letter itself.
+            queue is still given its own message then, with the number of losses, to make the dead letter itself; the
+            schedule does it after twice as many.
         health_file: where each worker writes its state; None writes none.
     """
 

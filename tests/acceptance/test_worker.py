@@ -111,9 +111,15 @@ def leased_in(url: str) -> int:
         return redis.zcard(KEYS.leased)
 
 
-@pytest.mark.parametrize("pool", [["-P", "prefork", "-c", "2"], ["-P", "threads", "-c", "4"]], ids=lambda pool: pool[1])
+@pytest.mark.parametrize("client", ["kafka-python", "confluent"])
+@pytest.mark.parametrize(
+    "pool",
+    [["-P", "prefork", "-c", "2"], ["-P", "threads", "-c", "4"], ["-P", "gevent", "-c", "4"]],
+    ids=lambda pool: pool[1],
+)
 def test_a_plain_worker_delivers_every_retry_once_and_stops_cleanly(
     pool: list[str],
+    client: str,
     rebound: Rebound,
     redis_url: str,
     kafka_brokers: str,
@@ -121,7 +127,7 @@ def test_a_plain_worker_delivers_every_retry_once_and_stops_cleanly(
     start_worker: StartWorker,
     read_topic: Callable[..., list[Any]],
 ) -> None:
-    worker = start_worker(*pool, REBOUND_KAFKA_BROKERS=kafka_brokers)
+    worker = start_worker(*pool, REBOUND_KAFKA_BROKERS=kafka_brokers, REBOUND_KAFKA_CLIENT=client)
 
     rebound.schedule_retries(
         [

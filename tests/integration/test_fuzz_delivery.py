@@ -142,7 +142,9 @@ def test_message_that_cannot_be_kept_elsewhere_is_not_given_up(rebound: Rebound,
 
 def test_dead_set_with_anything_in_it_gives_what_can_be_read(rebound: Rebound, client: redis.Redis):
     @SLOW
-    @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=9), stored, max_size=6))
+    @given(
+        st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=9), stored, max_size=6)
+    )
     def fuzz(letters: dict[str, bytes]) -> None:
         client.flushdb()
         with open_schedule(rebound.app, "rebound") as schedule:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,6 +131,9 @@ def test_a_kafka_that_hangs_is_an_outage_and_holds_no_close_up(client: str) -> N
         assert kafka.pid is not None
         assert isinstance(destination.send(make_messages("orders", 1))[0], Delivered)
         os.kill(kafka.pid, signal.SIGSTOP)
+        # A signal is not there at once: a broker that is busy may answer meanwhile.
+        tasks = list(Path(f"/proc/{kafka.pid}/task").iterdir())
+        wait_until(lambda: all((task / "stat").read_text().rpartition(")")[2].split()[0] == "T" for task in tasks))
         try:
             began = time.monotonic()
             outcomes = destination.send(make_messages("orders", 50))

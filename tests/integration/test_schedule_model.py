@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from rebound_celery.schedule.store import script_runner
+from rebound_celery.schedule.store.claims import ClaimId, End
 from rebound_celery.schedule.store.keys import QueueKeys
-from rebound_celery.schedule.store.store import ClaimId, End, Store
+from rebound_celery.schedule.store.store import Store
 from rebound_celery.schedule.store.values import Claimed
 from rebound_celery.schedule.store.values import Entry as Stored
 from tests.scheduling import everything, take

@@ -309,16 +309,16 @@ def waiting(rebound: Rebound) -> int:
 
 def test_bulk_is_made_while_redis_is_at_work(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rebound = make_rebound(redis_url)
-    made, stored_then, encode = [], [], Delivery.encode
+    made, stored_then, pack = [], [], Delivery.pack
 
     def noting(delivery: Delivery) -> bytes:
         made.append(1)
         if len(made) == CHUNK + 2:  # the first chunk is sent by now
             wait_until(lambda: waiting(rebound) == CHUNK)
             stored_then.append(len(made))
-        return encode(delivery)
+        return pack(delivery)
 
-    monkeypatch.setattr(Delivery, "encode", noting)
+    monkeypatch.setattr(Delivery, "pack", noting)
     rebound.schedule_retries([{"destination": "kafka://orders"}] * (2 * CHUNK))
 
     assert stored_then == [CHUNK + 2]
@@ -330,15 +330,15 @@ def test_an_error_amid_a_bulk_leaves_a_connection_that_can_be_used(
 ) -> None:
     rebound = make_rebound(redis_url)
     rebound.schedule_retry("kafka://orders", id="before")
-    made, encode = [], Delivery.encode
+    made, pack = [], Delivery.pack
 
     def failing(delivery: Delivery) -> bytes:
         made.append(1)
         if len(made) == CHUNK + 2:
             raise KeyboardInterrupt
-        return encode(delivery)
+        return pack(delivery)
 
-    monkeypatch.setattr(Delivery, "encode", failing)
+    monkeypatch.setattr(Delivery, "pack", failing)
     with pytest.raises(KeyboardInterrupt):
         rebound.schedule_retries([{"destination": "kafka://orders"}] * (2 * CHUNK))
     rebound.schedule_retry("kafka://orders", id="after")
@@ -404,14 +404,14 @@ def test_threads_that_schedule_at_once_share_round_trips(redis_url: str, redis: 
 
 def test_one_callers_fault_is_no_others(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rebound = make_rebound(redis_url)
-    encode = Delivery.encode
+    pack = Delivery.pack
 
-    def encode_or_fail(delivery: Delivery) -> bytes:
+    def pack_or_fail(delivery: Delivery) -> bytes:
         if delivery.message.id == "bad":
             raise RuntimeError("cannot be written")
-        return encode(delivery)
+        return pack(delivery)
 
-    monkeypatch.setattr(Delivery, "encode", encode_or_fail)
+    monkeypatch.setattr(Delivery, "pack", pack_or_fail)
     with pytest.raises(RuntimeError, match="cannot be written"):
         rebound.schedule_retry("kafka://orders", id="bad")
     rebound.schedule_retry("kafka://orders", id="good")

@@ -22,6 +22,7 @@ from kombu.transport import memory
 
 import rebound_celery
 from rebound_celery import InvalidSettingError, NotInstalledError, Rebound, RetryPolicy, RetryRequest, Settings
+from rebound_celery.celery_conf import LiveSetting
 from rebound_celery.errors import ReboundError
 from rebound_celery.message import Message, codec, message_id_of
 from rebound_celery.message.address import DEAD_SET, Address, HttpAddress, KafkaAddress
@@ -348,9 +349,24 @@ def test_events_are_off_where_the_app_says_so(
     if not before:
         way(app, name)
 
-    assert app.conf[name] is False
+    assert app.conf[name] is LiveSetting(app, name)() is False
     (other,) = set(EVENTS) - {name}
     assert app.conf[other] is True
+
+
+def test_a_live_setting_follows_every_change() -> None:
+    app = make_app()
+    always_eager = LiveSetting(app, "task_always_eager")
+    seen = [always_eager()]
+
+    for way in WAYS:
+        app.conf.task_always_eager = True
+        seen.append(always_eager())
+        if way is not _by_namespace:
+            way(app, "task_always_eager")
+            seen.append(always_eager())
+
+    assert seen == [False, *[True, False] * 4, True]
 
 
 # What schedule_retry makes of its arguments

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import json
 import threading
@@ -18,7 +19,8 @@ from rebound_celery.errors import UnknownVersionError, WireFormatError
 from rebound_celery.message import Message, Origin, PastAttempt
 from rebound_celery.message import compression as zstd
 from rebound_celery.message.address import DEAD_SET, HttpAddress, KafkaAddress
-from rebound_celery.message.codec import MAX_DEPTH, decode, decode_many, encode, encode_many, pack
+from rebound_celery.message.codec import decode, decode_many, encode, encode_many, pack
+from rebound_celery.message.extensions import MAX_DEPTH
 from rebound_celery.policy import Failure, RetryPolicy
 from tests.fuzzing import QUICK, texts
 
@@ -173,6 +175,48 @@ def test_values_of_every_size_survive(size: int) -> None:
     message = replace(MINIMAL, value=b"x" * size)
 
     assert decode("1", encode(message)) == (message, {})
+
+
+class _Text(str):
+    """Such as Django's SafeString."""
+
+
+class _Bytes(bytes):
+    pass
+
+
+class _Number(int):
+    pass
+
+
+class _Word(enum.StrEnum):
+    A = "a"
+
+
+def test_subclasses_of_plain_types_are_stored_as_what_they_are() -> None:
+    message = Message(
+        _Text("1"),
+        _Bytes(b"v"),
+        KafkaAddress(_Text("t"), _Text("k:9092"), _Number(1)),
+        _Number(2),
+        RetryPolicy(_Number(3), _Number(5)),
+        _Bytes(b"k"),
+        ((_Text("a"), _Bytes(b"1")), (_Word.A, None)),
+        source=_Word.A,
+        client_id=_Text("c"),
+        first_failed_at=_Number(7),
+    )
+
+    read, context = decode("1", encode(message, {"a": _Text("x"), _Text("b"): True}))
+
+    assert (read, context) == (message, {"a": "x", "b": True})
+    assert type(read.value) is bytes
+    assert type(read.headers[1][0]) is str
+
+
+def test_what_cannot_be_stored_in_a_context_is_a_type_error() -> None:
+    with pytest.raises(TypeError):
+        encode(MINIMAL, {"a": object()})
 
 
 # Versions to come

@@ -163,6 +163,23 @@ def test_two_messages_share_nothing_that_can_change() -> None:
     assert other.unknown is not MINIMAL.unknown
 
 
+class _Endless(str):
+    def __getitem__(self, _: Any) -> str:
+        return self
+
+
+class EndlessError(Exception):
+    def __str__(self) -> str:
+        return _Endless("x" * 50_000)
+
+
+@pytest.mark.parametrize("error", [EndlessError(), _Endless("x" * 50_000)], ids=["exception", "text"])
+def test_the_text_of_a_failure_is_bounded_whatever_its_class_does(error: Exception | str) -> None:
+    message = Failure.of(error).message
+
+    assert (message, type(message)) == ("x" * MAX_ERROR_TEXT, str)
+
+
 class UnreadableError(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no text")

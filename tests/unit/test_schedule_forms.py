@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tracemalloc
 from datetime import UTC, datetime
@@ -246,23 +245,6 @@ def test_each_script_says_what_it_touches_and_makes_no_key():
         made = re.findall(r"redis\.call\('[A-Z]+', ([^,)]+)", source)
         assert made
         assert not [key for key in made if "'" in key or ".." in key], script.name
-
-
-@pytest.mark.parametrize("text", ["plain", 'quotes " and \\', "% %(id)s %%", "\0id", "Größe \U0001f600", "\ud800"])
-def test_a_template_makes_what_encode_makes(text: str) -> None:
-    sample = {**TASK, "headers": {**TASK["headers"], "per%cent": "50 %"}}
-    message = {
-        **sample,
-        "body": f'["{text}"]',
-        "headers": {**sample["headers"], "id": text, "eta": None, "retries": 7},
-        "properties": {**sample["properties"], "correlation_id": text, "priority": 9},
-    }
-    template = stored.Template(sample, ("id", "eta", "retries"), ("correlation_id", "priority"))
-    values = {"id": text, "eta": None, "retries": 7, "correlation_id": text, "priority": 9}
-
-    made = template.encode({name: json.dumps(value) for name, value in values.items()}, message["body"])
-
-    assert stored.decode(made) == stored.decode(stored.encode(message)) == message
 
 
 def test_what_redis_could_not_hold_is_refused_with_its_size(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,12 @@
-"""Producing with confluent-kafka, which is librdkafka in C: a sixth of kafka-python's processor time."""
+"""Producing with confluent-kafka, which wraps librdkafka: a quarter of kafka-python's processor time."""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,7 +17,7 @@ from kombu.utils.compat import detect_environment
 from ...clock import SYSTEM_CLOCK, Clock
 from .. import Rejected, Unavailable
 from .options import MAX_REQUEST_BYTES, invalid_option, translate
-from .port import Produced, ProducerRecord, TooLarge, Wait, where
+from .port import Produced, ProducerRecord, TooLarge, Wait, never_free, where
 
 _TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
 
@@ -76,6 +78,16 @@ class _Batch:
         return len(self._settled) >= len(self.records)
 
 
+class _LastError:
+    """librdkafka's last error about a connection. A record's own error says no more than that it has timed out."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def __call__(self, error: KafkaError) -> None:
+        self.text = error.str()
+
+
 class ConfluentClient:
     """One confluent-kafka Producer. See `KafkaClient`.
 
@@ -89,7 +101,9 @@ class ConfluentClient:
         self._brokers = brokers
         self._timeout_s = timeout_s
         self._clock = clock
-        self._last_error = ""
+        # An object of its own: a method of this one would make a cycle with the producer, which would then be freed
+        # when garbage is next collected, and perhaps in a child process.
+        self._last_error = _LastError()
         #: Held by the one thread that waits in librdkafka; it serves the reports on everyone's records.
         self._polling = threading.Lock()
         self._waiting: set[_Batch] = set()
@@ -117,10 +131,11 @@ class ConfluentClient:
                 "acks": "all",
                 "enable.idempotence": False,
                 "delivery.report.only.error": False,
-                "error_cb": self._remember_error,
+                "error_cb": self._last_error,
                 "logger": _quiet_logger(),
             },
         )
+        _clients.add(self)
 
     def start(self, records: Sequence[ProducerRecord]) -> Wait:
         batch = _Batch(self, records)
@@ -211,11 +226,7 @@ class ConfluentClient:
             return TooLarge(text)
         if code in _PERMANENT:
             return Rejected(text)
-        return Unavailable(f"{text} ({self._last_error})" if self._last_error else text)
-
-    def _remember_error(self, error: KafkaError) -> None:
-        """Keep librdkafka's last error about a connection: a record's own error only says that it has timed out."""
-        self._last_error = error.str()
+        return Unavailable(f"{text} ({self._last_error.text})" if self._last_error.text else text)
 
     def close(self, timeout_s: float) -> None:
         deadline = self._clock.monotonic() + timeout_s
@@ -224,6 +235,20 @@ class ConfluentClient:
         # Freeing the producer would wait for what is under way.
         self._producer.purge(blocking=False)
         self._producer.poll(0)
+
+
+#: All clients of this process, closed ones included.
+_clients: weakref.WeakSet[ConfluentClient] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    # Freeing a producer waits for its threads, which do not exist in the child.
+    for client in list(_clients):
+        never_free(client)
+    _clients.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _whole_names(headers: list[tuple[str, bytes | None]]) -> list[tuple[str, bytes | None]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import logging
 import os
@@ -18,7 +17,7 @@ from ...message.address import KafkaAddress
 from ...message.headers import kafka_headers
 from .. import Outcome, Rejected, Unavailable
 from .options import COMPRESSION
-from .port import KafkaClient, Produced, ProducerRecord, TooLarge
+from .port import KafkaClient, Produced, ProducerRecord, TooLarge, never_free
 
 #: How long `close` waits for each client, in seconds.
 _CLOSE_S = 5.0
@@ -115,9 +114,8 @@ class KafkaDestination:
     def _abandon_clients(self) -> None:
         """Forget the clients of the parent process, without closing or freeing them."""
         for client in self._clients.values():
-            # Freeing a client waits for its threads, which do not exist in the child, and changes the parent's epoll.
-            # This reference is never given back.
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(client))
+            # kafka-python would take the parent's sockets out of the epoll that both processes share.
+            never_free(client)
         self._clients = {}
         self._lock = threading.Lock()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -53,6 +54,12 @@ class KafkaClient(Protocol):
 
         A record that is not confirmed by then was not reported as delivered either, so it will be delivered again.
         """
+
+
+def never_free(thing: object) -> None:
+    """Keep an object until the process ends, its interpreter's shutdown included."""
+    # This reference is never given back.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 def where(topic: str, partition: int, offset: int) -> Delivered:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, TypeVar
 
 from . import envelope, listing
+from .claims import DONE, LOST, RELEASE, Claim, ClaimId, End
 from .envelope import from_id, to_id
+from .groups import Group, chosen, grouped
 from .keys import QueueKeys
 from .script_runner import Call, run_script
-from .values import Claimed, Counts, DeadEntry, DeadPage, Entry, Lane, Page, Position, Waiting
+from .values import Counts, DeadEntry, DeadPage, Entry, Lane, Page, Position, Waiting
 
 T = TypeVar("T")
 
@@ -22,60 +23,8 @@ MAX_SLEEP_MS = 3_000
 #: How many messages one script call may touch; longer lists are cut, so that Redis never stands still for long.
 CHUNK = 500
 
-#: What a settle does with a message; anything else is the reason of a dead letter.
-DONE = "done"
-RELEASE = "release"
-LOST = "lost"
-
 #: How often a call is made again because the lane of a message was not known, or has changed meanwhile.
 _ROUNDS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimId:
-    """Names a claim: asked again, Redis gives the same messages.
-
-    Attributes:
-        worker: a name that nobody else has.
-        number: it grows with each claim of this worker.
-    """
-
-    worker: str
-    number: int
-
-    @property
-    def token(self) -> str:
-        """What its leases are settled with."""
-        return f"{self.worker}:{self.number}"
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What a claim found: leased messages, and milliseconds until the next claim finds something (None: nothing
-    waits)."""
-
-    messages: list[Claimed]
-    next_in_ms: int | None
-    #: Lanes that are due, and were not among those that the caller gave.
-    unknown: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """The end of a lease.
-
-    Attributes:
-        id: the message.
-        token: the lease's.
-        what: DONE, RELEASE (as if it had not been claimed), LOST (as if the lease had run out), or the reason of a
-            dead letter.
-        reference: the message's lane reference (see `QueueKeys`), where it is known.
-    """
-
-    id: str
-    token: str
-    what: str
-    reference: str | None = None
 
 
 class Store:
@@ -118,57 +67,31 @@ class Store:
     def enqueue(
         self, entries: Iterable[Entry], *, keep: bool = False, piggybacked: Sequence[Sequence[Any]] = ()
     ) -> int:
-        groups = (self._grouped(chunk, keep=keep) for chunk in _chunks(entries))
-        parts: list[list[_Group]] = []
+        parts: list[list[Group]] = []
 
         def calls() -> Iterator[Call]:
-            for part in groups:
-                parts.append(part)
-                yield self._enqueue_call(part, [], keep=keep)
+            for chunk in _chunks(entries):
+                parts.append(grouped(self.keys, chunk, keep=keep))
+                yield self._enqueue_call(parts[-1], [], keep=keep)
 
         _, answers = run_script(self._client, "enqueue", calls(), piggybacked)
         added = 0
         for part, answer in zip(parts, answers, strict=True):
             added += answer[0]
-            if answer[2]:
-                added += self._enqueue_left(part, answer, keep=keep)
+            groups = part
+            for _ in range(_ROUNDS):
+                _, needed, left = answer
+                if not left:
+                    break
+                # These replace messages whose lanes were not given.
+                groups = chosen(groups, left)
+                _, (answer,) = run_script(self._client, "enqueue", [self._enqueue_call(groups, needed, keep=keep)])
+                added += answer[0]
         return added
 
-    def _enqueue_left(self, part: list[_Group], answer: Any, *, keep: bool) -> int:
-        """Store what was not, for it replaces messages whose lanes were not known."""
-        added = 0
-        for _ in range(_ROUNDS):
-            _, needed, left = answer
-            if not left:
-                break
-            entries = [(group.reference, entry) for group in part for entry in group.entries()]
-            part = _by_reference(entries[number - 1] for number in left)
-            _, (answer,) = run_script(self._client, "enqueue", [self._enqueue_call(part, needed, keep=keep)])
-            added += answer[0]
-        return added
-
-    def _grouped(self, entries: Sequence[Entry], *, keep: bool) -> list[_Group]:
-        rank_of = self.keys.rank_of
-        groups: dict[tuple[str, int], _Group] = {}
-        for id_, due_ms, stored, lane, priority in entries:
-            group = groups.get((lane, priority))
-            if group is None:
-                group = groups[lane, priority] = _Group(f"{rank_of(priority)}{lane}", due_ms)
-            if due_ms < group.first_ms:
-                group.first_ms = due_ms
-            group.arguments += (id_, due_ms, group.head + stored)
-        if len(groups) > 1:
-            # The script takes one group after the other: of an id in several only one may be left.
-            ordered = entries if not keep else entries[::-1]
-            chosen = {entry[0]: entry for entry in ordered}
-            if len(chosen) < len(entries):
-                return self._grouped(list(chosen.values()), keep=keep)
-        return list(groups.values())
-
-    def _enqueue_call(self, groups: Sequence[_Group], more: Sequence[bytes], *, keep: bool) -> Call:
-        references = [group.reference for group in groups]
+    def _enqueue_call(self, groups: Sequence[Group], more: Sequence[bytes], *, keep: bool) -> Call:
         # Two priorities can have the same rank.
-        references = list(dict.fromkeys((*references, *map(bytes.decode, more))))
+        references = list(dict.fromkeys((*(group.reference for group in groups), *map(from_id, more))))
         arguments: list[Any] = [MAX_SLEEP_MS, 1 if keep else 0, len(references), *references]
         for group in groups:
             arguments += (references.index(group.reference) + 1, group.first_ms, len(group.arguments) // 3)
@@ -369,32 +292,6 @@ class Store:
 
     def ping(self) -> None:
         self._client.ping()
-
-
-class _Group:
-    """Messages of one lane and rank, as the script takes them."""
-
-    __slots__ = ("arguments", "first_ms", "head", "reference")
-
-    def __init__(self, reference: str, first_ms: int) -> None:
-        self.reference = reference
-        self.first_ms = first_ms
-        self.head = envelope.head(reference)
-        #: id, due time, envelope and stored form; repeated
-        self.arguments: list[Any] = []
-
-    def entries(self) -> Iterator[tuple[Any, int, bytes]]:
-        arguments = self.arguments
-        return zip(arguments[::3], arguments[1::3], arguments[2::3], strict=True)
-
-
-def _by_reference(entries: Iterable[tuple[str, tuple[Any, int, bytes]]]) -> list[_Group]:
-    groups: dict[str, _Group] = {}
-    for reference, entry in entries:
-        group = groups.setdefault(reference, _Group(reference, entry[1]))
-        group.first_ms = min(group.first_ms, entry[1])
-        group.arguments += entry
-    return list(groups.values())
 
 
 def _what(what: str) -> str:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import zlib
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kombu.exceptions import EncodeError
@@ -87,28 +85,6 @@ def encode(message: dict[str, Any]) -> bytes:
     """
     head, content = _split(message)
     return _seal(_to_json(head).encode() + b"\n" + content)
-
-
-class Template:
-    """Encodes messages that are alike but for some values; this costs much less than to make each, and to encode it.
-
-    Args:
-        sample: such a message of kombu's.
-        headers, properties: the names of those whose values differ.
-    """
-
-    def __init__(self, sample: dict[str, Any], headers: Iterable[str], properties: Iterable[str]) -> None:
-        blanks = {
-            part: {**sample[part], **{name: f"\0{name}" for name in names}}
-            for part, names in (("headers", headers), ("properties", properties))
-        }
-        head, _ = _split({**sample, **blanks})
-        # What JSON makes of a blank.
-        self._line = re.sub(r'"\\u0000([^"]*)"', r"%(\1)s", _to_json(head).replace("%", "%%")) + "\n"
-
-    def encode(self, values: Mapping[str, str], body: str) -> bytes:
-        """The stored form of the message with these values, each a text of JSON, and this body."""
-        return _seal((self._line % values + body).encode("utf-8", "surrogatepass"))
 
 
 def _split(message: dict[str, Any]) -> tuple[dict[str, Any], bytes]:

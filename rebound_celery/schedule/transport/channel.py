@@ -13,7 +13,6 @@ All of it acts as kombu's own unless the connection has the transport option of 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
@@ -25,14 +24,15 @@ from redis.exceptions import ResponseError
 
 from ...clock import SYSTEM_CLOCK
 from ..port import ScheduleOptions
+from ..store.claims import DONE
 from ..store.keys import QueueKeys
-from ..store.store import DONE, Store
+from ..store.store import Store
 from ..store.values import Entry
 from . import celery_form, eta, installed
 from .claimer import FAULTS, Claimer
 from .installed import Installation, installation_of
 from .leases import Leases, leases_of
-from .publish_batch import CollectingBatch, ScheduleBatch
+from .publish_batch import ScheduleBatch
 from .qos import LeasingQoS, PlainQoS
 
 #: Seconds that a claim, a settle or a renewal may take; a lost network must not hold the worker's loop for longer.
@@ -56,8 +56,6 @@ class Channel(kombu_redis.Channel):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._stores: dict[str, Store] = {}
-        #: With a connection that is not taken from the pool for each call; see `schedule`.
-        self._own_store: Store | None = None
         self._claimer: Claimer | None = None
         self._clock = SYSTEM_CLOCK
         self.leases: Leases | None = None
@@ -101,56 +99,6 @@ class Channel(kombu_redis.Channel):
             self.store_of(queue).enqueue([entry])
         else:
             batch.enqueue(queue, entry)
-
-    def form_of(self, queue: str, message: dict[str, Any]) -> bytes:
-        """The stored form of a message for `queue` as `prepare_message` makes it; its body is text or bytes."""
-        return celery_form.encode(self._complete(queue, message))
-
-    def template_of(
-        self, queue: str, sample: dict[str, Any], headers: Iterable[str], properties: Iterable[str]
-    ) -> celery_form.Template:
-        """Makes the stored forms of messages for `queue` that are like this one, whose body is text; see there."""
-        return celery_form.Template(self._complete(queue, sample), headers, properties)
-
-    def _complete(self, queue: str, message: dict[str, Any]) -> dict[str, Any]:
-        """As basic_publish does it, but for base64, which the stored form would only take off again."""
-        properties = message["properties"]
-        message["body"], properties["body_encoding"] = self.encode_body(
-            message["body"], None if isinstance(message["body"], str) else self.body_encoding
-        )
-        properties["delivery_info"] = {"exchange": "", "routing_key": queue}
-        return message
-
-    def schedule(
-        self,
-        queue: str,
-        priority: int,
-        entries: Iterable[tuple[str, int, bytes]],
-        events: Sequence[tuple[dict[str, Any], str, str]],
-    ) -> None:
-        """Store messages of a leased queue, and publish events about them, in one round trip.
-
-        Only for who has this channel to himself, threads and forks included: it keeps a connection for these calls.
-
-        Args:
-            queue: the queue's name.
-            priority: the messages' priority.
-            entries: the id of each, its due time in Unix milliseconds, and its stored form. They are asked for one by
-                one, while Redis is at work on those before.
-            events: messages with their exchange and routing key. They are sent after the others, and nobody asks what
-                became of them.
-        """
-        collected = CollectingBatch()
-        for event, exchange, routing_key in events:
-            self.basic_publish(event, exchange=exchange, routing_key=routing_key, _publish_batch=collected)
-        piggybacked = collected.commands
-        if self.global_keyprefix:
-            piggybacked = [self.client._prefix_args(command) for command in piggybacked]  # noqa: SLF001 - as kombu does
-        if self._own_store is None or self._own_store.keys.queue != queue:
-            client = Redis(connection_pool=self.pool, single_connection_client=True)
-            self._own_store = Store(client, self.keys_of(queue))
-        made = (Entry(id_, due_ms, form, "", priority) for id_, due_ms, form in entries)
-        self._own_store.enqueue(made, piggybacked=piggybacked)
 
     def _entry(self, queue: str, message: dict[str, Any]) -> Entry | None:
         """The message as the schedule takes it, or None if it belongs on the ordinary list."""

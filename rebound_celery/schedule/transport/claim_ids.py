@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from ..store.store import ClaimId
+from ..store.claims import ClaimId
 
 
 class ClaimIds:

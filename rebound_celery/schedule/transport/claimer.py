@@ -1,4 +1,4 @@
-"""Claiming: what is due and there is room for comes straight to the worker, under a lease."""
+"""Claims due messages for a worker that has room for them, and delivers them under a lease."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from redis.exceptions import RedisError
 from ...clock import SYSTEM_CLOCK, Clock
 from ...errors import UnknownVersionError
 from ...stopping import is_stopping
-from ..store.store import DONE, LOST, MAX_SLEEP_MS, RELEASE, Store, next_claims_in
+from ..store.claims import DONE, LOST, RELEASE
+from ..store.store import MAX_SLEEP_MS, Store, next_claims_in
 from ..store.values import Claimed
 from . import forms
 from .installed import Installation
@@ -27,9 +28,9 @@ _AWAY_S = (0.5, 2.0)
 
 #: How many messages of a leased queue a worker takes at most at a time.
 LEASED_QUEUE_CREDIT = 1_000
-#: How many it claims at a time: where little is due, other workers get some of it too.
+#: How many messages it claims at a time. Where few are due, other workers get some of them too.
 _CLAIM = 250
-#: It claims again once this part of its credit is free: one by one would cost a round trip for each message.
+#: A worker claims again when one in so many of its credit is free. Each claim costs a round trip.
 _FREE_PART = 4
 #: How many due messages a worker without a prefetch limit takes at most at a time.
 _UNLIMITED_CREDIT = 200
@@ -56,7 +57,7 @@ class _Queue:
         store: its schedule.
         claim_at: when to look at it again, by the monotonic clock.
         is_due: whether something is due then; else Redis is asked whether anything is.
-        answered_at: when Redis last told what is due.
+        answered_at: when Redis last gave what is due, or told that nothing is.
         handed_on_at: when another worker was last woken, for this one had no room.
         lanes: references of lanes that were due lately.
     """
@@ -125,10 +126,12 @@ class Claimer:
         waits = next_claims_in(self._leases.client, [queue.store.keys for queue in queues])
         for queue, wait_ms in zip(queues, waits, strict=True):
             self._set_next(queue, wait_ms)
+            if wait_ms is None or wait_ms > 0:
+                queue.answered_at = self._clock.monotonic()
         self._faults = 0
 
     def _set_next(self, queue: _Queue, wait_ms: int | None) -> None:
-        queue.answered_at = now = self._clock.monotonic()
+        now = self._clock.monotonic()
         queue.is_due = wait_ms is not None and wait_ms < self._longest_sleep_ms
         sleep_ms = max(0, wait_ms) if queue.is_due and wait_ms is not None else self._longest_sleep_ms
         queue.claim_at = now + sleep_ms / 1000
@@ -147,8 +150,8 @@ class Claimer:
         delivered = 0
         messages = iter(self.claim(name, room))
         try:
-            # Where tasks run in the loop's own thread (solo, gevent and eventlet with a full pool) handing over takes
-            # as long as they do, and Celery looks only afterwards whether it was told to stop.
+            # Where tasks run in the loop's own thread (solo; gevent and eventlet with a full pool), handing a message
+            # over takes as long as its task. Celery looks only afterwards whether the worker was told to stop.
             while not is_stopping() and (message := next(messages, None)) is not None:
                 self._hand_over(message, callback)
                 delivered += 1
@@ -182,7 +185,8 @@ class Claimer:
             leases.end(tag, RELEASE)
             raise
         except Exception:
-            # Not the message's fault, it seems; if it is, its losses end it. A lease that is kept would never end.
+            # Probably it is not the message's fault. If it is, the number of its losses ends it. A lease that is kept
+            # would be renewed for ever.
             logger.exception("a message could not be handed over and is given back: %r", message.get("headers"))
             leases.end(tag, LOST)
             return
@@ -226,6 +230,7 @@ class Claimer:
         served = [f"{claimed.priority}{claimed.lane}" for claimed in claim.messages]
         queue.lanes = list(dict.fromkeys((*claim.unknown, *served, *queue.lanes)))[:_LANES]
         self._set_next(queue, claim.next_in_ms)
+        queue.answered_at = self._clock.monotonic()
         return claim.unknown
 
     def _open(self, name: str, store: Store, claimed: Claimed, token: str) -> dict[str, Any] | None:
@@ -233,21 +238,21 @@ class Claimer:
         options = self._channel.options
         most = options.max_worker_losses
         if claimed.losses >= (most if forms.is_celerys(claimed.stored) else 2 * most):
-            # Before it is read: that may be what it kills workers with.
+            # Reading the message may be what kills workers, so it is not read first.
             self._bury_lost(store, claimed, token)
             return None
         try:
             return forms.open_claimed(options, name, claimed)
         except UnknownVersionError as error:
-            # Left in place: a worker of that version may read it. Looked at again later, lest it be forgotten.
+            # It stays in place: a worker of that version can read it. It is looked at again later, and reported again.
             logger.error("message %r is of another version and left alone: %s", claimed.id, error)  # noqa: TRY400
             self._end_unread(store, claimed, token, RELEASE)
         except forms.DAMAGE as error:
             logger.error("message %r is set aside, for it cannot be read: %s", claimed.id, error)  # noqa: TRY400
             self._end_unread(store, claimed, token, "unreadable")
         except Exception:
-            # No memory for it, say: its lease runs out, and if it is its own fault, its losses end it. Raised, this
-            # would hold up all that was claimed with it.
+            # For example, there is no memory for it. Its lease runs out, and it comes again. An error raised here would
+            # hold up everything that was claimed with it.
             logger.exception("message %r cannot be read now, and comes up again", claimed.id)
         return None
 
@@ -265,7 +270,7 @@ class Claimer:
         try:
             self._tell_dead(forms.open_stored(self._channel.options, store.queue, claimed), claimed.losses)
         except Exception:
-            # It cannot be read, or the result backend has a fault: what is due must be claimed all the same.
+            # The message cannot be read, or the result backend has a fault. Others must be claimed all the same.
             logger.exception("the end of the dead message %r could not be told", claimed.id)
 
     def _end_unread(self, store: Store, claimed: Claimed, token: str, what: str) -> None:
@@ -280,8 +285,8 @@ class Claimer:
     def _room(self, name: str) -> int:
         """How many due messages this worker may still take from a queue.
 
-        They have credit of their own, as much again as the prefetch count: an ordinary queue that is always full
-        would otherwise leave none for what is due.
+        Due messages have credit of their own, twice the prefetch count. Without it, an ordinary queue that is always
+        full would leave no room for them.
         """
         leases, channel = self._leases, self._channel
         if channel.is_leased(name):
@@ -307,7 +312,8 @@ class Claimer:
         self._faults = min(self._faults + 1, 10)
 
     def answered_at(self, name: str) -> float:
-        """When Redis last told what is due in this queue, by the monotonic clock; 0.0 if it never did."""
+        """When Redis last gave what is due in this queue, or told that nothing is, by the monotonic clock; 0.0 for
+        never."""
         return self._queue(name).answered_at
 
     def has_room(self, name: str) -> bool:

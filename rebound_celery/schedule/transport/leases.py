@@ -1,8 +1,9 @@
-"""What this process has claimed: renewed while work runs, and ended when it is done, by a thread of its own.
+"""The leases that this process holds. A thread renews them while work runs, and settles them when it is done.
 
-They belong to the process, not to a channel: after a lost connection the channel that delivered a message is gone, but
-its work goes on and must still be settled. The thread has connections of its own, so that it neither waits for a task
-that blocks the worker's loop (the solo pool; any task that computes, on gevent) nor for a command of the loop's.
+Leases belong to the process and not to a channel: after a lost connection the channel that delivered a message is gone,
+but the work on the message goes on and must still be settled. The thread has connections of its own. So it waits
+neither for a task that blocks the worker's loop (the solo pool; any task that computes, on gevent) nor for a command of
+the loop.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from redis.exceptions import RedisError
 
 from ...clock import SYSTEM_CLOCK, Clock
 from .. import native_threads as native
+from ..store.claims import RELEASE, End
 from ..store.keys import QueueKeys
-from ..store.store import RELEASE, End, Store
+from ..store.store import Store
 from ..store.values import Claimed
 from .claim_ids import ClaimIds
 

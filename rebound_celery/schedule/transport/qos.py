@@ -1,7 +1,7 @@
-"""Acknowledgements: of leased messages in the schedule, of all others as kombu does it.
+"""Acknowledges messages: leased ones in the schedule, all others as kombu does.
 
-With kombu alone, a message that is held while Redis restarts ends Celery's worker: it is restored, or acknowledged,
-over a channel that has no connection any more. Here what cannot be done then is done later.
+A worker of stock Celery ends when Redis restarts while the worker holds a message: kombu restores or acknowledges the
+message over a channel that has no connection any more. Here, what cannot be done then is done later.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from redis.exceptions import RedisError
 
-from ..store.store import DONE, LOST, RELEASE
+from ..store.claims import DONE, LOST, RELEASE
 from . import installed
 
 #: What an ordinary acknowledgement meets when its connection is lost; the last is kombu's, on a closed channel.
@@ -70,8 +70,6 @@ class LeasingQoS(kombu_redis.QoS):
             self.channel.leases.end_all(ended, DONE)
         return set(delivery_tags) - ended
 
-    end_leases = end
-
     def let_go(self, delivery_tags: Collection[str]) -> set[str]:
         """See `schedule.port.MessageLeases`."""
         try:
@@ -94,8 +92,10 @@ class LeasingQoS(kombu_redis.QoS):
         return self._end(delivery_tag, back if requeue else self._refused(delivery_tag))
 
     def _refused(self, delivery_tag: str) -> str:
-        """What becomes of a message that is not wanted: Celery refuses what it cannot read, or has no task for. It is
-        dropped, but not from a queue whose messages all go through the schedule."""
+        """How the lease on a refused message ends: Celery refuses what it cannot read, or has no task for.
+
+        An ordinary queue drops it. A leased queue keeps it as a dead letter.
+        """
         queue = self.channel.leases and self.channel.leases.queue_of(delivery_tag)
         return "refused" if queue is not None and self.channel.is_leased(queue) else DONE
 

@@ -12,10 +12,11 @@ from celery import Celery, signals
 from ...compat.celery_connections import add_transport_option
 from ...compat.kombu_reconnects import look_often
 from ...compat.kombu_transports import replace_transports
-from ..port import ScheduleOptions
+from ..port import ScheduleOptions, message_leases
 from ..transport import eta, installed
 from ..transport.installed import Installation
-from . import announcements, redis_checks, worker_state
+from . import announcements, worker_state
+from .eviction import warn_of_eviction
 from .remote_control import extend_panel, make_control
 
 _HOME = "rebound_celery.schedule.transport.transport"
@@ -91,11 +92,15 @@ def _prepare_worker(sender: Any = None, **_: Any) -> None:
 
     worker_state.remember(sender)
     extend_panel()
-    use_request(sender.app)
+    use_request(sender.app, _count_loss)
+
+
+def _count_loss(message: Any) -> None:
+    message_leases(message).count_loss(message.delivery_tag)
 
 
 def _check_redis(sender: Any = None, **_: Any) -> None:
-    redis_checks.warn_of_eviction(sender.app)
+    warn_of_eviction(sender.app)
 
 
 def _watch(sender: Any = None, **_: Any) -> None:

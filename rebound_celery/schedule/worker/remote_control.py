@@ -73,8 +73,8 @@ def withdraw(app: Celery, ids: Iterable[str], queues: Iterable[str]) -> None:
 def list_scheduled(app: Celery, queues: Iterable[str]) -> list[dict[str, Any]]:
     """What waits, in the form of Celery's `inspect scheduled`, without tasks that a worker holds.
 
-    Arguments are shown as Celery shows them, but for those that are not JSON, and for a leased queue's tasks: of these
-    the text that stands for them.
+    Arguments are shown as Celery shows them. Of arguments that are not JSON, and of tasks of leased queues, the text of
+    `argsrepr` and `kwargsrepr` is shown instead.
     """
     with _schedules(app, queues) as schedules:
         return [

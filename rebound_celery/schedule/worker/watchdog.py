@@ -1,4 +1,4 @@
-"""Notices a worker that no longer claims, although it has room; sets its claims going again, or reports it.
+"""Notices a worker that has room and does not claim any more. It starts the claims again, or reports the worker.
 
 A healthy worker asks Redis every `MAX_SLEEP_MS` at the latest, if only to hear that nothing is due. The watchdog has a
 thread of its own, which asks Redis nothing as long as that is so.

@@ -20,15 +20,14 @@ JUDGED = "rebound_celery.consumer.retry_writer:RetryWriter.put"
 REVOKED = "rebound_celery.consumer.rebalance:RebalanceListener._commit"
 
 # The worker, and the child of a prefork pool
-HANDED_OVER = "rebound_celery.delivery.strategy:Gatherer._run"
+HANDED_OVER = "rebound_celery.delivery.gatherer:Gatherer._run"
 SEND = "kafka:KafkaProducer.send"
-CONFIRM = "rebound_celery.destinations.kafka.kafka_python:KafkaDestination._confirm"
+CONFIRM = "rebound_celery.destinations.kafka.kafka_python:KafkaPythonClient._confirm"
 POST = "rebound_celery.destinations.http:HttpDestination._post"
 #: Sends the request and waits for the first bytes of the answer.
 REQUEST = "urllib3:PoolManager.request"
 #: The request is sent.
 WAIT_FOR_ANSWER = "urllib3.connection:HTTPConnection.getresponse"
-KEEP = "rebound_celery.destinations.dead_set:DeadSet._write"
 #: Writes a result of any kind.
 TELL_RESULT = "celery.backends.redis:RedisBackend.set"
 CHILD_IS_THROUGH = "rebound_celery.delivery.task:DeliverTask.run_batch"

@@ -36,7 +36,6 @@ NEVER = MappingProxyType({"commit_interval": 3600})
 def call(case: Case, count: int = 1) -> None:
     """A process is killed while it schedules, and another makes the same call."""
     case.messages = count
-    # Every other one has priority: `schedule_retries` stores these first, and then the others.
     requests: list[dict[str, Any]] = [
         {"destination": case.receiver.url, "message_data": f"message-{number}", "is_priority": number % 2 == 1}
         for number in range(count)
@@ -218,7 +217,9 @@ def lost_workers_seen_by_the_claim(case: Case) -> None:
     schedule(case, destination=case.receiver.url)
     (entry,) = everything(case.store)
     leases = 6
-    case.redis.hset(case.store.keys.messages, entry.id, raw(entry.stored, rank=3, losses=leases))
+    case.redis.hset(
+        case.store.keys.messages, entry.id, raw(entry.stored, lane=entry.lane, rank=entry.priority, losses=leases)
+    )
     deliver(case)
 
 
@@ -226,7 +227,9 @@ def unreadable(case: Case) -> None:
     case.messages = 1
     app = case.rebound.app
     with app.connection_for_write() as connection:
-        app.send_task("rebound.deliver", args=["nonsense"], task_id="message", queue="rebound", connection=connection)
+        app.send_task(
+            "rebound.deliver", args=["no stored form"], task_id="message", queue="rebound", connection=connection
+        )
     deliver(case)
 
 
