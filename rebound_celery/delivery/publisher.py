@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from weakref import WeakSet
 
-from kombu import Producer
 from kombu.common import maybe_declare
 from kombu.exceptions import KombuError
 from kombu.utils.url import maybe_sanitize_url
@@ -47,6 +47,11 @@ class _Call:
     error: BaseException | None = None
 
 
+#: All publishers of this process, for what a forked child has to forget, and what was forgotten.
+_publishers: WeakSet[Publisher] = WeakSet()
+_inherited: list[_Open] = []
+
+
 class Publisher:
     """Stores deliveries over a connection of its own to the app's broker; safe for threads and forks.
 
@@ -65,12 +70,12 @@ class Publisher:
         self._form = form
         self._clock = clock
         self._events = SentEvents(app, queue, clock)
-        self._pid: int | None = None
         self._combiner: Combiner[_Call] = Combiner(self._run)
         #: Used by one thread at a time, which the combiner sees to.
         self._open: _Open | None = None
         #: Whether the app's broker has the schedule; None until it was asked.
         self._has_schedule: bool | None = None
+        _publishers.add(self)
 
     def publish_messages(self, messages: Iterable[tuple[Message, int, int]]) -> None:
         """Store messages, each with its due time in Unix milliseconds and its priority; see `publish`.
@@ -107,9 +112,6 @@ class Publisher:
         """
         if not deliveries:
             return
-        if self._pid != os.getpid():
-            # A socket that was opened before a fork, and a lock that was held then, belong to the parent.
-            self._pid, self._open, self._combiner = os.getpid(), None, Combiner(self._run)
         try:
             if self._has_schedule is None:
                 self._has_schedule = self._find_schedule()
@@ -138,9 +140,16 @@ class Publisher:
 
     def close(self) -> None:
         """Close the connection. A closed publisher may be used again; it connects anew."""
-        if self._open is not None and self._pid == os.getpid():
+        if self._open is not None:
             self._open.close()
         self._open = None
+
+    def forget_connection(self) -> None:
+        """Forget what belongs to the parent of a forked process: its socket, and locks that its threads held."""
+        if self._open is not None:
+            # Its end would close it as if it were this process's.
+            _inherited.append(self._open)
+        self._open, self._combiner = None, Combiner(self._run)
 
     @property
     def address(self) -> str:
@@ -219,7 +228,7 @@ class Publisher:
         now_ms = self._clock.now_ms()
         queue = self._queue()
         with self._app.connection_for_write() as connection:
-            channel = Producer(connection.default_channel, auto_declare=False).channel
+            channel = connection.default_channel
             for delivery in deliveries:
                 published = self._form.before_publish(delivery, now_ms)
                 channel.basic_publish(self._form.as_task(delivery, now_ms), exchange="", routing_key=queue)
@@ -241,6 +250,14 @@ class _Open:
     def close(self) -> None:
         with suppress(*FAULTS):
             self._context.__exit__(None, None, None)
+
+
+def _forget_connections() -> None:
+    for publisher in list(_publishers):
+        publisher.forget_connection()
+
+
+os.register_at_fork(after_in_child=_forget_connections)
 
 
 def _entries(deliveries: Sequence[Delivery], packed: list[bytes] | None) -> Iterator[Entry]:

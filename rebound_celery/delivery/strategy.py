@@ -31,8 +31,9 @@ logger = logging.getLogger(__name__)
 def strategy(task: Any, app: Any, consumer: Any) -> Callable[..., Any]:
     """Celery's `Task.Strategy` for the delivery task."""
     events = TaskEvents(consumer.event_dispatcher, task)
-    # Without events nobody looks at more than the id of a message that is on its way to the pool.
-    task.form.details_wanted = lambda: events.is_on
+    # Otherwise nobody looks at more than the id of a message that is on its way to the pool. One of the signal's
+    # receivers is the schedule's.
+    task.form.details_wanted = lambda: events.is_on or len(signals.task_received.receivers) > 1
     request_class = _request_class(task, app, consumer)
     earlier = getattr(consumer.strategies.get(task.name), "gatherer", None)
     if earlier is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,3 +69,36 @@ def test_many_threads_run_every_call_once():
             future.result(60)
 
     assert sorted(done) == list(range(4_000))
+
+
+def test_interrupted_caller_holds_up_no_other() -> None:
+    """As by Ctrl-C, in a thread that waits for its turn, or for others."""
+    runs: list[list[int]] = []
+    entered, release = threading.Event(), threading.Event()
+
+    def run(items: Sequence[int]) -> None:
+        runs.append(list(items))
+        if items[0] == 0:
+            entered.set()
+            release.wait(10)
+
+    combiner = Combiner[int](run)
+    first = threading.Thread(target=combiner.call, args=(0,))
+    first.start()
+    assert entered.wait(10)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    earlier = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            combiner.call(1)
+    finally:
+        signal.signal(signal.SIGALRM, earlier)
+    release.set()
+    first.join(10)
+    combiner.call(2)
+
+    assert runs == [[0], [2]]
