@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from celery import Celery
 
@@ -82,5 +83,5 @@ def add_rebound(app: Celery, kind: str, kafka: str, kafka_client: str) -> None:
             return {**built, "kafka": KINDS[kind](built["kafka"])}
 
     given = {"kafka_brokers": kafka, "kafka_client": kafka_client}
-    settings = {name: value for name, value in given.items() if value}
+    settings: dict[str, Any] = {name: value for name, value in given.items() if value}
     Measured(app, queue=QUEUE, **settings)

@@ -178,7 +178,8 @@ def idle(bench: Bench) -> Iterator[Row]:
     done = bench.alternate(
         bench.rounds, ours=lambda: _idle(bench, "rebound", seconds), stock=lambda: _idle(bench, "stock", seconds)
     )
-    pair = paired(*([run["commands_per_s"] for run in done[who]] for who in ("ours", "stock")), digits=1)
+    commands = {who: [run["commands_per_s"] for run in done[who]] for who in done}
+    pair = paired(commands["ours"], commands["stock"], digits=1)
     yield Row(
         name="idle",
         **pair,

@@ -27,7 +27,7 @@ class Row:
         figures: what else was measured.
         size: with how much of what.
         limit: what stands between this row and a better value, where that is known.
-        at_most: the value that this limit allows, where it can be told.
+        best: the best value that this limit allows, where it can be told.
         skipped: why the row was not measured; empty if it was.
         load: the machine's load average when the row was measured.
         against: the value of the same row in another checkout, if that was asked for and has the row.
@@ -41,7 +41,7 @@ class Row:
     figures: Mapping[str, Any] = field(default_factory=dict)
     size: Mapping[str, Any] = field(default_factory=dict)
     limit: str = ""
-    at_most: float | None = None
+    best: float | None = None
     skipped: str = ""
     load: float = 0.0
     against: float | None = None
@@ -82,10 +82,10 @@ class Row:
         others = [self._said(limit) for limit in self.missed if limit.figure != VALUE]
         reasons = [*others, self.limit]
         cores = os.cpu_count() or 1
-        bound = next((limit.bound for limit in self.missed if limit.figure == VALUE), None)
+        missed = next((limit for limit in self.missed if limit.figure == VALUE), None)
         # What allows the goal does not explain why it is missed.
-        is_explained = bool(self.limit) and not (self.at_most and bound and self.at_most > bound)
-        if bound is not None and not is_explained and self.load > cores:
+        is_explained = self.limit and not (missed and self.best is not None and missed.holds(self.best))
+        if missed and not is_explained and self.load > cores:
             reasons.append(f"the machine was busy (load average {self.load:.1f} on {cores} processors)")
         return "; ".join(filter(None, reasons))
 
@@ -121,6 +121,8 @@ class Row:
 
     def _said(self, limit: Limit) -> str:
         figure = self.figure(limit.figure)
+        if figure is None:
+            return f"{limit.label or limit.figure}: not measured"
         if limit.figure == RATIO:
             return f"{figure} times {self.peer}"
         return f"{limit.label}: {figure} {limit.unit}".rstrip()

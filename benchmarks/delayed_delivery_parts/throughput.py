@@ -99,7 +99,7 @@ def drained_row(name: str, ours: list[Drained], stock: list[Drained], **row: Any
     most = cores * 1e6 / total
     pair = paired([drained.rate for drained in ours], [drained.rate for drained in stock])
     limit = f"{total:g} us of processor time for each ({shares}): {most:,.0f}/s at most on {cores} cores"
-    return Row(name=name, **pair, figures=figures, limit=limit, at_most=most, **row)
+    return Row(name=name, **pair, figures=figures, limit=limit, best=most, **row)
 
 
 def noop_way(kind: str, queue: str) -> Way:

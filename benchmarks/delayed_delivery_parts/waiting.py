@@ -60,8 +60,8 @@ def worker_memory_and_warm_stop(bench: Bench) -> Iterator[Row]:
         },
         size={**size, "waiting": [0, *steps]},
     )
-    stops = ([held.stop_s for held in done[who]] for who in ("ours", "stock"))
-    yield Row(name="warm_stop", **paired(*stops, digits=2), size=size)
+    stops = {who: [held.stop_s for held in done[who]] for who in done}
+    yield Row(name="warm_stop", **paired(stops["ours"], stops["stock"], digits=2), size=size)
 
 
 def _hold(bench: Bench, kind: str, steps: list[int]) -> Held:

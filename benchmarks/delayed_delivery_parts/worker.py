@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 
 from .apps import make_app
@@ -15,7 +14,3 @@ app = make_app(
     kafka_client=os.environ["BENCH_KAFKA_CLIENT"],
     prefetch=int(os.environ["BENCH_PREFETCH"]),
 )
-
-if os.environ["BENCH_JOBS"] == "1":
-    logging.getLogger("rebound_celery.delivery.job").setLevel(logging.DEBUG)
-    logging.getLogger("rebound_celery.delivery.batch").setLevel(logging.WARNING)

@@ -154,16 +154,6 @@ PATCHES: tuple[Patch, ...] = (
         "A batch that cannot be read raises from every poll without saying where, and later polls never return.",
     ),
     _kafka(
-        "consumer.fetcher:Fetcher.PartitionRecords._unpack_records",
-        "overridden",
-        "An error in it ends the partition's records and reports the batch.",
-    ),
-    _kafka(
-        "record.memory_records:MemoryRecords._next_slice",
-        "used",
-        "It is the batch that was read last, which the report needs.",
-    ),
-    _kafka(
         "net.selector:NetworkSelector.sleep",
         "used",
         "A coroutine of a rebalance listener has no public way to wait for some time.",
@@ -354,19 +344,7 @@ PATCHES: tuple[Patch, ...] = (
         "schedule/transport/eta.py",
         "A task is to see its eta, which the schedule hides from Celery.",
     ),
-    _celery(
-        "app.base:Celery._fixups",
-        "used",
-        "compat/celery_fixups.py",
-        "A consumer connects Django's clean-up of database connections, as a worker does.",
-    ),
     _celery("fixups.django:DjangoWorkerFixup.install", "used", "compat/celery_fixups.py", "As `_fixups`."),
-    _celery(
-        "local:Proxy._get_current_object",
-        "used",
-        "consumer/consumer.py",
-        "A consumer keeps the app that is current when it is made, not the proxy.",
-    ),
     _celery(
         "events.dispatcher:EventDispatcher._group_buffer",
         "used",

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from benchmarks.delayed_delivery_parts.goals import GOALS
+from benchmarks.delayed_delivery_parts.rows import Row
 from rebound_celery.embedded import free_port
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = "benchmarks/consumer_benchmark.py"
+DELAYED_DELIVERY = "benchmarks/delayed_delivery.py"
 
 
 def run(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
@@ -205,25 +208,93 @@ def test_scheduling_benchmark_prints_one_json_line() -> None:
     assert {"schedule_retry / plain", "schedule_retry / plain, events"} <= set(json.loads(line)["ratio"])
 
 
-def test_delayed_delivery_benchmark_prints_a_json_line_for_each_row() -> None:
-    """Only the rows that were asked for, each with its goal and stock's figure of the same run."""
-    rows = ["kafka", "retry_lateness", "schedule_retry", "redis_memory", "claim"]
+SMALLEST = ("--size", "0.01", "--rounds", "1")
 
-    done = run("benchmarks/delayed_delivery.py", "--size", "0.02", "--only", ",".join(rows))
+#: The keys of a JSON line that scripts may rely on.
+KEYS = {
+    *("name", "title", "value", "unit", "peer", "peer_value", "ratio", "goal", "limits", "met", "why"),
+    *("against_value", "against_ratio", "figures", "size", "load_average"),
+}
+
+
+def test_delayed_delivery_benchmark_prints_a_json_line_for_each_row() -> None:
+    """Every row runs in its smallest form; it has all keys, and a figure or the reason why there is none."""
+    done = run(DELAYED_DELIVERY, *SMALLEST, "--json", timeout=400)
 
     assert done.returncode == 0, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row["name"] for row in found] == rows
-    assert all(row["value"] > 0 and row["goal"] and isinstance(row["met"], bool) for row in found)
-    kafka, lateness = found[:2]
-    assert kafka["ratio"] == pytest.approx(kafka["value"] / kafka["stock"], rel=0.1)
+    found = {row["name"]: row for row in map(json.loads, done.stdout.splitlines())}
+    assert set(found) == set(GOALS)
+    for row in found.values():
+        assert set(row) == KEYS
+        assert isinstance(row["met"], bool) if row["value"] is not None else row["why"].endswith("is not installed")
+    kafka, lateness = found["kafka"], found["retry_lateness"]
+    assert kafka["ratio"] == pytest.approx(kafka["value"] / kafka["peer_value"], rel=0.1)
     assert kafka["figures"]["delivered_twice"] == 0
     assert lateness["figures"]["earliest_record_ms"] >= 0
+    assert found["idle"]["limits"][0] == {"figure": "more_than_stock", "direction": "<=", "bound": 1.0}
+
+
+def test_delayed_delivery_benchmark_prints_a_table_of_80_columns_where_it_is_piped() -> None:
+    """The table has the rows that were asked for, in its own order; progress goes to stderr."""
+    rows = ["redis_enqueue", "schedule_retry_event", "redis_memory"]
+
+    done = run(DELAYED_DELIVERY, *SMALLEST, "--only", ",".join(rows))
+
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    heading = next(line for line in lines if line.startswith("row"))
+    assert heading.split() == ["row", "ours", "stock,", "peer", "ratio", "goal", "met"]
+    printed = [line.partition(":")[0] for line in lines if line.partition(":")[0] in rows]
+    assert printed[:3] == ["schedule_retry_event", "redis_memory", "redis_enqueue"]
+    assert "bare ZADD" in done.stdout
+    assert "Load average" in done.stdout
+    assert "schedule_retry_event ..." in done.stderr
+
+
+def test_delayed_delivery_benchmark_compares_with_another_checkout() -> None:
+    """The other checkout runs the same rows with its own code; here it is this one."""
+    done = run(DELAYED_DELIVERY, *SMALLEST, "--only", "redis_enqueue,redis_claim", "--json", "--against", str(ROOT))
+
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["name"] for row in rows] == ["redis_enqueue", "redis_claim"]
+    for row in rows:
+        assert row["against_ratio"] == pytest.approx(row["value"] / row["against_value"], rel=0.05)
+
+
+def test_delayed_delivery_benchmark_leaves_out_the_other_kafka_client() -> None:
+    """The row of a client that was not asked for is there, without a figure, and says so; the table too."""
+    done = run(DELAYED_DELIVERY, *SMALLEST, "--only", "kafka,kafka_confluent", "--kafka-client", "kafka-python")
+
+    assert done.returncode == 0, done.stderr
+    _, _, reasons = done.stdout.partition("Not measured:")
+    assert reasons.split() == ["kafka_confluent", "--kafka-client", "says", "kafka-python"]
+
+
+@pytest.mark.parametrize(
+    ("figures", "met", "why"),
+    [
+        ({"value": 5.0, "figures": {"p99_ms": 40.0, "min_ms": -0.4}}, True, ""),
+        ({"value": 5.0, "figures": {"p99_ms": 41.5, "min_ms": -0.4}}, False, "99 of 100: 41.5 ms"),
+        ({"value": 5.0, "figures": {"p99_ms": 41.5, "min_ms": -2.0}}, False, "99 of 100: 41.5 ms; earliest: -2.0 ms"),
+        ({"value": 6.0, "limit": "two cores", "figures": {"p99_ms": 9.0, "min_ms": 0.0}}, False, "two cores"),
+        ({"value": 6.0, "load": 99.0, "figures": {"p99_ms": 9.0, "min_ms": 0.0}}, False, "the machine was busy"),
+        ({"value": 5.0, "figures": {}}, False, "99 of 100: not measured"),
+        ({"skipped": "not here"}, None, "not here"),
+    ],
+)
+def test_a_row_says_whether_its_goal_is_met_and_why_not(figures: dict[str, Any], met: bool | None, why: str) -> None:
+    """All limits of the goal count; a figure that is missing meets none."""
+    row = Row(name="countdown_lateness", **figures)
+
+    assert row.met is met
+    assert row.why.startswith(why) if why else row.why == ""
 
 
 def test_delayed_delivery_benchmark_refuses_a_row_that_it_does_not_have() -> None:
     """It names those that there are; status 2."""
-    done = run("-m", "benchmarks.delayed_delivery", "--only", "kafka,speed")
+    done = run(DELAYED_DELIVERY, "--only", "kafka,speed")
 
     assert (done.returncode, done.stdout) == (2, "")
     assert "'speed'" in done.stderr

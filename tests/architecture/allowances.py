@@ -38,7 +38,6 @@ NOT_YET: Mapping[str, frozenset[str]] = {
         {
             "app.py",
             "consumer/config.py",
-            "consumer/handler_task.py",
             "delivery/strategy.py",
             "registry.py",
             "schedule/transport/eta.py",
