@@ -1,31 +1,60 @@
-"""Delayed delivery measured beside stock Celery, row by row of its table of goals; one JSON line a row on stdout.
+"""Measures delayed delivery beside stock Celery and other libraries, and prints a table with its goals.
 
-    python -m benchmarks.delayed_delivery                        the short form, under two minutes on two cores
-    python -m benchmarks.delayed_delivery --full                 the sizes of the goals: a million waiting, and rounds
-    python -m benchmarks.delayed_delivery --only kafka,idle      some rows
-    python -m benchmarks.delayed_delivery --apache               on Apache Kafka, in place of the embedded broker
+    python benchmarks/delayed_delivery.py                        the short run, a few minutes on two cores
+    python benchmarks/delayed_delivery.py --full                 the sizes of the goals: a million waiting; takes long
+    python benchmarks/delayed_delivery.py --only kafka,idle      some rows
+    python benchmarks/delayed_delivery.py --json                 one JSON object a row, as soon as it is measured
+    python benchmarks/delayed_delivery.py --kafka localhost:9092 your Kafka in place of the embedded broker
+    python benchmarks/delayed_delivery.py --against ../before    the same rows in another checkout, and the ratio
 
-Every row says what was measured (`value` in `unit`, more in `figures`), what stock Celery does in the same run where
-that means something (`stock`, and `ratio` of the two), the goal, and whether this run met it. Workers are processes of
-their own, as is each Redis server; nothing of them is left. The status is 1 if something could not be measured, and
-not if a goal was missed. Figures are for this machine and what else runs on it: compare ratios. It needs Linux's /proc.
+Workers are processes of their own, as is each Redis server; nothing of them is left. What is compared runs in the same
+run, in turns; figures are medians over rounds. They are for this machine and what else runs on it: compare ratios.
+Progress goes to stderr. It needs Linux's /proc. dramatiq, huey and confluent-kafka are measured where installed.
+
+The exit status is 1 if a row could not be measured; a missed goal does not change it.
+
+Keys of a JSON line:
+
+    name           the row, as in --only
+    title, unit    what `value` is, and its unit
+    value          the figure; null if the row was skipped
+    peer           what it is compared with: "stock Celery", "bare ZADD", "dramatiq" ...
+    peer_value     the peer's figure of the same run, or null
+    ratio          value / peer_value, the median over the rounds, or null
+    goal           the goal in words
+    limits         the goal as bounds, each {"figure", "direction" (">=" or "<="), "bound"}; "figure" is "value",
+                   "ratio" or a key of `figures`
+    met            whether this run met all of them; null if the row was skipped
+    why            why the goal is missed, as far as it is known, or why the row was skipped; else empty
+    against_value  the value of the other checkout, or null
+    against_ratio  value / against_value, or null
+    figures        what else was measured
+    size           how much of what, and how many rounds
+    load_average   the machine's, when the row was measured
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import platform
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from benchmarks.delayed_delivery_parts.bench import Bench, Row
+from benchmarks.delayed_delivery_parts.against import OtherCheckout
+from benchmarks.delayed_delivery_parts.bench import KAFKA_CLIENTS, Bench
+from benchmarks.delayed_delivery_parts.goals import GOALS
 from benchmarks.delayed_delivery_parts.lateness import countdown_lateness, retry_lateness, starvation
-from benchmarks.delayed_delivery_parts.redis_cost import claim, idle, redis_memory
-from benchmarks.delayed_delivery_parts.storing import scheduling_rows
-from benchmarks.delayed_delivery_parts.throughput import kafka, kafka_events, noop_tasks_and_deliveries, workers
+from benchmarks.delayed_delivery_parts.redis_cost import claim, idle, redis_memory, redis_time
+from benchmarks.delayed_delivery_parts.rows import Row
+from benchmarks.delayed_delivery_parts.sharing import lanes, workers
+from benchmarks.delayed_delivery_parts.storing import consumer, scheduling_rows
+from benchmarks.delayed_delivery_parts.table import print_table
+from benchmarks.delayed_delivery_parts.throughput import kafka, kafka_events, noop_tasks_and_deliveries
 from benchmarks.delayed_delivery_parts.waiting import worker_memory_and_warm_stop
 from rebound_celery.config import parse_brokers
 
@@ -38,21 +67,25 @@ class Measurement:
     run: Callable[[Bench], Iterable[Row]]
 
 
+_CALLS = ("schedule_retries", "consumer_store", "schedule_retry", "schedule_retry_event")
 MEASUREMENTS = (
-    Measurement(("kafka",), kafka),
+    Measurement((*_CALLS, "beside_dramatiq", "beside_huey", "threads"), scheduling_rows),
+    Measurement(("consumer",), consumer),
+    Measurement(("kafka", "kafka_confluent"), kafka),
     Measurement(("kafka_events",), kafka_events),
-    Measurement(("noop_tasks", "noop_deliveries"), noop_tasks_and_deliveries),
+    Measurement(("noop_deliveries", "noop_tasks"), noop_tasks_and_deliveries),
     Measurement(("retry_lateness",), retry_lateness),
     Measurement(("countdown_lateness",), countdown_lateness),
     Measurement(("starvation",), starvation),
-    Measurement(("worker_memory", "warm_stop"), worker_memory_and_warm_stop),
-    Measurement(("schedule_retries", "schedule_retry"), scheduling_rows),
+    Measurement(("lanes",), lanes),
+    Measurement(("workers",), workers),
     Measurement(("redis_memory",), redis_memory),
+    Measurement(("redis_enqueue", "redis_claim", "redis_settle"), redis_time),
     Measurement(("claim",), claim),
     Measurement(("idle",), idle),
-    Measurement(("workers",), workers),
+    Measurement(("worker_memory", "warm_stop"), worker_memory_and_warm_stop),
 )
-NAMES = [name for measurement in MEASUREMENTS for name in measurement.rows]
+NAMES = list(GOALS)
 
 
 def parse_names(text: str) -> list[str]:
@@ -69,39 +102,122 @@ def parse_factor(text: str) -> float:
     return factor
 
 
+def parse_rounds(text: str) -> int:
+    rounds = int(text)
+    if not 1 <= rounds <= 100:
+        raise ValueError(text)
+    return rounds
+
+
+def parse_kafka(text: str) -> str:
+    return ",".join(parse_brokers(text))
+
+
+def parse_directory(text: str) -> Path:
+    directory = Path(text).resolve()
+    if not (directory / "benchmarks" / "delayed_delivery.py").is_file():
+        raise argparse.ArgumentTypeError(f"{text!r} has no benchmarks/delayed_delivery.py")
+    return directory
+
+
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="the sizes that the goals speak of; takes many minutes")
-    parser.add_argument("--only", type=parse_names, default=NAMES, metavar="NAME[,NAME]", help=", ".join(NAMES))
-    parser.add_argument("--size", type=parse_factor, default=1.0, metavar="FACTOR", help="times every size, as in 0.1")
-    kafka_server = parser.add_mutually_exclusive_group()
-    kafka_server.add_argument("--kafka", metavar="HOST:PORT", help="a Kafka that runs; default: an embedded one")
-    kafka_server.add_argument("--apache", action="store_true", help="start Apache Kafka (needs Java and Maven)")
+    add = parser.add_argument
+    add("--json", action="store_true", help="print one JSON object a row in place of the table")
+    add("--full", action="store_true", help="the sizes of the goals")
+    add("--only", type=parse_names, default=NAMES, metavar="NAME[,NAME]", help=", ".join(NAMES))
+    add("--size", type=parse_factor, default=1.0, metavar="FACTOR", help="multiply every size, as in 0.1")
+    help_text = "how often each pair runs; default: 1 (3 with --full), and 5 (7) where no worker is started"
+    add("--rounds", type=parse_rounds, metavar="N", help=help_text)
+    servers = parser.add_mutually_exclusive_group()
+    servers.add_argument("--kafka", type=parse_kafka, metavar="HOST:PORT", help="a Kafka that runs; default: embedded")
+    servers.add_argument("--apache", action="store_true", help="start Apache Kafka (needs Java and Maven)")
+    help_text = "the only client library of the Kafka rows; default: each that is installed"
+    add("--kafka-client", choices=list(KAFKA_CLIENTS), help=help_text)
+    add("--against", type=parse_directory, metavar="DIR", help="another checkout to compare with")
+    add("--against-python", default=sys.executable, metavar="PYTHON", help="the Python for it; default: this one")
     return parser
+
+
+def options_for_other(options: argparse.Namespace) -> list[str]:
+    """The options of this run that the other checkout gets too."""
+    given = {
+        "--size": options.size,
+        "--rounds": options.rounds,
+        "--kafka": options.kafka,
+        "--kafka-client": options.kafka_client,
+    }
+    switches = {"--full": options.full, "--apache": options.apache}
+    values = [f"{name}={value}" for name, value in given.items() if value is not None]
+    return [*values, *(name for name, is_on in switches.items() if is_on)]
+
+
+def run(bench: Bench, measurement: Measurement, other: OtherCheckout | None) -> Iterator[Row]:
+    """Measure, and look the same rows up in the other checkout."""
+    rows = [row for row in measurement.run(bench) if row.name in bench.wanted]
+    there = other.values([row.name for row in rows if not row.skipped]) if other and rows else {}
+    for row in rows:
+        yield replace(row, load=os.getloadavg()[0], against=there.get(row.name))
+
+
+def describe(rows: Sequence[Row], options: argparse.Namespace, load_before: str) -> list[str]:
+    """Where and how the rows were measured."""
+    server = options.kafka or ("Apache Kafka" if options.apache else "the embedded Kafka")
+    extent = "the sizes of the goals" if options.full else "the short run; --full takes the sizes of the goals"
+    heading = [
+        f"Python {platform.python_version()}, {os.cpu_count()} processors, {server}; {extent}.",
+        f"Load average {load_before} before, {load_average()} after. Other programs' load makes every figure worse.",
+    ]
+    if options.size != 1:
+        heading.append(f"All sizes times {options.size:g}.")
+    return [*heading, ""] if rows else []
+
+
+def load_average() -> str:
+    return f"{os.getloadavg()[0]:.1f}"
 
 
 def main(argv: list[str] | None = None) -> int:
     options = make_parser().parse_args(argv)
-    brokers = ",".join(parse_brokers(options.kafka)) if options.kafka else None
     failed = False
-    busy = ", ".join(f"{load:.1f}" for load in os.getloadavg())
-    print(f"{os.cpu_count()} processors, load average {busy} before the start", file=sys.stderr)
-    with Bench(full=options.full, factor=options.size, kafka=brokers, apache=options.apache) as bench:
-        for measurement in MEASUREMENTS:
-            if not set(measurement.rows) & set(options.only):
-                continue
-            began = time.monotonic()
-            bench.progress(f"{', '.join(measurement.rows)} ...")
-            try:
-                for row in measurement.run(bench):
-                    if row.name in options.only:
-                        print(row.to_json(), flush=True)
-            except Exception as error:
-                # The other rows are worth having.
-                failed = True
-                bench.progress(f"  could not be measured: {type(error).__name__}: {error}")
-                bench.progress("\n".join(getattr(error, "__notes__", ())))
-            bench.progress(f"  took {time.monotonic() - began:.0f} s")
+    rows: list[Row] = []
+    load_before = load_average()
+    with Bench(
+        wanted=options.only,
+        full=options.full,
+        factor=options.size,
+        rounds=options.rounds,
+        kafka=options.kafka,
+        apache=options.apache,
+        kafka_client=options.kafka_client,
+    ) as bench:
+        other = None
+        if options.against:
+            other = OtherCheckout(options.against, options.against_python, options_for_other(options), bench.progress)
+        try:
+            for measurement in MEASUREMENTS:
+                wanted = [name for name in measurement.rows if name in bench.wanted]
+                if not wanted:
+                    continue
+                began = time.monotonic()
+                bench.progress(f"{', '.join(wanted)} ...")
+                try:
+                    for row in run(bench, measurement, other):
+                        rows.append(row)
+                        if options.json:
+                            print(row.to_json(), flush=True)
+                except Exception as error:
+                    # The other rows are worth having.
+                    failed = True
+                    bench.progress(f"  could not be measured: {type(error).__name__}: {error}")
+                    bench.progress("\n".join(getattr(error, "__notes__", ())))
+                bench.progress(f"  took {time.monotonic() - began:.0f} s")
+        finally:
+            # Also what was measured until Ctrl-C.
+            if rows and not options.json:
+                rows.sort(key=lambda row: NAMES.index(row.name))
+                against = f"to {options.against.name}" if options.against else ""
+                print_table(rows, heading=describe(rows, options, load_before), against=against)
     return int(failed)
 
 

@@ -17,7 +17,7 @@ from rebound_celery.consumer.failure_handler import FailureHandler
 from rebound_celery.consumer.partition_tracker import Job, Partition, PartitionTracker
 from rebound_celery.consumer.reading import read_safely
 from rebound_celery.message import new_id
-from rebound_celery.message.codec import decode, encode, pack
+from rebound_celery.message.codec import decode, decode_many, encode, encode_many, pack
 from rebound_celery.message.headers import kafka_headers
 from rebound_celery.policy import Failure, Retry
 from rebound_celery.requests import RetryRequest
@@ -42,6 +42,11 @@ class ConsumerRecord(NamedTuple):
 def measure(what: str, call: Callable[[], object], note: str = "") -> None:
     best = min(timeit.repeat(call, number=CALLS, repeat=ROUNDS)) / CALLS
     print(f"{what:50} {best * 1e6:6.2f} us  {note}")
+
+
+def measure_many(what: str, call: Callable[[], object]) -> None:
+    best = min(timeit.repeat(call, number=CALLS // 500, repeat=ROUNDS)) / CALLS
+    print(f"{what:50} {best * 1e6:6.2f} us  a message")
 
 
 def main() -> None:
@@ -79,6 +84,10 @@ def main() -> None:
         measure(f"pack: {what}", lambda one=one: pack(one), f"{len(packed)} bytes")
         measure(f"encode: {what}", lambda one=one: encode(one), f"{len(stored)} bytes")
         measure(f"decode: {what}", lambda one=one, stored=stored: decode(one.id, stored))
+
+        many, forms = [(one, {})] * 500, [(one.id, stored)] * 500
+        measure_many(f"encode, 500 in one call: {what}", lambda many=many: encode_many(many))
+        measure_many(f"decode, 500 in one call: {what}", lambda forms=forms: decode_many(forms))
 
 
 if __name__ == "__main__":

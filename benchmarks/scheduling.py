@@ -1,14 +1,20 @@
-"""How fast retries are scheduled, beside Celery's own `apply_async` and the bare client; one JSON line on stdout.
+"""Measures how fast retries are scheduled, beside `apply_async` and the bare client; prints one JSON line on stdout.
 
     python -m benchmarks.scheduling                         starts a Redis server of its own
     python -m benchmarks.scheduling --redis localhost:6379  uses database 0 there; empties only the queues of its own
-    python -m benchmarks.scheduling --profile               tells where the time of `schedule_retry` goes, on stderr
+    python -m benchmarks.scheduling --profile               prints where the time goes, on stderr
 
-Every way stores the same message in the same Redis, one connection each, in one thread. A round does all of them one
-after the other; the figures are medians over the rounds. `plain` is `apply_async(countdown=5)` of an equivalent task
-on a stock Celery app; `events` says whether `task_send_sent_event` is on, which Flower wants and which publishes a
-second message for each call. The goal is the ratio `schedule_retry / plain`, at least 2. Where dramatiq is installed
-(`pip install "dramatiq[redis]"`), its delayed send is measured too.
+Each way stores the same message in the same Redis. A round runs all ways one after the other; the figures are medians
+over the rounds. One thread makes the calls, except in `eight threads`.
+
+    plain              `apply_async(countdown=5)` of an equivalent task on a stock Celery app
+    zadd               one ZADD of the stored bytes for each call, with redis-py
+    schedule_retry     one call for each retry
+    schedule_retries   many retries in one call
+    store              what the consumer does with a failed record: it reads the record, decides, and stores 500 at once
+    dramatiq, huey     their delayed sends, where they are installed (`pip install "dramatiq[redis]" huey`)
+
+`events` means that `task_send_sent_event` is on: each call then publishes an event too, which Flower needs.
 """
 
 from __future__ import annotations
@@ -16,113 +22,29 @@ from __future__ import annotations
 import argparse
 import contextlib
 import cProfile
-import importlib
 import json
 import pstats
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import redis
-from celery import Celery
 
-from rebound_celery import Rebound
-from rebound_celery.app import RetryRequest
+from benchmarks.scheduling_ways import (
+    COUNTDOWN_S,
+    PEERS,
+    QUEUES,
+    REBOUND_QUEUE,
+    ZADD_KEY,
+    Way,
+    peer_ways,
+    plain_way,
+    rebound_ways,
+    zadd_way,
+)
 from tests.servers import local_redis
-
-PLAIN_QUEUE = "scheduling-plain"
-REBOUND_QUEUE = "scheduling-rebound"
-DRAMATIQ_QUEUE = "scheduling-dramatiq"
-ZADD_KEY = "scheduling-zadd"
-
-COUNTDOWN_S = 5
-BULK_CHUNK = 1000
-
-#: Does a number of calls; what it takes is timed.
-Way = Callable[[int], object]
-
-
-def make_app(url: str, *, events: bool) -> Celery:
-    app = Celery(set_as_current=False, broker=url)
-    app.conf.update(task_send_sent_event=events, worker_send_task_events=events, task_default_queue=PLAIN_QUEUE)
-    return app
-
-
-def as_texts(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments as a task takes them, which must be JSON."""
-    return {name: value.decode() if isinstance(value, bytes) else value for name, value in arguments.items()}
-
-
-def plain_way(url: str, arguments: dict[str, Any], *, events: bool) -> Way:
-    """What a user writes without rebound: a task that takes the same data, and a countdown."""
-    app = make_app(url, events=events)
-
-    @app.task(name="plain.deliver", ignore_result=True, shared=False)
-    def deliver(destination: str, message_data: str, **options: Any) -> None:
-        """Stand for the delivery; no worker runs it here."""
-
-    kwargs = as_texts(arguments)
-
-    def run(count: int) -> None:
-        for _ in range(count):
-            deliver.apply_async(kwargs=kwargs, countdown=COUNTDOWN_S)
-
-    return run
-
-
-def dramatiq_way(url: str, arguments: dict[str, Any]) -> Way | None:
-    """The same data as a delayed message of dramatiq's; None where it is not installed."""
-    try:
-        dramatiq = importlib.import_module("dramatiq")
-        broker = importlib.import_module("dramatiq.brokers.redis").RedisBroker(url=url)
-    except ImportError:
-        return None
-    kwargs = as_texts(arguments)
-
-    @dramatiq.actor(broker=broker, queue_name=DRAMATIQ_QUEUE)
-    def deliver(**options: Any) -> None:
-        """Stand for the delivery; no worker runs it here."""
-
-    def run(count: int) -> None:
-        for _ in range(count):
-            deliver.send_with_options(kwargs=kwargs, delay=COUNTDOWN_S * 1000)
-
-    return run
-
-
-def rebound_ways(url: str, arguments: dict[str, Any], *, events: bool) -> tuple[Rebound, dict[str, Way]]:
-    rebound = Rebound(make_app(url, events=events), queue=REBOUND_QUEUE)
-
-    def one_by_one(count: int) -> None:
-        for _ in range(count):
-            rebound.schedule_retry(**arguments)
-
-    def bulk(count: int) -> None:
-        for outcome in rebound.schedule_retries([arguments] * count):
-            if isinstance(outcome, Exception):
-                raise outcome
-
-    def store(count: int) -> None:
-        # As the consumer does it: messages are at hand, and each is another one.
-        now_ms = time.time_ns() // 1_000_000
-        made = (RetryRequest(**arguments).to_message(rebound.settings, now_ms) for _ in range(count))
-        while chunk := [pair for pair, _ in zip(made, range(BULK_CHUNK), strict=False)]:
-            rebound.store(chunk)
-
-    return rebound, {"schedule_retry": one_by_one, "schedule_retries": bulk, "store": store}
-
-
-def zadd_way(client: redis.Redis, stored: bytes) -> Way:
-    """The floor of any client: the same bytes, one ZADD a call, nothing built."""
-
-    def run(count: int) -> None:
-        due = time.time() + COUNTDOWN_S
-        for number in range(count):
-            client.zadd(ZADD_KEY, {stored + b"%d" % number: due})
-
-    return run
 
 
 def keys_of(client: redis.Redis, queue: str) -> list[bytes]:
@@ -132,17 +54,12 @@ def keys_of(client: redis.Redis, queue: str) -> list[bytes]:
 
 def longest_entry(client: redis.Redis, queue: str) -> bytes:
     """The message that waits in the queue, as it is stored."""
-    readers: dict[bytes, Callable[[bytes], Any]] = {
-        b"list": lambda key: client.lrange(key, 0, -1),
-        b"hash": client.hvals,
-        b"zset": lambda key: client.zrange(key, 0, -1),
-    }
-    return max((entry for key in keys_of(client, queue) for entry in readers[client.type(key)](key)), key=len)
+    hashes = [key for key in keys_of(client, queue) if client.type(key) == b"hash"]
+    return max((entry for key in hashes for entry in client.hvals(key)), key=len)
 
 
 def empty(client: redis.Redis) -> None:
-    queues = PLAIN_QUEUE, REBOUND_QUEUE, DRAMATIQ_QUEUE
-    client.delete(ZADD_KEY, *(key for queue in queues for key in keys_of(client, queue)))
+    client.delete(ZADD_KEY, *(key for queue in QUEUES for key in keys_of(client, queue)))
 
 
 Figures = dict[str, list[float]]
@@ -183,10 +100,12 @@ def report(rates: Figures, costs: Figures, count: int, stored: int) -> dict[str,
             "schedule_retry / plain": ratio("schedule_retry", "plain"),
             "schedule_retry / plain, events": ratio("schedule_retry, events", "plain, events"),
             "schedule_retry / zadd": ratio("schedule_retry", "zadd"),
+            "eight threads / one": ratio("eight threads", "schedule_retry"),
+            "eight threads, events / one": ratio("eight threads, events", "schedule_retry, events"),
             "schedule_retries / plain": ratio("schedule_retries", "plain"),
             "store / plain": ratio("store", "plain"),
             "store, events / plain, events": ratio("store, events", "plain, events"),
-            **({"schedule_retry / dramatiq": ratio("schedule_retry", "dramatiq")} if "dramatiq" in rates else {}),
+            **{f"schedule_retry / {peer}": ratio("schedule_retry", peer) for peer in PEERS if peer in rates},
         },
         "calls": count,
         "rounds": len(next(iter(rates.values()))),
@@ -217,11 +136,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--calls", type=int, default=1000, help="calls of each way in a round (default: 1000)")
     parser.add_argument("--payload", type=int, default=200, metavar="BYTES", help="default: 200")
-    parser.add_argument("--profile", action="store_true", help="profile schedule_retry as well, to stderr")
+    parser.add_argument("--profile", action="store_true", help="print profiles to stderr as well")
     options = parser.parse_args(argv)
     arguments = {
         "destination": "kafka://orders",
-        "message_data": b"x" * options.payload,
+        "value": b"x" * options.payload,
         "key": b"key-1",
         "headers": {"trace": "abc"},
         "base_delay": COUNTDOWN_S,
@@ -239,12 +158,14 @@ def main(argv: list[str] | None = None) -> int:
             **quiet_ways,
             **{f"{name}, events": way for name, way in loud_ways.items()},
         }
-        if other := dramatiq_way(url, arguments):
-            ways["dramatiq"] = other
+        ways |= peer_ways(url, arguments)
         rates, costs = measure(ways, client, options.rounds, options.calls)
         print(json.dumps(report(rates, costs, options.calls, len(stored))))
         if options.profile:
-            profile(quiet_ways["schedule_retry"], 2000)
+            for name in ("schedule_retry", "schedule_retries", "store"):
+                print(f"{name}, without events", file=sys.stderr)
+                profile(quiet_ways[name], 2000)
+            print("schedule_retry, with events", file=sys.stderr)
             profile(loud_ways["schedule_retry"], 2000)
             empty(client)
     return 0

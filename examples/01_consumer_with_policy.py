@@ -1,4 +1,4 @@
-"""A consumer whose handler fails twice; the policy brings the record back after 1 s, then 2 s.
+"""A consumer whose handler fails twice. The record comes back after 1 s, and then after 2 s.
 
 pip install "rebound-celery[demo]"
 python examples/01_consumer_with_policy.py
@@ -39,7 +39,7 @@ consumer = Consumer(
     app,
 )
 
-# In production these are your own Kafka, your Redis, and `celery -A your_app worker`.
+# In production you use your own Kafka and Redis, and `celery -A your_app worker`.
 with running(app, topics={"orders": 4}) as servers:
     producer = KafkaProducer(bootstrap_servers=servers.kafka)
     producer.send("orders", key=b"customer-7", value=b'{"order": 42}')

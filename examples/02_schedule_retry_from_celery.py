@@ -1,4 +1,4 @@
-"""An existing Celery task that hands what it cannot do now to rebound: it comes back as a Kafka record, 1 s later.
+"""A Celery task that schedules a retry when it fails. The retry arrives as a Kafka record, 1 s later.
 
 pip install "rebound-celery[demo]"
 python examples/02_schedule_retry_from_celery.py
@@ -14,8 +14,8 @@ from kafka import KafkaConsumer
 from rebound_celery import Rebound, schedule_retry
 from rebound_celery.testing import running
 
-app = Celery("shop")  # your app, as it is
-Rebound(app)  # the one line that is new
+app = Celery("shop")  # your existing app
+Rebound(app)  # the only new line
 
 
 def ask_the_bank(order: int) -> None:
@@ -40,7 +40,7 @@ def charge(order: int) -> str | None:
     return None
 
 
-# In production: your own Redis and Kafka, and `celery -A shop worker`.
+# In production you use your own Redis and Kafka, and `celery -A shop worker`.
 with running(app, topics={"charges": 1}) as servers:
     charge.delay(42)
     options = {"auto_offset_reset": "earliest", "enable_auto_commit": False}

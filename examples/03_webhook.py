@@ -1,4 +1,4 @@
-"""A webhook whose receiver answers 500 twice, and then 200: each failed answer uses up an attempt.
+"""A webhook whose receiver answers 500 twice, and then 200. Each answer of 500 uses up an attempt.
 
 pip install "rebound-celery[demo]"
 python examples/03_webhook.py
@@ -36,13 +36,13 @@ class Receiver(BaseHTTPRequestHandler):
             delivered.set()
 
     def log_message(self, *_: object) -> None:
-        """The line above says it all."""
+        """Print nothing more; do_POST prints a line."""
 
 
 receiver = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
 threading.Thread(target=receiver.serve_forever, daemon=True).start()
 
-# In production: your own Redis, and `celery -A webhooks worker`.
+# In production you use your own Redis, and `celery -A webhooks worker`.
 with running(app):
     url = f"http://127.0.0.1:{receiver.server_port}/hooks/orders"
     rebound.schedule_retry(url, {"order": 42}, key="order-42", max_retries=3, base_delay=1)

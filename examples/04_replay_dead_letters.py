@@ -1,4 +1,4 @@
-"""Reading a dead letter topic, with the reasons, and replaying it: each record goes back to the topic it came from.
+"""Reads a dead letter topic with the reasons, and sends each record back to the topic that it came from.
 
 pip install "rebound-celery[demo]"
 python examples/04_replay_dead_letters.py
@@ -45,7 +45,7 @@ with running(app, topics={"orders": 1, "orders-dlq": 1}) as servers:
             print(f"    {name}: {why['rebound-' + name]}")
 
         repaired.set()
-        # Without rebound's headers it is a new record, with all its attempts before it.
+        # Without rebound's headers it is a new record, which starts with attempt 1.
         kept = [(name, value) for name, value in letter.headers if not name.startswith("rebound-")]
         producer.send(why["rebound-origin-topic"], key=letter.key, value=letter.value, headers=kept)
         producer.close()

@@ -1,4 +1,4 @@
-"""Any Celery app on Redis, no Kafka anywhere: its countdowns wait in Redis, can be listed, and are revoked for good.
+"""A Celery app on Redis, without Kafka. Its countdowns wait in Redis, can be listed, and can be revoked for good.
 
 pip install "rebound-celery[demo]"
 python examples/05_countdowns_without_kafka.py
@@ -14,8 +14,8 @@ from celery.contrib.testing.worker import start_worker
 from rebound_celery import install_schedule
 from rebound_celery.embedded import EmbeddedRedis
 
-app = Celery("reminders")  # your app, as it is
-install_schedule(app)  # the one line that is new
+app = Celery("reminders")  # your existing app
+install_schedule(app)  # the only new line
 app.conf.worker_hijack_root_logger = False
 
 reminded = threading.Event()
@@ -27,12 +27,12 @@ def remind(what: str) -> None:
     reminded.set()
 
 
-# In production: your own Redis, and `celery -A reminders worker`.
+# In production you use your own Redis, and `celery -A reminders worker`.
 with EmbeddedRedis() as redis:
     app.conf.broker_url = redis.url
     remind.apply_async(("tea",), countdown=1.5)
     remind.apply_async(("the dentist",), countdown=365 * 86_400)
-    # No worker runs, so none can hear of it: stock Celery would run this task all the same.
+    # No worker runs that could hear of the revocation. Stock Celery would run this task later.
     remind.apply_async(("coffee",), countdown=1.5).revoke()
 
     with start_worker(app, pool="threads", concurrency=2, perform_ping_check=False, loglevel="ERROR"):

@@ -1,11 +1,9 @@
-"""The app of docker-compose.yml. Its addresses are in the environment: CELERY_BROKER_URL and REBOUND_KAFKA_BROKERS.
+"""The app of docker-compose.yml and of the Kubernetes example.
 
-`python compose_app.py GROUP` is the consumer's health check: it exits with 0 if the consumer group has a member.
+Its addresses are in the environment: CELERY_BROKER_URL and REBOUND_KAFKA_BROKERS.
 """
 
 from __future__ import annotations
-
-import sys
 
 from celery import Celery
 
@@ -13,7 +11,7 @@ from rebound_celery import Rebound, Record
 
 app = Celery("shop")
 app.conf.broker_connection_retry_on_startup = True
-rebound = Rebound(app)
+Rebound(app)
 
 
 def handle(record: Record) -> None:
@@ -22,17 +20,3 @@ def handle(record: Record) -> None:
     print(f"attempt {record.attempt} of {record.origin}: {text}", flush=True)
     if "fail" in text:
         raise ValueError("this order says fail")
-
-
-def has_member(group: str) -> bool:
-    from kafka import KafkaAdminClient
-
-    admin = KafkaAdminClient(bootstrap_servers=list(rebound.settings.kafka_brokers))
-    try:
-        return bool(admin.describe_groups([group])[group]["members"])
-    finally:
-        admin.close()
-
-
-if __name__ == "__main__":
-    sys.exit(0 if has_member(sys.argv[1]) else f"the group {sys.argv[1]!r} has no member")

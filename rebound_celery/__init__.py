@@ -1,13 +1,14 @@
 """Retries for Kafka consumers and Celery: exponential backoff, dead letters with their reason, no lost message."""
 
-from .app import Rebound, schedule_retries, schedule_retry
+from .app import Rebound
 from .config import Settings
 from .consumer import Consumer, ConsumerConfig
+from .current_app import schedule_retries, schedule_retry
 from .errors import InvalidSettingError, NotInstalledError, NotStoredError, ReboundError, UnreachableError
 from .message import Message, Record
 from .policy import RetryPolicy
 from .requests import RetryRequest
-from .schedule.worker.installation import install_schedule
+from .schedule import install_schedule
 
 __all__ = [  # noqa: RUF022 - grouped by what they are for
     # an app, and what it schedules

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property, partial
-from typing import Any, cast
+from typing import Any, Literal
 
 from celery import Celery, signals
 from celery.result import AsyncResult
@@ -14,18 +13,25 @@ from celery.utils.imports import symbol_by_name
 from kombu import Exchange, Queue
 
 from . import registry
-from .clock import SYSTEM_CLOCK
+from .celery_conf import LiveSetting, is_set, when_configured
+from .clock import SYSTEM_CLOCK, Clock
 from .config import PREFIX, Settings
+from .dead_letters import DeadSet
+from .delivery.collector import spare_what_is_loaded
+from .delivery.delivery import PRIORITY_NORMAL, Delivery, priority_of
+from .delivery.form import DeliveryForm, to_argument
+from .delivery.opened import Destinations, OpenedDestinations
+from .delivery.outcomes import Scheduled
 from .delivery.publisher import Publisher
-from .delivery.task import DeliverTask, Destinations, PerProcess
-from .delivery.task_messages import PRIORITY_HIGH, PRIORITY_NORMAL
-from .destinations.dead_set import DeadSet
+from .delivery.task import DeliverTask
 from .errors import InvalidSettingError, ReboundError
 from .message import Message
-from .requests import RetryRequest
-from .schedule.worker.installation import install_schedule
+from .policy import RetryPolicy
+from .requests import Destination, RetryRequest, merged_value
+from .schedule import install_schedule
+from .schedule.port import ScheduleOptions
 
-#: How many messages `schedule_retries` stores in one round trip.
+#: How many messages `schedule_retries` stores with one call.
 _CHUNK = 1000
 
 
@@ -38,6 +44,7 @@ class Rebound:
 
     Args:
         app: the Celery app, with a Redis broker.
+        clock: tells the time; tests pass another.
         **settings: `rebound_*` settings without that prefix, for this app; they win over its configuration.
             See `Settings` for all of them.
 
@@ -45,18 +52,28 @@ class Rebound:
         InvalidSettingError: for an unknown setting.
     """
 
-    def __init__(self, app: Celery, **settings: Any) -> None:
+    def __init__(self, app: Celery, *, clock: Clock = SYSTEM_CLOCK, **settings: Any) -> None:
         unknown = set(settings) - {setting.name for setting in fields(Settings)}
         if unknown:
             raise InvalidSettingError(sorted(unknown)[0], settings[sorted(unknown)[0]], "there is no such setting")
         self.app = app
+        self._clock = clock
+        self._is_eager = LiveSetting(app, "task_always_eager")
         self._overrides = {PREFIX + name: value for name, value in settings.items()}
-        self._destinations = PerProcess(self._build_destinations)
+        self._destinations = OpenedDestinations(self._build_destinations)
+
+        def queue() -> str:
+            return self.settings.queue
+
+        self._form = DeliveryForm(app, queue)
+        self._publisher = Publisher(app, queue, self._form, clock=clock)
+        #: The dead letters kept in Redis because they had no topic or URL to go to.
+        self.dead_set = DeadSet(self._publisher.open)
         registry.install(app, self)
         install_schedule(app, self._schedule_options)
         self._add_queue()
         self._add_task()
-        _when_configured(app, self._turn_on_events)
+        when_configured(app, self._turn_on_events)
 
     # What is read and made when first needed
 
@@ -69,34 +86,20 @@ class Rebound:
         """
         return Settings.read({**{name: self.app.conf.get(name) for name in _SETTING_NAMES}, **self._overrides})
 
-    @cached_property
-    def _publisher(self) -> Publisher:
-        return Publisher(self.app, self.settings.queue)
-
-    @cached_property
-    def dead_set(self) -> DeadSet:
-        """The dead letters kept in Redis because they had no topic or URL to go to."""
-        return DeadSet(self._publisher.open_redis)
-
     def _build_destinations(self) -> Destinations:
         # Imported here so that an app that only schedules never loads a Kafka or HTTP client.
+        from .destinations.dead_set import DeadSetDestination
         from .destinations.http import HttpDestination
         from .destinations.kafka import KafkaDestination
 
-        # kafka-python tells each step of each connection, and at ERROR each one that fails, hundreds a second while
-        # Kafka is away; what matters of it comes as rebound's own message.
-        kafka_log = logging.getLogger("kafka")
-        if kafka_log.level == logging.NOTSET:
-            kafka_log.setLevel(logging.CRITICAL)
         settings = self.settings
-        return Destinations(
-            by_kind={
-                "kafka": KafkaDestination(settings.kafka_brokers, settings.kafka_options, settings.kafka_timeout),
-                "http": HttpDestination(settings.http_connect_timeout, settings.http_timeout),
-                "dead-set": self.dead_set,
-            },
-            dead_set=self.dead_set,
-        )
+        return {
+            "kafka": KafkaDestination(
+                settings.kafka_brokers, settings.kafka_options, settings.kafka_timeout, settings.kafka_client
+            ),
+            "http": HttpDestination(settings.http_connect_timeout, settings.http_timeout),
+            "dead-set": DeadSetDestination(self._publisher.open),
+        }
 
     # What is added to the app
 
@@ -116,23 +119,24 @@ class Rebound:
         return queues
 
     def _add_task(self) -> None:
-        destinations, read_settings = self._destinations, lambda: self.settings
-
         class Deliver(DeliverTask):
             """Rebound's delivery task, bound to this app's destinations and settings."""
 
-        Deliver.destinations = destinations
-        Deliver.read_settings = staticmethod(read_settings)
+        Deliver.destinations = self._destinations
+        Deliver.read_settings = staticmethod(lambda: self.settings)
         Deliver.publisher = staticmethod(lambda: self._publisher)
+        Deliver.form = self._form
+        Deliver.clock = self._clock
         if self.app.finalized:
             self.app.register_task(Deliver())
         else:
             # Registering binds the task to the app's settings, which may not be there yet.
             self.app.on_after_finalize.connect(lambda **_: self.app.register_task(Deliver()), weak=False)
-        # Both: the first is the process itself (threads, solo, gevent), the second each child of prefork.
-        # Weak: the app keeps this Rebound alive, and a signal should not keep the app.
+        # The first is the process itself (threads, solo, gevent), the second each child of prefork. Both are weak: the
+        # app keeps this Rebound alive, and a signal should not keep the app.
         signals.worker_shutdown.connect(self._close_destinations)
         signals.worker_process_shutdown.connect(self._close_destinations)
+        signals.worker_init.connect(spare_what_is_loaded)
 
     def _close_destinations(self, **_: Any) -> None:
         self._destinations.close()
@@ -141,34 +145,54 @@ class Rebound:
         """Let Flower see retries, unless the app says otherwise: without events it shows nothing."""
         conf = self.app.conf
         for name in ("worker_send_task_events", "task_send_sent_event"):
-            if not _is_set(self.app, name):
+            if not is_set(self.app, name):
                 conf[name] = True
 
-    def _schedule_options(self) -> dict[str, Any]:
+    def _schedule_options(self) -> ScheduleOptions:
         settings = self.settings
-        # On rebound's own queue every message goes through the schedule: a list with BRPOP can lose one.
-        return {
-            "leased": (settings.queue,),
-            "lease": settings.lease,
-            "max_losses": settings.max_worker_losses,
-            "health_file": settings.health_file,
-        }
+        return ScheduleOptions(
+            # On rebound's own queue every message goes through the schedule: a list with BRPOP can lose one.
+            leased={settings.queue: self._form},
+            lease_s=settings.lease,
+            max_worker_losses=settings.max_worker_losses,
+            health_file=settings.health_file,
+        )
 
     # What users call
 
-    def schedule_retry(self, destination: object = None, message_data: object = None, **options: Any) -> AsyncResult:
+    def schedule_retry(
+        self,
+        destination: Destination,
+        value: object = None,
+        *,
+        id: str | None = None,  # noqa: A002 - the field's own word
+        key: bytes | str | None = None,
+        headers: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None,
+        max_retries: int | None = None,
+        base_delay: float | None = None,
+        policy: RetryPolicy | None = None,
+        destination_type: Literal["kafka", "http"] | None = None,
+        dead_destination: Destination | None = None,
+        source: object = None,
+        client_id: str | None = None,
+        is_priority: bool = False,
+        error: BaseException | str | None = None,
+        attempt: int = 1,
+        message_data: object = None,
+    ) -> AsyncResult:
         """Deliver a message later: after `base_delay * 2**(attempt-1)` seconds, until its retries are spent.
 
         Args:
             destination: `kafka://topic`, `kafka://host:port/topic`, `http(s)://...`, or a mapping with `topic`
                 (and `host`, `port`) or `url`.
-            message_data: bytes as they are; text as UTF-8; None as a Kafka record without value (an empty body over
-                HTTP); anything else as JSON.
+            value: bytes as they are; text as UTF-8; None as a Kafka record without value (an empty body over HTTP);
+                anything else as JSON.
             id: a stable name for the message, which receivers see as `rebound-id`; None makes one.
             key: the record's key, bytes or text; None for none. Over HTTP it is the header `X-Message-Key`.
             headers: a mapping or pairs; text values become UTF-8.
             max_retries: 0 to 100; None means the app's `rebound_max_retries`. With 0 it is a dead letter at once.
             base_delay: 1 to 3600 seconds; None means the app's `rebound_base_delay`.
+            policy: in place of `max_retries` and `base_delay`.
             destination_type: "kafka" or "http", where the caller wants it checked; with "kafka" the destination may be
                 a bare topic name.
             dead_destination: where it goes when given up, like `destination`. None means `{topic}-dlq` for Kafka, and
@@ -177,6 +201,7 @@ class Rebound:
             is_priority: whether it is taken before others that are due.
             error: why the attempt failed, an exception or a text; a dead letter carries it.
             attempt: which attempt has failed; 1 is the first.
+            message_data: another name for `value`.
 
         Returns:
             Celery's AsyncResult of the delivery task.
@@ -185,99 +210,84 @@ class Rebound:
             InvalidSettingError: naming field, value and limits; nothing is stored then.
             NotStoredError: if Redis does not take it (a kombu OperationalError too, as from `apply_async`).
         """
-        request = RetryRequest.from_mapping({"destination": destination, "message_data": message_data, **options})
-        message, due_ms = request.to_message(self.settings, SYSTEM_CLOCK.now_ms())
-        if self.app.conf.task_always_eager:
-            return self._task.apply(args=(message.to_wire(),), task_id=message.task_id)
-        self._publisher.publish([(message, due_ms)], priority=_priority(request))
-        return self._result(message)
+        return self.schedule(
+            RetryRequest(
+                destination=destination,
+                value=merged_value(value, message_data),
+                id=id,
+                key=key,
+                headers=headers,
+                max_retries=max_retries,
+                base_delay=base_delay,
+                policy=policy,
+                destination_type=destination_type,
+                dead_destination=dead_destination,
+                source=source,
+                client_id=client_id,
+                is_priority=is_priority,
+                error=error,
+                attempt=attempt,
+            )
+        )
 
-    def schedule_retries(
-        self, requests: Iterable[RetryRequest | Mapping[str, Any]]
-    ) -> list[AsyncResult | ReboundError]:
+    def schedule(self, request: RetryRequest) -> AsyncResult:
+        """Schedule one retry; see `schedule_retry`, whose arguments are the fields of `request`."""
+        message, due_ms = request.to_message(self.settings, self._clock.now_ms())
+        if self._is_eager():
+            argument = to_argument(Delivery(message=message, task_id=message.task_id))
+            return self.app.tasks[DeliverTask.name].apply(args=(argument,), task_id=message.task_id)
+        self._publisher.publish_messages([(message, due_ms, priority_of(is_urgent=request.is_priority))])
+        return self.app.AsyncResult(message.task_id)
+
+    def schedule_retries(self, requests: Iterable[Mapping[str, Any] | RetryRequest]) -> Scheduled:
         """Schedule many messages in few round trips.
 
         Args:
-            requests: one for each message: a RetryRequest, or a mapping of the arguments of `schedule_retry`.
+            requests: for each message the arguments of `schedule_retry` as a mapping, or a RetryRequest.
 
         Returns:
-            For each message, in order: its AsyncResult, or the error that kept it from being stored. One bad message
-            does not stop the others. A NotStoredError leaves open whether that message is stored: schedule it again
-            with the same `id`.
+            A sequence that has for each message, in order, its AsyncResult, or the error that kept it from being
+            stored. One bad message does not stop the others. A NotStoredError leaves open whether that message is
+            stored: schedule it again with the same `id`.
         """
-        outcomes: list[AsyncResult | ReboundError] = []
-        chunk: list[tuple[int, Message, int, int]] = []
-        for position, arguments in enumerate(requests):
+        outcomes: list[str | ReboundError] = []
+        chunk: list[tuple[Message, int, int]] = []
+        places: list[int] = []
+        for given in requests:
             try:
-                request = arguments if isinstance(arguments, RetryRequest) else RetryRequest.from_mapping(arguments)
-                message, due_ms = request.to_message(self.settings, SYSTEM_CLOCK.now_ms())
+                request = given if isinstance(given, RetryRequest) else RetryRequest.from_mapping(given)
+                message, due_ms = request.to_message(self.settings, self._clock.now_ms())
             except ReboundError as error:
                 outcomes.append(error)
                 continue
-            outcomes.append(self._result(message))
-            chunk.append((position, message, due_ms, _priority(request)))
+            places.append(len(outcomes))
+            outcomes.append(message.task_id)
+            chunk.append((message, due_ms, priority_of(is_urgent=request.is_priority)))
             if len(chunk) >= _CHUNK:
-                self._store_chunk(chunk, outcomes)
-                chunk = []
-        self._store_chunk(chunk, outcomes)
-        return outcomes
+                self._store_chunk(chunk, places, outcomes)
+                chunk, places = [], []
+        self._store_chunk(chunk, places, outcomes)
+        return Scheduled(self.app, outcomes)
 
     def _store_chunk(
-        self, chunk: Sequence[tuple[int, Message, int, int]], outcomes: list[AsyncResult | ReboundError]
+        self, chunk: Sequence[tuple[Message, int, int]], places: Sequence[int], outcomes: list[str | ReboundError]
     ) -> None:
-        for priority in (PRIORITY_HIGH, PRIORITY_NORMAL):
-            batch = [item for item in chunk if item[3] == priority]
-            try:
-                self._publisher.publish([(message, due_ms) for _, message, due_ms, _ in batch], priority=priority)
-            except ReboundError as error:
-                for position, *_ in batch:
-                    outcomes[position] = error
+        try:
+            self._publisher.publish_messages(chunk)
+        except ReboundError as error:
+            for place in places:
+                outcomes[place] = error
 
-    def _result(self, message: Message) -> AsyncResult:
-        return self.app.AsyncResult(message.task_id)
-
-    @property
-    def _task(self) -> Any:
-        return self.app.tasks[DeliverTask.name]
-
-    # What the consumer calls (installed.RetryScheduler)
+    # What the consumer calls; `registry.RetryScheduler` describes it
 
     def store(self, retries: Sequence[tuple[Message, int]]) -> None:
-        """Store messages, each with its due time in Unix milliseconds; see `RetryScheduler.store`."""
-        self._publisher.publish(retries)
+        self._publisher.publish_messages([(message, due_ms, PRIORITY_NORMAL) for message, due_ms in retries])
 
     def check_redis(self) -> None:
-        """Raise UnreachableError with the address if Redis does not answer."""
         self._publisher.check()
 
 
-def schedule_retry(destination: object = None, message_data: object = None, **options: Any) -> AsyncResult:
-    """`Rebound.schedule_retry` of Celery's current app; see there.
-
-    Raises:
-        NotInstalledError: if the current app has no Rebound.
-    """
-    return _current().schedule_retry(destination, message_data, **options)
-
-
-def schedule_retries(requests: Iterable[RetryRequest | Mapping[str, Any]]) -> list[AsyncResult | ReboundError]:
-    """`Rebound.schedule_retries` of Celery's current app; see there.
-
-    Raises:
-        NotInstalledError: if the current app has no Rebound.
-    """
-    return _current().schedule_retries(requests)
-
-
 _SETTING_NAMES = [PREFIX + setting.name for setting in fields(Settings)]
-
-
-def _current() -> Rebound:
-    return cast(Rebound, registry.find())
-
-
-def _priority(request: RetryRequest) -> int:
-    return PRIORITY_HIGH if request.is_priority else PRIORITY_NORMAL
 
 
 def _make_amqp(amqp_cls: Any, app: Celery) -> Any:
@@ -288,18 +298,3 @@ def _make_amqp(amqp_cls: Any, app: Celery) -> Any:
         make_queues = amqp.Queues
         amqp.Queues = lambda *args, **kwargs: rebound._declare(make_queues(*args, **kwargs))  # noqa: SLF001
     return amqp
-
-
-def _when_configured(app: Celery, call: Any) -> None:
-    """Call now if the app is configured, and whenever it reads its configuration (again)."""
-    if app.configured:
-        call()
-    app.on_after_configure.connect(lambda **_: call(), weak=False)
-
-
-def _is_set(app: Celery, name: str) -> bool:
-    """Whether the app's user has set this Celery setting, under whichever of its names."""
-    names = {name, name.upper()}
-    if app.namespace:
-        names.add(f"{app.namespace}_{name}".upper())
-    return any(candidate in layer for layer in (app.conf.changes, app.loader.conf or {}) for candidate in names)

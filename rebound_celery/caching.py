@@ -1,4 +1,4 @@
-"""Frozen values that are the same for most messages, checked once instead of each time."""
+"""Remembers frozen values that most messages share, so that they are checked once and not for each message."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-#: How many different values each of them remembers; the least recently used is forgotten.
+#: How many values each cache holds. The least recently used one is dropped.
 _SIZE = 1_024
 
 
 def cached(make: Callable[..., T]) -> Callable[..., T]:
-    """`make`, which then gives the same object for the same arguments. Only for what never changes.
+    """Wrap `make` so that it returns the same object for the same arguments. Use it only for immutable objects.
 
-    Arguments that cannot be hashed are `make`'s to refuse, in its own words; what it raises is never remembered.
+    Arguments that cannot be hashed go to `make` itself, which raises its own error. Errors are not remembered.
     """
-    # `typed`, for 1, 1.0 and True are equal, but not all three are a number of retries.
+    # `typed`, because 1, 1.0 and True are equal, but only 1 is a number of retries.
     remembered = lru_cache(_SIZE, typed=True)(make)
 
     def intern(*arguments: object) -> T:

@@ -1,4 +1,4 @@
-"""Every error that rebound raises; the docstring of each is what it means and what to do next."""
+"""Every error that rebound raises. The docstring of each says what it means and what to do next."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class ReboundError(Exception):
 
 
 class InvalidSettingError(ReboundError, ValueError):
-    """A value that cannot be used; the text names the field, the value, and what is allowed."""
+    """A value cannot be used. The text names the field, the value, and what is allowed."""
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
         super().__init__(f"{field}={value!r} cannot be used: {allowed}")
@@ -23,7 +23,7 @@ class InvalidSettingError(ReboundError, ValueError):
 
 
 class NotInstalledError(ReboundError):
-    """The Celery app has no Rebound: write `Rebound(app)` where the app is made."""
+    """The Celery app has no Rebound. Write `Rebound(app)` where the app is made."""
 
     def __init__(self, app_name: str) -> None:
         super().__init__(
@@ -33,7 +33,7 @@ class NotInstalledError(ReboundError):
 
 
 class UnreachableError(ReboundError):
-    """A server does not answer; the text names the address that was tried. Start it, or correct the address."""
+    """A server does not answer. The text names its address: start the server, or correct the address."""
 
     def __init__(self, service: str, address: str, cause: BaseException | str) -> None:
         super().__init__(f"cannot reach {service} at {address}: {cause}")
@@ -46,10 +46,24 @@ class UnreachableError(ReboundError):
 
 
 class NotStoredError(ReboundError, OperationalError):
-    """A retry could not be stored in Redis, so nothing was promised about it: keep the message and try again.
+    """Redis has not confirmed that it stored a retry: keep the message and try again.
 
-    It is also the OperationalError that Celery's `apply_async` raises then, so that existing handlers catch it.
+    It is also kombu's OperationalError, which Celery's `apply_async` raises, so that existing handlers catch it.
     """
+
+
+class ClientNotInstalledError(ReboundError):
+    """A setting asks for a client library that is not installed; the text says how to install it."""
+
+    def __init__(self, setting: str, value: str, package: str, extra: str) -> None:
+        super().__init__(f"{setting}={value!r} needs {package}; run: pip install 'rebound-celery[{extra}]'")
+        self.setting = setting
+        self.value = value
+        self.package = package
+        self.extra = extra
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str, str]]:
+        return type(self), (self.setting, self.value, self.package, self.extra)
 
 
 class WireFormatError(ReboundError):
@@ -71,16 +85,23 @@ class UnknownVersionError(ReboundError):
 
 
 class DeliveryError(ReboundError):
-    """A delivery did not happen; its subclasses say whether and how it is tried again."""
+    """A message was not delivered. The subclasses say whether and how the delivery is tried again."""
 
 
 class OutageError(DeliveryError):
-    """The destination is away. The message waits and is delivered later; no attempt is used up."""
+    """The destination is away. The message waits and is delivered later. No attempt is used up."""
 
 
 class RejectedError(DeliveryError):
-    """The destination will never take this message, so it becomes a dead letter at once."""
+    """The destination will never take this message. It becomes a dead letter at once."""
 
 
 class AttemptFailedError(DeliveryError):
-    """The destination answered, and the answer was a failure: this attempt is used up."""
+    """The destination has answered with a failure. This attempt is used up."""
+
+
+class DeadLetterError(DeliveryError):
+    """The message was given up, and its dead letter is written. The text names the reason and the last error.
+
+    It is the result of the delivery task that wrote the dead letter (`AsyncResult.result`).
+    """

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from celery import current_app
 
 from .config import Settings
 from .errors import NotInstalledError
 from .message import Message
+
+if TYPE_CHECKING:
+    from celery.result import AsyncResult
+
+    from .delivery.outcomes import Scheduled
+    from .requests import RetryRequest
 
 _ATTRIBUTE = "rebound"
 
@@ -29,6 +35,17 @@ class RetryScheduler(Protocol):
         Raises:
             NotStoredError: if Redis is away or refuses; some may be stored. Store all of them again.
         """
+
+    def schedule(self, request: RetryRequest) -> AsyncResult:
+        """Schedule one retry, as `schedule_retry` does.
+
+        Raises:
+            InvalidSettingError: naming the field that cannot be used.
+            NotStoredError: if Redis is away or refuses.
+        """
+
+    def schedule_retries(self, requests: Iterable[Mapping[str, Any] | RetryRequest]) -> Scheduled:
+        """Schedule many retries; each has its outcome."""
 
     def check_redis(self) -> None:
         """Ask Redis for an answer; raises UnreachableError with the address that was tried."""

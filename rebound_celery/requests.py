@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from .caching import cached
 from .config import Settings
 from .errors import InvalidSettingError
-from .message import Headers, Message, PastAttempt, dead_letter_topic, new_id, normalize_headers
+from .message import Headers, Message, dead_letter_topic, new_id, normalize_headers
 from .message.address import DEAD_SET, Address, KafkaAddress, parse_address
 from .message.history import add_attempt
 from .policy import MAX_RETRIES_LIMIT, Failure, Retry, RetryPolicy, decide, policy_of
@@ -22,6 +23,10 @@ from .policy import MAX_RETRIES_LIMIT, Failure, Retry, RetryPolicy, decide, poli
 _BY = f"schedule_retry@{socket.gethostname()}"
 
 _to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+#: What names a destination; see `RetryRequest`.
+Destination = str | Mapping[str, Any] | Address
 
 
 class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +53,7 @@ class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
         attempt: which attempt has failed; 1 is the first.
     """
 
-    destination: str | Mapping[str, Any] | Address
+    destination: Destination
     value: object = None
     id: str | None = None
     key: bytes | str | None = None
@@ -57,7 +62,7 @@ class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
     base_delay: float | None = None
     policy: RetryPolicy | None = None
     destination_type: Literal["kafka", "http"] | None = None
-    dead_destination: str | Mapping[str, Any] | Address | None = None
+    dead_destination: Destination | None = None
     source: object = None
     client_id: str | None = None
     is_priority: bool = False
@@ -92,13 +97,9 @@ class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
         if type(attempt) is not int or not 1 <= attempt <= 1 + MAX_RETRIES_LIMIT:
             raise InvalidSettingError("attempt", attempt, f"it is a whole number from 1 to {1 + MAX_RETRIES_LIMIT}")
         policy = self._policy(settings)
-        destination = parse_address(self.destination, kind=self.destination_type)
-        if self.dead_destination is not None:
-            dead = parse_address(self.dead_destination, field="dead_destination")
-        elif isinstance(destination, KafkaAddress):
-            dead = dead_letter_topic(destination.topic, settings.dead_letter_suffix, destination.brokers)
-        else:
-            dead = DEAD_SET
+        destination, dead = _addresses(
+            self.destination, self.destination_type, self.dead_destination, settings.dead_letter_suffix
+        )
         value, content_type = self.value, None
         if value is not None and type(value) is not bytes:
             value, content_type = _encode(value)
@@ -114,24 +115,25 @@ class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
             next_attempt, due_ms, reason = decision.attempt, decision.due_ms, None
         else:
             next_attempt, due_ms, reason = attempt, now_ms, decision.reason
+        # By position: ten times as fast as by name.
         message = Message(
-            id=new_id() if self.id is None else _text("id", self.id),
-            value=value,
-            key=key,
-            headers=() if self.headers is None else _headers(self.headers),
-            destination=destination,
-            dead_destination=dead,
-            attempt=next_attempt,
-            policy=policy,
-            reason=reason,
-            failure=failure,
-            history=(PastAttempt(attempt, now_ms, "", _BY),)
-            if failure is None
-            else add_attempt((), attempt, now_ms, failure, _BY),
-            first_failed_at=now_ms,
-            content_type=content_type,
-            source=None if self.source is None else str(self.source),
-            client_id=None if self.client_id is None else _text("client_id", self.client_id),
+            new_id() if self.id is None else _text("id", self.id),
+            value,
+            destination,
+            next_attempt,
+            policy,
+            key,
+            () if self.headers is None else _headers(self.headers),
+            dead,
+            reason,
+            failure,
+            add_attempt((), attempt, now_ms, failure, _BY),
+            None,
+            None,
+            now_ms,
+            content_type,
+            None if self.source is None else str(self.source),
+            None if self.client_id is None else _text("client_id", self.client_id),
         )
         return message, due_ms
 
@@ -148,7 +150,31 @@ class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
         return self.policy
 
 
+def merged_value(value: object, message_data: object) -> object:
+    """Return the one of both names of a message's value that was given.
+
+    Raises:
+        InvalidSettingError: if both were.
+    """
+    if message_data is None:
+        return value
+    if value is not None:
+        raise InvalidSettingError("value", value, "give it, or message_data, not both")
+    return message_data
+
+
 _NAMES = tuple(field.name for field in msgspec.structs.fields(RetryRequest))
+
+
+@cached
+def _addresses(destination: object, kind: str | None, dead_destination: object, suffix: str) -> tuple[Address, Address]:
+    """Return where a message goes, and where it goes when it is given up."""
+    address = parse_address(destination, kind=kind)
+    if dead_destination is not None:
+        return address, parse_address(dead_destination, field="dead_destination")
+    if isinstance(address, KafkaAddress):
+        return address, dead_letter_topic(address.topic, suffix, address.brokers)
+    return address, DEAD_SET
 
 
 def _refusal(arguments: object, error: TypeError) -> InvalidSettingError:

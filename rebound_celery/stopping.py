@@ -1,4 +1,4 @@
-"""Whether this process is a Celery worker that was told to stop."""
+"""Tells whether this process is a Celery worker that was told to stop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 def is_stopping() -> bool:
-    """Whether the worker was told to stop, warm or cold; a process that is no worker never is."""
+    """Whether the worker was told to stop, warm or cold. It is False in a process that is no worker."""
     state = sys.modules.get("celery.worker.state")
     if state is None:
         return False

@@ -72,4 +72,4 @@ def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
 def stored_form(text: str) -> bytes:
     """The schedule's stored form of any text at all."""
     compressor = zlib.compressobj(1, zlib.DEFLATED, -15, 8, zlib.Z_DEFAULT_STRATEGY, stored.DICTIONARY)
-    return stored.VERSION + b"noncenon" + compressor.compress(text.encode()) + compressor.flush()
+    return stored.VERSION + compressor.compress(text.encode()) + compressor.flush()

@@ -15,7 +15,9 @@ from .notes import note
 READY = "the benchmark's worker is ready"
 
 
-def make_app(url: str, kind: str, *, events: bool = False, kafka: str = "", prefetch: int = 4) -> Celery:
+def make_app(
+    url: str, kind: str, *, events: bool = False, kafka: str = "", kafka_client: str = "", prefetch: int = 4
+) -> Celery:
     """An app with the benchmark's tasks.
 
     Args:
@@ -23,6 +25,7 @@ def make_app(url: str, kind: str, *, events: bool = False, kafka: str = "", pref
         kind: "stock", or "rebound" with one of its destinations, see `rebound_app`.
         events: whether its worker sends task events.
         kafka: the Kafka brokers that `deliver` and rebound produce to.
+        kafka_client: the client library with which rebound produces; empty for its default.
         prefetch: `worker_prefetch_multiplier`.
     """
     app = Celery("delayed-delivery", broker=url, set_as_current=False)
@@ -37,7 +40,7 @@ def make_app(url: str, kind: str, *, events: bool = False, kafka: str = "", pref
         # Only here: the process of a stock worker never loads any of rebound's transport.
         from .rebound_app import add_rebound
 
-        add_rebound(app, kind, kafka)
+        add_rebound(app, kind, kafka, kafka_client)
     add_tasks(app, kafka)
     return app
 

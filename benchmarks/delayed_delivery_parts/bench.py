@@ -1,16 +1,15 @@
-"""The bench: servers, workers, sizes, and the rows that come out."""
+"""The bench: servers, workers, sizes and rounds."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, TypeVar
 
 from kafka import KafkaAdminClient
 
@@ -22,32 +21,10 @@ from tests.servers import local_redis
 from .apps import READY
 from .load import PARTITIONS
 
+T = TypeVar("T")
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A line of the table.
-
-    Attributes:
-        name: what `--only` calls it.
-        value: the figure that the goal speaks of, in `unit`; `stock` is stock Celery's in the same run.
-        ratio: `value` to `stock`.
-        goal: the goal in words, and `met` whether this run met it.
-        figures: what else was measured.
-        size: with how much of what.
-    """
-
-    name: str
-    value: float | None
-    unit: str
-    goal: str
-    met: bool
-    stock: float | None = None
-    ratio: float | None = None
-    figures: dict[str, Any] = field(default_factory=dict)
-    size: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
+#: The Kafka client libraries, each with the module that it needs.
+KAFKA_CLIENTS = {"kafka-python": "kafka", "confluent": "confluent_kafka"}
 
 
 class FastApacheKafka(ApacheKafka):
@@ -61,18 +38,34 @@ class Bench:
     """Starts what measurements need, and ends it with the context.
 
     Args:
-        full: the sizes of the goals, in place of those that fit into two minutes.
+        wanted: the names of the rows to measure.
+        full: the sizes of the goals, in place of those of the short run.
         factor: every size is multiplied by it.
-        kafka: the brokers to use; None starts one.
-        apache: start Apache Kafka, not the embedded broker.
+        rounds: how often each pair is measured; None means what fits the size.
+        kafka: the brokers to use; None starts a server.
+        apache: start Apache Kafka in place of the embedded broker.
+        kafka_client: the only client library to measure with; None means each, and the app's default elsewhere.
     """
 
-    def __init__(self, *, full: bool = False, factor: float = 1.0, kafka: str | None = None, apache: bool = False):
+    def __init__(
+        self,
+        *,
+        wanted: Sequence[str],
+        full: bool = False,
+        factor: float = 1.0,
+        rounds: int | None = None,
+        kafka: str | None = None,
+        apache: bool = False,
+        kafka_client: str | None = None,
+    ):
+        self.wanted = frozenset(wanted)
         self.full = full
         self._factor = factor
+        self._rounds = rounds
         self._kafka = kafka
         self._is_foreign = kafka is not None
-        self._kafka_server = FastApacheKafka if apache else EmbeddedKafka
+        self._kafka_server: EmbeddedKafka | ApacheKafka = FastApacheKafka() if apache else EmbeddedKafka()
+        self.kafka_client = kafka_client
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -86,13 +79,44 @@ class Bench:
     def kafka(self) -> str:
         """The Kafka brokers; started when first asked for."""
         if self._kafka is None:
-            self._kafka = self._open.enter_context(self._kafka_server()).address
+            self._kafka = self._open.enter_context(self._kafka_server).address
         return self._kafka
 
     @property
+    def is_embedded(self) -> bool:
+        """Whether Kafka is the embedded broker."""
+        return isinstance(self._kafka_server, EmbeddedKafka) and not self._is_foreign
+
+    @property
+    def kafka_pid(self) -> int | None:
+        """The process of the Kafka server; None where this bench did not start it."""
+        return self._kafka_server.pid
+
+    @property
     def rounds(self) -> int:
-        """How often a rate is measured, for the median of it."""
-        return 3 if self.full else 1
+        """How often each pair is measured whose workers take seconds to start."""
+        return self._rounds or (3 if self.full else 1)
+
+    @property
+    def quick_rounds(self) -> int:
+        """How often each pair is measured that needs no worker."""
+        return self._rounds or (7 if self.full else 5)
+
+    def alternate(self, rounds: int, **ways: Callable[[], T]) -> dict[str, list[T]]:
+        """Run all ways in each round, in turns of who goes first; returns the results of each way by round."""
+        results: dict[str, list[T]] = {name: [] for name in ways}
+        for number in range(rounds):
+            for name in list(ways) if number % 2 == 0 else reversed(ways):
+                results[name].append(ways[name]())
+        return results
+
+    def missing_client(self, client: str) -> str:
+        """Why a Kafka client library is not measured; empty if it can be."""
+        if self.kafka_client not in {None, client}:
+            return f"--kafka-client says {self.kafka_client}"
+        if find_spec(KAFKA_CLIENTS[client]) is None:
+            return f"{KAFKA_CLIENTS[client].replace('_', '-')} is not installed"
+        return ""
 
     def new_topic(self) -> str:
         """The name of a new topic; it goes with the bench, also from a broker that stays."""
@@ -101,6 +125,10 @@ class Bench:
         if self._is_foreign:
             self._open.callback(delete_topic, self.kafka, topic)
         return topic
+
+    def new_notes(self) -> Path:
+        """A file in which workers can note when they did something."""
+        return self.directory / f"notes-{os.urandom(4).hex()}"
 
     def count(self, short: int, full: int, least: int = 20) -> int:
         """How many of something this run takes."""
@@ -126,13 +154,18 @@ class Bench:
         events: bool = False,
         prefetch: int = 4,
         notes: Path | None = None,
+        kafka_client: str | None = None,
     ) -> Iterator[Process]:
-        """A worker process of `make_app(url, kind, ...)`, ready; `notes` is the file that it notes lateness in."""
+        """A worker process of `make_app(url, kind, ...)`, ready.
+
+        `notes` is the file in which it notes lateness; `kafka_client` is the client library that rebound uses.
+        """
         environment = {
             "BENCH_REDIS": url,
             "BENCH_APP": kind,
             "BENCH_EVENTS": str(int(events)),
             "BENCH_KAFKA": kafka,
+            "BENCH_KAFKA_CLIENT": kafka_client or self.kafka_client or "",
             "BENCH_PREFETCH": str(prefetch),
             "BENCH_NOTES": str(notes or os.devnull),
         }

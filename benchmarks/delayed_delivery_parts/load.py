@@ -11,7 +11,7 @@ import redis
 from celery import Celery
 from kafka import KafkaConsumer, TopicPartition
 
-from rebound_celery.app import RetryRequest
+from rebound_celery import RetryRequest
 from rebound_celery.message import Message
 from rebound_celery.schedule.store.keys import QueueKeys
 from rebound_celery.schedule.store.store import Store
@@ -56,7 +56,7 @@ def random_hex() -> bytes:
 
 def retry(app: Celery, topic: str, value: bytes, due_ms: int) -> tuple[Message, int]:
     """A retry as the consumer stores it."""
-    request = RetryRequest(destination=f"kafka://{topic}", message_data=value, max_retries=3, base_delay=1)
+    request = RetryRequest(destination=f"kafka://{topic}", value=value, max_retries=3, base_delay=1)
     message, _ = request.to_message(app.rebound.settings, now_ms())
     return message, due_ms
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from tests.processes import Process
 
 
-def members(process: Process) -> list[int]:
-    """The ids of a process and its children: it leads a session of its own."""
+def members(leader: int) -> list[int]:
+    """The ids of a process and its children: each process of the benchmark leads a session of its own."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with contextlib.suppress(OSError):
-                if os.getsid(int(entry.name)) == process.pid:
+                if os.getsid(int(entry.name)) == leader:
                     found.append(int(entry.name))
     return found
 
@@ -29,7 +29,7 @@ def memory_mb(process: Process) -> tuple[float, float]:
     The first counts what a fork shares once for each process; the second counts it once.
     """
     rss = pss = 0
-    for pid in members(process):
+    for pid in members(process.pid):
         with contextlib.suppress(OSError):
             text = Path(f"/proc/{pid}/smaps_rollup").read_text()
             rss += sum(int(kb) for kb in re.findall(r"^Rss:\s+(\d+) kB", text, re.MULTILINE))
@@ -37,21 +37,14 @@ def memory_mb(process: Process) -> tuple[float, float]:
     return round(rss / 1024, 1), round(pss / 1024, 1)
 
 
-def cpu_s(process: Process) -> float:
-    """Seconds of processor time that its threads have had."""
+def cpu_s(leader: int) -> float:
+    """Seconds of processor time that the threads of a process and of its children have had."""
     nanoseconds = 0
-    for pid in members(process):
+    for pid in members(leader):
         for task in Path(f"/proc/{pid}/task").iterdir():
             with contextlib.suppress(OSError):
                 nanoseconds += int((task / "schedstat").read_text().split()[0])
     return nanoseconds / 1e9
-
-
-def machine_cpu_s() -> float:
-    """Seconds of processor time that the whole machine has spent on something."""
-    ticks = [int(number) for number in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    idle, waiting = ticks[3:5]
-    return (sum(ticks) - idle - waiting) / os.sysconf("SC_CLK_TCK")
 
 
 def settle(read: Callable[[], float], within: float, timeout: float = 20.0) -> float:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from celery import Celery
 
 from rebound_celery import Rebound
-from rebound_celery.delivery.task import Destinations
-from rebound_celery.destinations import Destination, Outcome
+from rebound_celery.delivery.opened import Destinations
+from rebound_celery.destinations import Delivered, Destination, Outcome
 from rebound_celery.message import Message
 
 from .notes import note
@@ -25,7 +24,7 @@ class Nowhere:
         pass
 
     def send(self, messages: Sequence[Message]) -> list[Outcome]:
-        return ["nowhere"] * len(messages)
+        return [Delivered("nowhere")] * len(messages)
 
     def close(self) -> None:
         pass
@@ -47,21 +46,41 @@ class Timed:
         self._kafka.close()
 
 
+class Busy:
+    """Kafka, with a note for each message of when sending began and when Kafka had confirmed it."""
+
+    def __init__(self, kafka: Destination) -> None:
+        self._kafka = kafka
+
+    def send(self, messages: Sequence[Message]) -> list[Outcome]:
+        began = time.time()
+        outcomes = self._kafka.send(messages)
+        note([(began, time.time())] * len(messages))
+        return outcomes
+
+    def close(self) -> None:
+        self._kafka.close()
+
+
 #: kind of app -> what stands for Kafka.
 KINDS: dict[str, Callable[[Destination], Destination]] = {
     "rebound": lambda kafka: kafka,
     "rebound-nowhere": Nowhere,
     "rebound-timed": Timed,
+    "rebound-busy": Busy,
 }
 
 
-def add_rebound(app: Celery, kind: str, kafka: str) -> None:
+def add_rebound(app: Celery, kind: str, kafka: str, kafka_client: str) -> None:
+    """Put Rebound on the app, with what stands for Kafka in this kind of app."""
+
     class Measured(Rebound):
         """Rebound with another destination in Kafka's place."""
 
         def _build_destinations(self) -> Destinations:
             built = super()._build_destinations()
-            return replace(built, by_kind={**built.by_kind, "kafka": KINDS[kind](built.by_kind["kafka"])})
+            return {**built, "kafka": KINDS[kind](built["kafka"])}
 
-    settings = {"kafka_brokers": kafka} if kafka else {}
+    given = {"kafka_brokers": kafka, "kafka_client": kafka_client}
+    settings = {name: value for name, value in given.items() if value}
     Measured(app, queue=QUEUE, **settings)

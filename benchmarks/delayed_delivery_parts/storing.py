@@ -2,59 +2,141 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 from benchmarks import scheduling
+from benchmarks.scheduling_ways import COUNTDOWN_S, PEERS, REBOUND_QUEUE, peer_ways, plain_way, rebound_ways, zadd_way
+from tests.processes import ROOT
 
 from . import load
-from .bench import Bench, Row
+from .bench import Bench
+from .rows import Row, median, paired
+
+_MICROSECONDS = 1_000_000
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What each way took in each round: calls a second, and microseconds of processor time a call."""
+
+    rates: dict[str, list[float]]
+    costs: dict[str, list[float]]
+    size: dict[str, Any]
+
+    def rate_row(self, name: str, ours: str, base: str, **row: Any) -> Row:
+        """A row of the rates of two ways."""
+        cpu_us = median(self.costs[ours], 1)
+        pair = paired(self.rates[ours], self.rates[base])
+        limit = core_limit(cpu_us, pair["value"])
+        return Row(name=name, **pair, figures={"cpu_us": cpu_us}, limit=limit, size=self.size, **row)
+
+    def cost_row(self, name: str, ours: str, figures: dict[str, Any]) -> Row:
+        """A row of the processor time of a call beside that of a bare ZADD."""
+        pair = paired(self.costs[ours], self.costs["zadd"], digits=1)
+        figures = {"per_s": median(self.rates[ours]), **figures}
+        limit = f"{pair['peer_value']:g} us of them are what redis-py takes for a ZADD"
+        return Row(name=name, **pair, peer="bare ZADD", figures=figures, limit=limit, size=self.size)
+
+
+def core_limit(cpu_us: float, rate: float) -> str:
+    """What a process can do at most with a whole core; empty if a short run's start makes that meaningless."""
+    most = _MICROSECONDS / cpu_us
+    return f"{cpu_us:g} us of the process' time for each: {most:,.0f}/s at most" if most > rate else ""
 
 
 def scheduling_rows(bench: Bench) -> Iterator[Row]:
-    """`schedule_retry` beside a bare ZADD and plain `apply_async`, and the two ways to store many at once."""
-    calls, rounds = bench.count(1000, 2000, least=50), 7 if bench.full else 3
+    """The calls of users and of the consumer beside plain `apply_async`, a bare ZADD and other libraries."""
+    calls, rounds = bench.count(1000, 2000, least=40), bench.quick_rounds
     arguments = {
         "destination": "kafka://orders",
-        "message_data": load.random_hex(),
+        "value": load.random_hex(),
         "key": b"key-1",
-        "base_delay": scheduling.COUNTDOWN_S,
+        "base_delay": COUNTDOWN_S,
         "max_retries": 3,
     }
     with bench.redis() as url, load.open_redis(url) as client:
-        rebound, ways = scheduling.rebound_ways(url, arguments, events=False)
+        rebound, ways = rebound_ways(url, arguments, events=False)
+        _, loud = rebound_ways(url, arguments, events=True)
         rebound.schedule_retry(**arguments)
-        stored = scheduling.longest_entry(client, scheduling.REBOUND_QUEUE)
-        plain = scheduling.plain_way(url, arguments, events=False)
-        ways = {"plain": plain, "zadd": scheduling.zadd_way(client, stored), **ways}
+        stored = scheduling.longest_entry(client, REBOUND_QUEUE)
+        ways = {
+            "plain": plain_way(url, arguments, events=False),
+            "zadd": zadd_way(client, stored),
+            **ways,
+            "schedule_retry, events": loud["schedule_retry"],
+            **peer_ways(url, arguments),
+        }
         rates, costs = scheduling.measure(ways, client, rounds, calls)
-    per_s = {name: round(sorted(values)[len(values) // 2]) for name, values in rates.items()}
-    cpu_us = {name: round(sorted(values)[len(values) // 2]) for name, values in costs.items()}
-    size = {"calls": calls, "rounds": rounds}
-    bulk = {name: per_s[name] for name in ("schedule_retries", "store")}
-    yield Row(
-        name="schedule_retries",
-        value=min(bulk.values()),
-        unit="retries/s, the slower of both ways",
-        stock=per_s["plain"],
-        ratio=round(min(bulk.values()) / per_s["plain"], 2),
-        goal="30,000/s in one process, `schedule_retries` and the consumer's `store`",
-        met=min(bulk.values()) >= 30_000,
-        figures={**bulk, "cpu_us": {name: cpu_us[name] for name in bulk}},
-        size=size,
-    )
-    to_zadd = per_s["schedule_retry"] / per_s["zadd"]
-    yield Row(
-        name="schedule_retry",
-        value=round(to_zadd, 2),
-        unit="of a bare ZADD's rate",
-        stock=round(per_s["plain"] / per_s["zadd"], 2),
-        ratio=round(per_s["schedule_retry"] / per_s["plain"], 2),
-        goal="75 % of a bare ZADD of the same bytes",
-        met=to_zadd >= 0.75,
-        figures={
-            "per_s": {name: per_s[name] for name in ("schedule_retry", "zadd", "plain")},
-            "cpu_us": {name: cpu_us[name] for name in ("schedule_retry", "zadd", "plain")},
+    measured = _Measured(rates, costs, {"calls": calls, "rounds": rounds})
+    yield measured.rate_row("schedule_retries", "schedule_retries", "plain")
+    yield measured.rate_row("consumer_store", "store", "plain")
+    yield measured.cost_row(
+        "schedule_retry",
+        "schedule_retry",
+        {
+            "rate_of_zadd": _ratio(rates, "schedule_retry", "zadd"),
+            "rate_of_stock": _ratio(rates, "schedule_retry", "plain"),
+            "stock_cpu_us": median(costs["plain"], 1),
             "stored_bytes": len(stored),
         },
-        size=size,
     )
+    yield measured.cost_row("schedule_retry_event", "schedule_retry, events", {})
+    for peer in PEERS:
+        name = f"beside_{peer}"
+        if peer in ways:
+            yield measured.rate_row(name, "schedule_retry", peer, peer=peer)
+        else:
+            yield Row(name=name, peer=peer, skipped=f"{peer} is not installed")
+    yield measured.rate_row("threads", "eight threads", "schedule_retry", peer="one thread")
+
+
+def _ratio(rates: dict[str, list[float]], ours: str, peer: str) -> float:
+    return round(statistics.median(a / b for a, b in zip(rates[ours], rates[peer], strict=True)), 2)
+
+
+def consumer(bench: Bench) -> Iterator[Row]:
+    """`benchmarks/consumer_benchmark.py`'s consumer on a full topic, with a handler that always fails."""
+    count, rounds = bench.count(20_000, 100_000, least=200), bench.rounds
+    runs = [_consume(bench, count) for _ in range(rounds)]
+    cpu_us = median([run["cpu_us_per_record"] for run in runs])
+    pair = paired([run["records_per_s"] for run in runs], [run["bare_poll_per_s"] for run in runs])
+    yield Row(
+        name="consumer",
+        **pair,
+        peer="kafka-python that only reads",
+        figures={"cpu_us": cpu_us, "peak_rss_mb": median([run["peak_rss_mb"] for run in runs], 1)},
+        limit=core_limit(cpu_us, pair["value"]),
+        size={"records": count, "rounds": rounds},
+    )
+
+
+def _consume(bench: Bench, count: int) -> dict[str, Any]:
+    flags = [f"--prefill={count}", "--failure-rate=1", "--handler-ms=0", "--no-worker", "--json"]
+    with contextlib.ExitStack() as stack:
+        if bench.is_embedded:
+            # Its own servers: it knows how to join a group of the embedded broker soon.
+            flags.append("--embedded")
+        else:
+            url = stack.enter_context(bench.redis())
+            flags += [f"--kafka={bench.kafka}", f"--redis={url.removeprefix('redis://').removesuffix('/0')}"]
+        done = subprocess.run(
+            [sys.executable, "benchmarks/consumer_benchmark.py", *flags],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+    if done.returncode != 0:
+        raise RuntimeError(f"the consumer benchmark ended with {done.returncode}: {done.stderr[-2000:]}")
+    result: dict[str, Any] = json.loads(done.stdout)
+    assert result["first_pass_retried"] == count, f"{result['first_pass_retried']} of {count} were stored"
+    bench.progress(f"  {result['records_per_s']}/s, {result['cpu_us_per_record']} us")
+    return result

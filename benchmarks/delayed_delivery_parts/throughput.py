@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
-import statistics
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from celery import Celery
 
-from tests.processes import Process
-from tests.waiting import wait_until
-
 from . import load, rebound_app
 from .apps import make_app
-from .bench import Bench, Row
-from .processes import cpu_s, machine_cpu_s
+from .bench import KAFKA_CLIENTS, Bench
+from .processes import cpu_s
+from .rows import Row, median, median_figures, paired
 
 _QUIET = ("--without-mingle", "--without-gossip")
 
@@ -52,11 +47,16 @@ class Way:
 
 @dataclass(frozen=True)
 class Drained:
-    """What a worker did: messages a second, from the moment they were due until the last one was settled, and the
-    processor time that each cost, in microseconds: the worker's, Redis', and the whole machine's."""
+    """What a worker did.
+
+    Attributes:
+        rate: messages a second, from the moment they were due until the last one was settled.
+        cpu_us: microseconds of processor time that each message cost the worker, Redis and, where this benchmark
+            started it, Kafka.
+    """
 
     rate: float
-    cpu_us: dict[str, int]
+    cpu_us: dict[str, float]
 
 
 def drain(bench: Bench, way: Way, count: int, kafka: str = "") -> Drained:
@@ -66,11 +66,8 @@ def drain(bench: Bench, way: Way, count: int, kafka: str = "") -> Drained:
 
         def spent() -> dict[str, float]:
             redis = client.info("cpu")
-            return {
-                "worker": cpu_s(worker),
-                "redis": redis["used_cpu_user"] + redis["used_cpu_sys"],
-                "machine": machine_cpu_s(),
-            }
+            seconds = {"worker": cpu_s(worker.pid), "redis": redis["used_cpu_user"] + redis["used_cpu_sys"]}
+            return {**seconds, "kafka": cpu_s(bench.kafka_pid)} if kafka and bench.kafka_pid else seconds
 
         def run(number: int) -> Drained:
             ids = way.fill(app, number)
@@ -87,7 +84,27 @@ def drain(bench: Bench, way: Way, count: int, kafka: str = "") -> Drained:
     return drained
 
 
+def drained_row(name: str, ours: list[Drained], stock: list[Drained], **row: Any) -> Row:
+    """The row of two workers in the same rounds; its limit is what all cores together could do."""
+    cpu_us = median_figures([drained.cpu_us for drained in ours], 0)
+    cores = os.cpu_count() or 1
+    total = sum(cpu_us.values())
+    figures = {
+        "cpu_us": cpu_us,
+        "stock_cpu_us": median_figures([drained.cpu_us for drained in stock], 0),
+        "cores": cores,
+        **row.pop("figures", {}),
+    }
+    shares = ", ".join(f"{name} {spent:g}" for name, spent in cpu_us.items())
+    most = cores * 1e6 / total
+    pair = paired([drained.rate for drained in ours], [drained.rate for drained in stock])
+    limit = f"{total:g} us of processor time for each ({shares}): {most:,.0f}/s at most on {cores} cores"
+    return Row(name=name, **pair, figures=figures, limit=limit, **row)
+
+
 def noop_way(kind: str, queue: str) -> Way:
+    """The user's own tasks that do nothing: ready in the list for stock, waiting in the schedule for rebound."""
+
     def fill(app: Celery, count: int) -> list[str]:
         if kind == "stock":
             return load.publish(app, "noop", [()] * count, queue=load.ASIDE)
@@ -104,90 +121,86 @@ def noop_tasks_and_deliveries(bench: Bench) -> Iterator[Row]:
     """
     count, retries = bench.count(3000, 20_000), bench.count(15_000, 100_000)
 
-    def rate(way: Way, number: int) -> float:
-        return statistics.median(drain(bench, way, number).rate for _ in range(bench.rounds))
-
-    stock = rate(noop_way("stock", load.QUEUE), count)
-    leased = rate(noop_way("rebound", rebound_app.QUEUE), count)
-    countdown = rate(noop_way("rebound", load.QUEUE), count)
-    yield Row(
-        name="noop_tasks",
-        value=round(leased),
-        unit="tasks/s",
-        stock=round(stock),
-        ratio=round(leased / stock, 2),
-        goal="12,000/s",
-        met=leased >= 12_000,
-        figures={"leased_queue": round(leased), "countdown": round(countdown)},
-        size={"tasks": count, "rounds": bench.rounds},
-    )
-
     def fill(app: Celery, number: int) -> list[str]:
         return load.store_far_retries(app, "nowhere", number)
 
-    delivered = rate(Way("rebound-nowhere", REBOUND_WORKER, fill, rebound_app.QUEUE), retries)
-    yield Row(
-        name="noop_deliveries",
-        value=round(delivered),
-        unit="retries/s",
-        stock=round(stock),
-        ratio=round(delivered / stock, 2),
-        goal="12,000/s",
-        met=delivered >= 12_000,
-        size={"retries": retries, "stock_tasks": count, "rounds": bench.rounds},
+    deliveries = Way("rebound-nowhere", REBOUND_WORKER, fill, rebound_app.QUEUE)
+    done = bench.alternate(
+        bench.rounds,
+        leased=lambda: drain(bench, noop_way("rebound", rebound_app.QUEUE), count),
+        stock=lambda: drain(bench, noop_way("stock", load.QUEUE), count),
+        countdown=lambda: drain(bench, noop_way("rebound", load.QUEUE), count),
+        deliveries=lambda: drain(bench, deliveries, retries),
     )
+    size = {"tasks": count, "rounds": bench.rounds}
+    countdowns = median([drained.rate for drained in done["countdown"]])
+    yield drained_row("noop_tasks", done["leased"], done["stock"], figures={"countdown": countdowns}, size=size)
+    yield drained_row("noop_deliveries", done["deliveries"], done["stock"], size={"retries": retries, **size})
+
+
+@dataclass
+class _Books:
+    """What became of the records of one row."""
+
+    delivered_twice: int = 0
+    stock_missing: int = 0
 
 
 def kafka(bench: Bench) -> Iterator[Row]:
-    """Retries to Kafka, each confirmed, beside a stock task each that does the same."""
-    yield _kafka_row(bench, "kafka", "10,000/s, and 8 times stock", 10_000, 8.0, events=False)
+    """Retries to Kafka, each confirmed, with each client library, beside a stock task each that does the same."""
+    rows = {"kafka": "kafka-python", "kafka_confluent": "confluent"}
+    missing = {row: bench.missing_client(client) for row, client in rows.items()}
+    clients = [client for row, client in rows.items() if row in bench.wanted and not missing[row]]
+    done, figures, size = _to_kafka(bench, clients, events=False)
+    for row, client in rows.items():
+        if client in clients:
+            yield drained_row(row, done[client], done["stock"], figures=figures, size=size)
+        else:
+            yield Row(name=row, skipped=missing[row])
 
 
 def kafka_events(bench: Bench) -> Iterator[Row]:
-    """The same while the workers send task events."""
-    yield _kafka_row(bench, "kafka_events", "6,000/s", 6000, 0.0, events=True)
+    """The same while the workers send task events; the value is that of the better client library."""
+    missing = {client: bench.missing_client(client) for client in KAFKA_CLIENTS}
+    clients = [client for client, why in missing.items() if not why]
+    done, figures, size = _to_kafka(bench, clients, events=True)
+    rates = {client: median([drained.rate for drained in done[client]]) for client in clients}
+    best = max(rates, key=lambda client: rates[client])
+    skipped = {client: why for client, why in missing.items() if why}
+    figures = {**figures, "client": best, "by_client": rates, "skipped": skipped}
+    yield drained_row("kafka_events", done[best], done["stock"], figures=figures, size=size)
 
 
-def _kafka_row(bench: Bench, name: str, goal: str, goal_rate: int, goal_ratio: float, *, events: bool) -> Row:
+def _to_kafka(
+    bench: Bench, clients: list[str], *, events: bool
+) -> tuple[dict[str, list[Drained]], dict[str, Any], dict[str, Any]]:
+    """Drain to Kafka with each client and with stock, in turns; what they did, further figures, and the size."""
     count, plain_count = bench.count(15_000, 100_000), bench.count(1000, 20_000)
-    rates: dict[str, list[float]] = {"rebound": [], "stock": []}
-    costs: dict[str, dict[str, int]] = {}
-    twice = stock_missing = 0
-    for _ in range(bench.rounds):
-        for kind, number in (("rebound", count), ("stock", plain_count)):
-            topic = bench.new_topic()
-            drained = drain(bench, _kafka_way(kind, topic, events=events), number, bench.kafka)
-            rates[kind].append(drained.rate)
-            costs[kind] = drained.cpu_us
-            delivered = load.times_delivered(load.read_topic(bench.kafka, topic, number + WARM_UP))
-            missing = number + WARM_UP - (delivered["records"] - delivered["twice"])
-            if kind == "rebound":
-                assert missing == 0, f"records are lost: {delivered}"
-                twice += delivered["twice"]
-            else:
-                # A stock task that fails is gone: it promises no more.
-                stock_missing += missing
-    ours, stock = statistics.median(rates["rebound"]), statistics.median(rates["stock"])
-    return Row(
-        name=name,
-        value=round(ours),
-        unit="retries/s",
-        stock=round(stock),
-        ratio=round(ours / stock, 2),
-        goal=goal,
-        met=ours >= goal_rate and ours / stock >= goal_ratio,
-        figures={
-            "delivered_twice": twice,
-            "stock_missing": stock_missing,
-            "cpu_us": costs["rebound"],
-            "stock_cpu_us": costs["stock"],
-            "cores": os.cpu_count(),
-        },
-        size={"retries": count, "stock_tasks": plain_count, "rounds": bench.rounds},
-    )
+    books = _Books()
+
+    def ours(client: str) -> Drained:
+        topic = bench.new_topic()
+        done = drain(bench, _kafka_way("rebound", topic, events=events, kafka_client=client), count, bench.kafka)
+        delivered = load.times_delivered(load.read_topic(bench.kafka, topic, count + WARM_UP))
+        missing = count + WARM_UP - (delivered["records"] - delivered["twice"])
+        assert missing == 0, f"records are lost: {delivered}"
+        books.delivered_twice += delivered["twice"]
+        return done
+
+    def stock() -> Drained:
+        topic = bench.new_topic()
+        done = drain(bench, _kafka_way("stock", topic, events=events), plain_count, bench.kafka)
+        delivered = load.times_delivered(load.read_topic(bench.kafka, topic, plain_count + WARM_UP))
+        # A stock task that fails is gone: it promises no more.
+        books.stock_missing += plain_count + WARM_UP - (delivered["records"] - delivered["twice"])
+        return done
+
+    ways = {client: partial(ours, client) for client in clients}
+    done = bench.alternate(bench.rounds, **ways, stock=stock) if clients else {}
+    return done, asdict(books), {"retries": count, "stock_tasks": plain_count, "rounds": bench.rounds}
 
 
-def _kafka_way(kind: str, topic: str, *, events: bool) -> Way:
+def _kafka_way(kind: str, topic: str, *, events: bool, kafka_client: str = "") -> Way:
     def fill_stock(app: Celery, count: int) -> list[str]:
         values = ((topic, load.random_hex().decode()) for _ in range(count))
         return load.publish(app, "deliver", values, queue=load.ASIDE)
@@ -197,61 +210,5 @@ def _kafka_way(kind: str, topic: str, *, events: bool) -> Way:
 
     if kind == "stock":
         return Way(kind, STOCK_WORKER, fill_stock, events=events, options={"prefetch": PREFETCH})
-    return Way(kind, REBOUND_WORKER, fill, rebound_app.QUEUE, events=events)
-
-
-# Several workers
-
-WORKERS = 4
-
-#: A line that a worker logs at the end of each job of deliveries.
-_JOB = re.compile(r"\[(\S+ \S+): INFO/.*\] (\d+) deliveries ended in ([\d.]+) s")
-
-
-def workers(bench: Bench) -> Iterator[Row]:
-    """Four workers on one schedule: each message once, and no worker idle while others are behind."""
-    count = bench.count(5000, 20_000, least=400)
-    topic = bench.new_topic()
-    with ExitStack() as stack:
-        url = stack.enter_context(bench.redis())
-        client = stack.enter_context(load.open_redis(url))
-        app = make_app(url, "rebound", kafka=bench.kafka)
-        options = ("-P", "threads", "-c", "1", "-l", "INFO")
-        crew = [
-            stack.enter_context(bench.worker("rebound", url, *options, "-n", f"w{number}@%h", kafka=bench.kafka))
-            for number in range(WORKERS)
-        ]
-        moment = load.fall_due(client, rebound_app.QUEUE, load.store_far_retries(app, topic, count))
-        end = load.wait_until_empty(client, 60 + count / 100)
-        # The last lines of their logs come a moment later.
-        wait_until(lambda: sum(_share_and_gap(worker, moment, end)[0] for worker in crew) >= count, timeout=10)
-        shares, gaps = zip(*(_share_and_gap(worker, moment, end) for worker in crew), strict=True)
-    delivered = load.times_delivered(load.read_topic(bench.kafka, topic, count))
-    once = delivered == {"records": count, "twice": 0}
-    fair = count / WORKERS
-    yield Row(
-        name="workers",
-        value=round(min(shares) / fair, 2),
-        unit="smallest share, of a fair one",
-        goal="each delivered once; no worker idle while others are behind (here: none below half of its share)",
-        met=once and min(shares) >= fair / 2,
-        figures={
-            "shares": shares,
-            "longest_idle_ms": [round(gap * 1000) for gap in gaps],
-            "per_s": round(count / (end - moment)),
-            **delivered,
-        },
-        size={"retries": count, "workers": WORKERS},
-    )
-
-
-def _share_and_gap(worker: Process, begin: float, end: float) -> tuple[int, float]:
-    """How many messages a worker delivered, and the longest time that it did nothing while there was work."""
-    jobs = []
-    for stamp, number, took in _JOB.findall(worker.output):
-        ended = datetime.strptime(stamp, "%Y-%m-%d %H:%M:%S,%f").timestamp()
-        jobs.append((ended - float(took), ended, int(number)))
-    gap, busy_until = 0.0, begin
-    for began, ended, _ in sorted(jobs):
-        gap, busy_until = max(gap, began - busy_until), max(busy_until, ended)
-    return sum(number for *_, number in jobs), max(gap, end - busy_until)
+    options = {"kafka_client": kafka_client}
+    return Way(kind, REBOUND_WORKER, fill, rebound_app.QUEUE, events=events, options=options)

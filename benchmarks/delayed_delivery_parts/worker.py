@@ -11,5 +11,6 @@ app = make_app(
     os.environ["BENCH_APP"],
     events=os.environ["BENCH_EVENTS"] == "1",
     kafka=os.environ["BENCH_KAFKA"],
+    kafka_client=os.environ["BENCH_KAFKA_CLIENT"],
     prefetch=int(os.environ["BENCH_PREFETCH"]),
 )

@@ -59,9 +59,9 @@ _CHANNEL = "schedule/transport/channel.py"
 _QOS = "schedule/transport/qos.py"
 _TRANSPORT = "schedule/transport/transport.py"
 _BATCH = "schedule/transport/publish_batch.py"
-_INSTALLATION = "schedule/worker/installation.py"
+_TRANSPORTS = "compat/kombu_transports.py"
 _REMOTE_CONTROL = "schedule/worker/remote_control.py"
-_LOST_WORKERS = "schedule/worker/lost_workers.py"
+_LOST_WORKERS = "compat/celery_request.py"
 
 
 def _kafka(target: str, kind: Kind, reason: str, home: str = _KAFKA) -> Patch:
@@ -129,16 +129,6 @@ PATCHES: tuple[Patch, ...] = (
         "`KafkaConsumer.position` asks Kafka for a position that is not known, and waits for the answer.",
     ),
     _kafka(
-        "consumer.fetcher:Fetcher.PartitionRecords._unpack_records",
-        "overridden",
-        "After a batch that cannot be read, polls ask for its records for ever.",
-    ),
-    _kafka(
-        "record.memory_records:MemoryRecords._next_slice",
-        "used",
-        "It holds the bytes of the next batch, which may be one that cannot be read.",
-    ),
-    _kafka(
         "record.default_records:DefaultRecordBatch._read_msg",
         "replaced",
         "It raises for a header whose name is no UTF-8, and then the partition stands still for ever.",
@@ -147,6 +137,21 @@ PATCHES: tuple[Patch, ...] = (
         "record.default_records:DefaultRecordBatch._buffer",
         "used",
         "`_read_msg` reads the record's bytes from it.",
+    ),
+    _kafka(
+        "consumer.fetcher:Fetcher.PartitionRecords",
+        "replaced",
+        "A batch that cannot be read raises from every poll without saying where, and later polls never return.",
+    ),
+    _kafka(
+        "consumer.fetcher:Fetcher.PartitionRecords._unpack_records",
+        "overridden",
+        "An error in it ends the partition's records and reports the batch.",
+    ),
+    _kafka(
+        "record.memory_records:MemoryRecords._next_slice",
+        "used",
+        "It is the batch that was read last, which the report needs.",
     ),
     _kafka(
         "net.selector:NetworkSelector.sleep",
@@ -164,20 +169,20 @@ PATCHES: tuple[Patch, ...] = (
     _kombu(
         "transport:TRANSPORT_ALIASES",
         "replaced",
-        _INSTALLATION,
+        _TRANSPORTS,
         "The schedule's transport takes the place of kombu's own under the aliases redis, rediss and sentinel, because "
         "tools such as Flower know a broker by the scheme of its URL.",
     ),
     _kombu(
         "transport:_transport_cache",
         "used",
-        _INSTALLATION,
+        _TRANSPORTS,
         "It keeps what an alias was resolved to before installation.",
     ),
     _kombu(
         "connection:Connection.ensure_connection",
         "replaced",
-        "schedule/worker/reconnects.py",
+        "compat/kombu_reconnects.py",
         "Celery's worker pauses for up to 30 s between its tries to connect, and has no setting for that.",
     ),
     # kombu: a channel whose queues have a schedule
@@ -295,21 +300,15 @@ PATCHES: tuple[Patch, ...] = (
     _kombu("transport.redis:PublishBatch._failed", "used", _BATCH, "A batch that failed is not used again."),
     # celery
     _celery(
-        "app.base:Celery._fixups",
-        "used",
-        "compat/celery_fixups.py",
-        "A consumer connects Django's clean-up around records, without the signal that a worker sends.",
-    ),
-    _celery(
         "app.base:Celery._connection",
         "replaced",
-        _INSTALLATION,
+        "compat/celery_connections.py",
         "It is the one place where an app makes its connections; the schedule adds its transport options there.",
     ),
     _celery(
         "worker.control:Panel.data",
         "replaced",
-        _REMOTE_CONTROL,
+        "compat/celery_panel.py",
         "A worker's commands `revoke` and `scheduled` also reach what waits in Redis.",
     ),
     _celery("worker.control:revoke", "replaced", _REMOTE_CONTROL, "It also removes waiting tasks from the schedule."),
@@ -340,6 +339,13 @@ PATCHES: tuple[Patch, ...] = (
         "A task is to see its eta, which the schedule hides from Celery.",
     ),
     _celery(
+        "app.base:Celery._fixups",
+        "used",
+        "compat/celery_fixups.py",
+        "A consumer connects Django's clean-up of database connections, as a worker does.",
+    ),
+    _celery("fixups.django:DjangoWorkerFixup.install", "used", "compat/celery_fixups.py", "As `_fixups`."),
+    _celery(
         "events.dispatcher:EventDispatcher._group_buffer",
         "used",
         "delivery/events.py",
@@ -348,7 +354,7 @@ PATCHES: tuple[Patch, ...] = (
     _celery(
         "app.amqp:AMQP._event_dispatcher",
         "used",
-        "delivery/task_messages.py",
+        "delivery/sent_events.py",
         "It is the dispatcher with which apply_async sends `task-sent`.",
     ),
 )

@@ -30,7 +30,7 @@ class OffsetTracker:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._trackers: dict[Partition, PartitionTracker] = {}
-        self._successful = self._retried = self._dead = self._errors = self._skipped = 0
+        self._succeeded = self._retried = self._dead = self._errors = self._skipped = 0
         #: Handled, but not entered yet. Were the handler threads to take the lock for every record, they would spend
         #: most of their time handing it to one another.
         self._finished: deque[Job] = deque()
@@ -46,14 +46,14 @@ class OffsetTracker:
             job = finished.popleft()
             if not job.tracker.released:
                 job.tracker.done(job.record.offset)
-                self._successful += 1
+                self._succeeded += 1
 
     def stats(self) -> ConsumerStats:
         """Return the counts so far."""
         with self._lock:
             self._enter_finished()
             return ConsumerStats(
-                successful=self._successful,
+                succeeded=self._succeeded,
                 retried=self._retried,
                 dead=self._dead,
                 errors=self._errors,

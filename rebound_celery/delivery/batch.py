@@ -1,4 +1,4 @@
-"""Delivering many messages as one: send them all, decide for each what follows, store what must wait.
+"""Delivers many messages as one batch: send them all, decide for each what follows, store what waits again.
 
 This runs in the pool's process. What it returns tells the worker's parent how each message ended.
 """
@@ -6,145 +6,218 @@ This runs in the pool's process. What it returns tells the worker's parent how e
 from __future__ import annotations
 
 import logging
-import socket
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import NamedTuple
 
-from msgspec.structs import replace
-
-from ..clock import SYSTEM_CLOCK
+from ..clock import Clock
 from ..config import Settings
-from ..destinations import Destination, Outcome
-from ..errors import DeliveryError, NotStoredError, OutageError, RejectedError
+from ..destinations import Delivered, Destination, Failed, Outcome, Rejected, Unavailable, Undelivered, exception_of
+from ..errors import NotStoredError
 from ..message import Message
 from ..policy import Failure, Retry, decide, outage_delay_s
+from .delivery import Delivery
+from .log_fields import log_fields, named
 
 logger = logging.getLogger(__name__)
-
-#: Who tried, in the history of a message.
-_BY = f"worker@{socket.gethostname()}"
 
 
 class End(StrEnum):
     """How a delivery ended for the worker."""
 
+    #: The destination has the message.
     DONE = "done"
+    #: The message was given up: its dead letter is written.
+    DEAD = "dead"
     #: The same task waits again in Redis, with what has changed.
     AGAIN = "again"
     #: Nothing could be settled: the broker's message goes back to its queue.
     BACK = "back"
 
 
+class Result(NamedTuple):
+    """How one delivery ended.
+
+    Attributes:
+        end: what the worker does about it.
+        text: where the message is, or why it is not there; for people.
+        traceback: of a dead letter, the stack trace of the failure, where there is one.
+    """
+
+    end: End
+    text: str
+    traceback: str = ""
+
+
 @dataclass(frozen=True, slots=True)
-class Item:
-    """A message to deliver, with its Celery task's id and how often that was retried, and its priority."""
+class Batch:
+    """What a batch of deliveries needs of the world.
 
-    message: Message
-    task_id: str
-    retries: int
-    priority: int
+    Attributes:
+        destinations: by the kind of address that they serve.
+        settings: the app's.
+        store: stores deliveries that wait again; raises NotStoredError.
+        by: who delivers, for the history of a message: the worker's name.
+        clock: tells the time.
+    """
 
+    destinations: Mapping[str, Destination]
+    settings: Settings
+    store: Callable[[Sequence[Delivery]], None]
+    by: str
+    clock: Clock
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A message that goes back to the schedule: the same task, `delay_s` seconds from now."""
+    def deliver(self, deliveries: Sequence[Delivery]) -> list[Result]:
+        """Deliver messages and settle them; one result for each, in their order.
 
-    item: Item
-    message: Message
-    delay_s: float
-    error: DeliveryError
+        Nothing that a destination does makes it raise.
+        """
+        results: dict[int, Result] = {}
+        waiting: dict[int, tuple[Delivery, str]] = {}
+        unsent = dict(enumerate(deliveries))
+        # The second round writes the dead letters that the first round made.
+        for _ in range(2):
+            given_up: dict[int, Delivery] = {}
+            for index, outcome in self._send(unsent).items():
+                delivery = unsent[index]
+                if isinstance(outcome, Delivered):
+                    results[index] = _delivered(delivery, outcome)
+                    continue
+                after = self._after(delivery, outcome)
+                if after.message.reason is not None and delivery.message.reason is None:
+                    given_up[index] = after
+                else:
+                    waiting[index] = after, str(outcome.error)
+            unsent = given_up
+        self._store_again(waiting, results)
+        return [results[index] for index in range(len(deliveries))]
 
+    def _send(self, deliveries: Mapping[int, Delivery]) -> dict[int, Outcome]:
+        by_kind: dict[str, list[int]] = defaultdict(list)
+        for index, delivery in deliveries.items():
+            by_kind[delivery.message.target.kind].append(index)
+        outcomes: dict[int, Outcome] = {}
+        for kind, indices in by_kind.items():
+            try:
+                answers = self.destinations[kind].send([deliveries[index].message for index in indices])
+            except Exception as error:
+                # A fault of rebound's or of a library's: the messages must not pay for it.
+                logger.exception("unexpected error while delivering to %s", kind, extra={"event": "delivery_error"})
+                answers = [Unavailable(f"{kind}: {error!r}")] * len(indices)
+            outcomes.update(zip(indices, answers, strict=True))
+        return outcomes
 
-Result = tuple[End, str]
-
-#: Stores messages that wait again; raises NotStoredError.
-StoreAgain = Callable[[Sequence[Waiting]], None]
-
-
-def deliver(
-    items: Sequence[Item], destinations: Mapping[str, Destination], settings: Settings, store: StoreAgain
-) -> list[Result]:
-    """Deliver messages and settle them; one result an item, in their order. It never raises for a delivery's sake."""
-    results: dict[int, Result] = {}
-    waiting: dict[int, Waiting] = {}
-    open_messages = {index: item.message for index, item in enumerate(items)}
-    # The second round writes the dead letters that the first one made.
-    for _ in range(2):
-        buried: dict[int, Message] = {}
-        for index, outcome in _send(open_messages, destinations).items():
-            message = open_messages[index]
-            if isinstance(outcome, str):
-                logger.debug("delivered %s: %s", message, outcome, extra={"event": "delivered"})
-                results[index] = End.DONE, outcome
-                continue
-            step = _after(items[index], message, outcome, settings)
-            if isinstance(step, Waiting):
-                waiting[index] = step
-            else:
-                buried[index] = step
-        open_messages = buried
-    _store(waiting, results, store)
-    return [results[index] for index in range(len(items))]
-
-
-def _send(messages: Mapping[int, Message], destinations: Mapping[str, Destination]) -> dict[int, Outcome]:
-    by_kind: dict[str, list[int]] = defaultdict(list)
-    for index, message in messages.items():
-        by_kind[message.target.kind].append(index)
-    outcomes: dict[int, Outcome] = {}
-    for kind, indices in by_kind.items():
-        try:
-            answers = destinations[kind].send([messages[index] for index in indices])
-        except Exception as error:
-            # A fault of ours or of a library's: the messages must not pay for it.
-            logger.exception("unexpected error while delivering to %s", kind, extra={"event": "delivery_error"})
-            answers = [OutageError(f"{kind}: {error!r}")] * len(indices)
-        outcomes.update(zip(indices, answers, strict=True))
-    return outcomes
-
-
-def _after(item: Item, message: Message, error: DeliveryError, settings: Settings) -> Waiting | Message:
-    """What follows a delivery that did not happen: it waits, or it is a dead letter now."""
-    if isinstance(error, OutageError):
-        return _wait_out(item, message, error, settings)
-    if message.reason is not None:
-        logger.critical(
-            "the dead letter %s is refused by its destination and stays scheduled: %s",
-            message,
-            error,
-            extra={"event": "dead_letter_refused"},
+    def _after(self, delivery: Delivery, outcome: Undelivered) -> Delivery:
+        """What is delivered next, and when: the same attempt, the next attempt, or a dead letter at once."""
+        message = delivery.message
+        if isinstance(outcome, Unavailable) or message.reason is not None:
+            return self._after_outage(delivery, outcome)
+        now_ms = self.clock.now_ms()
+        failure = _failure_of(outcome)
+        decision = decide(
+            message.policy, message.attempt, failure, first_failed_at_ms=message.first_failed_at, now_ms=now_ms
         )
-        return _wait_out(item, message, error, settings)
-    failure = Failure.of(error)
-    if isinstance(error, RejectedError):
-        failure = replace(failure, permanent=True)
-    now_ms = SYSTEM_CLOCK.now_ms()
-    decision = decide(
-        message.policy, message.attempt, failure, first_failed_at_ms=message.first_failed_at, now_ms=now_ms
+        _log_failure(message, decision, failure, now_ms)
+        return replace(
+            delivery,
+            message=message.failed(failure, decision, now_ms=now_ms, by=self.by),
+            due_ms=decision.due_ms if isinstance(decision, Retry) else now_ms,
+            tries=delivery.tries + 1,
+        )
+
+    def _after_outage(self, delivery: Delivery, outcome: Undelivered) -> Delivery:
+        """The same attempt again, after a delay that grows with each try."""
+        message, settings = delivery.message, self.settings
+        delay_s = outage_delay_s(delivery.tries, settings.outage_delay, settings.outage_max_delay)
+        _log_outage(message, outcome, delay_s)
+        due_ms = self.clock.now_ms() + round(delay_s * 1000)
+        return replace(delivery, due_ms=due_ms, tries=delivery.tries + 1)
+
+    def _store_again(self, waiting: Mapping[int, tuple[Delivery, str]], results: dict[int, Result]) -> None:
+        if not waiting:
+            return
+        try:
+            self.store([delivery for delivery, _ in waiting.values()])
+        except NotStoredError as error:
+            for index, (delivery, _) in waiting.items():
+                logger.warning(
+                    "%s goes back to its queue, for it could not be stored again: %s",
+                    named(delivery.message),
+                    error,
+                    extra={"event": "not_stored", **log_fields(delivery.message)},
+                )
+                results[index] = Result(End.BACK, str(error))
+        else:
+            results.update((index, Result(End.AGAIN, error)) for index, (_, error) in waiting.items())
+
+
+def _failure_of(outcome: Failed | Rejected) -> Failure:
+    seen = Failure.of(exception_of(outcome))
+    if isinstance(outcome, Rejected):
+        return Failure(seen.exception_class, seen.message, permanent=True)
+    return Failure(seen.exception_class, seen.message, retry_after_s=outcome.retry_after_s)
+
+
+def dead_letter_text(message: Message) -> str:
+    """Why a message was given up: the reason and the last error, as `AsyncResult`, events and Flower show them."""
+    return str(message.reason) if message.failure is None else f"{message.reason}: {message.failure}"
+
+
+def _delivered(delivery: Delivery, outcome: Delivered) -> Result:
+    message = delivery.message
+    if message.reason is None:
+        if logger.isEnabledFor(logging.INFO):
+            logger.info(
+                "delivered %s: %s", named(message), outcome.where, extra={"event": "delivered", **log_fields(message)}
+            )
+        return Result(End.DONE, outcome.where)
+    text = dead_letter_text(message)
+    logger.warning(
+        "%s; its dead letter is at %s: %s",
+        named(message),
+        outcome.where,
+        text,
+        extra={"event": "dead_letter_written", **log_fields(message)},
     )
-    after = message.failed(failure, decision, now_ms=now_ms, by=_BY)
+    return Result(End.DEAD, text, message.failure.stacktrace if message.failure is not None else "")
+
+
+def _log_failure(message: Message, decision: object, failure: Failure, now_ms: int) -> None:
     if isinstance(decision, Retry):
-        return Waiting(item, after, (decision.due_ms - now_ms) / 1000, error)
-    return after
-
-
-def _wait_out(item: Item, message: Message, error: DeliveryError, settings: Settings) -> Waiting:
-    """The same attempt again, after a delay that grows with each try."""
-    delay_s = outage_delay_s(item.retries, settings.outage_delay, settings.outage_max_delay)
-    level = logging.WARNING if message.reason is None else logging.CRITICAL
-    logger.log(level, "%s waits %.0f s: %s", message, delay_s, error, extra={"event": "outage"})
-    return Waiting(item, message, delay_s, error)
-
-
-def _store(waiting: Mapping[int, Waiting], results: dict[int, Result], store: StoreAgain) -> None:
-    if not waiting:
-        return
-    try:
-        store(list(waiting.values()))
-    except NotStoredError as error:
-        logger.warning("%d deliveries go back to their queue: %s", len(waiting), error, extra={"event": "not_stored"})
-        results.update((index, (End.BACK, str(error))) for index in waiting)
+        logger.warning(
+            "%s failed with %s; attempt %d follows in %.1f s",
+            named(message),
+            failure,
+            decision.attempt,
+            (decision.due_ms - now_ms) / 1000,
+            extra={"event": "failed", **log_fields(message)},
+        )
     else:
-        results.update((index, (End.AGAIN, str(step.error))) for index, step in waiting.items())
+        logger.warning(
+            "%s failed with %s; it is given up",
+            named(message),
+            failure,
+            extra={"event": "given_up", **log_fields(message)},
+        )
+
+
+def _log_outage(message: Message, outcome: Undelivered, delay_s: float) -> None:
+    if message.reason is not None and not isinstance(outcome, Unavailable):
+        logger.critical(
+            "the dead letter %s is refused by its destination, stays scheduled and is tried again in %.1f s: %s",
+            named(message),
+            delay_s,
+            outcome.error,
+            extra={"event": "dead_letter_refused", **log_fields(message)},
+        )
+        return
+    logger.log(
+        logging.WARNING if message.reason is None else logging.CRITICAL,
+        "%s is tried again in %.1f s, for its destination is away: %s",
+        named(message),
+        delay_s,
+        outcome.error,
+        extra={"event": "outage", **log_fields(message)},
+    )

@@ -5,23 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from celery.events import Event
+import msgspec
 from celery.utils.time import utcoffset
+
+from ..clock import SYSTEM_CLOCK, Clock
 
 _GROUP = "task"
 
+_to_json = msgspec.json.Encoder().encode
+
 
 class TaskEvents:
-    """Sends events about a task's requests as the worker's event dispatcher would, where it is on.
+    """Sends events about a task's requests as the worker's event dispatcher would, where that is on.
 
     Args:
         eventer: the worker's event dispatcher; None where it has none.
         task: the task, which may have its events turned off.
+        clock: tells the time.
     """
 
-    def __init__(self, eventer: Any, task: Any) -> None:
+    def __init__(self, eventer: Any, task: Any, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._eventer = eventer
         self._task = task
+        self._clock = clock
 
     @property
     def is_on(self) -> bool:
@@ -35,19 +41,40 @@ class TaskEvents:
         """Send an event of this kind for each mapping of fields. Nothing is asked of `each` where events are off."""
         if not self.is_on:
             return
-        eventer, offset = self._eventer, utcoffset()
-        events = [
-            Event(
-                kind,
-                hostname=eventer.hostname,
-                utcoffset=offset,
-                pid=eventer.pid,
-                clock=eventer.clock.forward(),
-                **fields,
-            )
-            for fields in each
-        ]
-        with eventer.mutex:
-            # Where it gathers the events of a group until it sends them as one.
-            eventer._group_buffer[_GROUP].extend(events)  # noqa: SLF001
-        eventer.flush(errors=False)
+        eventer = self._eventer
+        forward = eventer.clock.forward
+        same = {
+            "type": kind,
+            "hostname": eventer.hostname,
+            "utcoffset": utcoffset(),
+            "pid": eventer.pid,
+            "timestamp": self._clock.now_ms() / 1000,
+        }
+        events = [{**same, **fields, "clock": forward()} for fields in each]
+        if events and not self._send(events):
+            with eventer.mutex:
+                # Where the dispatcher gathers the events of a group until it sends them as one message.
+                eventer._group_buffer[_GROUP].extend(events)  # noqa: SLF001
+            # It keeps them while Redis is away.
+            eventer.flush(errors=False)
+
+    def _send(self, events: list[dict[str, Any]]) -> bool:
+        """Publish events that are written as JSON here, which takes a fifth of the time; False if that cannot be."""
+        eventer = self._eventer
+        if eventer.serializer != "json":
+            return False
+        try:
+            with eventer.mutex:
+                eventer.producer.publish(
+                    _to_json(events),
+                    routing_key=f"{_GROUP}.multi",
+                    exchange=eventer.exchange.name,
+                    declare=[eventer.exchange],
+                    content_type="application/json",
+                    content_encoding="utf-8",
+                    headers=eventer.headers,
+                    delivery_mode=eventer.delivery_mode,
+                )
+        except Exception:  # noqa: BLE001 - the dispatcher meets the same fault, and knows what to do
+            return False
+        return True

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery.worker.state import task_accepted, task_ready
 
-from .batch import End
+from ..clock import SYSTEM_CLOCK, Clock
+from ..schedule.port import message_leases
+from .batch import End, Result
 from .events import TaskEvents
 
 logger = logging.getLogger(__name__)
+
+
+class Received(NamedTuple):
+    """A delivery task's message as the worker's parent gives it to the pool, undecoded."""
+
+    body: Any
+    content_type: str
+    content_encoding: str
+    task_id: str
+    priority: int
 
 
 class Job:
@@ -26,6 +37,7 @@ class Job:
         run: runs requests, with their losses, as another job.
         then: called when this one has ended.
         events: tells those who watch.
+        clock: tells the time.
     """
 
     def __init__(
@@ -36,6 +48,8 @@ class Job:
         run: Callable[..., None],
         then: Callable[[], None] | None,
         events: TaskEvents,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._task = task
         self._requests = requests
@@ -43,94 +57,107 @@ class Job:
         self._run = run
         self._then = then
         self._events = events
-        self._began = time.monotonic()
+        self._clock = clock
+        self._began = clock.monotonic()
 
     def start(self, pool: Any) -> None:
         """Give it to the pool."""
         pool.apply_async(
             self._task.run_batch,
-            args=([_as_received(request) for request in self._requests],),
+            args=([received_of(request) for request in self._requests], self._requests[0].hostname),
             accept_callback=self.on_accepted,
             callback=self.on_done,
             error_callback=self.on_lost,
         )
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
-        # What Celery's Request does, for all of them at once.
-        began = time.time() - (time.monotonic() - time_accepted)
+        """The pool has begun the job: do what Celery's Request does, for all requests at once."""
+        began = self._clock.now_ms() / 1000 - (self._clock.monotonic() - time_accepted)
         for request in self._requests:
             request.worker_pid, request.time_start = pid, began
             task_accepted(request)
         self._events.tell("task-started", ({"uuid": request.id} for request in self._requests))
 
-    def on_done(self, results: Sequence[tuple[str, str]]) -> None:
-        runtime = time.monotonic() - self._began
+    def on_done(self, results: Sequence[Result]) -> None:
+        """The pool has ended the job: settle its messages, and tell those who watch."""
+        runtime = self._clock.monotonic() - self._began
         if not isinstance(results, list):
-            # In-process pools tell of a lost thread this way.
+            # Pools of one process report a lost thread this way.
             self.on_lost(results)
             return
-        by_end: dict[str, list[tuple[Any, str]]] = {End.DONE: [], End.AGAIN: [], End.BACK: []}
-        for request, (end, text) in zip(self._requests, results, strict=True):
-            task_ready(request, successful=end == End.DONE)
-            by_end[end].append((request, text))
-        done, again = by_end[End.DONE], by_end[End.AGAIN]
-        # In the schedule the same id waits anew already, so this ends no more than the old lease.
-        _acknowledge([request for request, _ in (*done, *again)])
+        by_end: dict[End, list[tuple[Any, Result]]] = {end: [] for end in End}
+        for request, result in zip(self._requests, results, strict=True):
+            task_ready(request, successful=result.end == End.DONE)
+            by_end[result.end].append((request, result))
+        # A task that was stored again has a new entry of the same id: this ends only the lease of the earlier entry.
+        _acknowledge([request for end in (End.DONE, End.DEAD, End.AGAIN) for request, _ in by_end[end]])
         for request, _ in by_end[End.BACK]:
             request.reject(requeue=True)
-        succeeded = ({"uuid": request.id, "result": repr(text), "runtime": runtime} for request, text in done)
-        self._events.tell("task-succeeded", succeeded)
-        self._events.tell(
-            "task-retried", ({"uuid": request.id, "exception": text, "traceback": ""} for request, text in again)
-        )
-        logger.info("%d deliveries ended in %.3f s", len(results), runtime, extra={"event": "batch"})
+        tell_ends(self._events, by_end, runtime)
+        logger.debug("a job of %d deliveries took %.3f s", len(results), runtime, extra={"event": "batch"})
         if self._then is not None:
             self._then()
 
     def on_lost(self, exc_info: Any) -> None:
-        """The pool's process died: each message runs again alone, so that one that kills it takes no other along.
+        """The pool's process died: run each message again alone, so that one that kills it takes no other along.
 
-        What the process had stored again before waits for its next attempt; running it now would make this one again.
+        A message that the lost process has stored again is not run: it waits for its next attempt.
         """
         losses = self._losses + (len(self._requests) == 1)
         logger.error(
-            "a job of %d deliveries was lost: %s", len(self._requests), exc_info, extra={"event": "worker_lost"}
+            "a job of %d deliveries was lost: %s",
+            len(self._requests),
+            exc_info,
+            extra={"event": "worker_lost", "task_ids": [request.id for request in self._requests]},
         )
         again = _stored_again(self._requests)
         for request in again:
             task_ready(request)
-        self._events.tell(
-            "task-retried", ({"uuid": request.id, "exception": "stored again", "traceback": ""} for request in again)
-        )
+        tell_ends(self._events, {End.AGAIN: [(request, Result(End.AGAIN, "stored again")) for request in again]}, 0.0)
         for request in self._requests:
             if request.acknowledged:
-                # Settled just now. Or given back already: Celery has ended the process, for its connection was lost.
+                # It was stored again. Or it was given back: Celery has ended the process, for its connection was lost.
                 continue
             if losses < self._task.max_worker_losses:
                 self._run([request], losses)
-                continue
-            task_ready(request)
-            if self._task.give_up(request):
-                request.acknowledge()
             else:
-                request.reject(requeue=True)
+                give_up(self._task, request, losses, self._events)
         if self._then is not None:
             self._then()
 
 
+def give_up(task: Any, request: Any, losses: int, events: TaskEvents) -> bool:
+    """End a delivery whose workers were lost too often; False if it went back to its queue."""
+    result = task.give_up(received_of(request), losses, request.hostname)
+    task_ready(request)
+    if result.end == End.BACK:
+        request.reject(requeue=True)
+    else:
+        request.acknowledge()
+    tell_ends(events, {result.end: [(request, result)]}, 0.0)
+    return bool(result.end != End.BACK)
+
+
+def tell_ends(events: TaskEvents, by_end: dict[End, list[tuple[Any, Result]]], runtime: float) -> None:
+    """Send the events that tell how deliveries ended."""
+    done, dead, again = (by_end.get(end, ()) for end in (End.DONE, End.DEAD, End.AGAIN))
+    events.tell(
+        "task-succeeded",
+        ({"uuid": request.id, "result": repr(result.text), "runtime": runtime} for request, result in done),
+    )
+    events.tell("task-failed", (_failure(request, result) for request, result in dead))
+    events.tell("task-retried", (_failure(request, result) for request, result in again))
+
+
+def _failure(request: Any, result: Result) -> dict[str, Any]:
+    return {"uuid": request.id, "exception": result.text, "traceback": result.traceback}
+
+
 def _acknowledge(requests: Sequence[Any]) -> None:
-    """Acknowledge what has come to its end."""
-    by_channel: dict[Any, list[Any]] = defaultdict(list)
-    for request in requests:
-        by_channel[request.message.channel].append(request)
-    for channel, its in by_channel.items():
-        end_leases = getattr(getattr(channel, "qos", None), "end_leases", None)
-        if end_leases is None:
-            for request in its:
-                request.acknowledge()
-            continue
-        # One by one, each ack goes through promises of Celery's and its loop, which costs more than ending a lease.
-        left = end_leases([request.message.delivery_tag for request in its])
+    """Acknowledge messages: those that are leased all at once, which costs much less than one by one."""
+    for its in _by_channel(requests):
+        tags = [request.message.delivery_tag for request in its]
+        left = message_leases(its[0].message).end(tags)
         for request in its:
             if request.message.delivery_tag in left:
                 request.acknowledge()
@@ -139,30 +166,27 @@ def _acknowledge(requests: Sequence[Any]) -> None:
 
 
 def _stored_again(requests: Sequence[Any]) -> list[Any]:
-    """Those whose message Redis has no more as it was delivered; they are settled."""
-    by_channel: dict[Any, dict[str, Any]] = defaultdict(dict)
-    for request in requests:
-        by_channel[request.message.channel][request.message.delivery_tag] = request
+    """The requests whose message Redis no longer has as it was delivered. Their leases are let go."""
     found = []
-    for channel, its in by_channel.items():
-        let_go = getattr(getattr(channel, "qos", None), "let_go", None)
-        found += [its[tag] for tag in (let_go(its) if let_go is not None else ())]
+    for its in _by_channel(requests):
+        gone = message_leases(its[0].message).let_go([request.message.delivery_tag for request in its])
+        found += [request for request in its if request.message.delivery_tag in gone]
     for request in found:
         request.acknowledged = True
     return found
 
 
-def _as_received(request: Any) -> tuple[Any, ...]:
-    """See `task.Received`."""
+def _by_channel(requests: Sequence[Any]) -> list[list[Any]]:
+    by_channel: dict[Any, list[Any]] = defaultdict(list)
+    for request in requests:
+        by_channel[request.message.channel].append(request)
+    return list(by_channel.values())
+
+
+def received_of(request: Any) -> Received:
+    """What the pool gets of a request."""
     message = request.message
-    return (
-        message.body,
-        message.content_type,
-        message.content_encoding,
-        request.id,
-        retries_of(request),
-        priority_of(request),
-    )
+    return Received(message.body, message.content_type, message.content_encoding, request.id, priority_of(request))
 
 
 def retries_of(request: Any) -> int:
@@ -174,5 +198,5 @@ def priority_of(request: Any) -> int:
 
 
 def _count(value: Any) -> int:
-    """A number of a message's headers, which may be anything: one that is none must not fail the whole batch."""
+    """A number from a message's headers. They may hold anything, and one bad header must not fail the whole batch."""
     return value if isinstance(value, int) and value >= 0 else 0

@@ -1,71 +1,123 @@
-"""Storing retries: connections to the app's broker, and the delivery tasks and their events that go over them."""
+"""Storing deliveries in the schedule, with the signals and events that Celery's own publishing has."""
 
 from __future__ import annotations
 
-import logging
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
-from weakref import WeakSet
 
 from kombu import Producer
 from kombu.common import maybe_declare
 from kombu.exceptions import KombuError
 from kombu.utils.url import maybe_sanitize_url
-from redis import Redis
 from redis.exceptions import RedisError
 
+from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import NotStoredError, UnreachableError
-from ..message import Message
-from .task_messages import PRIORITY_NORMAL, Delivery, TaskMessages
+from ..message import Message, codec
+from ..schedule.port import Combiner, Entry, Schedule, open_schedule
+from .delivery import Delivery
+from .form import DeliveryForm
+from .sent_events import SentEvents
 
-#: Seconds. Without them a lost network would hold the caller for ever: kombu's default is no time-out.
-_SOCKET_TIMEOUTS = {"socket_timeout": 10.0, "socket_connect_timeout": 5.0}
+#: From so many deliveries on, entries are made one by one while Redis works on those before.
+_MANY = 100
 
-_FAULTS = (KombuError, RedisError, OSError)
+#: How many messages are compressed in one call.
+_SEALED_AT_ONCE = 250
 
-logger = logging.getLogger(__name__)
+FAULTS = (KombuError, RedisError, OSError)
+
+
+@dataclass(slots=True)
+class _Call:
+    """What one call of `publish` stores.
+
+    Attributes:
+        deliveries: all of them.
+        packed: each packed already; None where they are so many that they are packed while Redis works.
+        error: why they are not stored.
+    """
+
+    deliveries: Sequence[Delivery]
+    packed: list[bytes] | None
+    error: BaseException | None = None
 
 
 class Publisher:
-    """Publishes delivery tasks over connections of its own to the app's broker; safe for threads and forks.
+    """Stores deliveries over a connection of its own to the app's broker; safe for threads and forks.
+
+    Threads that store at the same time share a round trip.
 
     Args:
         app: the Celery app. Nothing is read from it before the first use.
-        queue: the name of the queue that rebound's workers consume.
+        queue: tells the name of the queue that rebound's workers consume.
+        form: makes the Celery messages of deliveries.
+        clock: tells the time.
     """
 
-    def __init__(self, app: Any, queue: str) -> None:
+    def __init__(self, app: Any, queue: Callable[[], str], form: DeliveryForm, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._app = app
         self._queue = queue
-        self._messages = TaskMessages(app, queue)
-        self._idle: deque[Producer] = deque()
-        #: The channels over which the exchange of the events is declared; kombu looks at length each time.
-        self._declared: WeakSet[Any] = WeakSet()
+        self._form = form
+        self._clock = clock
+        self._events = SentEvents(app, queue, clock)
         self._pid: int | None = None
+        self._combiner: Combiner[_Call] = Combiner(self._run)
+        #: Used by one thread at a time, which the combiner sees to.
+        self._open: _Open | None = None
+        #: Whether the app's broker has the schedule; None until it was asked.
+        self._has_schedule: bool | None = None
 
-    def publish(self, retries: Sequence[tuple[Message, int]], *, priority: int = PRIORITY_NORMAL) -> None:
-        """Store messages, each with its due time in Unix milliseconds; returns once Redis has all of them.
+    def publish_messages(self, messages: Iterable[tuple[Message, int, int]]) -> None:
+        """Store messages, each with its due time in Unix milliseconds and its priority; see `publish`.
 
-        A due time that has passed means at once.
+        They become children of the Celery task that runs in this thread, if one does, as with `apply_async`.
+        """
+        parent = self._app.current_worker_task
+        root_id = parent_id = None
+        if parent is not None:
+            root_id, parent_id = parent.request.root_id or parent.request.id, parent.request.id
+        reply_to = self._app.thread_oid if self._replies else None
+        self.publish(
+            [
+                Delivery(
+                    message=message,
+                    task_id=message.task_id,
+                    due_ms=due_ms,
+                    priority=priority,
+                    root_id=root_id,
+                    parent_id=parent_id,
+                    reply_to=reply_to,
+                )
+                for message, due_ms, priority in messages
+            ]
+        )
+
+    def publish(self, deliveries: Sequence[Delivery]) -> None:
+        """Store deliveries; returns once Redis has all of them.
+
+        An entry of the same task id is replaced. A due time that has passed means at once.
 
         Raises:
             NotStoredError: if Redis is away or refuses; any of them may be stored.
         """
-        self.publish_tasks(
-            [Delivery(message, due_ms, message.task_id, priority=priority) for message, due_ms in retries]
-        )
-
-    def publish_tasks(self, deliveries: Sequence[Delivery]) -> None:
-        """Store tasks as they are, also such as exist already and go on; see `publish`."""
         if not deliveries:
             return
+        if self._pid != os.getpid():
+            # A socket that was opened before a fork, and a lock that was held then, belong to the parent.
+            self._pid, self._open, self._combiner = os.getpid(), None, Combiner(self._run)
         try:
-            with self._producer() as producer:
-                self._publish(producer, deliveries)
-        except _FAULTS as error:
+            if self._has_schedule is None:
+                self._has_schedule = self._find_schedule()
+            if self._has_schedule:
+                self._store(deliveries)
+            else:
+                self._publish_plainly(deliveries)
+        except FAULTS as error:
             raise NotStoredError(f"Redis at {self.address} did not take the retry: {error}") from error
 
     def check(self) -> None:
@@ -75,81 +127,129 @@ class Publisher:
             UnreachableError: with the address that was tried.
         """
         try:
-            with self.open_redis() as (redis, _prefix):
-                redis.ping()
-        except _FAULTS as error:
+            with self.open() as schedule:
+                schedule.ping()
+        except FAULTS as error:
             raise UnreachableError("Redis", self.address, error) from error
+
+    def open(self) -> AbstractContextManager[Schedule]:
+        """The schedule of rebound's queue over a new connection, for rare calls."""
+        return open_schedule(self._app, self._queue())
+
+    def close(self) -> None:
+        """Close the connection. A closed publisher may be used again; it connects anew."""
+        if self._open is not None and self._pid == os.getpid():
+            self._open.close()
+        self._open = None
 
     @property
     def address(self) -> str:
         """The broker's URL without its password."""
         return str(maybe_sanitize_url(self._app.conf.broker_write_url or "memory://"))
 
-    @contextmanager
-    def open_redis(self) -> Iterator[tuple[Any, str]]:
-        """The broker's Redis: a client that adds no prefix by itself, and the prefix that the app's keys have."""
-        with self._producer() as producer:
-            channel = producer.channel
-            if not hasattr(channel, "pool"):
-                raise UnreachableError("Redis", self.address, "the app's broker is not Redis")
-            yield Redis(connection_pool=channel.pool), getattr(channel, "global_keyprefix", "")
+    @cached_property
+    def _replies(self) -> bool:
+        """Whether the app's results are sent as messages to whoever scheduled the task."""
+        return str(self._app.conf.result_backend or "").startswith("rpc")
 
-    @contextmanager
-    def _producer(self) -> Iterator[Producer]:
-        """A producer that no other thread uses meanwhile. One that failed is closed, not used again."""
-        if self._pid != os.getpid():
-            # Sockets opened before a fork belong to the parent.
-            self._idle, self._pid = deque(), os.getpid()
+    def _find_schedule(self) -> bool:
+        """Whether the app's broker has the schedule; kombu's memory transport, say, has none."""
         try:
-            producer = self._idle.pop()
-        except IndexError:
-            producer = self._connect()
-        try:
-            yield producer
-        except BaseException:
-            producer.connection.close()
-            raise
-        self._idle.append(producer)
+            with self.open():  # this alone connects nothing
+                return True
+        except UnreachableError:
+            return False
 
-    def _connect(self) -> Producer:
-        options = {**_SOCKET_TIMEOUTS, **(self._app.conf.broker_transport_options or {})}
-        connection = self._app.connection_for_write(transport_options=options)
-        return Producer(connection.default_channel, auto_declare=False)
+    # A broker with the schedule
 
-    def _publish(self, producer: Producer, deliveries: Sequence[Delivery]) -> None:
-        channel = producer.channel
-        events = self._messages.events(deliveries)
-        if events and channel not in self._declared:
-            maybe_declare(events[0][1], channel)
-            self._declared.add(channel)
-        if hasattr(channel, "schedule"):
-            self._schedule(channel, deliveries, [(event, exchange.name, key) for event, exchange, key in events])
-            return
-        # A broker without the schedule, such as kombu's memory transport.
-        messages = self._messages.make(deliveries)
-        for message in messages:
-            channel.basic_publish(message, exchange="", routing_key=self._queue)
-        self._messages.tell(messages)
-        with suppress(*_FAULTS):  # what the events tell of is stored by now
-            for event, exchange, key in events:
-                channel.basic_publish(event, exchange=exchange.name, routing_key=key)
+    def _store(self, deliveries: Sequence[Delivery]) -> None:
+        last = self._before_publish(deliveries) if self._form.is_listened_to else None
+        # Few are packed here, so that what cannot be packed is no other caller's fault.
+        packed = [delivery.pack() for delivery in deliveries] if len(deliveries) < _MANY else None
+        call = _Call(deliveries, packed)
+        self._combiner.call(call)
+        if call.error is not None:
+            raise call.error
+        self._form.after_publish(last)
 
-    def _schedule(self, channel: Any, deliveries: Sequence[Delivery], events: Sequence[Any]) -> None:
-        by_priority: dict[int, list[Delivery]] = {}
+    def _before_publish(self, deliveries: Sequence[Delivery]) -> dict[str, Any] | None:
+        """Send the signals of each delivery. They come in pairs: after each message, before the next one.
+
+        Returns the arguments of the last signal, which is left to send once all are stored.
+        """
+        now_ms = self._clock.now_ms()
+        last: dict[str, Any] | None = None
         for delivery in deliveries:
-            by_priority.setdefault(delivery.priority, []).append(delivery)
-        *_, last = by_priority
-        for priority, group in by_priority.items():
-            messages: list[dict[str, Any]] = []
-            entries: Iterable[tuple[str, int, bytes]]
-            if self._messages.are_seen:
-                messages = self._messages.make(group)
-                entries = (
-                    (message["headers"]["id"], one.due_ms, channel.form_of(self._queue, message))
-                    for one, message in zip(group, messages, strict=True)
-                )
-            else:
-                entries = self._messages.entries(group, channel)
-            # The events follow what they tell of.
-            channel.schedule(self._queue, priority, entries, events if priority == last else [])
-            self._messages.tell(messages)
+            self._form.after_publish(last)
+            last = self._form.before_publish(delivery, now_ms)
+        return last
+
+    def _run(self, calls: Sequence[_Call]) -> None:
+        """Store what several threads' calls hold; sets the error of each call that is not stored."""
+        few = [call for call in calls if call.packed is not None]
+        for group in (few, *([call] for call in calls if call.packed is None)):
+            if not group:
+                continue
+            try:
+                self._enqueue(group)
+            except BaseException as error:  # noqa: BLE001 - raised in the thread of each call
+                for call in group:
+                    call.error = error
+
+    def _enqueue(self, calls: Sequence[_Call]) -> None:
+        if self._open is None:
+            self._open = _Open(self.open())
+        schedule = self._open.schedule
+        try:
+            deliveries = calls[0].deliveries if len(calls) == 1 else [one for call in calls for one in call.deliveries]
+            packed = None if calls[0].packed is None else [one for call in calls for one in call.packed or ()]
+            commands: list[list[Any]] = []
+            if self._events.are_wanted():
+                commands = self._events.commands(schedule, deliveries)
+            schedule.enqueue(_entries(deliveries, packed), piggybacked=commands)
+        except BaseException:
+            # Its connection may be amid an answer.
+            self._open.close()
+            self._open = None
+            raise
+
+    # A broker without it
+
+    def _publish_plainly(self, deliveries: Sequence[Delivery]) -> None:
+        now_ms = self._clock.now_ms()
+        queue = self._queue()
+        with self._app.connection_for_write() as connection:
+            channel = Producer(connection.default_channel, auto_declare=False).channel
+            for delivery in deliveries:
+                published = self._form.before_publish(delivery, now_ms)
+                channel.basic_publish(self._form.as_task(delivery, now_ms), exchange="", routing_key=queue)
+                self._form.after_publish(published)
+            if self._events.are_wanted():
+                with suppress(*FAULTS):  # what the events tell of is published by now
+                    for event, exchange, key in self._events.messages(deliveries):
+                        maybe_declare(exchange, channel)
+                        channel.basic_publish(event, exchange=exchange.name, routing_key=key)
+
+
+class _Open:
+    """A schedule that is kept open for many calls."""
+
+    def __init__(self, context: AbstractContextManager[Schedule]) -> None:
+        self._context = context
+        self.schedule = context.__enter__()
+
+    def close(self) -> None:
+        with suppress(*FAULTS):
+            self._context.__exit__(None, None, None)
+
+
+def _entries(deliveries: Sequence[Delivery], packed: list[bytes] | None) -> Iterator[Entry]:
+    """The entry of each delivery. They are sealed many at a time, and asked for while Redis works on those before."""
+    for start in range(0, len(deliveries), _SEALED_AT_ONCE):
+        some = deliveries[start : start + _SEALED_AT_ONCE]
+        if packed is None:
+            forms = codec.seal_many([delivery.pack() for delivery in some])
+        else:
+            forms = codec.seal_many(packed[start : start + _SEALED_AT_ONCE])
+        for delivery, stored in zip(some, forms, strict=True):
+            yield Entry(delivery.task_id, delivery.due_ms, stored, delivery.lane, delivery.priority)

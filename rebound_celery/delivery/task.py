@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from celery import Task
-from celery.backends.base import DisabledBackend
-from celery.exceptions import Ignore, Reject
-from kombu import serialization
-from kombu.exceptions import ContentDisallowed, SerializationError
-from redis.exceptions import RedisError
 
+from ..clock import SYSTEM_CLOCK, Clock
 from ..config import Settings
-from ..destinations import Destination
-from ..destinations.dead_set import DeadSet
-from ..errors import DeliveryError, NotStoredError, UnknownVersionError, WireFormatError
-from ..message import Message
-from .batch import End, Item, Result, Waiting, deliver
-from .publisher import Publisher
+from ..destinations import Delivered, exception_of
+from ..errors import (
+    DeadLetterError,
+    DeliveryError,
+    NotStoredError,
+    ReboundError,
+    UnknownVersionError,
+    UnreachableError,
+    WireFormatError,
+)
+from ..message import Message, codec, message_id_of
+from ..policy import WORKER_LOST, DeadLetter, Failure
+from ..schedule.port import DeadEntry, Entry
+from .batch import Batch, End, Result, dead_letter_text
+from .delivery import Delivery
+from .form import TASK_NAME, DeliveryForm, from_argument, stored_form_of
+from .job import Received
+from .log_fields import log_fields, named
+from .opened import OpenedDestinations
+from .publisher import FAULTS, Publisher
+from .results import store_result
 from .strategy import strategy
-from .task_messages import TASK_NAME, Delivery
 
 #: What no setting of the app's may change in the delivery task.
 PROMISED = (
@@ -38,56 +45,16 @@ PROMISED = (
     "expires",
 )
 
-#: What storing or keeping a message meets when Redis is away.
-_NOT_KEPT = (NotStoredError, RedisError, OSError)
+#: The reason of a dead letter whose stored form cannot be read.
+UNREADABLE = "unreadable"
 
-#: What reading a message meets that is damaged, or of another version.
-_UNREADABLE = (
-    WireFormatError,
-    LookupError,
-    TypeError,
-    ValueError,
-    RecursionError,
-    SerializationError,
-    ContentDisallowed,
-)
+#: Milliseconds until a message of a later version is looked at again.
+_UNKNOWN_PAUSE_MS = 300_000
 
-#: A message as the worker hands it to its pool: body, content type, content encoding, task id, retries, priority.
-Received = tuple[Any, str, str, str, int, int]
+#: What storing or keeping a message meets when Redis is away, or is not the app's broker.
+_NOT_KEPT = (NotStoredError, UnreachableError, DeliveryError, *FAULTS)
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Destinations:
-    """The open destinations of one process, by the kind of address they serve."""
-
-    by_kind: Mapping[str, Destination]
-    dead_set: DeadSet
-
-    def close(self) -> None:
-        for destination in self.by_kind.values():
-            destination.close()
-
-
-class PerProcess:
-    """Destinations made when first needed, anew in a forked child: a producer's threads do not survive a fork."""
-
-    def __init__(self, build: Callable[[], Destinations]) -> None:
-        self._build = build
-        self._pid: int | None = None
-        self._current: Destinations | None = None
-
-    def get(self) -> Destinations:
-        if self._current is None or self._pid != os.getpid():
-            self._current, self._pid = self._build(), os.getpid()
-        return self._current
-
-    def close(self) -> None:
-        """Close what this process opened; what a parent opened before the fork is the parent's."""
-        if self._current is not None and self._pid == os.getpid():
-            self._current.close()
-        self._current = None
 
 
 class DeliverTask(Task):
@@ -110,9 +77,11 @@ class DeliverTask(Task):
     expires = None
 
     #: Set by the app that registers the task.
-    destinations: PerProcess
+    destinations: OpenedDestinations
     read_settings: Callable[[], Settings]
     publisher: Callable[[], Publisher]
+    form: DeliveryForm
+    clock: Clock = SYSTEM_CLOCK
 
     @classmethod
     def annotate(cls) -> None:
@@ -125,123 +94,160 @@ class DeliverTask(Task):
     def max_worker_losses(self) -> int:
         return self.read_settings().max_worker_losses
 
-    def run_batch(self, batch: Sequence[Received]) -> list[Result]:
-        """Deliver what a worker received; one result a message, in their order. Runs in the pool's process."""
+    def queue_name(self) -> str:
+        return self.read_settings().queue
+
+    def run_batch(self, batch: Sequence[Received], worker: str) -> list[Result]:
+        """Deliver what a worker received; one result for each message, in their order. Runs in the pool's process."""
         results: dict[int, Result] = {}
-        items: dict[int, Item] = {}
-        for index, (body, content_type, content_encoding, task_id, retries, priority) in enumerate(batch):
-            try:
-                args = self._decode(body, content_type, content_encoding)
-                items[index] = Item(Message.from_wire(args[0][0]), task_id, retries, priority)
-            except UnknownVersionError as error:
-                logger.error("task %s goes back to its queue: %s", task_id, error, extra={"event": "later_version"})  # noqa: TRY400
-                results[index] = End.BACK, str(error)
-            except _UNREADABLE as error:
-                results[index] = self.set_aside(task_id, body, error)
-        results.update(zip(items, self._deliver(list(items.values())), strict=True))
-        ordered = [results[index] for index in range(len(batch))]
-        self._store_results(batch, ordered)
-        return ordered
+        deliveries: dict[int, Delivery] = {}
+        for index, read in enumerate(self._read_many(batch)):
+            if isinstance(read, Delivery):
+                deliveries[index] = read
+            else:
+                results[index] = read
+        for (index, delivery), result in zip(
+            deliveries.items(), self._deliver(list(deliveries.values()), worker), strict=True
+        ):
+            results[index] = result
+            store_result(self, delivery, result, worker)
+        return [results[index] for index in range(len(batch))]
 
-    def run(self, wire: object) -> str:
-        """Deliver one message: in the caller's process, or for a worker that received it in an older protocol."""
-        request = self.request
-        item = Item(Message.from_wire(wire), request.id, request.retries or 0, 0)
-        if request.called_directly or request.is_eager:
-            # Nothing waits when tasks run in the caller's process: the caller is told.
-            ((_, text),) = deliver([item], self._by_kind(), self.read_settings(), _raise_instead)
-            return text
-        ((end, text),) = self._deliver([item])
-        if end == End.AGAIN:
-            raise Ignore
-        if end == End.BACK:
-            raise Reject(text, requeue=True)
-        return text
+    def run(self, argument: object) -> str:
+        """Deliver one message in the caller's process: workers call `run_batch`."""
+        delivery = Delivery.decode(self.request.id or "", from_argument(argument))
+        # Nothing waits where tasks run in the caller's process: the caller hears what failed.
+        (result,) = self._batch("the caller", lambda _: None).deliver([delivery])
+        if result.end == End.DEAD:
+            raise DeadLetterError(result.text)
+        if result.end == End.AGAIN:
+            raise DeliveryError(result.text)
+        return result.text
 
-    def _deliver(self, items: Sequence[Item]) -> list[Result]:
+    def _deliver(self, deliveries: Sequence[Delivery], worker: str) -> list[Result]:
         try:
-            return deliver(items, self._by_kind(), self.read_settings(), self._store_again)
+            return self._batch(worker, self.publisher().publish).deliver(deliveries)
         except Exception as error:
             # Celery would drop the message of a task that fails.
-            logger.exception("%d deliveries go back to their queue", len(items), extra={"event": "delivery_error"})
-            return [(End.BACK, repr(error))] * len(items)
+            logger.exception("%d deliveries go back to their queue", len(deliveries), extra={"event": "delivery_error"})
+            return [Result(End.BACK, repr(error))] * len(deliveries)
 
-    def _by_kind(self) -> Mapping[str, Destination]:
-        return self.destinations.get().by_kind
+    def _batch(self, worker: str, store: Callable[[Sequence[Delivery]], None]) -> Batch:
+        return Batch(self.destinations.by_kind, self.read_settings(), store, worker, self.clock)
 
-    def _decode(self, body: Any, content_type: str, content_encoding: str) -> Any:
-        if content_type == "application/json":
-            # What rebound sends is plain; kombu's decoder asks of each object whether it is one of its special types.
-            return json.loads(body)
-        accepted = serialization.prepare_accept_content(self.app.conf.accept_content)
-        return serialization.loads(body, content_type, content_encoding, accept=accepted)
-
-    def _store_again(self, waiting: Sequence[Waiting]) -> None:
-        now_ms = time.time_ns() // 1_000_000
-        self.publisher().publish_tasks(
-            [
-                Delivery(
-                    step.message,
-                    now_ms + round(step.delay_s * 1000),
-                    step.item.task_id,
-                    retries=step.item.retries + 1,
-                    priority=step.item.priority,
-                )
-                for step in waiting
-            ]
-        )
-
-    def give_up(self, request: Any) -> bool:
-        """Make a dead letter of a message whose workers were lost too often; False if that could not be stored."""
-        # The request's own body is but a text to show.
-        received = request.message
-        try:
-            args = self._decode(received.body, received.content_type, received.content_encoding)
-            message = Message.from_wire(args[0][0])
-        except UnknownVersionError:
-            return False
-        except _UNREADABLE as error:
-            end, _ = self.set_aside(request.id, received.body, error)
-            return end == End.DONE
-        try:
-            if message.reason is None:
-                self.publisher().publish_tasks([Delivery(message.dead("worker-lost"), 0, request.id)])
-            else:
-                # Writing its dead letter costs workers too: it stays in Redis, where nothing is done with it.
-                (outcome,) = self.destinations.get().dead_set.send([message])
-                if isinstance(outcome, DeliveryError):
-                    raise outcome
-        except (*_NOT_KEPT, DeliveryError):
-            logger.exception("%s goes back to its queue", request.id, extra={"event": "worker_lost"})
-            return False
-        return True
-
-    def set_aside(self, task_id: str, body: Any, error: Exception) -> Result:
-        """Keep what cannot be read where nothing is done with it."""
-        logger.error("task %s is kept in the dead set: %s", task_id, error, extra={"event": "unreadable"})
-        try:
-            text = body.decode("utf-8", "backslashreplace") if isinstance(body, bytes) else body
-            self.destinations.get().dead_set.keep_unreadable(task_id, text)
-        except Exception as redis_error:
-            logger.exception("task %s goes back to its queue", task_id, extra={"event": "unreadable"})
-            return End.BACK, str(redis_error)
-        return End.DONE, "kept in the dead set: unreadable"
-
-    def _store_results(self, batch: Sequence[Received], results: Sequence[Result]) -> None:
-        """Tell the result backend, where the app has one and wants it told."""
-        backend = self.backend
-        if self.ignore_result or isinstance(backend, DisabledBackend):
-            return
-        for (_, _, _, task_id, _, _), (end, text) in zip(batch, results, strict=True):
+    def _read_many(self, batch: Sequence[Received]) -> list[Delivery | Result]:
+        """What each message brings: its delivery; or how it ended, if it cannot be read."""
+        stored: list[bytes | WireFormatError] = []
+        for received in batch:
             try:
-                if end == End.DONE:
-                    backend.mark_as_done(task_id, text)
-                elif end == End.AGAIN:
-                    backend.mark_as_retry(task_id, DeliveryError(text))
-            except Exception:
-                # The delivery stands, whatever becomes of the note about it.
-                logger.exception("the result of task %s could not be stored", task_id)
+                stored.append(stored_form_of(self.app, received.body, received.content_type, received.content_encoding))
+            except WireFormatError as error:
+                stored.append(error)
+        forms = [
+            (message_id_of(received.task_id), form)
+            for received, form in zip(batch, stored, strict=True)
+            if isinstance(form, bytes)
+        ]
+        decoded = iter(codec.decode_many(forms))
+        return [
+            self._delivery_of(received, form, next(decoded))
+            if isinstance(form, bytes)
+            else self.set_aside(received, form)
+            for received, form in zip(batch, stored, strict=True)
+        ]
 
+    def _delivery_of(
+        self, received: Received, stored: bytes, decoded: tuple[Message, dict[str, Any]] | ReboundError
+    ) -> Delivery | Result:
+        try:
+            if isinstance(decoded, ReboundError):
+                raise decoded
+            return Delivery.of(received.task_id, *decoded, received.priority)
+        except UnknownVersionError as error:
+            return self._leave(received, stored, error)
+        except WireFormatError as error:
+            return self.set_aside(received, error)
 
-def _raise_instead(waiting: Sequence[Waiting]) -> None:
-    raise waiting[0].error
+    def text_of(self, received: Received) -> str:
+        """What a message is, for people."""
+        try:
+            stored = stored_form_of(self.app, received.body, received.content_type, received.content_encoding)
+            return str(Delivery.decode(received.task_id, stored).message)
+        except (UnknownVersionError, WireFormatError) as error:
+            return str(error)
+
+    def give_up(self, received: Received, losses: int, worker: str) -> Result:
+        """Make a dead letter of a message whose workers were lost too often."""
+        (read,) = self._read_many([received])
+        if not isinstance(read, Delivery):
+            return read
+        delivery = self._worker_lost(read, losses, worker)
+        try:
+            if read.message.reason is None:
+                self.publisher().publish([delivery])
+                return Result(End.AGAIN, dead_letter_text(delivery.message))
+            # Writing its dead letter costs workers too: it stays in Redis, where nothing is done with it.
+            (outcome,) = self.destinations.by_kind["dead-set"].send([delivery.message])
+            if not isinstance(outcome, Delivered):
+                raise exception_of(outcome)
+        except _NOT_KEPT as error:
+            logger.exception(
+                "%s goes back to its queue",
+                named(read.message),
+                extra={"event": "not_stored", **log_fields(read.message)},
+            )
+            return Result(End.BACK, str(error))
+        result = Result(End.DEAD, dead_letter_text(delivery.message))
+        store_result(self, delivery, result, worker)
+        return result
+
+    def _worker_lost(self, delivery: Delivery, losses: int, worker: str) -> Delivery:
+        message = delivery.message
+        what = "1 worker was" if losses == 1 else f"{losses} workers were"
+        logger.error(
+            "%s is given up: %s lost while delivering it",
+            named(message),
+            what,
+            extra={"event": "worker_lost", **log_fields(message)},
+        )
+        failure = Failure("billiard.exceptions.WorkerLostError", f"{what} lost while delivering it")
+        now_ms = self.clock.now_ms()
+        if message.reason is None:
+            message = message.failed(failure, DeadLetter(WORKER_LOST), now_ms=now_ms, by=worker)
+        return replace(delivery, message=message, due_ms=now_ms, tries=delivery.tries + 1)
+
+    def set_aside(self, received: Received, error: Exception) -> Result:
+        """Keep what cannot be read among the dead letters in Redis, as it is."""
+        task_id = str(received.task_id)
+        logger.error(
+            "task %s cannot be read and becomes a dead letter: %s",
+            task_id,
+            error,
+            extra={"event": "unreadable", "message_id": task_id},
+        )
+        body = received.body
+        stored = body if isinstance(body, bytes) else str(body).encode("utf-8", "backslashreplace")
+        try:
+            with self.publisher().open() as schedule:
+                schedule.bury([DeadEntry(task_id, UNREADABLE, stored)])
+        except Exception as fault:
+            logger.exception("task %s goes back to its queue", task_id, extra={"event": "not_stored"})
+            return Result(End.BACK, str(fault))
+        return Result(End.DEAD, f"{UNREADABLE}: {error}")
+
+    def _leave(self, received: Received, stored: bytes, error: UnknownVersionError) -> Result:
+        """Leave what a later version has stored in the schedule, for a worker of that version."""
+        logger.error(
+            "task %s stays scheduled: %s",
+            received.task_id,
+            error,
+            extra={"event": "unknown_version", "message_id": received.task_id},
+        )
+        due_ms = self.clock.now_ms() + _UNKNOWN_PAUSE_MS
+        try:
+            with self.publisher().open() as schedule:
+                schedule.enqueue([Entry(received.task_id, due_ms, stored, priority=received.priority)])
+        except Exception as fault:
+            logger.exception("task %s goes back to its queue", received.task_id, extra={"event": "not_stored"})
+            return Result(End.BACK, str(fault))
+        return Result(End.AGAIN, str(error))

@@ -1,1 +1,1 @@
-"""The whole of rebound in one terminal, on a Kafka broker and a Redis server that it starts by itself."""
+"""`celery rebound demo`: all parts of rebound in one terminal, on a Kafka and a Redis that the demo starts."""

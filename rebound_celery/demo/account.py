@@ -1,4 +1,4 @@
-"""What has become of every message, by its id, from what lies in Kafka: no counters of any part are believed."""
+"""Computes what became of every message, by its id, from the records in Kafka alone. It uses no counter of any part."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """The account in numbers, as the live display shows it."""
+    """The numbers of an account, for the live display."""
 
     consumed: int
     succeeded: int
@@ -32,13 +32,13 @@ class Counts:
 
 @dataclass(slots=True)
 class Account:
-    """Fed with every record of the run's three topics, in any order.
+    """Collects every record of the run's three topics, in any order.
 
     Attributes:
-        policy: how failures are tried again; says when a retry is due.
-        calls: the handler's calls, by message id and by the call's own name.
-        positions: where each message lies in the consumed topic: (partition, offset), once for each delivery.
-        redelivered: how many records of the consumed topic are redeliveries, by their attempt.
+        policy: the retry policy of the run; it says when a retry is due.
+        calls: the handler's calls, by message id and by the name of the call.
+        positions: the partition and offset of each delivery of a message in the consumed topic.
+        redelivered: how many records of the consumed topic are redeliveries; attempt -> count.
         dead: the dead letters, by message id.
     """
 
@@ -67,7 +67,7 @@ class Account:
                 self._due[call.id] = (call.attempt, call.at_ms + round(1000 * self.policy.delay_s(call.attempt)))
 
     def add_delivery(self, message_id: str, attempt: int, partition: int, offset: int) -> None:
-        """A record of the consumed topic; `attempt` 1 is the one that was produced first."""
+        """Add a record of the consumed topic. Attempt 1 is the record that the producer sent."""
         self.positions.setdefault(message_id, []).append((partition, offset))
         if attempt > 1:
             self.redelivered[attempt] += 1

@@ -1,4 +1,4 @@
-"""A child process of the demo: the worker, the consumer, Flower."""
+"""A child process of the demo: the worker, the consumer or Flower."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from subprocess import Popen
 
 from ..embedded import end_group, spawn
 
-#: What in the user's shell would change how the demo's parts behave.
+#: Variables of the user's shell with these prefixes would change how the demo's parts behave.
 _FOREIGN = ("CELERY_", "REBOUND_", "FLOWER_")
 
 
 class Child:
-    """A program that runs until `stop()`, and on Linux no longer than this process, even if SIGKILL ends that.
+    """A program that runs until `stop()`. On Linux it also ends with this process, even if SIGKILL ends that.
 
     Args:
-        name: what it is called in messages, with its article.
+        name: what messages call it, with its article.
         command: the program and its arguments.
-        environment: what it finds in its environment beside that of this process.
+        environment: variables that are added to those of this process.
     """
 
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self.name = name
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
-        # A file without a name, so that nothing is left of it even after SIGKILL.
+        # The file has no name, so nothing is left of it even after SIGKILL.
         self._log = tempfile.TemporaryFile(prefix="rebound-demo-")  # noqa: SIM115 - open as long as the child runs
         try:
             self._process: Popen[bytes] = spawn(command, {**inherited, **environment}, self._log)
@@ -45,12 +45,12 @@ class Child:
 
     @property
     def log(self) -> str:
-        """What it has written so far."""
+        """What the program has written so far."""
         descriptor = self._log.fileno()
         return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
 
     def how_it_ended(self) -> str:
-        """One line, and then the end of what it wrote."""
+        """One line that says how it ended, followed by the last lines that it wrote."""
         status = self._process.poll()
         how = f"ended with status {status}"
         if status is not None and status < 0:
@@ -59,7 +59,7 @@ class Child:
         return f"{self.name} (pid {self.pid}) {how}" + (f"; its last lines:\n{tail}" if tail else "")
 
     def stop(self, deadline_s: float) -> str | None:
-        """Ask it to end, and wait; SIGKILL after the deadline. A text if that was not in order, else None."""
+        """Send SIGTERM, wait, and send SIGKILL after the deadline. Returns a text if it had to be killed, else None."""
         if self._stopped:
             return None
         self._stopped = True

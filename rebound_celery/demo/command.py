@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 
-# The options are texts: what they may be is checked in one place, and a wrong one is answered with one line.
+# Click leaves the options as texts. DemoOptions checks them, so that each wrong value gives one line.
 @click.command()
 @click.option("--duration", default="30", metavar="TIME", help="How long to produce: 60, 60s, 2m, 1m30s. [30]")
 @click.option("--failure-rate", default="0.3", metavar="SHARE", help="Messages that fail at first, 0 to 1. [0.3]")
@@ -22,19 +22,20 @@ import click
     metavar="NAME",
     help="The worker's: prefork, threads, solo, gevent, eventlet. [threads]",
 )
-@click.option("--drain", is_flag=True, help="After producing, wait until nothing is waiting.")
+@click.option("--drain", is_flag=True, help="After producing, wait until no message is waiting.")
 @click.option("--flower/--no-flower", default=True, help="Start Flower too, on port 5555 or a free one. [yes]")
 @click.option("--json", is_flag=True, help="Print the summary as one JSON object on stdout.")
-@click.option("--kafka", metavar="HOST:PORT", help="Use this Kafka in place of the embedded one.")
-@click.option("--redis", metavar="URL", help="Use this Redis in place of the embedded one.")
+@click.option("--kafka", metavar="HOST:PORT", help="Use this Kafka instead of the embedded one.")
+@click.option("--redis", metavar="URL", help="Use this Redis instead of the embedded one.")
 def demo(**texts: Any) -> None:
-    """See it all at work: Kafka, Redis, a worker, a consumer that fails on purpose, and Flower.
+    """Run all parts: Kafka, Redis, a worker, a consumer that fails on purpose, and Flower.
 
-    Kafka and Redis are embedded and keep everything in memory. Each message fails as often as its id decides, comes
-    back after the policy's delays, and ends handled or as a dead letter. At the end every message id is looked up in
-    Kafka. Exit status 0 means that nothing was lost, and that exactly those messages are dead letters that always fail.
+    Kafka and Redis are embedded and keep everything in memory. The id of a message decides how often it fails. It comes
+    back after the policy's delays, and in the end it is handled or a dead letter. Then the demo looks for every message
+    id in Kafka. Exit status 0 means that nothing was lost, and that the dead letters are exactly the messages that
+    always fail.
     """
-    # Here, because every start of `celery` loads this module.
+    # Imported here, because every start of `celery` loads this module.
     from ..errors import InvalidSettingError
     from .options import DemoOptions
     from .run import run

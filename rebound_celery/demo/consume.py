@@ -11,14 +11,14 @@ from .plan import Plan
 
 
 def command(plan: Plan, *, topic: str, group: str, results: str, base_delay: float) -> list[str]:
-    """The command line of a consumer process; its servers come from the environment, as the worker's do."""
+    """The command line of a consumer process, which reads its servers from the environment as the worker does."""
     told = {"plan": asdict(plan), "topic": topic, "group": group, "results": results, "base_delay": base_delay}
     return [sys.executable, "-m", __name__, json.dumps(told)]
 
 
 def main(text: str) -> None:
     """Consume until SIGTERM."""
-    # Here, because the demo's own process, which needs only `command`, does not consume.
+    # Imported here, because the demo's own process needs only `command`.
     from kafka import KafkaProducer
 
     from ..consumer import Consumer, ConsumerConfig
@@ -32,7 +32,7 @@ def main(text: str) -> None:
         bootstrap_servers=list(app.rebound.settings.kafka_brokers),
         request_timeout_ms=CONFIRM_TIMEOUT_MS - 1_000,
         delivery_timeout_ms=CONFIRM_TIMEOUT_MS,
-        # A call that is written twice counts once.
+        # The account counts a call only once, also if it is written twice.
         enable_idempotence=False,
         acks="all",
         linger_ms=5,
@@ -46,7 +46,7 @@ def main(text: str) -> None:
         base_delay=told["base_delay"],
         concurrency=16,
         stop_timeout=10,
-        # The embedded broker lets a group wait half of this time for further members.
+        # On the embedded broker a group waits half of this time for further members.
         kafka_options={"session_timeout_ms": 6_000, "heartbeat_interval_ms": 1_000},
     )
     Consumer(config, app).run(handle_signals=True)

@@ -1,8 +1,7 @@
-"""What a run shows while it goes on (on stderr), and its summary in words."""
+"""Shows a run while it goes on, on stderr, and prints its summary."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -14,24 +13,25 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from ..clock import SYSTEM_CLOCK, Clock
 from .account import Counts
 from .summary import Summary
 
-#: Where stderr is no terminal (a log of CI, say), a line is written so often.
+#: Seconds between two lines where stderr is no terminal, as in a log of CI.
 _PLAIN_EVERY_S = 10.0
 
 
 @dataclass(slots=True)
 class View:
-    """What the display shows at one moment.
+    """What the display shows.
 
     Attributes:
-        phase: what the run is at, such as "producing".
-        elapsed_s: since the first message.
-        produced: messages confirmed so far.
-        waiting: messages produced but neither handled nor dead.
-        counts: what the run's topics say.
-        addresses: of the servers and Flower, by their names.
+        phase: what the run does, such as "producing".
+        elapsed_s: the seconds since the first message.
+        produced: how many messages Kafka has confirmed.
+        waiting: how many of them are neither handled nor dead.
+        counts: the numbers that the run's topics give.
+        addresses: the addresses of the servers and of Flower, by name.
     """
 
     phase: str = "starting"
@@ -43,10 +43,11 @@ class View:
 
 
 class Display:
-    """A live panel on a terminal; elsewhere a plain line from time to time."""
+    """Shows a live panel on a terminal; elsewhere it writes a plain line from time to time."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._console = console
+        self._clock = clock
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._next_line = 0.0
         self._phase = ""
@@ -62,9 +63,9 @@ class Display:
 
     def show(self, view: View) -> None:
         if self._live is not None:
-            self._live.update(_panel(view), refresh=True)
+            self._live.update(_panel(view, self._clock.now_ms()), refresh=True)
             return
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if view.phase != self._phase or now >= self._next_line:
             self._phase, self._next_line = view.phase, now + _PLAIN_EVERY_S
             self.say(_line(view))
@@ -75,7 +76,7 @@ class Display:
 
 
 def say(console: Console, text: str) -> None:
-    """Write a line as it is: no markup, no colours guessed, no wrapping."""
+    """Write a line without markup, colours and wrapping."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -83,10 +84,10 @@ def _redelivered(counts: Mapping[int, int]) -> str:
     return ", ".join(f"attempt {attempt}: {count}" for attempt, count in counts.items()) or "none"
 
 
-def _due_next(next_due_ms: int | None) -> str:
+def _due_next(next_due_ms: int | None, now_ms: int) -> str:
     if next_due_ms is None:
         return "-"
-    left_s = next_due_ms / 1000 - time.time()
+    left_s = (next_due_ms - now_ms) / 1000
     return f"in {left_s:.1f} s" if left_s > 0 else "now"
 
 
@@ -101,7 +102,7 @@ def _line(view: View) -> str:
     )
 
 
-def _panel(view: View) -> Panel:
+def _panel(view: View, now_ms: int) -> Panel:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_column()
@@ -112,7 +113,7 @@ def _panel(view: View) -> Panel:
             ("consumed", f"{counts.consumed}"),
             ("succeeded", f"{counts.succeeded}"),
             ("waiting", f"{view.waiting}"),
-            ("due next", _due_next(counts.next_due_ms)),
+            ("due next", _due_next(counts.next_due_ms, now_ms)),
             ("redelivered", _redelivered(counts.redelivered)),
             ("dead", f"{counts.dead}"),
         ]
@@ -128,7 +129,7 @@ _STYLES = {"succeeded": "green", "waiting": "yellow", "redelivered": "cyan", "de
 
 
 def print_summary(console: Console, summary: Summary, faults: Sequence[str], kept: str | None) -> None:
-    """The summary in words, what was wrong, and what was left on the user's own servers."""
+    """Print the summary, the faults, and what was left on the user's own servers."""
     rows = [
         (summary.produced, "messages produced"),
         (summary.consumed, "calls of the handler"),
@@ -144,7 +145,7 @@ def print_summary(console: Console, summary: Summary, faults: Sequence[str], kep
     table.add_column()
     for number, words in rows:
         table.add_row(str(number), words)
-    say(console, f"After {summary.duration_s:.1f} s, by comparing every message id with what lies in Kafka:")
+    say(console, f"After {summary.duration_s:.1f} s, by comparing every message id with the records in Kafka:")
     console.print(table, highlight=False)
     if faults:
         for fault in faults[:10]:

@@ -1,4 +1,4 @@
-"""The names that one run uses in Kafka and Redis."""
+"""The names of the topics, the group and the queue of one run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Names:
     """Topics, group and queue of one run.
 
     Attributes:
-        topic: where messages are produced, and redelivered.
-        group: the consumer's.
-        queue: Celery's, for rebound's tasks.
+        topic: the topic of the messages and of their retries.
+        group: the consumer's group.
+        queue: the Celery queue of rebound's tasks.
     """
 
     topic: str
@@ -24,7 +24,7 @@ class Names:
 
     @classmethod
     def for_run(cls, run: str, *, own_kafka: bool, own_redis: bool) -> Names:
-        """Plain names on servers that this run has started; on shared ones names that nobody else uses."""
+        """Choose plain names on servers that this run has started, and unique names on other servers."""
         topic = "orders" if own_kafka else f"orders-demo-{run}"
         queue = "rebound" if own_redis else f"rebound-demo-{run}"
         return cls(topic=topic, group=f"{topic}-consumer", queue=queue)
@@ -35,7 +35,7 @@ class Names:
 
     @property
     def results(self) -> str:
-        """Where the handler writes down each of its calls."""
+        """The topic in which the handler records each of its calls."""
         return f"{self.topic}-handled"
 
     @property

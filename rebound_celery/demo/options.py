@@ -1,4 +1,4 @@
-"""What a demo run is told: read from text and checked in one place, so that a wrong value is one clear line."""
+"""The options of a demo run, read from texts and checked in one place, so that a wrong value gives one clear line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..policy import DEFAULT_MAX_RETRIES, RetryPolicy
 _DURATION_FORM = re.compile(r"(?:(?P<h>[\d.]+)h)?(?:(?P<m>[\d.]+)m)?(?:(?P<s>[\d.]+)s?)?")
 _DURATION_RULE = "give seconds, or a form such as 60s, 2m or 1m30s, above 0"
 
-#: More than a kafka-python producer in one thread can keep up with would only pretend to be a rate.
+#: One kafka-python producer in one thread cannot send more than about this.
 MAX_RATE = 10_000
 
 #: Celery's pools; the last two are packages of their own.
@@ -33,8 +33,9 @@ class DemoOptions:
         always_fail_rate: share of messages whose handler fails every time.
         rate: messages a second.
         policy: how failures are tried again.
-        pool: the worker's pool. Threads, because a prefork worker's children outlive it for a moment if it is killed.
-        drain: after producing, wait until nothing is waiting.
+        pool: the worker's pool. The default is threads, because the children of a prefork worker that is killed live on
+            for a moment.
+        drain: whether to wait, after producing, until no message is waiting.
         flower: whether Flower is started.
         json: whether the summary is one JSON object on stdout.
         kafka: `host:port`, several with commas; None means an embedded broker.
@@ -70,7 +71,7 @@ class DemoOptions:
         kafka: str | None,
         redis: str | None,
     ) -> DemoOptions:
-        """The options from the texts of a command line.
+        """Make options of the texts of a command line.
 
         Raises:
             InvalidSettingError: naming the option, its value, and what is allowed.

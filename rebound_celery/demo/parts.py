@@ -20,19 +20,20 @@ FLOWER_PORT = 5555
 
 _STOP_DEADLINE_S = 20.0
 
-#: Flower's own choice leaves out `args`, where a retry says what it is.
-FLOWER_COLUMNS = "name,args,state,result,retries,received,started,runtime,worker,uuid"
+#: Flower's default leaves out `args`, which describe a retry.
+FLOWER_COLUMNS = "name,args,state,result,exception,retries,received,started,runtime,worker,uuid"
 
 _CELERY = (sys.executable, "-m", "celery", "--quiet", "-A", "rebound_celery.demo.app")
 
 
 class Parts:
-    """Everything that a run starts beside its own process.
+    """Starts and stops the processes of a run.
 
     Attributes:
-        kafka, redis: where the servers are: `host:port`, and a URL.
-        names: of topics and queue.
-        flower_url: where Flower is, while it runs.
+        kafka: `host:port` of the Kafka broker.
+        redis: the URL of Redis.
+        names: the names of topics, group and queue.
+        flower_url: the URL of Flower while it runs, else None.
     """
 
     def __init__(self, options: DemoOptions, plan: Plan) -> None:
@@ -53,10 +54,10 @@ class Parts:
     # Starting
 
     def start_servers(self) -> None:
-        """Start the servers that are not given, check those that are, and create the topics.
+        """Start the servers that the options do not name, check the named ones, and create the topics.
 
         Raises:
-            ReboundError: in one line: what is missing or cannot be reached.
+            ReboundError: with one line that says what is missing or cannot be reached.
         """
         if self._options.flower and importlib.util.find_spec("flower") is None:
             raise MissingExtraError("Flower", ModuleNotFoundError("No module named 'flower'"))
@@ -75,7 +76,7 @@ class Parts:
         pool = self._options.pool
         arguments = ["--pool", pool, "--concurrency", "8", "--loglevel", "WARNING", "--hostname", "demo@%h"]
         if self._options.redis is not None:
-            # On a Redis of somebody's own, the queue named `celery` belongs to another app.
+            # On a Redis that others use too, the queue named `celery` belongs to another app.
             arguments += ["--queues", self.names.queue]
         worker = [*_CELERY, "worker", *arguments, "--without-gossip", "--without-mingle"]
         self._worker = Child("the worker", worker, self._environment)
@@ -92,7 +93,7 @@ class Parts:
         return self._worker is not None and READY in self._worker.log
 
     def start_flower(self) -> None:
-        """Start Flower; after the worker, which it asks for its queues when it starts."""
+        """Start Flower. The worker must run before, because Flower asks it for its queues at the start."""
         self._flower_port = FLOWER_PORT if is_free(FLOWER_PORT) else free_port()
         arguments = [
             "--address=" + HOST,
@@ -103,7 +104,7 @@ class Parts:
         self._flower = Child("Flower", [*_CELERY, "flower", *arguments], self._environment)
 
     def flower_is_settled(self) -> bool:
-        """Whether Flower answers, or never will."""
+        """Whether Flower answers, or has ended."""
         if self._flower is None or not self._flower.is_running:
             return True
         try:
@@ -129,7 +130,7 @@ class Parts:
     # Watching
 
     def newly_ended(self) -> list[str]:
-        """What ended by itself since the last call, one text for each part."""
+        """A text for each part that has ended by itself since the last call."""
         found = []
         for child in (self._consumer, self._worker, self._flower):
             if child is not None and not child.is_running and child.name not in self._reported:
@@ -142,7 +143,7 @@ class Parts:
         return found
 
     def is_broken(self) -> bool:
-        """Whether a part has ended without which nothing comes to its end."""
+        """Whether a part has ended that every message needs."""
         children = (self._consumer, self._worker)
         return any(child is not None and not child.is_running for child in children) or any(
             not server.is_running for server in self._servers
@@ -155,7 +156,7 @@ class Parts:
     # Stopping
 
     def stop_consumer_and_worker(self, deadline_s: float | None = None) -> list[str]:
-        """First the consumer, which may still store retries, then the worker; what was not in order, as texts."""
+        """Stop the consumer, which may still store retries, and then the worker. Returns a text for each fault."""
         deadline_s = _STOP_DEADLINE_S if deadline_s is None else deadline_s
         return [
             complaint
@@ -164,7 +165,7 @@ class Parts:
         ]
 
     def close(self) -> None:
-        """Stop all that still runs."""
+        """Stop all parts that still run."""
         self.stop_consumer_and_worker(5)
         if self._flower is not None:
             self._flower.stop(5)

@@ -1,4 +1,4 @@
-"""Which message fails how often: a pure function of its id, so that every process and every later check agrees."""
+"""Decides how often each message fails. It depends on the id alone, so that all processes and checks agree."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class Plan:
     """How the demo's handler behaves.
 
     Attributes:
-        failure_rate: share of the messages, of those that do not always fail, that fail 1 to `max_retries` times.
+        failure_rate: share of the messages that fail 1 to `max_retries` times, among those that do not always fail.
         always_fail_rate: share of the messages that fail every time.
-        max_retries: of the retry policy.
+        max_retries: that of the retry policy.
     """
 
     failure_rate: float

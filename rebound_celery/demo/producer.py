@@ -5,25 +5,26 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-import time
 from functools import partial
 from typing import Any
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-#: A message is for one of so many customers; the customer is its key, so that some keys have several at once.
+from ..clock import SYSTEM_CLOCK, Clock
+
+#: How many customers there are. The customer is the key, so that some keys have several messages at a time.
 _CUSTOMERS = 500
 
-#: Seconds between two looks at the clock; what has come due meanwhile is sent together.
+#: Seconds between two looks at the clock. The messages that are due by then are sent together.
 _TICK_S = 0.05
 
-#: After so long without a confirmation a message has failed.
+#: Seconds that Kafka has to confirm a message.
 _DELIVERY_TIMEOUT_S = 15
 
 
 def message(number: int) -> tuple[str, bytes, bytes]:
-    """Id, key and value of the demo's message `number`, the same in every run."""
+    """The id, key and value of message `number`. They are the same in every run."""
     message_id = f"order-{number:06d}"
     value = {"id": message_id, "customer": number % _CUSTOMERS, "amount": round(5 + number * 7.3 % 95, 2)}
     return message_id, f"customer-{number % _CUSTOMERS}".encode(), json.dumps(value).encode()
@@ -33,12 +34,13 @@ class Producer:
     """Sends messages to a topic until `stop()`.
 
     Attributes:
-        confirmed: the ids that Kafka has confirmed; only these count as produced. Grows while it runs.
-        error: what the last message that failed failed with.
-        unconfirmed: how many failed so.
+        confirmed: the ids that Kafka has confirmed so far. Only these count as produced.
+        error: the error of the last message that Kafka did not confirm.
+        unconfirmed: how many messages Kafka did not confirm.
     """
 
-    def __init__(self, brokers: str, topic: str, rate: float) -> None:
+    def __init__(self, brokers: str, topic: str, rate: float, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._clock = clock
         self._kafka: Any = KafkaProducer(
             bootstrap_servers=brokers.split(","),
             linger_ms=20,
@@ -60,21 +62,21 @@ class Producer:
         self._thread.start()
 
     def stop(self, patience_s: float | None = None) -> None:
-        """Send no more, and return when each message that was sent is confirmed or has failed, or patience is over."""
+        """Send no more messages, and wait until each is confirmed or has failed, but no longer than `patience_s`."""
         self._stopping.set()
         patience_s = 2 * _DELIVERY_TIMEOUT_S if patience_s is None else patience_s
         if self._thread.is_alive():
             self._thread.join(patience_s)
         if not self._closed:
             self._closed = True
-            # It complains of what is still under way; those callbacks have told all there is to know.
+            # It raises for messages that are not confirmed; the callbacks have reported those already.
             with contextlib.suppress(KafkaError):
                 self._kafka.close(timeout=patience_s)
 
     def _run(self) -> None:
-        start, sent = time.monotonic(), 0
+        start, sent = self._clock.monotonic(), 0
         while not self._stopping.wait(_TICK_S):
-            due = int((time.monotonic() - start) * self._rate)
+            due = int((self._clock.monotonic() - start) * self._rate)
             while sent < due and not self._stopping.is_set():
                 sent += 1
                 self._send(*message(sent))
@@ -82,7 +84,7 @@ class Producer:
     def _send(self, message_id: str, key: bytes, value: bytes) -> None:
         try:
             future = self._kafka.send(self._topic, value, key=key)
-        except Exception as error:  # noqa: BLE001 - Kafka is away for now, and said so; the next message is tried again
+        except Exception as error:  # noqa: BLE001 - Kafka is away; the message counts as unconfirmed, and the next one is tried
             self._failed(error)
             return
         future.add_callback(partial(self._arrived, message_id))

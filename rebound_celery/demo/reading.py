@@ -1,31 +1,31 @@
-"""Reads the run's topics: along with the run for the display, and from the beginning to the end for the summary."""
+"""Reads the run's topics: during the run for the display, and afterwards as a whole for the summary."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import threading
-import time
 import uuid
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
+from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import UnreachableError
 from ..message import headers
 from .account import Account, Counts, DeadLetter
 from .handler import Call
 from .names import Names
 
-#: The header of the records that end a topic; see `read_back`.
+#: The header of the record that marks the end of a partition; see `read_back`.
 END = "rebound-demo-end"
 
 _READ_BACK_TIMEOUT_S = 60.0
 
 
 def add(account: Account, names: Names, record: Any) -> None:
-    """Enter a record of any of the run's topics; one that the demo did not write is passed over."""
+    """Add a record of one of the run's topics to the account. Records that the demo did not write are skipped."""
     fields = dict(record.headers)
     if END in fields:
         return
@@ -41,14 +41,14 @@ def add(account: Account, names: Names, record: Any) -> None:
 
 
 def open_reader(brokers: str, names: Names) -> Any:
-    """A consumer in no group, at the beginning of all of the run's topics."""
+    """Open a consumer without a group at the beginning of all of the run's topics."""
     reader = KafkaConsumer(
         bootstrap_servers=brokers.split(","),
         group_id=None,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         metrics_enabled=False,
-        # Few answers with many records each: the display is not worth an answer for every record.
+        # The broker then sends few answers with many records each; the display needs no answer for every record.
         fetch_min_bytes=64 * 1024,
         fetch_max_wait_ms=250,
     )
@@ -58,7 +58,7 @@ def open_reader(brokers: str, names: Names) -> Any:
 
 
 class Tail:
-    """Keeps an account up to date while the run goes on, in a thread."""
+    """Keeps an account up to date during the run, in a thread."""
 
     def __init__(self, brokers: str, names: Names, account: Account) -> None:
         self._names = names
@@ -86,7 +86,7 @@ class Tail:
             try:
                 polled = self._reader.poll(timeout_ms=200)
             except KafkaError:
-                # Kafka is away; the display stands still until it is back.
+                # Kafka is away, and the display does not change until it is back.
                 self._stopping.wait(0.5)
                 continue
             with self._lock:
@@ -97,17 +97,17 @@ class Tail:
             self._reader.close()
 
 
-def read_back(brokers: str, names: Names, account: Account) -> None:
-    """Enter everything that lies in the run's topics; nobody may write to them any more.
+def read_back(brokers: str, names: Names, account: Account, *, clock: Clock = SYSTEM_CLOCK) -> None:
+    """Add all records of the run's topics to the account. Nobody may write to the topics any more.
 
-    Each partition is first given a record that marks its end: an end offset, which would be simpler to ask for, is not
-    exact on the embedded broker.
+    First it sends a record to each partition that marks its end. Asking for the end offset would be simpler, but the
+    embedded broker does not answer exactly.
 
     Raises:
-        UnreachableError: if Kafka does not give it all back within a minute.
+        UnreachableError: if the marks have not been read within a minute.
     """
     mark = uuid.uuid4().bytes
-    deadline = time.monotonic() + _READ_BACK_TIMEOUT_S
+    deadline = clock.monotonic() + _READ_BACK_TIMEOUT_S
     try:
         producer = KafkaProducer(bootstrap_servers=brokers.split(","), delivery_timeout_ms=30_000)
         try:
@@ -122,7 +122,7 @@ def read_back(brokers: str, names: Names, account: Account) -> None:
         reader = open_reader(brokers, names)
         try:
             while missing:
-                if time.monotonic() > deadline:
+                if clock.monotonic() > deadline:
                     raise UnreachableError("Kafka", brokers, f"it did not give back the end of {sorted(missing)}")
                 for batch in reader.poll(timeout_ms=500).values():
                     for record in batch:
@@ -136,7 +136,7 @@ def read_back(brokers: str, names: Names, account: Account) -> None:
 
 
 def not_consumed(brokers: str, names: Names, account: Account) -> set[str]:
-    """The ids of which a record lies behind what the consumer has committed, so that it would consume it again."""
+    """The ids of records behind the committed offsets, which the consumer would read again."""
     try:
         reader = KafkaConsumer(bootstrap_servers=brokers.split(","), group_id=names.group, enable_auto_commit=False)
         try:

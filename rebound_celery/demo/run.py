@@ -1,4 +1,4 @@
-"""One run of the demo, from start to summary: `run(options)` is what `celery rebound demo` calls."""
+"""Runs the demo from its start to its summary; `celery rebound demo` calls `run`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import logging
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from types import FrameType
 from kafka.errors import KafkaError
 from rich.console import Console
 
+from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import ReboundError
 from . import stored
 from .account import Account
@@ -29,15 +29,15 @@ from .summary import Summary, faults, summarize
 _TICK_S = 0.2
 _START_DEADLINE_S = 60.0
 
-#: What draining may take beyond the delays of the policy and the time in which a backlog may have grown.
+#: Seconds that draining may take beyond the delays of the policy and the time of producing.
 _DRAIN_MARGIN_S = 30.0
 
-#: How long a stop may take when a part is missing that it may wait for.
+#: Seconds that a stop may take when a part has ended that it may wait for.
 _BROKEN_PATIENCE_S = 5.0
 
 
 class Interrupts:
-    """Counts SIGINT and SIGTERM. A plain number: a signal handler may interrupt a thread that holds a lock."""
+    """Counts SIGINT and SIGTERM. It uses no lock, because a signal handler may interrupt a thread that holds it."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -56,9 +56,9 @@ class Interrupts:
 
 
 def run(options: DemoOptions) -> int:
-    """Run the demo, and return the exit status: 0 if every message came to the end that the policy says."""
+    """Run the demo and return its exit status: 0 if every message ended as the policy says."""
     console = Console(stderr=True)
-    # The display says what is wrong; kafka-python's own lines would tear it apart.
+    # The display reports errors; log lines of kafka-python would break it up.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     interrupts = Interrupts()
     with interrupts.installed():
@@ -67,24 +67,27 @@ def run(options: DemoOptions) -> int:
         except ReboundError as error:
             say(console, f"Error: {error}")
         except KafkaError as error:
-            say(console, f"Error: Kafka does not do what the demo needs of it: {error}")
+            say(console, f"Error: Kafka refused what the demo asked: {error}")
     return 1
 
 
 class Demo:
     """One run."""
 
-    def __init__(self, options: DemoOptions, console: Console, interrupts: Interrupts) -> None:
+    def __init__(
+        self, options: DemoOptions, console: Console, interrupts: Interrupts, *, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         self._options = options
+        self._clock = clock
         self._console = console
         self._interrupts = interrupts
         self._plan = Plan(options.failure_rate, options.always_fail_rate, options.policy.max_retries)
         self._parts = Parts(options, self._plan)
         self._display = Display(console)
         self._view = View()
-        #: A part ended by itself without which nothing comes to its end.
+        #: Whether a part has ended that every message needs.
         self._broken = False
-        #: Draining took too long.
+        #: Whether draining took too long.
         self._ended_early = False
 
     def run(self) -> int:
@@ -93,7 +96,7 @@ class Demo:
                 self._show("starting")
                 self._start()
                 produced, duration_s = self._produce()
-                self._is_broken()  # for the last time: from now on the parts end because they are to
+                self._is_broken()  # the last time: from here on the demo itself ends its parts
                 for complaint in self._parts.stop_consumer_and_worker(_BROKEN_PATIENCE_S if self._broken else None):
                     self._display.say(complaint)
                 self._show("reading back")
@@ -122,23 +125,23 @@ class Demo:
                 self._display.say(f"Flower is at {self._parts.flower_url}/tasks")
 
     def _wait_for(self, what: str, is_ready: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + _START_DEADLINE_S
+        deadline = self._clock.monotonic() + _START_DEADLINE_S
         while not is_ready() and not self._interrupts.count and not self._is_broken():
-            if time.monotonic() > deadline:
+            if self._clock.monotonic() > deadline:
                 raise ReboundError(f"{what} did not start within {_START_DEADLINE_S:.0f} s")
-            time.sleep(0.05)
+            self._clock.sleep(0.05)
 
     # Go
 
     def _produce(self) -> tuple[set[str], float]:
-        """Produce, and with --drain wait for the end; the ids that were produced, and how long it took."""
+        """Produce, and with --drain wait for the end. Returns the produced ids, and the seconds that it took."""
         producer = Producer(self._parts.kafka, self._parts.names.topic, self._options.rate)
         tail = Tail(self._parts.kafka, self._parts.names, Account(self._options.policy))
-        start = time.monotonic()
+        start = self._clock.monotonic()
 
         def show(phase: str) -> int:
             produced = set(producer.confirmed)
-            self._view.elapsed_s = time.monotonic() - start
+            self._view.elapsed_s = self._clock.monotonic() - start
             self._view.produced = len(produced)
             self._view.counts = tail.counts()
             self._view.waiting = tail.unfinished(produced)
@@ -147,15 +150,15 @@ class Demo:
 
         try:
             producer.start()
-            while time.monotonic() - start < self._options.duration_s and not self._is_broken():
+            while self._clock.monotonic() - start < self._options.duration_s and not self._is_broken():
                 if self._interrupts.count:
                     break
                 show("producing")
-                time.sleep(_TICK_S)
+                self._clock.sleep(_TICK_S)
             producer.stop(_BROKEN_PATIENCE_S if self._broken else None)
             if self._options.drain and not self._broken:
-                self._drain(time.monotonic() - start, lambda: show("draining"))
-            duration_s = time.monotonic() - start
+                self._drain(self._clock.monotonic() - start, lambda: show("draining"))
+            duration_s = self._clock.monotonic() - start
             show("stopping")
         finally:
             producer.stop(_BROKEN_PATIENCE_S)
@@ -167,19 +170,19 @@ class Demo:
         return producer.confirmed, duration_s
 
     def _drain(self, produced_for_s: float, show: Callable[[], int]) -> None:
-        """Wait until nothing is waiting, or the user does not want to wait any longer, or it takes too long."""
+        """Wait until no message is waiting, until the user interrupts, or until it takes too long."""
         policy, interrupted = self._options.policy, self._interrupts.count
         delays_s = sum(policy.delay_s(attempt) for attempt in range(1, policy.attempts))
         limit_s = delays_s + produced_for_s + _DRAIN_MARGIN_S
-        deadline = time.monotonic() + limit_s
+        deadline = self._clock.monotonic() + limit_s
         while (left := show()) > 0 and not self._is_broken():
             if self._interrupts.count > interrupted:
                 return
-            if time.monotonic() > deadline:
+            if self._clock.monotonic() > deadline:
                 self._display.say(f"{left} messages have not come to their end within {limit_s:.0f} s of draining")
                 self._ended_early = True
                 return
-            time.sleep(_TICK_S)
+            self._clock.sleep(_TICK_S)
 
     def _is_broken(self) -> bool:
         for text in self._parts.newly_ended():
@@ -190,10 +193,10 @@ class Demo:
     # End
 
     def _read_back(self) -> tuple[Account, set[str]]:
-        """What lies in Kafka, and the ids of what waits in Redis, or in Kafka for the consumer."""
+        """The account of Kafka, and the ids of messages that wait in Redis, or in Kafka for the consumer."""
         if self._parts.kafka_is_gone():
             raise ReboundError(
-                "the embedded Kafka broker is gone, and with it what the messages could be compared with"
+                "the embedded Kafka broker has ended, and with it all records, so there is nothing to compare"
             )
         account = Account(self._options.policy)
         names = self._parts.names

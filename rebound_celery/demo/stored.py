@@ -1,17 +1,18 @@
-"""What waits in Redis; the only place of the demo that knows how Celery's messages lie there."""
+"""What waits in the demo's Redis."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from redis import Redis
 from redis.exceptions import RedisError
 
-from ..errors import UnreachableError, WireFormatError
-from ..message import Message
-from ..schedule.store.keys import QueueKeys
-from ..schedule.transport import celery_form as stored
+from ..errors import UnknownVersionError, UnreachableError, WireFormatError
+from ..message import codec, message_id_of
+from ..schedule.port import Schedule, Waiting, open_schedule
+from .app import make_app
 
 
 def check(url: str) -> None:
@@ -29,13 +30,25 @@ def waiting(url: str, queue: str) -> set[str]:
     Raises:
         UnreachableError: if Redis does not answer.
     """
-    with Redis.from_url(url, socket_timeout=30) as redis:
-        try:
-            entries: list[Any] = redis.hvals(QueueKeys("", queue, ()).messages)
-        except RedisError as error:
-            raise UnreachableError("Redis", _address(redis), error) from error
-    ids = (_message_id(stored.decode(entry)) for entry in entries)
+    app = make_app(url, queue=queue)
+    try:
+        with open_schedule(app, queue) as schedule:
+            ids = {_id_of(entry) for entry in _entries(schedule)}
+    except (RedisError, OSError) as error:
+        raise UnreachableError("Redis", url, error) from error
     return {message_id for message_id in ids if message_id is not None}
+
+
+def _entries(schedule: Schedule) -> Iterator[Waiting]:
+    """All messages that wait, and then all that workers hold."""
+    for leased in (False, True):
+        after = None
+        while True:
+            page = schedule.page(after=after, count=1000, leased=leased)
+            yield from page.entries
+            after = page.next
+            if after is None:
+                break
 
 
 def forget(url: str, queue: str) -> None:
@@ -48,11 +61,12 @@ def forget(url: str, queue: str) -> None:
             raise UnreachableError("Redis", _address(redis), error) from error
 
 
-def _message_id(payload: dict[str, Any]) -> str | None:
-    (wire,), *_ = json.loads(payload["body"])
+def _id_of(entry: Waiting) -> str | None:
+    """The demo's own id of a message, from its value."""
     try:
-        return str(json.loads(Message.from_wire(wire).value or b"")["id"])
-    except (WireFormatError, ValueError, KeyError, TypeError):
+        message, _ = codec.decode(message_id_of(entry.id), entry.stored)
+        return str(json.loads(message.value or b"")["id"])
+    except (WireFormatError, UnknownVersionError, ValueError, KeyError, TypeError):
         return None
 
 

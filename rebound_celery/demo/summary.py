@@ -1,4 +1,4 @@
-"""The end of a run: what became of every message, and whether that is as the policy says."""
+"""The summary of a run: what became of every message, and whether the policy says so."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .account import Account, DeadLetter
 from .handler import Call, PaymentDeclinedError
 from .plan import Plan
 
-#: Milliseconds by which a retry may seem early: two processes each cut the time to whole ones.
+#: Milliseconds by which a retry may seem early, because two processes each cut the time to whole milliseconds.
 CLOCK_GRAIN_MS = 2
 
 _EXCEPTION = f"{PaymentDeclinedError.__module__}.{PaymentDeclinedError.__qualname__}"
@@ -18,7 +18,7 @@ _EXCEPTION = f"{PaymentDeclinedError.__module__}.{PaymentDeclinedError.__qualnam
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """One run in numbers; the fields are those of `--json`.
+    """One run in numbers. These are the fields of `--json`.
 
     Attributes:
         produced: messages that Kafka confirmed to the producer.
@@ -27,11 +27,11 @@ class Summary:
         retried: failed calls that a retry followed.
         delivered: retries that reached the topic again.
         dead: messages in the dead letter topic.
-        always_failing: produced messages that were picked to fail every time.
-        waiting: messages neither handled nor dead that wait in Redis, or in Kafka for the consumer.
-        lost: messages that are nowhere.
-        duplicates: messages that were finished more than once.
-        duration_s: from the first message to the end of the waiting.
+        always_failing: produced messages that the plan lets fail every time.
+        waiting: messages that are neither handled nor dead, and wait in Redis, or in Kafka for the consumer.
+        lost: messages that are in neither place.
+        duplicates: messages that were handled, or made a dead letter, more than once.
+        duration_s: the seconds from the first message to the end of draining.
     """
 
     produced: int
@@ -50,7 +50,7 @@ class Summary:
 def summarize(
     account: Account, plan: Plan, produced: Collection[str], held: Collection[str], duration_s: float
 ) -> Summary:
-    """Compare every produced id with what was read back; `held` are the ids that wait in Redis or for the consumer."""
+    """Compare every produced id with the account; `held` are the ids that wait in Redis or for the consumer."""
     unfinished = account.unfinished(produced)
     return Summary(
         produced=len(produced),
@@ -68,7 +68,7 @@ def summarize(
 
 
 def faults(account: Account, plan: Plan, produced: Collection[str], held: Collection[str]) -> list[str]:
-    """All that is not as it has to be, one line each; empty when the run was right, so far as it went."""
+    """A line for each fault of the run. It is empty if the run was right as far as it went."""
     found = []
     if lost := account.unfinished(produced) - set(held):
         found.append(f"{len(lost)} messages are lost: {_some(lost)}")
@@ -87,10 +87,10 @@ def faults(account: Account, plan: Plan, produced: Collection[str], held: Collec
 
 
 def _last_seen(message_id: str, account: Account) -> str:
-    """How far a lost message came: what lies in the topic, and what the handler wrote of it."""
+    """Where a lost message was last seen: its records in the topic, and the handler's calls."""
     places = ", ".join(f"[{partition}]@{offset}" for partition, offset in account.positions.get(message_id, ()))
     attempts = sorted(call.attempt for call in account.calls.get(message_id, {}).values())
-    return f"{message_id} lies in the topic at {places or 'no place'}; the handler had attempts {attempts or 'none'}"
+    return f"{message_id} is in the topic at {places or 'no place'}; the handler had attempts {attempts or 'none'}"
 
 
 def _dead_letter_faults(letter: DeadLetter, plan: Plan) -> list[str]:
@@ -107,7 +107,7 @@ def _dead_letter_faults(letter: DeadLetter, plan: Plan) -> list[str]:
 
 
 def _attempt_faults(message_id: str, calls: list[Call], account: Account, plan: Plan) -> list[str]:
-    """Attempts left out, one too many, or too early."""
+    """A line for each attempt that is missing, one too many, or too early."""
     found = []
     first_at: dict[int, int] = {}
     for call in calls:

@@ -1,27 +1,87 @@
-"""Where messages are delivered: one file for each kind of destination, all of one small shape."""
+"""Where messages are delivered: one module or package for each kind of destination, all behind one Protocol."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from ..errors import DeliveryError
+from ..errors import AttemptFailedError, DeliveryError, OutageError, RejectedError
 from ..message import Message
 
-#: What became of one message: where it lies now (as text for logs and Flower), or why it was not delivered.
-Outcome = str | DeliveryError
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The destination has confirmed the message.
+
+    Attributes:
+        where: where the message is now, for logs and Flower: `kafka:orders[3]@1207`.
+    """
+
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The destination has answered with a failure: this attempt is used up.
+
+    Attributes:
+        error: what went wrong, with the destination's name.
+        retry_after_s: how many seconds the destination asks to wait before the next attempt; None if it does not say.
+    """
+
+    error: str
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The destination will never take this message: it becomes a dead letter at once.
+
+    Attributes:
+        error: what the destination said, with its name.
+    """
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """The destination is away: the message waits and is delivered later. No attempt is used up.
+
+    Attributes:
+        error: what went wrong, with the destination's name.
+    """
+
+    error: str
+
+
+Undelivered = Failed | Rejected | Unavailable
+#: What became of one message.
+Outcome = Delivered | Undelivered
+
+#: The exception that stands for an outcome in `AsyncResult` and in the headers of a dead letter.
+_EXCEPTIONS: dict[type[Undelivered], type[DeliveryError]] = {
+    Failed: AttemptFailedError,
+    Rejected: RejectedError,
+    Unavailable: OutageError,
+}
+
+
+def exception_of(outcome: Undelivered) -> DeliveryError:
+    """The exception that users see for `outcome`: in `AsyncResult`, and as the exception class of a dead letter."""
+    return _EXCEPTIONS[type(outcome)](outcome.error)
 
 
 class Destination(Protocol):
-    """Delivers messages that share a kind of address."""
+    """Delivers messages to one kind of address."""
 
     def send(self, messages: Sequence[Message]) -> list[Outcome]:
-        """Deliver each message to its `target` and wait until that is confirmed.
+        """Deliver each message to its `target` and wait for the confirmations.
 
-        Returns one outcome a message, in their order: a text once the destination has confirmed it, or a DeliveryError
-        that says whether the message is delivered later (OutageError), used up an attempt (AttemptFailedError), or can
-        never be taken (RejectedError). It never raises: one bad message must not stop the others.
+        Returns one outcome for each message, in the order of the messages. It never raises: one bad message must not
+        stop the others.
         """
 
     def close(self) -> None:
-        """Give back connections; what was confirmed stays so. A closed destination may be used again."""
+        """Close connections. A closed destination may be used again; it connects anew."""

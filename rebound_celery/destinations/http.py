@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import quote_from_bytes
+from concurrent.futures import Future, wait
+from urllib.parse import quote_from_bytes, urlsplit
 
 import urllib3
 
-from ..errors import AttemptFailedError
+from ..clock import SYSTEM_CLOCK, Clock
 from ..message import Message
 from ..message.address import HttpAddress
 from ..message.headers import OWN_HEADERS, own_headers
-from . import Outcome
+from . import Delivered, Failed, Outcome, Unavailable
+from .deadline import pool_manager, time_limits
+from .host_threads import HostThreads
 
-#: How many posts run at once, and at most how many of them to one host.
-_CONCURRENCY = 16
+#: How many posts run at once, and how many of them to one host at most. The first is the size of a job, so that each
+#: message of a job has a thread at once, unless as many as are allowed are busy with its host.
+_CONCURRENCY = 64
 _PER_HOST = 8
 
-#: How much of an answer's body is read, in bytes. It is only of use in an error's text.
+#: Seconds that `send` waits for a post after its deadline. Only the look-up of a host's name can last longer, because
+#: nothing can end it.
+_GRACE_S = 5.0
+
+#: How many bytes of an answer's body are read, for the text of an error.
 _EXCERPT_BYTES = 300
 
-#: Header names of RFC 9110; and those that belong to the connection, not to the message.
+#: The form of a header name (RFC 9110), and the headers that belong to the connection, not to the message.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONNECTION_HEADERS = frozenset(
     {
@@ -51,7 +58,7 @@ def _header_text(value: bytes) -> str:
 
 
 def _as_it_is(value: bytes) -> str:
-    """A header's own bytes; encoded only where HTTP would refuse them, or worse, split the header in two."""
+    """A header's own bytes; percent-encoded only where HTTP would refuse them, or where they would end the header."""
     text = value.decode("latin-1")
     return text if text.isprintable() else _header_text(value)
 
@@ -59,8 +66,9 @@ def _as_it_is(value: bytes) -> str:
 def request_headers(message: Message) -> dict[str, str]:
     """The headers of the POST that delivers `message`.
 
-    The caller's own come first, then the content type, `X-Message-Key` and rebound's. The key is the message's own, or
-    its id where it has none; either stays the same over all attempts, so that a receiver can drop duplicates by it.
+    The caller's headers come first, then the content type, `X-Message-Key` and rebound's own. `X-Message-Key` is the
+    message's key, or its id if it has none. Both stay the same over all attempts, so that a receiver can recognize
+    duplicates.
     """
     headers: dict[str, str] = {}
     for name, value in message.headers:
@@ -75,64 +83,96 @@ def request_headers(message: Message) -> dict[str, str]:
 
 
 class HttpDestination:
-    """Posts messages, several at once so that one slow host does not hold the others.
+    """Posts messages, several at once, so that a slow host does not delay posts to other hosts.
 
     Args:
-        connect_timeout_s: seconds to connect.
-        timeout_s: seconds to wait for the answer.
+        connect_timeout_s: seconds to connect, the look-up of the host's name and TLS included.
+        timeout_s: seconds for the whole post, from the look-up to the end of the answer.
     """
 
-    def __init__(self, connect_timeout_s: float, timeout_s: float) -> None:
-        self._timeout = urllib3.Timeout(connect=connect_timeout_s, read=timeout_s)
-        self._pool = urllib3.PoolManager(num_pools=64, maxsize=_PER_HOST, block=True, retries=False)
-        self._threads: ThreadPoolExecutor | None = None
+    def __init__(self, connect_timeout_s: float, timeout_s: float, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._clock = clock
+        self._connect_timeout_s = connect_timeout_s
+        self._timeout_s = timeout_s
+        self._pool = pool_manager(_CONCURRENCY, _PER_HOST)
+        self._threads = HostThreads(self._post, _CONCURRENCY, _PER_HOST)
 
     def send(self, messages: Sequence[Message]) -> list[Outcome]:
-        if len(messages) == 1:
-            return [self._post(messages[0])]
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(_CONCURRENCY, thread_name_prefix="rebound-http")
-        return list(self._threads.map(self._post, messages))
+        """Post each message; see `Destination.send`.
+
+        No post begins after half of the time-out, so that all posts end within one and a half time-outs. A message
+        whose post has not begun by then, because earlier posts to its host take so long, is Unavailable: it has used up
+        no attempt.
+        """
+        posts = [self._threads.submit(_host_of(message), message) for message in messages]
+        try:
+            # Posts that hang end after the whole time-out. Further posts to their hosts must not begin then.
+            wait(posts, self._timeout_s / 2)
+        finally:
+            for post in posts:
+                # This does nothing to a post that has begun.
+                post.cancel()
+        end_by = self._clock.monotonic() + self._timeout_s + _GRACE_S
+        return [self._outcome_of(post, message, end_by) for post, message in zip(posts, messages, strict=True)]
+
+    def _outcome_of(self, post: Future[Outcome], message: Message, end_by: float) -> Outcome:
+        if post.cancelled():
+            return Unavailable(f"POST {message.target} was not begun: earlier posts to its host are still running")
+        try:
+            return post.result(max(0, end_by - self._clock.monotonic()))
+        except TimeoutError:
+            return Failed(f"POST {message.target}: timed out in looking up its host")
 
     def _post(self, message: Message) -> Outcome:
         address = message.target
         assert isinstance(address, HttpAddress)
         try:
-            response = self._pool.request(
-                "POST",
-                address.url,
-                body=message.value or b"",
-                headers=request_headers(message),
-                timeout=self._timeout,
-                redirect=False,
-                preload_content=False,
-            )
-        except Exception as error:  # noqa: BLE001 - whatever went wrong, this attempt failed and the message is kept
-            result = AttemptFailedError(f"POST {address}: {error}")
-            result.__cause__ = error
-            return result
-        excerpt = _read_excerpt(response)
+            with time_limits(self._connect_timeout_s, self._timeout_s):
+                response = self._pool.request(
+                    "POST",
+                    address.url,
+                    body=message.value or b"",
+                    headers=request_headers(message),
+                    timeout=self._timeout_s,
+                    redirect=False,
+                    preload_content=False,
+                )
+                excerpt = _read_excerpt(response)
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, this attempt has failed and the message is kept
+            return Failed(f"POST {address}: {error}")
         if 200 <= response.status < 300:
-            return f"{address} answered {response.status}"
-        return AttemptFailedError(f"POST {address} answered {response.status}: {excerpt}")
+            return Delivered(f"{address} answered {response.status}")
+        return Failed(f"POST {address} answered {response.status}: {excerpt}")
 
     def close(self) -> None:
         self._pool.clear()
-        if self._threads is not None:
-            self._threads.shutdown(wait=False)
-            self._threads = None
+        self._threads.close()
+
+
+def _host_of(message: Message) -> tuple[str, str | None, int]:
+    """What counts as one host: scheme, host and port."""
+    address = message.target
+    assert isinstance(address, HttpAddress)
+    parts = urlsplit(address.url)
+    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _read_excerpt(response: urllib3.BaseHTTPResponse) -> str:
-    """The beginning of the answer's body as text; the connection is kept if that was all of it."""
+    """Read the beginning of the answer's body as text, and give the connection back to the pool or close it."""
+    body = b""
+    # After an interim answer (1xx), the final answer would be read as the answer to the connection's next post.
+    is_over = response.status < 200
+    is_whole = False
     try:
-        body = response.read(_EXCERPT_BYTES + 1)
-        if len(body) <= _EXCERPT_BYTES:
-            response.release_conn()
-        else:
-            response.close()
-    except (urllib3.exceptions.HTTPError, OSError):
-        # The status has said what became of the message.
+        while not is_over:
+            part = response.read1(_EXCERPT_BYTES + 1 - len(body))
+            body += part
+            is_whole = not part
+            is_over = is_whole or len(body) > _EXCERPT_BYTES
+    except Exception:  # noqa: BLE001, S110 - the status has said what became of the message
+        pass
+    if not is_whole:
         response.close()
-        return ""
+    # `close` closes the connection, but only this gives its place back to the pool.
+    response.release_conn()
     return body[:_EXCERPT_BYTES].decode("utf-8", "replace")

@@ -8,12 +8,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import IO, Self
 
+from ..clock import SYSTEM_CLOCK
 from ..errors import ReboundError
 from .ports import HOST, free_port, is_free
 from .processes import end_group, spawn
@@ -161,8 +161,8 @@ class Server(ABC):
         # The file has no name, so nothing is left of it even after SIGKILL.
         self._log = tempfile.TemporaryFile(prefix="rebound-")  # noqa: SIM115 - open as long as the server runs
         self._process = spawn(self._command(), self._environment(), self._log)
-        deadline = time.monotonic() + self.start_deadline_s
-        while time.monotonic() < deadline:
+        deadline = SYSTEM_CLOCK.monotonic() + self.start_deadline_s
+        while SYSTEM_CLOCK.monotonic() < deadline:
             if self._process.poll() is not None:
                 if not self._port_is_proven and not is_free(self._port):
                     return False
@@ -170,7 +170,7 @@ class Server(ABC):
             with contextlib.suppress(OSError):
                 if self._answers():
                     return True
-            time.sleep(_ASK_AGAIN_S)
+            SYSTEM_CLOCK.sleep(_ASK_AGAIN_S)
         raise ServerError(
             f"{self.name} did not answer on {self.address} within {self.start_deadline_s:g} s:\n{self.log_tail()}"
         )

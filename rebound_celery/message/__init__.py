@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .history import PastAttempt
-from .ids import derive_id, new_id
+from .ids import derive_id, message_id_of, new_id
 from .message import Message, dead_letter_topic
 from .record import Headers, Origin, Record, normalize_headers
 
@@ -15,6 +15,7 @@ __all__ = [
     "Record",
     "dead_letter_topic",
     "derive_id",
+    "message_id_of",
     "new_id",
     "normalize_headers",
 ]

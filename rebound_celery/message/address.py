@@ -30,7 +30,7 @@ _SECRET = re.compile(r"(?<=//)[^/]*@|(?<=\?).*", re.DOTALL)
 
 
 def _shown(value: object) -> object:
-    """`value` as an error may show it: of a URL, without what may be secret."""
+    """Return `value` as an error may show it: a URL without user, password and query."""
     if isinstance(value, str):
         return _SECRET.sub(lambda found: "***@" if found[0].endswith("@") else "***", value)
     if isinstance(value, Mapping):
@@ -39,7 +39,8 @@ def _shown(value: object) -> object:
 
 
 def is_port(text: str) -> bool:
-    """Whether a text is the number of a port. Of thousands of digits, int() makes an error of its own."""
+    """Tell whether a text is the number of a port."""
+    # int() refuses a text of thousands of digits with an error of its own.
     return text.isdecimal() and len(text) <= 5 and 0 < int(text) < 65536
 
 

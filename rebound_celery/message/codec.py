@@ -3,44 +3,40 @@
     byte 0        the version of the form; `_READERS` names the reader of each
     the rest      0x10: the packed message; 0x11: the same, compressed with dictionary 1
 
-The packed message is a msgpack mapping, without the message's id: Redis stores that as the field's name. The names of
-its fields are short, fields that are None or empty are left out, and fields that this version does not know are kept.
-What msgpack cannot hold is an extension of it: see `_TEXT` and `_NUMBER`.
+The packed message is a msgpack array, `_Packed`, without the message's id: Redis stores that as the field's name. A
+later version adds its fields to the mapping `more`, by name; a worker that does not know them keeps them and writes
+them back. What a worker must not act on without knowing it needs a new first byte, a new kind of policy, or a new field
+of an address: the worker then leaves the message where it is. `extensions.py` has what msgpack
+cannot hold.
 
-`ormsgpack` packs as fast as `msgspec`; but `msgspec` checks the types while it reads, and its Structs are made and
-read four times as fast as dataclasses. `zstandard` uses a context again for the next message, so that it decompresses
-one in 0.7 us. `backports.zstd`, which is `compression.zstd` of Python 3.14, needs a new context for each frame: 20 us.
+`ormsgpack` packs as fast as `msgspec` does; but `msgspec` checks the types while it reads, and makes Structs, by
+position, ten times as fast as dataclasses are made. `zstandard` uses a context again for the next message and
+decompresses one in 0.7 us; `backports.zstd`, which is `compression.zstd` of Python 3.14, makes a context for each
+frame: 20 us. `python -m benchmarks.message_cost` measures both directions.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Annotated, Any
 
 import msgspec
-from msgspec.msgpack import Ext
 
-from ..errors import UnknownVersionError, WireFormatError
+from ..errors import ReboundError, UnknownVersionError, WireFormatError
 from ..policy import MAX_RETRIES_LIMIT, Failure, RetryPolicy
 from .address import ADDRESS_FIELDS, Address, parse_address
 from .compression import Compression
-from .history import PastAttempt
+from .extensions import check, read_extension, storable
+from .history import History
 from .message import Message
 from .record import Headers, Origin
 
 #: The first byte of what `encode` writes. Versions from 0x10 on have been used; the next free one is 0x12.
 PLAIN = 0x10
 COMPRESSED_1 = 0x11
-
-#: How deep lists and mappings may lie in one another in the fields that a later version or a caller adds.
-MAX_DEPTH = 64
-
-#: Extension types of the packed form: a text with lone surrogates, which UTF-8 cannot hold; a number of over 64 bits.
-_TEXT = 1
-_NUMBER = 2
 
 _PLAIN, _COMPRESSED_1 = bytes([PLAIN]), bytes([COMPRESSED_1])
 
@@ -50,56 +46,42 @@ _NO_CONTEXT: Context = {}
 _Attempt = Annotated[int, msgspec.Meta(ge=1, le=1 + MAX_RETRIES_LIMIT)]
 
 
-class _PackedFailure(msgspec.Struct, array_like=True, gc=False, frozen=True, forbid_unknown_fields=True):
-    exception_class: str
-    message: str
-    stacktrace: str = ""
+class _Fields(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=True):
+    """What differs from one message to the next. Their order is part of the form."""
+
+    attempt: _Attempt
+    value: bytes | None
+    key: bytes | None
+    headers: Headers
+    origin: Origin | None
+    first_failed_at: int | None
+    failure: Failure | None
+    history: History
+    group: str | None
+    reason: str | None
+    content_type: str | None
+    source: str | None
+    client_id: str | None
+    context: dict[str, Any] | None
+    more: dict[str, Any] | None
 
 
-class _Fields(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
-    """The fields of the packed form that are plain values."""
+class _Packed(_Fields, array_like=True, gc=False, forbid_unknown_fields=True):
+    """The packed form. The route is packed and read once, and copied for all further messages that have the same."""
 
-    attempt: _Attempt = msgspec.field(name="n")
-    value: bytes | None = msgspec.field(default=None, name="v")
-    key: bytes | None = msgspec.field(default=None, name="k")
-    headers: Headers = msgspec.field(default=(), name="h")
-    group: str | None = msgspec.field(default=None, name="g")
-    origin: Origin | None = msgspec.field(default=None, name="o")
-    first_failed_at: int | None = msgspec.field(default=None, name="f")
-    failure: _PackedFailure | None = msgspec.field(default=None, name="e")
-    history: tuple[PastAttempt, ...] = msgspec.field(default=(), name="y")
-    reason: str | None = msgspec.field(default=None, name="r")
-    content_type: str | None = msgspec.field(default=None, name="t")
-    source: str | None = msgspec.field(default=None, name="s")
-    client_id: str | None = msgspec.field(default=None, name="c")
-    context: dict[str, Any] | None = msgspec.field(default=None, name="x")
+    route: msgspec.Raw
 
 
-class _Packed(_Fields, kw_only=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
-    """The packed form. What is the same in most messages is packed and read once, and copied from then on."""
-
-    destination: msgspec.Raw = msgspec.field(name="d")
-    dead_destination: msgspec.Raw = msgspec.field(name="D")
-    policy: msgspec.Raw = msgspec.field(name="p")
-
+#: What many messages have in common: where they go, where they go as dead letters, and their policy.
+Route = tuple[Address, Address, RetryPolicy]
 
 #: What reading damaged bytes raises.
 _DAMAGE = (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError, MemoryError)
 
-_NAMES = frozenset(field.encode_name for field in msgspec.structs.fields(_Packed))
-
-
-def _read_extension(code: int, data: memoryview) -> Any:
-    if code == _TEXT:
-        return bytes(data).decode("utf-8", "surrogatepass")
-    if code == _NUMBER and len(data) <= 1000:
-        return int(bytes(data))
-    return Ext(code, bytes(data))
-
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(_Packed, ext_hook=_read_extension)
-_any_decoder = msgspec.msgpack.Decoder(ext_hook=_read_extension)
+_decoder = msgspec.msgpack.Decoder(_Packed, ext_hook=read_extension)
+_any_decoder = msgspec.msgpack.Decoder(ext_hook=read_extension)
 
 
 def encode(message: Message, context: Context = _NO_CONTEXT) -> bytes:
@@ -111,9 +93,21 @@ def encode(message: Message, context: Context = _NO_CONTEXT) -> bytes:
     """
     packed = pack(message, context)
     frame = _dictionary_1.compress(packed)
-    if len(frame) < len(packed):
-        return _COMPRESSED_1 + frame
-    return _PLAIN + packed
+    return _COMPRESSED_1 + frame if len(frame) < len(packed) else _PLAIN + packed
+
+
+def encode_many(messages: Iterable[tuple[Message, Context]]) -> list[bytes]:
+    """Return what `encode` does for each message. Use it for many: see `Compression.compress_many`."""
+    return seal_many([pack(message, context) for message, context in messages])
+
+
+def seal_many(packed: list[bytes]) -> list[bytes]:
+    """Return the stored form of each message that `pack` has packed."""
+    frames = _dictionary_1.compress_many(packed)
+    return [
+        _COMPRESSED_1 + frame if len(frame) < len(plain) else _PLAIN + plain
+        for plain, frame in zip(packed, frames, strict=True)
+    ]
 
 
 def decode(id: str, stored: bytes) -> tuple[Message, dict[str, Any]]:  # noqa: A002 - the name of the field
@@ -123,26 +117,60 @@ def decode(id: str, stored: bytes) -> tuple[Message, dict[str, Any]]:  # noqa: A
         UnknownVersionError: if a later version wrote it; the message stays where it is.
         WireFormatError: if it is damaged.
     """
-    if not stored:
-        raise WireFormatError("a stored message is empty")
-    read = _READERS.get(stored[0])
+    read = _READERS.get(stored[0]) if stored else None
     if read is None:
-        if stored[0] > COMPRESSED_1:
-            raise UnknownVersionError(f"a message in the form {stored[0]:#x}")
-        raise WireFormatError(f"a stored message does not begin with {stored[0]:#x}")
-    packed = read(stored[1:])
+        raise _refusal(stored)
+    return _read(id, read(stored[1:]))
+
+
+def decode_many(stored: Sequence[tuple[str, bytes]]) -> list[tuple[Message, dict[str, Any]] | ReboundError]:
+    """Read many messages, each with its id: what `decode` returns for each, or the error that it raises."""
+    packed = None
+    if all(form[:1] == _COMPRESSED_1 for _, form in stored):
+        packed = _dictionary_1.decompress_many([form[1:] for _, form in stored])
+    if packed is None:
+        return [_or_error(decode, id, form) for id, form in stored]  # noqa: A001 - as in `decode`
+    return [_or_error(_read, id, one) for (id, _), one in zip(stored, packed, strict=True)]  # noqa: A001
+
+
+def _or_error(
+    read: Callable[[str, bytes], tuple[Message, dict[str, Any]]],
+    id: str,  # noqa: A002 - as in `decode`
+    form: bytes,
+) -> tuple[Message, dict[str, Any]] | ReboundError:
+    try:
+        return read(id, form)
+    except (WireFormatError, UnknownVersionError) as error:
+        return error
+
+
+def _refusal(stored: bytes) -> ReboundError:
+    """Say why there is no reader for a stored form."""
+    if not stored:
+        return WireFormatError("a stored message is empty")
+    if stored[0] > COMPRESSED_1:
+        return UnknownVersionError(f"a message in the form {stored[0]:#x}")
+    return WireFormatError(f"a stored message does not begin with {stored[0]:#x}")
+
+
+def _read(id: str, packed: bytes) -> tuple[Message, dict[str, Any]]:  # noqa: A002 - as in `decode`
+    """Read the packed form."""
     try:
         fields = _decoder.decode(packed)
-        destination, dead = _read_address(bytes(fields.destination)), _read_address(bytes(fields.dead_destination))
-        policy = _read_policy(bytes(fields.policy))
+        route = _read_route(bytes(fields.route))
     except _DAMAGE:
-        # Damage; or a field of a later version, or one that msgpack cannot hold by itself.
+        # Damage, or what msgpack cannot hold by itself.
         return _read_slowly(id, packed)
-    context = fields.context
-    if context is None:
-        return _build(id, fields, destination, dead, policy, {}), {}
-    _check(context)
-    return _build(id, fields, destination, dead, policy, {}), context
+    context, more = fields.context, fields.more
+    if context or more:
+        check([context, more])
+    return _build(id, fields, route), {} if context is None else context
+
+
+def check_version(stored: bytes) -> None:
+    """Raise UnknownVersionError if a later version wrote this. Nothing is decoded."""
+    if stored and stored[0] > COMPRESSED_1:
+        raise UnknownVersionError(f"a message in the form {stored[0]:#x}")
 
 
 def to_json(message: Message) -> dict[str, str]:
@@ -166,155 +194,89 @@ def from_json(wire: object) -> Message:
 
 def pack(message: Message, context: Context = _NO_CONTEXT) -> bytes:
     """Return the packed form: what `encode` compresses."""
-    if not message.unknown:
-        try:
-            return _encoder.encode(_pack(message, context))
-        except (UnicodeEncodeError, OverflowError):
-            pass
-    return _pack_slowly(message, context)
+    fields = _take_apart(message, context)
+    try:
+        return _encoder.encode(fields)
+    except (UnicodeEncodeError, OverflowError, TypeError):
+        # What msgpack cannot hold, or a subclass of a plain type, such as Django's SafeString.
+        values = msgspec.structs.astuple(fields)
+        return _encoder.encode([*map(storable, values[:-1]), fields.route])
 
 
-def _pack(message: Message, context: Context) -> _Packed:
-    failure = message.failure
+def _take_apart(message: Message, context: Context) -> _Packed:
+    # By position: ten times as fast as by name.
     return _Packed(
-        attempt=message.attempt,
-        value=message.value,
-        key=message.key,
-        headers=message.headers,
-        group=message.group,
-        origin=message.origin,
-        first_failed_at=message.first_failed_at,
-        failure=None
-        if failure is None
-        else _PackedFailure(failure.exception_class, failure.message, failure.stacktrace),
-        history=message.history,
-        reason=message.reason,
-        content_type=message.content_type,
-        source=message.source,
-        client_id=message.client_id,
-        context=dict(context) or None if context else None,
-        destination=_pack_address(message.destination),
-        dead_destination=_pack_address(message.dead_destination),
-        policy=_pack_policy(message.policy),
+        message.attempt,
+        message.value,
+        message.key,
+        message.headers,
+        message.origin,
+        message.first_failed_at,
+        message.failure,
+        message.history,
+        message.group,
+        message.reason,
+        message.content_type,
+        message.source,
+        message.client_id,
+        dict(context) if context else None,
+        dict(message.unknown) if message.unknown else None,
+        _pack_route((message.destination, message.dead_destination, message.policy)),
+    )
+
+
+def _build(id: str, fields: _Fields, route: Route) -> Message:  # noqa: A002 - the name of the field
+    destination, dead_destination, policy = route
+    return Message(
+        id,
+        fields.value,
+        destination,
+        fields.attempt,
+        policy,
+        fields.key,
+        fields.headers,
+        dead_destination,
+        fields.reason,
+        fields.failure,
+        fields.history,
+        fields.group,
+        fields.origin,
+        fields.first_failed_at,
+        fields.content_type,
+        fields.source,
+        fields.client_id,
+        fields.more or {},
     )
 
 
 @lru_cache(1024)
-def _pack_address(address: Address) -> msgspec.Raw:
-    return msgspec.Raw(_encoder.encode(_storable(address.to_wire())))
+def _pack_route(route: Route) -> msgspec.Raw:
+    return msgspec.Raw(_encoder.encode([storable(part.to_wire()) for part in route]))
 
 
 @lru_cache(1024)
-def _pack_policy(policy: RetryPolicy) -> msgspec.Raw:
-    return msgspec.Raw(_encoder.encode(policy.to_wire()))
+def _read_route(packed: bytes) -> Route:
+    destination, dead_destination, policy = _any_decoder.decode(packed)
+    return _read_address(destination), _read_address(dead_destination), RetryPolicy.from_wire(policy)
 
 
-@lru_cache(1024)
-def _read_address(packed: bytes) -> Address:
-    wire = _any_decoder.decode(packed)
-    if isinstance(wire, Mapping) and (unknown := wire.keys() - ADDRESS_FIELDS):
+def _read_address(wire: Any) -> Address:
+    if unknown := wire.keys() - ADDRESS_FIELDS:
         raise UnknownVersionError(f"a destination with the field {min(map(repr, unknown))[:50]}")
     return parse_address(wire)
 
 
-@lru_cache(1024)
-def _read_policy(packed: bytes) -> RetryPolicy:
-    return RetryPolicy.from_wire(_any_decoder.decode(packed))
-
-
-def _build(
-    id: str,  # noqa: A002 - the name of the field
-    fields: _Fields,
-    destination: Address,
-    dead_destination: Address,
-    policy: RetryPolicy,
-    unknown: dict[str, Any],
-) -> Message:
-    failure = fields.failure
-    return Message(
-        id=id,
-        value=fields.value,
-        key=fields.key,
-        headers=fields.headers,
-        destination=destination,
-        dead_destination=dead_destination,
-        attempt=fields.attempt,
-        policy=policy,
-        reason=fields.reason,
-        failure=None if failure is None else Failure(failure.exception_class, failure.message, failure.stacktrace),
-        history=fields.history,
-        group=fields.group,
-        origin=fields.origin,
-        first_failed_at=fields.first_failed_at,
-        content_type=fields.content_type,
-        source=fields.source,
-        client_id=fields.client_id,
-        unknown=unknown,
-    )
-
-
-# What is rare: fields of a later version, and what msgpack cannot hold by itself.
-
-
-def _pack_slowly(message: Message, context: Context) -> bytes:
-    packed = _pack(message, context)
-    fields = {field.encode_name: getattr(packed, field.name) for field in msgspec.structs.fields(_Packed)}
-    known = {name: value for name, value in fields.items() if value is not None and value != ()}
-    return _encoder.encode(_storable({**message.unknown, **known}))
-
-
-def _storable(value: Any) -> Any:
-    """Return `value` with extensions in place of what msgpack cannot hold."""
-    if isinstance(value, str):
-        return value if _is_utf8(value) else Ext(_TEXT, value.encode("utf-8", "surrogatepass"))
-    if isinstance(value, int):
-        return value if -(2**63) <= value < 2**64 else Ext(_NUMBER, b"%d" % value)
-    if isinstance(value, Mapping):
-        return {name: _storable(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_storable(item) for item in value]
-    if isinstance(value, Origin | PastAttempt | _PackedFailure):
-        return [_storable(item) for item in msgspec.structs.astuple(value)]
-    return value
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _read_slowly(id: str, packed: bytes) -> tuple[Message, dict[str, Any]]:  # noqa: A002 - the name of the field
+    """Read what has extensions in it, or find out that it is damaged."""
     try:
-        fields = _any_decoder.decode(packed)
-        _check(fields)
-        unknown = {name: fields.pop(name) for name in fields.keys() - _NAMES}
-        destination, dead, policy = (_encoder.encode(_storable(fields.pop(name))) for name in "dDp")
-        plain = msgspec.convert(fields, _Fields)
-        message = _build(id, plain, _read_address(destination), _read_address(dead), _read_policy(policy), unknown)
+        *values, route = _any_decoder.decode(packed)
+        check([values, route])
+        # Without this, a text would pass as the base64 of bytes.
+        fields = msgspec.convert(values, _Fields, builtin_types=(bytes,))
+        message = _build(id, fields, _read_route(_encoder.encode(storable(route))))
     except _DAMAGE as error:
         raise WireFormatError(f"a stored message is damaged: {str(error)[:200]}") from error
-    return message, plain.context or {}
-
-
-def _check(value: Any) -> None:
-    """Raise WireFormatError for what `encode` could not write again: deep nesting, or keys that are no text."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        below: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                if not all(isinstance(name, str) and _is_utf8(name) for name in item):
-                    raise WireFormatError("a stored message is damaged: the key of a mapping is no text")
-                below += item.values()
-            elif isinstance(item, list):
-                below += item
-        if not below:
-            return
-        level = below
-    raise WireFormatError("a stored message is damaged: it is nested too deeply")
+    return message, fields.context or {}
 
 
 _dictionary_1 = Compression(1)

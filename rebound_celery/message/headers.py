@@ -1,6 +1,6 @@
-"""The headers that rebound adds to a Kafka record or an HTTP request, and how they are read back.
+"""Writes and reads the headers that rebound adds to a Kafka record or an HTTP request.
 
-All are UTF-8 text. Each replaces its earlier value, so that they never pile up over the attempts.
+All are UTF-8 text. Each replaces its earlier value, so that they do not pile up over the attempts.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _number(own: dict[str, str], name: str) -> int | None:
 
 
 def _split(headers: Headers | list[tuple[str, bytes | None]]) -> tuple[dict[str, str], Headers]:
-    """Rebound's own headers as text, and the user's as they are."""
+    """Return rebound's own headers as text, and the user's as they are."""
     own: dict[str, str] = {}
     users: list[tuple[str, bytes | None]] = []
     for name, value in headers:
@@ -120,7 +120,7 @@ def _split(headers: Headers | list[tuple[str, bytes | None]]) -> tuple[dict[str,
 
 
 def read_record(record: KafkaRecord, group: str) -> Record:
-    """A consumed record with the attempt that its headers tell; broken headers make it a first attempt.
+    """Return a consumed record with the attempt that its headers tell. Broken headers make it a first attempt.
 
     Args:
         record: as kafka-python gives it, key and value as bytes.
@@ -135,17 +135,9 @@ def read_record(record: KafkaRecord, group: str) -> Record:
             return _read_again(record, group, here, own, users)
     else:
         users = ()
-    return Record(
-        topic=topic,
-        partition=partition,
-        offset=offset,
-        timestamp=timestamp,
-        key=record.key,
-        value=record.value,
-        headers=users,
-        id=derive_record_id(group, topic, partition, offset, timestamp),
-        origin=here,
-    )
+    record_id = derive_record_id(group, topic, partition, offset, timestamp)
+    # By position: this runs for every record.
+    return Record(topic, partition, offset, timestamp, record.key, record.value, users, record_id, here)
 
 
 def _read_again(record: KafkaRecord, group: str, here: Origin, own: dict[str, str], users: Headers) -> Record:
@@ -262,7 +254,7 @@ def own_headers(message: Message) -> list[tuple[str, str]]:
 
 
 def kafka_headers(message: Message) -> list[tuple[str, bytes | None]]:
-    """All headers of the record that delivers `message`: the user's in their order, then rebound's own."""
+    """Return all headers of the record that delivers `message`: the user's in their order, then rebound's own."""
     headers = [(name, value) for name, value in message.headers if name not in OWN_HEADERS]
     # A lone surrogate (from an exception's text, say) cannot be UTF-8; it must not stop the delivery.
     headers += [(name, text.encode("utf-8", "replace")) for name, text in own_headers(message)]

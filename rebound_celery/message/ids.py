@@ -31,6 +31,11 @@ def derive_record_id(group: str, topic: str, partition: int, offset: int, timest
     return _uuid(hashlib.sha1(_ID_NAMESPACE.bytes + name, usedforsecurity=False).hexdigest(), "5")
 
 
+def message_id_of(task_id: str) -> str:
+    """Return the id of the message that a Celery task delivers; see `Message.task_id`."""
+    return task_id.rpartition(":")[0] or task_id
+
+
 def new_id() -> str:
     """Return an id that no other message has: a random UUID."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -10,11 +11,11 @@ from msgspec.structs import replace
 from ..caching import cached
 from ..policy import Decision, Failure, Retry, RetryPolicy
 from .address import DEAD_SET, Address, KafkaAddress
-from .history import PastAttempt, add_attempt
+from .history import History, add_attempt
 from .record import Headers, Origin
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Message(msgspec.Struct, frozen=True, gc=False):
     """What waits, and is delivered: the caller's data, where it goes, and how far it has come.
 
     Attributes:
@@ -35,24 +36,25 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         unknown: fields that a later version wrote. They have no effect here and are written back.
     """
 
+    # Their order counts where many messages are made: arguments by position cost a tenth of those by name.
     id: str
     value: bytes | None
-    key: bytes | None = None
-    headers: Headers = ()
     destination: Address
-    dead_destination: Address = DEAD_SET
     attempt: int
     policy: RetryPolicy
+    key: bytes | None = None
+    headers: Headers = ()
+    dead_destination: Address = DEAD_SET
     reason: str | None = None
     failure: Failure | None = None
-    history: tuple[PastAttempt, ...] = ()
+    history: History = ()
     group: str | None = None
     origin: Origin | None = None
     first_failed_at: int | None = None
     content_type: str | None = None
     source: str | None = None
     client_id: str | None = None
-    unknown: dict[str, Any] = {}
+    unknown: Mapping[str, Any] = {}
 
     @property
     def target(self) -> Address:
@@ -78,24 +80,24 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         else:
             attempt, reason = self.attempt, decision.reason
         return Message(
-            id=self.id,
-            value=self.value,
-            key=self.key,
-            headers=self.headers,
-            destination=self.destination,
-            dead_destination=self.dead_destination,
-            attempt=attempt,
-            policy=self.policy,
-            reason=reason,
-            failure=failure,
-            history=add_attempt(self.history, self.attempt, now_ms, failure, by),
-            group=self.group,
-            origin=self.origin,
-            first_failed_at=now_ms if self.first_failed_at is None else self.first_failed_at,
-            content_type=self.content_type,
-            source=self.source,
-            client_id=self.client_id,
-            unknown=self.unknown,
+            self.id,
+            self.value,
+            self.destination,
+            attempt,
+            self.policy,
+            self.key,
+            self.headers,
+            self.dead_destination,
+            reason,
+            failure,
+            add_attempt(self.history, self.attempt, now_ms, failure, by),
+            self.group,
+            self.origin,
+            now_ms if self.first_failed_at is None else self.first_failed_at,
+            self.content_type,
+            self.source,
+            self.client_id,
+            self.unknown,
         )
 
     def dead(self, reason: str, failure: Failure | None = None) -> Message:

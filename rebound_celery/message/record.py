@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from .history import PastAttempt
+from .history import History
 
 #: Pairs of name and value in their order. Kafka allows repeated names and values that are null.
 Headers = tuple[tuple[str, bytes | None], ...]
@@ -25,7 +25,7 @@ class Origin(msgspec.Struct, frozen=True, gc=False, array_like=True):
         return f"{self.topic}[{self.partition}]@{self.offset}"
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """A Kafka record as the handler gets it: the fields of kafka-python's ConsumerRecord, and which attempt this is.
 
     Attributes:
@@ -41,6 +41,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         history: the earlier attempts, the newest last; at most ten.
     """
 
+    # Their order counts, as in Message.
     topic: str
     partition: int
     offset: int
@@ -48,12 +49,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     key: bytes | None
     value: bytes | None
     headers: Headers
-    attempt: int = 1
     id: str
-    first_failed_at: int | None = None
     origin: Origin
+    attempt: int = 1
+    first_failed_at: int | None = None
     group: str | None = None
-    history: tuple[PastAttempt, ...] = ()
+    history: History = ()
 
 
 def normalize_headers(headers: Mapping[str, Any] | Iterable[tuple[str, Any]] | None) -> Headers:

@@ -1,1 +1,1 @@
-"""Beside the flow: the commands of `celery rebound`, and what operators look at."""
+"""What operators use: the commands of `celery rebound`, and the doctor."""

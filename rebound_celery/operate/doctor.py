@@ -10,10 +10,10 @@ from celery import Celery
 
 from ..compat.versions import untested
 from ..config import Settings
+from ..delivery.form import TASK_NAME
 from ..delivery.task import PROMISED, DeliverTask
-from ..delivery.task_messages import TASK_NAME
 from ..errors import ReboundError
-from ..schedule.worker import redis_checks as redis_risks
+from ..schedule.port import open_schedule, server_checks
 from .doctor_kafka import check_codecs, check_kafka, check_options
 from .finding import OK, PROBLEM, WARNING, Finding
 
@@ -86,21 +86,12 @@ def _settings(settings: Settings) -> Iterator[Finding]:
 
 def _redis(app: Celery) -> Iterator[Finding]:
     app.rebound.check_redis()
-    with app.connection_or_acquire() as connection:
-        channel = connection.default_channel
-        if getattr(channel, "rebound", None) is None:
-            yield Finding(
-                PROBLEM,
-                "redis",
-                f"the broker {connection.as_uri()} has no delayed delivery: "
-                "countdowns wait in the workers' memory; use a Redis broker",
-            )
-            return
-        info = channel.store_of(app.conf.task_default_queue).server_info()
-    for problem in (redis_risks.role(info), redis_risks.eviction(info)):
+    with open_schedule(app, app.conf.task_default_queue) as schedule:
+        info = schedule.server_info()
+    for problem in (server_checks.role(info), server_checks.eviction(info)):
         if problem is not None:
             yield Finding(PROBLEM, "redis", problem)
-    for text in redis_risks.persistence(info):
+    for text in server_checks.persistence(info):
         yield Finding(WARNING, "redis", text)
 
 

@@ -1,4 +1,4 @@
-"""What the doctor finds."""
+"""A finding of the doctor."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ OK = "ok"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """What one check of the doctor found.
 
     Attributes:
         level: "problem" (messages may be lost, or are not delivered), "warning", "note", or "ok".
-        subject: what was looked at.
+        subject: what was checked.
         text: what was found, and what to do.
     """
 

@@ -11,7 +11,7 @@ MAX_ERROR_TEXT = 1_000
 MAX_STACKTRACE = 8_000
 
 
-class Failure(msgspec.Struct, frozen=True, gc=False):
+class Failure(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Why an attempt failed.
 
     Attributes:
@@ -36,9 +36,9 @@ class Failure(msgspec.Struct, frozen=True, gc=False):
         storing a retry does.
         """
         if isinstance(error, str):
-            return cls("", error[:MAX_ERROR_TEXT])
+            return cls("", _plain(error))
         try:
-            text = str(error)[:MAX_ERROR_TEXT]
+            text = _plain(str(error))
         except Exception:  # noqa: BLE001 - an exception of the user's whose __str__ itself fails
             text = "(its text could not be read)"
         kind = type(error)
@@ -52,6 +52,11 @@ class Failure(msgspec.Struct, frozen=True, gc=False):
 
     def __str__(self) -> str:
         return f"{self.exception_class}: {self.message}" if self.exception_class else self.message
+
+
+def _plain(text: str) -> str:
+    """Return the bounded text: of a plain str, whatever a subclass of str does."""
+    return str.__getitem__(str.__str__(text), slice(MAX_ERROR_TEXT))
 
 
 def format_stack(error: BaseException) -> str:

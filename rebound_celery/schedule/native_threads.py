@@ -1,8 +1,8 @@
-"""A thread of the operating system, and what it shares with others, also where gevent or eventlet have put their own.
+"""Real threads, and locks that real threads can share, also under gevent and eventlet.
 
-There a `threading.Thread` is a greenlet: it stands still while a task computes, or is within code that they do not
-reach. In a real thread what they have put in place works too, each thread by itself: a socket, or a lock that is waited
-for, belongs to the thread that made it. So what two threads share comes from here.
+Under gevent and eventlet a `threading.Thread` is a greenlet: it stands still while a task computes, or while a task is
+in code that the library has not patched. A real thread goes on. But a patched socket or lock belongs to the thread that
+made it, so that two real threads cannot share one. What they share comes from this module.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 
 def _original(name: str) -> Any:
-    """What `_thread` had by this name before it was replaced."""
+    """The object that `_thread` had by this name before gevent or eventlet replaced it."""
     monkey = sys.modules.get("gevent.monkey")
     if monkey is not None and monkey.is_module_patched("threading"):
         return monkey.get_original("_thread", name)
@@ -28,7 +28,7 @@ def _original(name: str) -> Any:
 
 
 def make_lock() -> Any:
-    """A lock that stops the whole thread while another has it: nothing slow may be done under it."""
+    """A lock that stops the whole thread while another thread holds it. Nothing slow may be done under it."""
     return _original("allocate_lock")()
 
 

@@ -1,4 +1,4 @@
-"""Kafka, Redis and a Celery worker for as long as a block lasts, to test your own use of rebound.
+"""What users import to test their own use of rebound: Kafka, Redis and a worker for as long as a block lasts.
 
     from rebound_celery.testing import running
 

@@ -1,12 +1,12 @@
-"""What you import to try out your own use of rebound: Kafka, Redis and a Celery worker for as long as a block lasts.
+"""Runs an app on its own Kafka, Redis and Celery worker for as long as a block lasts.
 
     from rebound_celery.testing import running
 
     with running(app, topics={"orders": 4}) as servers:
         app.rebound.schedule_retry("kafka://orders", b"...", base_delay=1)
 
-It needs the extra `demo`. The servers are real ones, kept in memory; nothing of them is left after the block. The
-worker is a thread of this process: it delivers as any worker does, but it does not show what a crash of a worker does.
+It needs the extra `demo`. The servers are real, but keep everything in memory; nothing of them is left after the
+block. The worker is a thread of this process. It delivers as every worker does, but it cannot show a worker's crash.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Servers:
 
 @contextlib.contextmanager
 def running(app: Any, *, topics: Mapping[str, int] | None = None, worker: bool = True) -> Iterator[Servers]:
-    """Run `app` on a Kafka, a Redis and a worker of its own.
+    """Run `app` on its own Kafka, Redis and worker.
 
-    For the block, the app's `broker_url` and `rebound_kafka_brokers` name these servers. So enter it before the app
-    has sent or read anything; an app serves one block only. The worker makes it Celery's current app.
+    In the block, the app's `broker_url` and `rebound_kafka_brokers` name these servers. So enter the block before the
+    app has sent or read anything, and use a new app for each block. The worker makes the app Celery's current app.
 
     Args:
         app: a Celery app with `Rebound`.
@@ -72,7 +72,7 @@ def running(app: Any, *, topics: Mapping[str, int] | None = None, worker: bool =
                 "it is an argument of Rebound; make it the setting rebound_kafka_brokers, which `running` can replace",
             )
         create_topics(kafka.address, topics or {})
-        # Celery would else take away the log handlers that a test's runner has set.
+        # Otherwise Celery removes the log handlers that a test's runner has set.
         app.conf.worker_hijack_root_logger = False
         stack.callback(app.close)
         # The worker is a thread: nothing else ends the producer that it leaves open in this process.

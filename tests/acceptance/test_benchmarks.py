@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,21 +39,42 @@ def run(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[st
     )
 
 
-def test_consumer_benchmark_prints_the_statistics_of_the_go_program() -> None:
-    """With the Go program's flags (one dash) it prints settings, the counts as JSON, and both rates."""
-    flags = "-embedded -failure-rate 0.3 -duration 6s -rate 40 -base-delay 1 -topic t -group g"
+HEADING = "=== Rebound Consumer Benchmark ===\n\n"
+
+
+def test_consumer_benchmark_prints_what_the_go_program_prints() -> None:
+    """With the Go program's flags (one dash) stdout is the Go program's; in servers of its own nothing is left over."""
+    flags = "-embedded -failure-rate 0.3 -duration 4s -rate 40 -base-delay 1 -topic t -group g -dead-messages"
 
     done = run(SCRIPT, *flags.split())
 
     assert done.returncode == 0, done.stderr
-    heading, _, rest = done.stdout.partition("{")
-    counts = json.loads("{" + rest.partition("}")[0] + "}")
-    assert "Failure rate: 30.0 %" in heading
-    assert list(counts)[:4] == ["TotalMessages", "SuccessfulMessages", "RetriedMessages", "ErrorMessages"]
-    assert counts["TotalMessages"] == sum(counts.values()) - counts["TotalMessages"] > 0
-    success_rate = 100 * counts["SuccessfulMessages"] / counts["TotalMessages"]
-    assert f"Success rate: {success_rate:.2f}%\n" in rest
-    assert f"Retry rate: {100 * counts['RetriedMessages'] / counts['TotalMessages']:.2f}%\n" in rest
+    counts = json.loads(done.stdout[done.stdout.index("{") : done.stdout.index("}") + 1])
+    total, successful, retried, errors, dead = counts.values()
+    assert list(counts) == [f"{name}Messages" for name in ("Total", "Successful", "Retried", "Error", "Dead")]
+    assert total == successful + retried + errors + dead
+    assert errors == 0
+    # Every message came to its end, and the clock ran for four seconds with the group joined.
+    assert 120 <= successful + dead <= 170
+    assert done.stdout == (
+        f"{HEADING}✓ Consumer started\n  Topic: t\n  Group ID: g\n  Failure Rate: 30.0%\n  Duration: 4s\n\n"
+        f"\n⏱️  Duration elapsed, shutting down...\n"
+        f"\n=== Final Statistics ===\n{json.dumps(counts, indent=2)}\n"
+        f"\nSuccess Rate: {100 * successful / total:.2f}%\nRetry Rate: {100 * retried / total:.2f}%\n"
+        "\n✓ Consumer benchmark completed\n"
+    )
+
+
+def test_consumer_benchmark_waits_for_the_group_however_short_its_duration() -> None:
+    """The clock starts when the group is joined, which takes seconds; half a second of messages is handled."""
+    flags = "-embedded -failure-rate 0 -duration 500ms -rate 40 -json"
+
+    done = run(SCRIPT, *flags.split())
+
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["join_s"] > result["duration_s"]
+    assert 10 <= result["SuccessfulMessages"] == result["TotalMessages"] <= 30
 
 
 def test_consumer_benchmark_measures_speed_on_a_prefilled_topic() -> None:
@@ -70,18 +92,46 @@ def test_consumer_benchmark_measures_speed_on_a_prefilled_topic() -> None:
     assert result["peak_rss_mb"] > 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupt"), (signal.SIGTERM, "terminated")])
 def test_consumer_benchmark_ends_gracefully_on_a_signal(
-    run_process: Callable[..., Process], number: signal.Signals
+    run_process: Callable[..., Process], number: signal.Signals, word: str
 ) -> None:
     """A signal ends it before its duration, with the statistics and status 0."""
     process = run_process(SCRIPT, "--embedded", "--duration", "10m", "--no-worker")
-    process.wait_for_output("assigned")
+    process.wait_for_output("Duration: 10m0s")
 
     process.signal(number)
 
-    process.wait_for_output("Retry rate:", timeout=40)
+    process.wait_for_output("✓ Consumer benchmark completed", timeout=40)
+    assert f"\n📡 Received signal {word}, shutting down...\n" in process.output
     assert process.wait(timeout=20) == 0
+
+
+def test_consumer_benchmark_takes_a_signal_from_its_first_line_on(run_process: Callable[..., Process]) -> None:
+    """Before anything is started, a signal ends it in order too: no stack trace, status 0."""
+    process = run_process(SCRIPT, "--embedded", "--duration", "10m")
+    process.wait_for_output(HEADING)
+
+    process.signal(signal.SIGINT)
+
+    assert process.wait(timeout=30) == 0
+    assert "Received signal interrupt" in process.output
+    assert '"TotalMessages": 0' in process.output
+    assert "Traceback" not in process.output
+
+
+def test_consumer_benchmark_waits_for_nothing_after_a_second_signal(run_process: Callable[..., Process]) -> None:
+    """A handler that takes a minute does not hold it."""
+    process = run_process(SCRIPT, "--embedded", "--duration", "10m", "--handler-ms", "60000", "--rate", "100")
+    process.wait_for_output("Duration: 10m0s")
+    time.sleep(1)
+
+    process.signal(signal.SIGTERM)
+    process.wait_for_output("Received signal terminated")
+    process.signal(signal.SIGTERM)
+
+    assert process.wait(timeout=10) == 0
+    assert "✓ Consumer benchmark completed" in process.output
 
 
 def test_consumer_benchmark_says_which_redis_it_cannot_reach() -> None:
@@ -90,7 +140,7 @@ def test_consumer_benchmark_says_which_redis_it_cannot_reach() -> None:
 
     done = run(SCRIPT, "-redis", address, timeout=20)
 
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (1, HEADING)
     assert len(done.stderr.splitlines()) == 1
     assert f"cannot reach Redis at redis://{address}/" in done.stderr
 
@@ -101,7 +151,7 @@ def test_consumer_benchmark_says_which_kafka_it_cannot_reach(redis_server: Exter
 
     done = run(SCRIPT, "-kafka", address, "-redis", redis_server.address, timeout=30)
 
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (1, HEADING)
     assert len(done.stderr.splitlines()) == 1
     assert f"cannot reach Kafka at {address}" in done.stderr
 
@@ -116,7 +166,9 @@ def test_consumer_benchmark_says_which_kafka_it_cannot_reach(redis_server: Exter
         ("-duration", "0s", "60s, 2m or 1m30s, above 0"),
         ("-kafka", "host:port", "host:port"),
         ("-redis", "localhost:0", "host:port"),
+        ("-redis", "one:6379,two:6379", "one server"),
         ("-topic", "a/b", "a Kafka topic has"),
+        ("-group", "", "the name of a consumer group"),
         ("-max-retries", "101", "from 0 to 100"),
         ("-base-delay", "0", "from 1 to 3600"),
         ("-handler-ms", "50-10", "from 0 to 60000"),

@@ -83,9 +83,9 @@ def told(file: Path) -> dict[str, Any]:
 def test_worker_whose_claims_are_never_due_again_is_set_going(
     pool: str, start: Worker, send: Any, said: Any, health_file: Path
 ):
-    """A countdown of more than two seconds wakes no worker: it has to look by itself."""
+    """A countdown of more than three seconds wakes no worker: it has to look by itself."""
     worker = start("asleep", *POOLS[pool])
-    send("work", 1, 0, countdown=3)
+    send("work", 1, 0, countdown=5)
 
     wait_until(lambda: "done 1" in said(), timeout=30, message=worker.tail)
 

@@ -97,24 +97,29 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def scores_in(url: str) -> list[float]:
-    """Of what Redis still holds for the worker: waiting messages, and those under a worker's lease."""
-    keys = QueueKeys("", "rebound", (0, 3, 6, 9))
-    with Redis.from_url(url) as redis:
-        return [score for waiting in keys.all_waiting() for _id, score in redis.zrange(waiting, 0, -1, withscores=True)]
+KEYS = QueueKeys("", "rebound", (0, 3, 6, 9))
 
 
 def left_in(url: str) -> int:
-    return len(scores_in(url))
+    """How many messages wait, or are under a worker's lease."""
+    with Redis.from_url(url) as redis:
+        return redis.hlen(KEYS.messages)
 
 
 def leased_in(url: str) -> int:
-    return sum(score % 1 > 0 for score in scores_in(url))
+    with Redis.from_url(url) as redis:
+        return redis.zcard(KEYS.leased)
 
 
-@pytest.mark.parametrize("pool", [["-P", "prefork", "-c", "2"], ["-P", "threads", "-c", "4"]], ids=lambda pool: pool[1])
+@pytest.mark.parametrize("client", ["kafka-python", "confluent"])
+@pytest.mark.parametrize(
+    "pool",
+    [["-P", "prefork", "-c", "2"], ["-P", "threads", "-c", "4"], ["-P", "gevent", "-c", "4"]],
+    ids=lambda pool: pool[1],
+)
 def test_a_plain_worker_delivers_every_retry_once_and_stops_cleanly(
     pool: list[str],
+    client: str,
     rebound: Rebound,
     redis_url: str,
     kafka_brokers: str,
@@ -122,7 +127,7 @@ def test_a_plain_worker_delivers_every_retry_once_and_stops_cleanly(
     start_worker: StartWorker,
     read_topic: Callable[..., list[Any]],
 ) -> None:
-    worker = start_worker(*pool, REBOUND_KAFKA_BROKERS=kafka_brokers)
+    worker = start_worker(*pool, REBOUND_KAFKA_BROKERS=kafka_brokers, REBOUND_KAFKA_CLIENT=client)
 
     rebound.schedule_retries(
         [

@@ -106,7 +106,7 @@ def test_threads_without_a_prefetch_limit_with_beat_and_events(bench: Bench, tmp
         "thread = threading.Thread(target=watch, daemon=True); thread.start(); time.sleep(1)\n"
         "with app.producer_or_acquire() as producer, producer.batch():\n"
         "    results = [note.apply_async((n, time.time() + 1), countdown=1, producer=producer) for n in range(50)]\n"
-        "    print('inside', log.hlen('rebound:{celery}:messages') <= 1)\n"
+        "    print('inside', log.hlen('rebound:1:{celery}:messages') <= 1)\n"
         "print('eta', all(result.get(timeout=30) for result in results))\n"
         "wanted = {(result.id, kind) for result in results for kind in ('task-received', 'task-succeeded')}\n"
         "deadline = time.time() + 15\n"
@@ -149,9 +149,7 @@ def test_worker_that_takes_only_what_it_can_run(bench: Bench, pool: str):
 
     def done() -> bool:
         nonlocal most, before
-        scores = [score for key in ("0", "3", "6", "9") for _, score in bench.redis.zrange(
-            f"rebound:{{celery}}:waiting:{key}", 0, -1, withscores=True)]  # fmt: skip
-        leased = sum(score % 1 > 0 for score in scores)
+        leased = bench.redis.zcard("rebound:1:{celery}:leased")
         # What has just ended is leased for some milliseconds more, but not over two looks.
         most, before = max(most, min(before, leased)), leased
         return len(words(bench, "done")) == 10
@@ -204,7 +202,7 @@ def test_worker_lives_through_a_full_and_a_demoted_redis(bench: Bench, pool: str
     )  # tells Redis nothing, which it would not take
     bench.redis.config_set("maxmemory-policy", "noeviction")
     bench.redis.config_set("maxmemory", "1mb")
-    wait_until(lambda: bench.redis.hlen("rebound:{celery}:messages") == 0, timeout=30, message=worker.tail)
+    wait_until(lambda: bench.redis.hlen("rebound:1:{celery}:messages") == 0, timeout=30, message=worker.tail)
     bench.redis.config_set("maxmemory", 0)
     bench.redis.execute_command("REPLICAOF", "127.0.0.1", "1")
     time.sleep(3)

@@ -149,7 +149,7 @@ def test_every_record_is_handled_and_committed(fix: Fixture, topic: str, produce
     consumer.close(30)
     assert sorted(int(record.value or b"") for record in seen) == list(range(400))
     stats = consumer.stats()
-    assert (stats.total, stats.successful) == (400, 400)
+    assert (stats.total, stats.succeeded) == (400, 400)
     for partition in range(4):
         count = sum(1 for one in sent if one.partition == partition)
         assert (fix.committed(topic, partition) or 0) == count
@@ -286,11 +286,11 @@ def test_with_redis_away_at_the_stop_failures_stay_uncommitted(fix: Fixture, mak
     fix.app.asleep.set()
     produce(topic, [(None, b"1", []), (None, b"2", [])])
     wait_until(called.is_set)
-    wait_until(lambda: consumer.stats().successful == 2)
+    wait_until(lambda: consumer.stats().succeeded == 2)
     consumer.close(10)
     assert fix.committed(topic) == 1
     stats = consumer.stats()
-    assert (stats.errors, stats.successful, stats.total) == (1, 2, 3)
+    assert (stats.errors, stats.succeeded, stats.total) == (1, 2, 3)
 
 
 def test_system_exit_in_a_handler_ends_the_consumer_and_leaves_the_record(
@@ -322,7 +322,7 @@ def test_a_hung_handler_holds_up_its_own_record_only(fix: Fixture, make_topic: A
     produce(topic, numbers(300, keys=7), partition=1)
     consumer = fix.start(topic, handler, stop_timeout=0.5, max_in_flight=50, concurrency=3)
     try:
-        wait_until(lambda: consumer.stats().successful == 302, timeout=30)
+        wait_until(lambda: consumer.stats().succeeded == 302, timeout=30)
         wait_until(lambda: fix.committed(topic, 1) == 300)
         assert (fix.committed(topic, 0) or 0) == 0
         started = time.monotonic()
@@ -331,7 +331,7 @@ def test_a_hung_handler_holds_up_its_own_record_only(fix: Fixture, make_topic: A
     finally:
         release.set()
     assert (fix.committed(topic, 0) or 0) == 0
-    assert (consumer.stats().errors, consumer.stats().successful) == (1, 302)
+    assert (consumer.stats().errors, consumer.stats().succeeded) == (1, 302)
 
 
 def test_order_within_a_key_holds_for_many_threads(fix: Fixture, make_topic: Any, produce: Any) -> None:

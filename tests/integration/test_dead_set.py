@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-import json
+import base64
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,10 +13,13 @@ from msgspec.structs import replace
 from redis import Redis
 
 from rebound_celery import Message, Rebound
+from rebound_celery.destinations import Delivered, Unavailable
+from rebound_celery.destinations.dead_set import DeadSetDestination
 from rebound_celery.embedded import free_port
-from rebound_celery.errors import OutageError
+from rebound_celery.message import codec
 from rebound_celery.message.address import DEAD_SET, HttpAddress
 from rebound_celery.policy import Failure, RetryPolicy
+from rebound_celery.schedule.port import DeadEntry, open_schedule
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
 from tests.waiting import wait_until
 
@@ -54,6 +57,16 @@ def rebound(redis_url: str, prefix: str) -> Rebound:
 
 
 @pytest.fixture
+def dead_set(rebound: Rebound) -> DeadSetDestination:
+    """What writes what `rebound.dead_set` reads."""
+    return writer_of(rebound)
+
+
+def writer_of(rebound: Rebound) -> DeadSetDestination:
+    return DeadSetDestination(lambda: open_schedule(rebound.app, rebound.settings.queue))
+
+
+@pytest.fixture
 def redis(redis_url: str) -> Iterator[Redis]:
     with Redis.from_url(redis_url) as client:
         yield client
@@ -74,69 +87,84 @@ def test_a_dead_letter_without_another_place_is_kept_whole(rebound: Rebound, red
     assert letter.failure is not None
     assert "refused" in letter.failure.message
     assert all(key.startswith(prefix.encode()) for key in redis.keys() if b"rebound" in key)  # noqa: SIM118
-    assert redis.ttl(f"{prefix}{{rebound}}.dead") == -1
+    assert {redis.ttl(key) for key in redis.keys() if b"dead" in key} == {-1}  # noqa: SIM118
 
 
-def test_letters_are_read_as_they_were_written_the_oldest_first(rebound: Rebound, monkeypatch: Any) -> None:
-    clock = itertools.count(1_700_000_000_000_000_000, 1_000_000)
-    monkeypatch.setattr("time.time_ns", lambda: next(clock))
+def test_letters_are_read_as_they_were_written_the_oldest_first(rebound: Rebound, dead_set: DeadSetDestination) -> None:
     letters = [replace(MESSAGE, id=name) for name in ("c", "a", "b")]
 
-    outcomes = [rebound.dead_set.send([letter]) for letter in letters]
+    for letter in letters:
+        assert dead_set.send([letter]) == [Delivered(f"dead-set {letter.id}")]
+        time.sleep(0.002)  # they are ordered by Redis' clock, in milliseconds
 
-    assert outcomes == [["dead-set c"], ["dead-set a"], ["dead-set b"]]
     assert list(rebound.dead_set) == letters
     assert len(rebound.dead_set) == 3
 
 
-def test_a_letter_that_is_written_twice_is_kept_once(rebound: Rebound) -> None:
-    rebound.dead_set.send([MESSAGE])
-    rebound.dead_set.send([MESSAGE, replace(MESSAGE, id="other")])
+def test_a_letter_that_is_written_twice_is_kept_once(rebound: Rebound, dead_set: DeadSetDestination) -> None:
+    dead_set.send([MESSAGE])
+    dead_set.send([MESSAGE, replace(MESSAGE, id="other")])
 
     assert len(rebound.dead_set) == 2
     assert {letter.id for letter in rebound.dead_set} == {"order-7", "other"}
 
 
-def test_removed_letters_are_gone_and_the_others_stay(rebound: Rebound, redis: Redis) -> None:
-    rebound.dead_set.send([replace(MESSAGE, id=name) for name in "abc"])
+def test_more_letters_than_a_page_are_all_read(rebound: Rebound, dead_set: DeadSetDestination) -> None:
+    dead_set.send([replace(MESSAGE, id=f"{number}") for number in range(250)])
+
+    assert {letter.id for letter in rebound.dead_set} == {f"{number}" for number in range(250)}
+
+
+def test_removed_letters_are_gone_and_the_others_stay(rebound: Rebound, dead_set: DeadSetDestination) -> None:
+    dead_set.send([replace(MESSAGE, id=name) for name in "abc"])
 
     assert rebound.dead_set.remove("a", "c", "no such letter") == 2
     assert rebound.dead_set.remove() == 0
     assert [letter.id for letter in rebound.dead_set] == ["b"]
     assert rebound.dead_set.remove("b") == 1
-    assert not [key for key in redis.keys() if b"dead" in key]  # noqa: SIM118
+    assert len(rebound.dead_set) == 0
+
+
+def test_a_letter_of_the_schedule_has_its_reason_and_can_be_removed_by_its_messages_id(rebound: Rebound) -> None:
+    """The schedule gives up a message by itself whose owner could not."""
+    alive = replace(MESSAGE, reason=None)
+    with open_schedule(rebound.app, "rebound") as schedule:
+        schedule.bury([DeadEntry("order-7:4", "worker-lost", codec.encode(alive))])
+
+    assert [(letter.id, letter.reason) for letter in rebound.dead_set] == [("order-7", "worker-lost")]
+    assert rebound.dead_set.remove("order-7") == 1
 
 
 UNREADABLE: dict[str, Any] = {
-    "newer": {"v": 99, "id": "from-the-future"},
-    "empty": {"v": 1},
-    "damaged": {"v": 1, "id": "x", "attempt": "many"},
-    "text": "text",
+    "empty": "",
+    "text": "a text",
     "null": None,
     "list": [1, 2],
+    "damaged": base64.b64encode(b"\x11damaged").decode(),
 }
 
 
 def test_what_no_worker_can_read_is_kept_and_hides_no_readable_letter(
-    rebound: Rebound, redis: Redis, prefix: str
+    rebound: Rebound, dead_set: DeadSetDestination
 ) -> None:
-    rebound.dead_set.send([MESSAGE])
+    dead_set.send([MESSAGE])
 
     with running_worker(rebound.app):
-        for task_id, wire in UNREADABLE.items():
-            rebound.app.send_task("rebound.deliver", args=[wire], queue="rebound", task_id=task_id)
+        for task_id, argument in UNREADABLE.items():
+            rebound.app.send_task("rebound.deliver", args=[argument], queue="rebound", task_id=task_id)
         wait_until(lambda: len(rebound.dead_set) == 1 + len(UNREADABLE), timeout=15)
 
     assert list(rebound.dead_set) == [MESSAGE]
-    kept = redis.hmget(f"{prefix}{{rebound}}.dead", [f"unreadable:{task_id}" for task_id in UNREADABLE])
-    bodies = [json.loads(json.loads(letter)["unreadable"]) for letter in kept if letter]
-    assert [arguments[0] for arguments, *_ in bodies] == list(UNREADABLE.values())
+    with open_schedule(rebound.app, "rebound") as schedule:
+        letters = {letter.id: letter for letter in schedule.dead().letters}
+    assert {letters[task_id].reason for task_id in UNREADABLE} == {"unreadable"}
+    assert b"a text" in letters["text"].stored
 
 
 def test_redis_away_is_an_outage_for_each_letter_and_no_exception() -> None:
     app = Celery("shop", broker=f"redis://127.0.0.1:{free_port()}/0", set_as_current=False)
     app.conf.broker_transport_options = {"max_retries": 0, "interval_start": 0, "interval_step": 0}
 
-    outcomes = Rebound(app).dead_set.send([MESSAGE, replace(MESSAGE, id="other")])
+    outcomes = writer_of(Rebound(app)).send([MESSAGE, replace(MESSAGE, id="other")])
 
-    assert [type(outcome) for outcome in outcomes] == [OutageError, OutageError]
+    assert [type(outcome) for outcome in outcomes] == [Unavailable, Unavailable]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -26,11 +27,18 @@ from tests.acceptance.apps.worker import running_worker
 from tests.waiting import wait_until
 
 
+@pytest.fixture(params=["kafka-python", "confluent"])
+def client(request: pytest.FixtureRequest) -> str:
+    """Each library that the Kafka destination can use."""
+    return str(request.param)
+
+
 @pytest.fixture
-def rebound(redis_url: str, kafka_brokers: str) -> Iterator[Rebound]:
+def rebound(redis_url: str, kafka_brokers: str, client: str) -> Iterator[Rebound]:
     """A Rebound whose app has a running worker."""
     app = Celery("shop", broker=redis_url, set_as_current=False)
-    rebound = Rebound(app, kafka_brokers=kafka_brokers, kafka_timeout=5, outage_delay=0.2, outage_max_delay=0.4)
+    settings = {"kafka_timeout": 5, "outage_delay": 0.2, "outage_max_delay": 0.4, "kafka_client": client}
+    rebound = Rebound(app, kafka_brokers=kafka_brokers, **settings)
     with running_worker(app):
         yield rebound
 
@@ -59,6 +67,11 @@ def users(record: Any) -> list[tuple[str, bytes]]:
 def outages(caplog: pytest.LogCaptureFixture) -> int:
     """How many deliveries the worker has put off."""
     return sum(getattr(entry, "event", "") == "outage" for entry in caplog.records)
+
+
+def refusals(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """What the worker says of dead letters that their destination refuses."""
+    return [entry for entry in caplog.records if getattr(entry, "event", "") == "dead_letter_refused"]
 
 
 PAYLOADS: dict[str, tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]] = {
@@ -90,14 +103,27 @@ def test_value_key_and_headers_arrive_byte_for_byte(
     assert len(records) == len(PAYLOADS)
 
 
-def test_a_header_without_value_arrives_empty(
-    rebound: Rebound, topic: str, read_topic: Callable[..., list[Any]]
+def test_a_header_without_value_arrives_so_with_confluent_and_empty_with_kafka_python(
+    rebound: Rebound, client: str, topic: str, read_topic: Callable[..., list[Any]]
 ) -> None:
     """kafka-python cannot produce the difference."""
-    rebound.store([(make_message(topic, headers=(("null", None),)), 0)])
+    rebound.store([(make_message(topic, headers=(("null", None), ("empty", b""))), 0)])
 
     (record,) = read_topic(topic, 1)
-    assert users(record) == [("null", b"")]
+    assert users(record) == [("null", None if client == "confluent" else b""), ("empty", b"")]
+
+
+def test_a_header_name_that_a_client_cannot_encode_stops_no_delivery(
+    rebound: Rebound, client: str, topic: str, read_topic: Callable[..., list[Any]]
+) -> None:
+    """librdkafka ends a name at a NUL, and crashes the process at a lone surrogate."""
+    names = ["nul\0", "ü€", "lone\ud800"]
+    for name in names:
+        destination_message = make_message(topic, id=name.encode("ascii", "replace").decode(), headers=((name, b"1"),))
+        rebound.store([(destination_message, 0)])
+
+    arrived = {name for record in read_topic(topic, 3) for name, _ in users(record)}
+    assert arrived == {"nul\ufffd" if client == "confluent" else "nul\0", "ü€", "lone?"}
 
 
 def test_a_retry_is_delivered_when_its_delay_is_over_and_not_before(
@@ -215,6 +241,17 @@ def test_a_record_that_is_refused_takes_no_other_with_it(
     assert [own(record)["rebound-id"] for record in read_topic(topic, 11)].count("late") == 1
 
 
+def test_records_that_are_too_large_only_together_are_all_delivered(
+    rebound: Rebound, small_topic: str, read_topic: Callable[..., list[Any]]
+) -> None:
+    """A client sends records of one partition as one batch, and the topic's limit is on the batch."""
+    values = [hashlib.sha256(bytes([n])).digest() * 10 for n in range(20)]
+
+    rebound.store([(make_message(small_topic, id=str(n), value=value), 0) for n, value in enumerate(values)])
+
+    assert sorted(record.value for record in read_topic(small_topic, 20)) == sorted(values)
+
+
 def test_a_record_that_fits_compressed_is_delivered_compressed(
     rebound: Rebound, small_topic: str, read_topic: Callable[..., list[Any]]
 ) -> None:
@@ -277,13 +314,14 @@ def killed(kafka: EmbeddedKafka) -> Iterator[EmbeddedKafka]:
 
 @pytest.mark.parametrize("dead", [False, True], ids=["retry", "dead letter"])
 def test_an_outage_is_waited_out_without_using_up_an_attempt(
-    dead: bool, redis_url: str, caplog: pytest.LogCaptureFixture
+    dead: bool, client: str, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The broker comes up after several deliveries were refused; dead letters wait in the same way."""
     port = free_port()
     brokers = f"127.0.0.1:{port}"
     app = Celery("shop", broker=redis_url, set_as_current=False)
-    rebound = Rebound(app, kafka_brokers=brokers, kafka_timeout=1, outage_delay=0.2, outage_max_delay=0.2)
+    settings = {"kafka_timeout": 1, "outage_delay": 0.2, "outage_max_delay": 0.2, "kafka_client": client}
+    rebound = Rebound(app, kafka_brokers=brokers, **settings)
     message = make_message("orders", dead_destination=KafkaAddress("orders"))
 
     with killed(EmbeddedKafka(port)) as kafka, running_worker(app):
@@ -299,11 +337,12 @@ def test_an_outage_is_waited_out_without_using_up_an_attempt(
 
 
 def test_an_outage_leaves_no_event_loop_open_for_each_refused_delivery(
-    redis_url: str, caplog: pytest.LogCaptureFixture
+    client: str, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """kafka-python's producer has one before it finds the broker away. Refused sockets are garbage."""
     app = Celery("shop", broker=redis_url, set_as_current=False)
-    rebound = Rebound(app, kafka_brokers="127.0.0.1:1", kafka_timeout=0.2, outage_delay=0.1, outage_max_delay=0.1)
+    settings = {"kafka_timeout": 0.2, "outage_delay": 0.1, "outage_max_delay": 0.1, "kafka_client": client}
+    rebound = Rebound(app, kafka_brokers="127.0.0.1:1", **settings)
 
     def event_loops() -> int:
         count = 0
@@ -332,17 +371,17 @@ def test_a_dead_letter_whose_place_refuses_it_stays_scheduled_and_says_so_loudly
 
     rebound.store([(message, 0)])
 
-    wait_until(lambda: outages(caplog) >= 2, timeout=20, message="two refused dead letters")
-    loud = [entry for entry in caplog.records if getattr(entry, "event", "") == "dead_letter_refused"]
+    wait_until(lambda: len(refusals(caplog)) >= 2, timeout=20, message="two refused dead letters")
+    loud = refusals(caplog)
     assert {entry.levelname for entry in loud} == {"CRITICAL"}
     assert "stays scheduled" in loud[0].getMessage()
     assert "secret" not in caplog.text
     assert read_topic(topic, 0, timeout=0.5) == []
 
 
-def test_other_brokers_of_a_destination_are_used(redis_url: str) -> None:
+def test_other_brokers_of_a_destination_are_used(client: str, redis_url: str) -> None:
     app = Celery("shop", broker=redis_url, set_as_current=False)
-    rebound = Rebound(app, kafka_brokers="127.0.0.1:1", kafka_timeout=5)
+    rebound = Rebound(app, kafka_brokers="127.0.0.1:1", kafka_timeout=5, kafka_client=client)
 
     with killed(EmbeddedKafka().start()) as other, running_worker(app):
         create_topics(other.address, {"orders": 1, "orders-dlq": 1})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import base64
 import json
-import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -13,49 +13,55 @@ from celery import Celery
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebound_celery import Rebound
+from rebound_celery import Message, Rebound, RetryPolicy
 from rebound_celery.delivery.batch import End
-from rebound_celery.destinations.dead_set import DeadSet
-from rebound_celery.message import Message
+from rebound_celery.delivery.form import STORED_TYPE
+from rebound_celery.delivery.job import Received, priority_of, retries_of
+from rebound_celery.destinations.dead_set import DeadSetDestination
+from rebound_celery.message import codec
+from rebound_celery.message.address import DEAD_SET, HttpAddress
+from rebound_celery.schedule.port import DeadEntry, open_schedule
 from tests.acceptance.apps.worker import close_redis_connections
-from tests.fuzzing import DEEP, SLOW, changed, jsons, scalars, texts
-from tests.integration.test_fuzz_schedule import WIRE
+from tests.fuzzing import DEEP, SLOW, damaged, jsons, scalars, texts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LETTERS = "{rebound}.dead"
+WORKER = "celery@here"
 
-wires = st.one_of(st.just(WIRE), changed(WIRE), jsons)
+#: It is a dead letter of the dead set, so that delivering it needs no other server.
+MESSAGE = Message(
+    id="m",
+    value=b"v",
+    destination=HttpAddress("http://127.0.0.1:1/"),
+    dead_destination=DEAD_SET,
+    attempt=2,
+    policy=RetryPolicy(3, 5),
+    reason="rejected",
+)
+STORED = codec.encode(MESSAGE, {"tries": 1, "headers": {"a": "b"}})
+
+stored = st.one_of(
+    st.just(STORED),
+    damaged(STORED),
+    st.binary(max_size=40),
+    st.sampled_from([b"\x11", b"\x10", b"\x10\x80", b"\x00", codec.encode(MESSAGE, {"tries": "many"})]),
+)
+arguments = stored.map(lambda form: base64.b64encode(form).decode())
 bodies = st.one_of(
-    wires.map(lambda wire: json.dumps([[wire], {}, {}])),
-    wires.map(lambda wire: json.dumps([[wire], {}, {}]).encode("utf-16")),
+    stored,
+    arguments.map(lambda argument: json.dumps([[argument], {}, {}])),
+    arguments.map(lambda argument: json.dumps([[argument], {}, {}]).encode("utf-16")),
     jsons.map(json.dumps),
     texts,
     st.binary(max_size=20),
     st.sampled_from([DEEP, "9" * 5_000, "", b"", None, 5, b"\x80\x04K\x01."]),
 )
-types = (
-    st.sampled_from(
-        [
-            "application/json",
-            "application/x-python-serialize",
-            "application/data",
-            "text/plain",
-            "application/x-yaml",
-            "",
-        ]
-    )
-    | st.none()
-)
+types = st.sampled_from([STORED_TYPE, "application/json", "application/x-python-serialize", "text/plain", "", None])
 encodings = st.sampled_from(["utf-8", "utf-16", "binary", "no-such", "", None, "rot13"])
-received = st.tuples(bodies, types, encodings, st.text(st.characters(), max_size=5), st.integers(0, 9), st.just(3))
-
-
-def request_of(body: Any, content_type: Any, content_encoding: Any, name: str) -> Any:
-    """What `give_up` looks at of a worker's request."""
-    message = SimpleNamespace(body=body, content_type=content_type, content_encoding=content_encoding)
-    return SimpleNamespace(message=message, id=name)
+received = st.builds(
+    Received, bodies, types, encodings, st.text(st.characters(exclude_categories=["Cs"]), max_size=5), st.integers(0, 9)
+)
 
 
 @pytest.fixture
@@ -71,9 +77,11 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
         yield client
 
 
-def numbered(batch: list[Any]) -> list[Any]:
-    """Each with a task id of its own."""
-    return [(body, kind, coding, f"{name}-{n}", *rest) for n, (body, kind, coding, name, *rest) in enumerate(batch)]
+def counts(rebound: Rebound) -> tuple[int, int]:
+    """How many messages wait, and how many are dead letters."""
+    with open_schedule(rebound.app, "rebound") as schedule:
+        found = schedule.counts()
+    return found.waiting, found.dead
 
 
 def test_each_of_a_batch_has_its_own_end_and_none_is_lost(rebound: Rebound, client: redis.Redis):
@@ -81,20 +89,16 @@ def test_each_of_a_batch_has_its_own_end_and_none_is_lost(rebound: Rebound, clie
 
     @SLOW
     @given(st.lists(received, min_size=1, max_size=6))
-    def fuzz(batch: list[Any]) -> None:
+    def fuzz(batch: list[Received]) -> None:
         client.flushdb()
-        batch = numbered(batch)
+        batch = [one._replace(task_id=f"{one.task_id}-{number}:2") for number, one in enumerate(batch)]
 
-        results = task.run_batch(batch)
+        results = task.run_batch(batch, WORKER)
 
         assert len(results) == len(batch)
-        assert {end for end, _ in results} <= {End.DONE, End.AGAIN}
-        kept = client.hkeys(LETTERS)
-        for (_, _, _, task_id, _, _), (end, text) in zip(batch, results, strict=True):
-            if text == "kept in the dead set: unreadable":
-                assert f"unreadable:{task_id}".encode("utf-8", "backslashreplace") in kept
-            elif end == End.DONE:
-                assert text.startswith("dead-set ")
+        ends = [result.end for result in results]
+        assert set(ends) <= {End.DEAD, End.AGAIN}
+        assert counts(rebound) == (ends.count(End.AGAIN), ends.count(End.DEAD))
 
     fuzz()
 
@@ -104,24 +108,23 @@ def test_message_whose_workers_were_lost_is_given_up_whatever_it_holds(
     rebound: Rebound, client: redis.Redis, reason: str | None
 ):
     task = rebound.app.tasks["rebound.deliver"]
-    whole = {**WIRE} if reason is None else {**WIRE, "reason": reason}
+    whole = codec.encode(MESSAGE if reason else Message(**{**_fields(MESSAGE), "reason": None}))
 
     @SLOW
-    @given(
-        st.one_of(st.just(json.dumps([[whole], {}, {}])), bodies),
-        types,
-        encodings,
-        st.text(st.characters(), min_size=1, max_size=5),
-    )
-    def fuzz(body: Any, kind: Any, coding: Any, name: str) -> None:
+    @given(st.one_of(st.just(Received(whole, STORED_TYPE, "binary", "m:2", 3)), received))
+    def fuzz(one: Received) -> None:
         client.flushdb()
 
-        assert task.give_up(request_of(body, kind, coding, name))
+        result = task.give_up(one._replace(task_id="m:2"), 3, WORKER)
 
-        waiting = client.hlen("rebound:{rebound}:messages")
-        assert client.hlen(LETTERS) + waiting == 1
+        assert result.end in (End.DEAD, End.AGAIN)
+        assert sum(counts(rebound)) == 1
 
     fuzz()
+
+
+def _fields(message: Message) -> dict[str, Any]:
+    return {name: getattr(message, name) for name in message.__struct_fields__}
 
 
 def test_message_that_cannot_be_kept_elsewhere_is_not_given_up(rebound: Rebound, monkeypatch: pytest.MonkeyPatch):
@@ -131,32 +134,22 @@ def test_message_that_cannot_be_kept_elsewhere_is_not_given_up(rebound: Rebound,
     def away(*_: Any) -> None:
         raise redis.exceptions.ConnectionError("gone")
 
-    monkeypatch.setattr(DeadSet, "_write", away)
-    for wire in ({**WIRE, "reason": "rejected"}, 5):
-        assert task.give_up(request_of(json.dumps([[wire], {}, {}]), "application/json", "utf-8", "t")) is False
+    monkeypatch.setattr(DeadSetDestination, "_keep", away)
+    monkeypatch.setattr(rebound._publisher, "open", away)
+    for form in (STORED, b"\x11damaged"):
+        assert task.give_up(Received(form, STORED_TYPE, "binary", "m:2", 3), 3, WORKER).end == End.BACK
 
 
 def test_dead_set_with_anything_in_it_gives_what_can_be_read(rebound: Rebound, client: redis.Redis):
     @SLOW
     @given(
-        st.dictionaries(
-            st.binary(min_size=1, max_size=9),
-            st.one_of(
-                st.binary(max_size=30),
-                jsons.map(lambda value: json.dumps(value).encode()),
-                wires.map(lambda wire: json.dumps({"died_at": 1, "message": wire}).encode()),
-                st.sampled_from([DEEP.encode(), b"9" * 5_000]),
-            ),
-            max_size=6,
-        )
+        st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=9), stored, max_size=6)
     )
-    def fuzz(letters: dict[bytes, bytes]) -> None:
+    def fuzz(letters: dict[str, bytes]) -> None:
         client.flushdb()
-        rebound.dead_set.send([Message.from_wire({**WIRE, "id": "whole-one", "reason": "rejected"})])
-        for name, letter in letters.items():
-            client.hset(LETTERS, name, letter)  # type: ignore[arg-type]
-            client.zadd(f"{LETTERS}.index", {name: time.time()})  # type: ignore[dict-item]
-        client.zadd(f"{LETTERS}.index", {"gone": 1})
+        with open_schedule(rebound.app, "rebound") as schedule:
+            schedule.bury([DeadEntry("whole-one:dead", "rejected", STORED)])
+            schedule.bury([DeadEntry(f"other-{name}", "any", letter) for name, letter in letters.items()])
 
         assert "whole-one" in [message.id for message in rebound.dead_set]
         assert len(rebound.dead_set) == 1 + len(letters)
@@ -165,8 +158,6 @@ def test_dead_set_with_anything_in_it_gives_what_can_be_read(rebound: Rebound, c
 
 
 def test_headers_that_are_no_numbers_count_as_none():
-    from rebound_celery.delivery.job import priority_of, retries_of
-
     @SLOW
     @given(scalars | jsons)
     def fuzz(value: Any) -> None:

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from rebound_celery.destinations import Delivered, Failed
 from rebound_celery.destinations.http import HttpDestination
-from rebound_celery.errors import AttemptFailedError
 from rebound_celery.message import Message
 from rebound_celery.message.address import DEAD_SET, HttpAddress
 from rebound_celery.policy import RetryPolicy
@@ -114,12 +114,12 @@ def test_any_answer_is_an_outcome(receiver: Receiver):
 
         (outcome,) = destination.send([message])
 
-        if isinstance(outcome, str):
+        if isinstance(outcome, Delivered):
             assert re.search(rb"2\d\d", answer), "no success that nobody said"
-            assert re.search(r"answered 2\d\d$", outcome)
+            assert re.search(r"answered 2\d\d$", outcome.where)
         else:
-            assert isinstance(outcome, AttemptFailedError)
-            assert str(outcome)
+            assert isinstance(outcome, Failed)
+            assert outcome.error
 
     try:
         fuzz()

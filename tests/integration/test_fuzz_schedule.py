@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import itertools
 import json
 import time
@@ -14,17 +16,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rebound_celery import Rebound
-from rebound_celery.message import Message
+from rebound_celery.errors import UnknownVersionError
+from rebound_celery.message import Message, codec
 from rebound_celery.message.address import DEAD_SET, HttpAddress
 from rebound_celery.policy import RetryPolicy
+from rebound_celery.schedule.port import Claimed, Entry, ScheduleOptions
 from rebound_celery.schedule.store.keys import QueueKeys
 from rebound_celery.schedule.store.store import Store
 from rebound_celery.schedule.transport import celery_form as stored
-from rebound_celery.schedule.worker import announcements as announce
+from rebound_celery.schedule.transport import forms
+from rebound_celery.schedule.worker import announcements
 from rebound_celery.schedule.worker.installation import install_schedule
 from rebound_celery.schedule.worker.remote_control import list_scheduled
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
 from tests.fuzzing import DEEP, SLOW, changed, damaged, jsons, stored_form, texts
+from tests.scheduling import buried, everything, raw
 from tests.servers import taking
 from tests.unit.test_fuzz_messages import KOMBU
 from tests.waiting import wait_until
@@ -39,7 +45,7 @@ entries = st.one_of(
     damaged(stored.encode(KOMBU)),
     jsons.map(lambda value: stored_form(json.dumps(value))),
     changed(KOMBU).map(lambda value: stored_form(json.dumps(value))),
-    st.sampled_from([stored_form(DEEP), stored_form("1" * 5_000), b"\x02later", b""]),
+    st.sampled_from([stored_form(DEEP), stored_form("1" * 5_000), b"\x11later", b""]),
 )
 
 
@@ -54,14 +60,14 @@ def put(store: Store, forms: Sequence[bytes], names: Iterator[int]) -> list[str]
     """Let them be due; returns their ids."""
     ids = [f"e-{next(names)}" for _ in forms]
     due_ms = time.time_ns() // 1_000_000 - 10
-    store.enqueue([(identity, due_ms, form) for identity, form in zip(ids, forms, strict=True)], 3)
+    store.enqueue([Entry(identity, due_ms, form, "", 3) for identity, form in zip(ids, forms, strict=True)])
     return ids
 
 
 def left_alone(store: Store) -> set[str]:
     """Those of another version: to be looked at again in minutes."""
     soon_ms = time.time_ns() // 1_000_000 + 60_000
-    return {waiting.id for waiting in store.list(0, 1_000) if waiting.due_ms > soon_ms and not waiting.leased}
+    return {waiting.id for waiting in everything(store) if waiting.due_ms > soon_ms and not waiting.leased}
 
 
 def test_any_entry_is_delivered_set_aside_or_left_alone(redis_url: str, client: redis.Redis):
@@ -78,18 +84,19 @@ def test_any_entry_is_delivered_set_aside_or_left_alone(redis_url: str, client: 
             ids = put(store, forms, names)
             put_in.update(ids)
             # As if so many of their leases had run out.
-            client.zadd(store.keys.waiting(3), dict.fromkeys(ids, losses / 1024), incr=False, xx=True)
+            whole = {identity: raw(form, rank=3, losses=losses) for identity, form in zip(ids, forms, strict=True)}
+            client.hset(store.keys.messages, mapping=whole)
             good = app.send_task("t").id  # it wakes the taker too
 
             wait_until(lambda: taker.turn(0.01) or (good in taker.ids and store.count() == len(left_alone(store))))
 
         fuzz()
 
-        dead = {identity for identity, _, _ in store.dead()}
+        dead = {letter.id for letter in buried(store)}
         left = left_alone(store)
         assert dead | left <= put_in
         assert len(dead) + len(left) + len(taker.taken) >= len(put_in)
-        assert all(client.hget(store.keys.messages, identity)[:1] != stored.VERSION for identity in left)
+        assert all(store.get(identity).stored[:1] != stored.VERSION for identity in left)
 
 
 def test_any_entry_can_be_listed_shown_and_revoked(redis_url: str, client: redis.Redis):
@@ -107,13 +114,13 @@ def test_any_entry_can_be_listed_shown_and_revoked(redis_url: str, client: redis
         def fuzz(forms: list[bytes], due_ms: int) -> None:
             store.purge()
             ids = put(store, forms, names)
-            client.zadd(store.keys.waiting(3), dict.fromkeys(ids, due_ms))
+            client.zadd(store.keys.waiting("3"), dict.fromkeys(ids, due_ms))
 
             listed = list_scheduled(app, ["celery"])
 
             assert {entry["request"]["id"] for entry in listed} == set(ids)
             json.dumps(listed, default=repr)
-            assert all(store.show(identity) for identity in ids)
+            assert all(store.get(identity) for identity in ids)
             app.control.revoke(ids)
             assert store.count() == 0
 
@@ -122,24 +129,27 @@ def test_any_entry_can_be_listed_shown_and_revoked(redis_url: str, client: redis
 
 def test_end_of_any_entry_can_be_told(redis_url: str):
     app = Celery("fuzz", broker=redis_url, backend="cache+memory://", set_as_current=False)
-    token = announce.token_of(app)
-
     with app:
 
         @SLOW
         @given(entries)
         def fuzz(form: bytes) -> None:
-            announce.revoked(app, form)
-            announce.worker_lost(token, form, 3)
+            with contextlib.suppress(UnknownVersionError, *forms.DAMAGE):
+                message = forms.open_stored(ScheduleOptions(), "celery", Claimed("i", form, "", 0, 3))
+                announcements.revoked(app, message)
+                announcements.worker_lost(app, message, 3)
 
         fuzz()
     close_redis_connections()
 
 
 URL = "http://127.0.0.1:1/"
-WIRE = Message(
-    id="m", value=b"v", destination=HttpAddress(URL), dead_destination=DEAD_SET, attempt=1, policy=RetryPolicy(0, 1)
-).to_wire()
+STORED = codec.encode(
+    Message(
+        id="m", value=b"v", destination=HttpAddress(URL), dead_destination=DEAD_SET, attempt=1, policy=RetryPolicy(0, 1)
+    )
+)
+ARGUMENT = base64.b64encode(STORED).decode()
 TASK = {
     "body": "",
     "content-type": "application/json",
@@ -158,7 +168,7 @@ TASK = {
         "kwargsrepr": "{}",
         "origin": "o",
         "ignore_result": False,
-        "rebound-kind": "http",
+        "rebound-slow": True,
     },
     "properties": {
         "correlation_id": "t",
@@ -182,10 +192,8 @@ def with_body(task: Any, body: Any, number: int) -> bytes:
     return stored_form(json.dumps(task))
 
 
-def body_of(wire: Any, number: int) -> str:
-    if isinstance(wire, dict) and isinstance(wire.get("id"), str):
-        wire["id"] += f"-{number}"
-    return json.dumps([[wire], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
+def body_of(argument: Any) -> str:
+    return json.dumps([[argument], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
 
 
 def test_worker_drops_nothing_of_rebound_s_own_queue_and_lives(
@@ -199,24 +207,27 @@ def test_worker_drops_nothing_of_rebound_s_own_queue_and_lives(
     put_in: list[str] = []
 
     def anything() -> Any:
-        task = changed(TASK)
-        wire = changed(WIRE)
-        return st.one_of(
-            task.map(lambda t: (t, body_of(dict(WIRE), next(numbers)))),
-            wire.map(lambda w: (json.loads(json.dumps(TASK)), body_of(w, next(numbers)))),
+        """A message of Celery's own form, as somebody may send it; or what `schedule_retry` stores, damaged."""
+        celerys = st.one_of(
+            changed(TASK).map(lambda task: (task, body_of(ARGUMENT))),
+            jsons.map(lambda argument: (json.loads(json.dumps(TASK)), body_of(argument))),
             st.one_of(texts, jsons.map(json.dumps), st.just(DEEP), st.just("9" * 5_000)).map(
-                lambda b: (json.loads(json.dumps(TASK)), b)
+                lambda body: (json.loads(json.dumps(TASK)), body)
             ),
-            jsons.map(lambda t: (t, "")),
+            jsons.map(lambda task: (task, "")),
+        )
+        return st.one_of(
+            celerys.map(lambda pair: with_body(*pair, next(numbers))),
+            st.just(STORED),
+            damaged(STORED).filter(lambda form: form[:1] == STORED[:1]),
         )
 
     with running_worker(app):
 
         @settings(SLOW, max_examples=25)
         @given(st.lists(anything(), min_size=8, max_size=12))
-        def fuzz(tasks: list[tuple[Any, str]]) -> None:
+        def fuzz(forms: list[bytes]) -> None:
             before = len(rebound.dead_set)
-            forms = [with_body(task, body, next(numbers)) for task, body in tasks]
             put_in.extend(put(store, forms, names))
             good = f"good-{next(numbers)}"
             rebound.schedule_retry(URL, "v", id=good, max_retries=0)
@@ -224,11 +235,11 @@ def test_worker_drops_nothing_of_rebound_s_own_queue_and_lives(
             wait_until(
                 lambda: len(rebound.dead_set) > before and store.count() == len(left_alone(store)),
                 timeout=20,
-                message=lambda: f"{store.list()} {caplog.text[-3000:]}",
+                message=lambda: f"{everything(store)} {caplog.text[-3000:]}",
             )
-            assert client.hexists("{rebound}.dead", good)
+            assert good in [letter.id for letter in rebound.dead_set]
 
         fuzz()
 
-    kept = len(rebound.dead_set) + len(list(store.dead())) + len(left_alone(store))
+    kept = len(rebound.dead_set) + len(left_alone(store))
     assert kept == len(put_in) + 25

@@ -8,12 +8,13 @@ import pytest
 import redis
 from celery import Celery
 
+from rebound_celery.schedule.port import LOSSES_HEADER
 from rebound_celery.schedule.store.keys import QueueKeys
 from rebound_celery.schedule.store.store import Store
 from rebound_celery.schedule.transport import celery_form as stored
-from rebound_celery.schedule.transport.claimer import LOSSES_HEADER
 from rebound_celery.schedule.worker.installation import install_schedule
 from tests.acceptance.apps.worker import close_redis_connections
+from tests.scheduling import buried
 from tests.servers import send_due, taking
 from tests.waiting import wait_until
 
@@ -57,7 +58,7 @@ def test_message_whose_hand_over_fails_comes_again(app: Celery, store: Store, er
     failed, *others = taker.taken
     again = next(message for message in others if message.headers["id"] == failed.headers["id"])
     assert again.headers.get(LOSSES_HEADER) == losses
-    assert list(store.dead()) == []
+    assert buried(store) == []
 
 
 def test_message_that_cannot_be_read_for_now_comes_again_and_costs_no_other(
@@ -78,7 +79,8 @@ def test_message_that_cannot_be_read_for_now_comes_again_and_costs_no_other(
         taker.take(2)
         assert sorted(taker.ids) == sorted([before, behind])
         wait_until(lambda: taker.turn(0.05) or store.count() == 1)
-        store._client.zincrby(store.keys.waiting(0), -60_000, large)  # its lease is over
+        store._client.zadd(store.keys.leased, {large: 1})  # its lease is over
+        store._client.set(store.keys.next, 1)
         taker.take(3)
         wait_until(lambda: taker.turn(0.05) or store.count() == 0)
 
@@ -98,4 +100,4 @@ def test_message_whose_hand_over_always_fails_is_dead_in_the_end(app: Celery, st
 
     assert taker.ids.count(good) == 1
     assert taker.ids.count(bad) == 3
-    assert [(identity, reason) for identity, reason, _ in store.dead()] == [(bad, "worker-lost")]
+    assert [(letter.id, letter.reason) for letter in buried(store)] == [(bad, "worker-lost")]

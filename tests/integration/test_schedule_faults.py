@@ -23,21 +23,20 @@ from kombu.exceptions import OperationalError
 
 from rebound_celery.schedule.store.keys import QueueKeys
 from rebound_celery.schedule.store.store import CHUNK, MAX_SLEEP_MS, Store
+from rebound_celery.schedule.store.values import Entry
 from rebound_celery.schedule.transport import celery_form as stored
 from rebound_celery.schedule.transport import channel as channel_module
 from rebound_celery.schedule.worker.installation import install_schedule
 from rebound_celery.schedule.worker.remote_control import list_scheduled
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
+from tests.scheduling import LEASE_MS, buried, entry, everything, now_ms, number_of, raw, settle, take
 from tests.servers import RedisServer, send_due, taking
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from rebound_celery.schedule.store.store import Claim
-
 FULL = os.environ.get("REBOUND_TEST_FULL") == "1"
-LEASE_MS = 60_000
 STEPS = (0, 3, 6, 9)
 HOUR_S = 3_600
 YEAR_MS = 365 * 24 * HOUR_S * 1_000
@@ -70,22 +69,6 @@ def app(server: RedisServer) -> Iterator[Celery]:
         yield app
 
 
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def entry(identity: str, due_ms: int, number: int = 0) -> tuple[str, int, bytes]:
-    return identity, due_ms, stored.encode({"headers": {"id": identity}, "properties": {"number": number}})
-
-
-def ids(claim: Claim) -> list[str]:
-    return [claimed.id.decode() for claimed in claim.messages]
-
-
-def settle(store: Store, claim: Claim, what: str = "done") -> int:
-    return store.settle([(c.id, stored.nonce(c.stored), what) for c in claim.messages])
-
-
 def send(app: Celery, count: int = 1, **options: Any) -> list[str]:
     return [app.send_task("t", (number,), **options).id for number in range(count)]
 
@@ -103,8 +86,9 @@ def running(app: Celery, act: Callable[[int], object] = bool) -> list[int]:
 
 
 def keys_left(client: redis.Redis) -> list[bytes]:
-    """All keys but kombu's table of queues."""
-    return [key for key in client.keys("*") if not key.startswith(b"_kombu.binding")]
+    """All keys but kombu's table of queues, and what the schedule remembers of its claims and counts."""
+    kept = (b":stats", b":claims", b":unconfirmed", b":next")
+    return [key for key in client.keys("*") if not key.startswith(b"_kombu.binding") and not key.endswith(kept)]
 
 
 # broken messages
@@ -113,14 +97,14 @@ def keys_left(client: redis.Redis) -> list[bytes]:
 def of_text(text: str) -> bytes:
     """The stored form of any text at all."""
     compressor = zlib.compressobj(1, zlib.DEFLATED, -15, 8, zlib.Z_DEFAULT_STRATEGY, stored.DICTIONARY)
-    return stored.VERSION + b"noncenon" + compressor.compress(text.encode()) + compressor.flush()
+    return stored.VERSION + compressor.compress(text.encode()) + compressor.flush()
 
 
 #: Cannot be read, or not be made a message.
 BROKEN = {
-    "cut after the nonce": stored.VERSION + b"noncenon",
+    "cut after the version": stored.VERSION,
     "cut in the body": of_text('{"H":{},"P":{},"R":{}}\n' + "body" * 100)[:-4],
-    "no deflate": stored.VERSION + b"noncenon" + b"\xff\xff\xff",
+    "no deflate": stored.VERSION + b"\xff\xff\xff",
     "not JSON": of_text("{"),
     "too deep": of_text("[" * 100_000),
     "a list": of_text("[]"),
@@ -150,22 +134,22 @@ def test_broken_stored_messages_are_set_aside_and_stop_no_other(
     """With a loss too: a redelivery writes into the message, which has then to be of the right shape."""
     good = send(app, 4, countdown=0.3)
     for name, body in (BROKEN | ODD).items():
-        store.enqueue([(name, now_ms() - 10, body)], 3)
-        client.zadd(store.keys.waiting(3), {name: now_ms() - 10 + losses / 1024})
+        store.enqueue([Entry(name, now_ms() - 10, body, "", 3)])
+        client.hset(store.keys.messages, name, raw(body, rank=3, losses=losses))
     # Before, between and behind them.
-    client.zadd(store.keys.waiting(0), {good[0]: now_ms() - 10_000})
-    client.zadd(store.keys.waiting(0), {good[1]: now_ms() - 10})
+    store.reschedule(now_ms() - 10_000, good[0])
+    store.reschedule(now_ms() - 10, good[1])
 
     with taking(app) as taker:
         deadline = time.monotonic() + 15
         while store.count() and time.monotonic() < deadline:
             taker.turn(0.05)
 
-    assert [waiting.id for waiting in store.list()] == []
+    assert [waiting.id for waiting in everything(store)] == []
     assert sorted(identity for identity in taker.ids if identity in good) == sorted(good)
-    dead = {identity: body for identity, _, body in store.dead()}
+    dead = {letter.id: letter.stored for letter in buried(store)}
     assert dead.items() >= BROKEN.items()
-    assert all(reason for _, reason, _ in store.dead())
+    assert all(letter.reason for letter in buried(store))
 
 
 def test_stored_message_that_expands_without_bound_is_set_aside_and_stops_no_other(
@@ -173,7 +157,7 @@ def test_stored_message_that_expands_without_bound_is_set_aside_and_stops_no_oth
 ):
     monkeypatch.setattr(stored, "_MAX_TEXT", 1_000_000)
     bomb = of_text('{"H":{},"P":{},"R":{}}\n' + "0" * 1_000_000)
-    store.enqueue([("bomb", now_ms() - 10, bomb)], 0)
+    store.enqueue([Entry("bomb", now_ms() - 10, bomb)])
     good = send(app, 3, countdown=0.1)
 
     with taking(app) as taker:
@@ -181,7 +165,7 @@ def test_stored_message_that_expands_without_bound_is_set_aside_and_stops_no_oth
         wait_until(lambda: taker.turn(0.05) or store.count() == 0)
 
     assert sorted(taker.ids) == sorted(good)
-    assert list(store.dead()) == [("bomb", "unreadable", bomb)]
+    assert [(letter.id, letter.reason, letter.stored) for letter in buried(store)] == [("bomb", "unreadable", bomb)]
 
 
 def test_broken_stored_messages_stop_no_worker(
@@ -192,10 +176,10 @@ def test_broken_stored_messages_stop_no_worker(
     ran = running(app)
     send(app, 3, countdown=0.5)
     for name, body in (BROKEN | ODD).items():
-        store.enqueue([(name, now_ms() - 10, body)], 0)
+        store.enqueue([Entry(name, now_ms() - 10, body)])
 
     with running_worker(app):
-        wait_until(lambda: len(ran) == 3 and store.count() == 0, message=lambda: f"{ran} {store.list()}")
+        wait_until(lambda: len(ran) == 3 and store.count() == 0, message=lambda: f"{ran} {everything(store)}")
         send(app, 1, countdown=0.1)
         wait_until(lambda: len(ran) == 4)
 
@@ -204,45 +188,42 @@ def test_broken_stored_messages_stop_no_worker(
 
 def test_message_of_an_unknown_version_is_left_in_place_whole(app: Celery, store: Store, client: redis.Redis):
     unknown = b"\x7f" + b"whatever that version says"
-    store.enqueue([("unknown", now_ms() - 10, unknown)], 0)
+    store.enqueue([Entry("unknown", now_ms() - 10, unknown)])
     (good,) = send(app, countdown=0.1)
 
     with taking(app) as taker:
         taker.take(1)
-        wait_until(lambda: taker.turn(0.05) or store.show("unknown").due_ms > now_ms() + 60_000)
+        wait_until(lambda: taker.turn(0.05) or store.get("unknown").due_ms > now_ms() + 60_000)
 
-    left = store.show("unknown")
+    left = store.get("unknown")
     assert taker.ids == [good]
-    assert (left.leased, left.message) == (False, None)
-    assert client.hget(store.keys.messages, "unknown") == unknown
-    assert list(store.dead()) == []
+    assert (left.leased, left.stored) == (False, unknown)
+    assert buried(store) == []
 
 
 def test_entry_without_its_message_is_swept_away(store: Store, client: redis.Redis):
     """What a server leaves that lost a part of its data."""
-    client.zadd(store.keys.waiting(0), {f"ghost-{n}": now_ms() - 10 for n in range(3)})
-    store.enqueue([entry("a", now_ms())], 0)
+    client.zadd(store.keys.waiting("0"), {f"ghost-{n}": now_ms() - 10 for n in range(3)})
+    store.enqueue([entry("a", now_ms())])
 
-    assert ids(store.claim(10, LEASE_MS, 3)) == ["a"]
-    assert client.zcard(store.keys.waiting(0)) == 1
+    assert take(store, 10).ids == ["a"]
+    assert client.zcard(store.keys.waiting("0")) == 0
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5])
-def test_dead_and_lost_entries_hide_no_due_message(store: Store, client: redis.Redis, limit: int):
+def test_entries_without_messages_hide_no_due_message(store: Store, client: redis.Redis, limit: int):
     """A claim that meets only these says that more is due, so that no worker goes to sleep over it."""
     now = now_ms()
-    store.enqueue([entry(f"dead-{n}", now) for n in range(limit)], 0)
-    client.zadd(store.keys.waiting(0), {f"dead-{n}": now - 500 + 3 / 1024 for n in range(limit)})
-    client.zadd(store.keys.waiting(0), {"ghost": now - 400})
-    store.enqueue([entry(f"due-{n}", now - 100) for n in range(3 * limit)], 0)
+    client.zadd(store.keys.waiting("0"), {f"ghost-{n}": now - 400 for n in range(limit + 1)})
+    store.enqueue([entry(f"due-{n}", now - 100) for n in range(3 * limit)])
 
     found: list[str] = []
     for _ in range(10):
-        claim = store.claim(limit, LEASE_MS, 3)
-        found += ids(claim)
+        claim = take(store, limit)
+        found += claim.ids
         if len(found) == 3 * limit:
             break
-        assert claim.next_due_in_ms == 0, f"{len(found)} of {3 * limit} were claimed, and the rest is due"
+        assert claim.next_in_ms == 0, f"{len(found)} of {3 * limit} were claimed, and the rest is due"
 
     assert sorted(found) == sorted(f"due-{n}" for n in range(3 * limit))
 
@@ -255,17 +236,17 @@ def test_every_script_is_loaded_again_where_the_server_has_forgotten_it(store: S
         client.script_flush()
 
     forget()
-    assert store.enqueue([entry(name, now_ms() - 10) for name in "abcd"], 0) == 4
+    assert store.enqueue([entry(name, now_ms() - 10) for name in "abcd"]) == 4
     forget()
-    claim = store.claim(3, LEASE_MS, 3)
+    claim = take(store, 3)
     forget()
-    assert store.renew([(c.id, stored.nonce(c.stored)) for c in claim.messages], LEASE_MS) == 3
+    assert store.renew(claim.leases, LEASE_MS) == 3
     forget()
     assert settle(store, claim) == 3
     forget()
     assert store.reschedule(now_ms() + 50_000, "d") == 1
     forget()
-    assert len(list(store.withdraw("d"))) == 1
+    assert len(store.cancel("d")) == 1
     assert keys_left(client) == [store.keys.wake.encode()]
 
 
@@ -275,9 +256,9 @@ def test_apps_of_one_process_on_two_servers_do_not_confuse_each_other_s_scripts(
         elsewhere = Store(second, QueueKeys("", "celery", STEPS))
         for n in range(4):
             for place in (store, elsewhere):
-                place.enqueue([entry(f"{n}", now_ms() - 10)], 0)
-                claim = place.claim(1, LEASE_MS, 3)
-                assert ids(claim) == [f"{n}"]
+                place.enqueue([entry(f"{n}", now_ms() - 10)])
+                claim = take(place, 1)
+                assert claim.ids == [f"{n}"]
                 assert settle(place, claim) == 1
                 client.script_flush()
 
@@ -299,7 +280,7 @@ def test_read_only_replica_refuses_and_goes_on_as_a_master(app: Celery, store: S
     with pytest.raises(OperationalError, match="read only replica"):
         send(app, countdown=5)
     with pytest.raises(redis.exceptions.ResponseError, match="read only replica"):
-        store.claim(1, LEASE_MS, 3)
+        take(store, 1)
     assert store.count() == 1, "it can still be read"
 
     promote(client)
@@ -323,7 +304,7 @@ def test_worker_lives_through_a_change_of_its_server_s_role(app: Celery, store: 
         wait_until(lambda: 0 in ran)
         time.sleep(1.5)  # longer than the lease
         promote(client)
-        wait_until(lambda: store.count() == 0, timeout=20, message=lambda: f"{ran} {store.list()}")
+        wait_until(lambda: store.count() == 0, timeout=20, message=lambda: f"{ran} {everything(store)}")
 
     assert set(ran) == {0, 1, 2, 3}
 
@@ -362,7 +343,7 @@ def test_worker_drains_a_full_redis(app: Celery, store: Store, client: redis.Red
     with running_worker(app):
         send(app, 20, countdown=1.5)
         fill(client)
-        wait_until(lambda: len(ran) == 20 and store.count() == 0, message=lambda: f"{ran} {store.list()}")
+        wait_until(lambda: len(ran) == 20 and store.count() == 0, message=lambda: f"{ran} {everything(store)}")
         time.sleep(1)  # a worker that cannot live with it has had the time to end
         client.config_set("maxmemory", 0)
         send(app, 1, countdown=0.1)
@@ -375,16 +356,16 @@ def test_worker_drains_a_full_redis(app: Celery, store: Store, client: redis.Red
 
 
 def test_full_redis_lets_leases_be_renewed_released_and_moved(store: Store, client: redis.Redis):
-    store.enqueue([entry(name, now_ms() - 10) for name in "ab"], 0)
-    claim = store.claim(1, LEASE_MS, 3)
+    store.enqueue([entry(name, now_ms() - 10) for name in "ab"])
+    claim = take(store, 1)
     fill(client)
 
-    assert store.renew([(c.id, stored.nonce(c.stored)) for c in claim.messages], LEASE_MS) == 1
+    assert store.renew(claim.leases, LEASE_MS) == 1
     assert settle(store, claim, "release") == 1
     assert store.reschedule(now_ms() + 50_000, "b") == 1
     assert store.run_now("b") == 1
-    assert settle(store, store.claim(2, LEASE_MS, 3), "unreadable") == 2
-    assert {identity for identity, _, _ in store.dead()} == {"a", "b"}
+    assert settle(store, take(store, 2), "unreadable") == 2
+    assert {letter.id for letter in buried(store)} == {"a", "b"}
 
 
 # clocks
@@ -396,8 +377,8 @@ def clock_off(app: Celery, monkeypatch: pytest.MonkeyPatch) -> Callable[[float],
 
     def put(seconds: float) -> None:
         monkeypatch.setattr(app, "now", lambda: dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds))
-        clock = SimpleNamespace(time_ns=lambda: time.time_ns() + int(seconds * 1e9), monotonic=time.monotonic)
-        monkeypatch.setattr(channel_module, "time", clock)
+        clock = SimpleNamespace(now_ms=lambda: now_ms() + int(seconds * 1_000), monotonic=time.monotonic)
+        monkeypatch.setattr(channel_module, "SYSTEM_CLOCK", clock)
 
     return put
 
@@ -408,9 +389,9 @@ def test_countdown_of_a_publisher_whose_clock_is_fast_waits_for_the_eta_it_wrote
     clock_off(HOUR_S)
     (identity,) = send(app, countdown=5)
 
-    ahead_s = (store.show(identity).due_ms - now_ms()) / 1000
+    ahead_s = (store.get(identity).due_ms - now_ms()) / 1000
     assert HOUR_S < ahead_s <= HOUR_S + 5
-    assert store.claim(1, LEASE_MS, 3).messages == []
+    assert take(store, 1).messages == []
 
 
 def test_countdown_of_a_publisher_whose_clock_is_slow_is_due_at_once(
@@ -420,7 +401,7 @@ def test_countdown_of_a_publisher_whose_clock_is_slow_is_due_at_once(
     clock_off(-HOUR_S)
     (identity,) = send(app, countdown=5)
 
-    assert ids(store.claim(1, LEASE_MS, 3)) == [identity]
+    assert take(store, 1).ids == [identity]
 
 
 @pytest.mark.parametrize("off_s", [HOUR_S, -HOUR_S], ids=["fast", "slow"])
@@ -452,14 +433,9 @@ def test_many_due_in_the_same_millisecond_are_claimed_exactly_once_in_short_call
 ):
     """100,000 of them; a million with REBOUND_TEST_FULL=1."""
     total, due = 1_000_000 if FULL else 100_000, now_ms() - 1
-    body = entry("x", due)[2]
-    for start in range(0, total, 50_000):
-        some = [f"{n:07}" for n in range(start, start + 50_000)]
-        with client.pipeline(transaction=False) as pipe:
-            pipe.hset(store.keys.messages, mapping=dict.fromkeys(some, body))
-            pipe.zadd(store.keys.waiting(0), dict.fromkeys(some, due))
-            pipe.execute()
-    store.claim(1, 1, 10)  # loads the script, and comes up again
+    body = entry("x", due).stored
+    store.enqueue(Entry(f"{n:07}", due, body) for n in range(total))
+    take(store, 1, 1)  # loads the script, and comes up again
 
     def spent() -> tuple[float, int]:
         """The server's seconds of processor time, which a busy machine does not stretch; and calls of scripts."""
@@ -468,12 +444,12 @@ def test_many_due_in_the_same_millisecond_are_claimed_exactly_once_in_short_call
 
     spent_s, calls = spent()
 
-    def claim_all() -> list[bytes]:
+    def claim_all() -> list[str]:
         with redis.Redis.from_url(server.url, socket_timeout=60) as own:
             mine, found = Store(own, store.keys), []
-            while (claim := mine.claim(CHUNK, 600_000, 10)).messages:
+            while (claim := take(mine, CHUNK, 600_000, lanes=["0"])).messages:
                 assert len(claim.messages) <= CHUNK
-                found += [claimed.id for claimed in claim.messages]
+                found += claim.ids
                 assert settle(mine, claim) == len(claim.messages)
             return found
 
@@ -488,14 +464,14 @@ def test_many_due_in_the_same_millisecond_are_claimed_exactly_once_in_short_call
 
 
 def test_two_claimers_at_once_never_hold_the_same_message(server: RedisServer, store: Store):
-    store.enqueue([entry(str(n), now_ms() - 10) for n in range(400)], 0)
+    store.enqueue([entry(str(n), now_ms() - 10) for n in range(400)])
     start = threading.Barrier(2)
 
     def claim_some() -> list[str]:
         with redis.Redis.from_url(server.url) as own:
             mine = Store(own, store.keys)
             start.wait(10)
-            return [identity for _ in range(100) for identity in ids(mine.claim(3, LEASE_MS, 3))]
+            return [identity for _ in range(100) for identity in take(mine, 3).ids]
 
     with ThreadPoolExecutor(2) as pool:
         first, second = [future.result() for future in [pool.submit(claim_some) for _ in range(2)]]
@@ -511,8 +487,8 @@ def test_two_claimers_at_once_never_hold_the_same_message(server: RedisServer, s
 )
 def test_far_eta_waits_is_listed_and_can_be_run_now(app: Celery, store: Store, eta: dt.datetime):
     (identity,) = send(app, eta=eta)
-    assert store.claim(10, LEASE_MS, 3).messages == []
-    assert 0 <= store.show(identity).due_ms / 1000 - eta.timestamp() < 0.01
+    assert take(store, 10).messages == []
+    assert 0 <= store.get(identity).due_ms / 1000 - eta.timestamp() < 0.01
 
     (listed,) = list_scheduled(app, ["celery"])
     assert listed["request"]["id"] == identity
@@ -572,17 +548,17 @@ def test_message_of_10_megabytes_is_parked_and_delivered_whole(app: Celery, stor
 
 @pytest.mark.parametrize("what", ["done", "release", "unreadable"])
 def test_old_holder_changes_nothing_of_what_was_stored_since(store: Store, what: str):
-    store.enqueue([entry("a", now_ms(), 1)], 0)
-    old = store.claim(1, LEASE_MS, 3)
+    store.enqueue([entry("a", now_ms(), 1)])
+    old = take(store, 1)
     due = now_ms() + 50_000
-    store.enqueue([entry("a", due, 2)], 3)
+    store.enqueue([entry("a", due, 2, priority=3)])
 
     assert settle(store, old, what) == 0
-    assert store.renew([(c.id, stored.nonce(c.stored)) for c in old.messages], LEASE_MS) == 0
+    assert store.renew(old.leases, LEASE_MS) == 0
 
-    (left,) = store.list()
-    assert (left.due_ms, left.leased, left.message["properties"]["number"]) == (due, False, 2)
-    assert list(store.dead()) == []
+    (left,) = everything(store)
+    assert (left.due_ms, left.leased, number_of(left.stored)) == (due, False, 2)
+    assert buried(store) == []
 
 
 def test_a_sleeper_is_woken_by_all_that_makes_something_due_and_by_one_token_only(store: Store, client: redis.Redis):
@@ -592,21 +568,21 @@ def test_a_sleeper_is_woken_by_all_that_makes_something_due_and_by_one_token_onl
         return client.llen(store.keys.wake)
 
     later = now_ms() + 50_000
-    store.enqueue([entry(name, later) for name in "abcd"], 0)
+    store.enqueue([entry(name, later) for name in "abcd"])
 
-    assert token_after(lambda: store.enqueue([entry("e", later)], 0)) == 0
+    assert token_after(lambda: store.enqueue([entry("e", later)])) == 0
     assert token_after(lambda: store.cancel("e")) == 0
     assert token_after(lambda: store.run_now("nobody")) == 0
     assert token_after(lambda: store.run_now("a", "b")) == 1
-    assert token_after(lambda: store.claim(1, LEASE_MS, 3)) == 1, "one more is due, and this worker takes no more"
-    assert token_after(lambda: store.claim(1, LEASE_MS, 3)) == 0
+    assert token_after(lambda: take(store, 1)) == 1, "one more is due, and this worker takes no more"
+    assert token_after(lambda: take(store, 1)) == 0
     assert token_after(lambda: store.reschedule(now_ms() + 100, "c")) == 1
     claim = (
-        store.claim(1, LEASE_MS, 3)
-        if store.show("c").due_ms <= now_ms()
-        else wait_until(lambda: (found := store.claim(1, LEASE_MS, 3)).messages and found)
+        take(store, 1)
+        if store.get("c").due_ms <= now_ms()
+        else wait_until(lambda: (found := take(store, 1)).messages and found)
     )
     assert token_after(lambda: settle(store, claim)) == 0
-    assert token_after(lambda: store.enqueue([entry("f", now_ms() + MAX_SLEEP_MS // 2)], 0)) == 1
-    claim = wait_until(lambda: (found := store.claim(1, LEASE_MS, 3)).messages and found)
+    assert token_after(lambda: store.enqueue([entry("f", now_ms() + MAX_SLEEP_MS // 2)])) == 1
+    claim = wait_until(lambda: (found := take(store, 1)).messages and found)
     assert token_after(lambda: settle(store, claim, "release")) == 1

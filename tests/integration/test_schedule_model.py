@@ -6,7 +6,7 @@ The scripts are the real ones, but for `TIME`: it is read from a key that the te
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from rebound_celery.schedule.store import script_runner as scripting
+from rebound_celery.schedule.store import script_runner
+from rebound_celery.schedule.store.claims import ClaimId, End
 from rebound_celery.schedule.store.keys import QueueKeys
 from rebound_celery.schedule.store.store import Store
-from rebound_celery.schedule.transport import celery_form as stored
+from rebound_celery.schedule.store.values import Claimed
+from rebound_celery.schedule.store.values import Entry as Stored
+from tests.scheduling import everything, take
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,8 +30,9 @@ if TYPE_CHECKING:
 FULL = os.environ.get("REBOUND_TEST_FULL") == "1"
 
 STEPS = (0, 3, 9)
+LANES = ("", "kafka:orders")
 LEASE_MS = 1_000
-MAX_LOSSES = 2
+CONFIRM_MS = 300
 START_MS = 1_800_000_000_000
 CLOCK = "test-clock"
 WORKERS = ("ann", "bob", "cid")
@@ -37,42 +41,40 @@ WORKERS = ("ann", "bob", "cid")
 some_ids = st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=1, max_size=4, unique=True)
 delays_ms = st.sampled_from([0, -5_000, -1, 1, 500, LEASE_MS, 3_600_000])
 workers = st.sampled_from(WORKERS)
+steps = st.sampled_from(STEPS)
+lanes = st.sampled_from(LANES)
 
 
 @dataclass
-class Entry:
-    """What the model knows of a message. `until` is set while a worker holds it or has let its lease run out."""
+class Message:
+    """What the model knows of a message. `until` is set while there is a lease on it."""
 
-    nonce: bytes
+    stored: bytes
     step: int
+    lane: str
     due: int
-    leases: int = 0
+    losses: int = 0
+    token: str | None = None
     until: int | None = None
+    #: Until when its claim has to be confirmed.
+    confirm_by: int | None = None
 
-    def is_free(self, now: int) -> bool:
-        """Whether no worker has a right to it."""
-        return self.until is None or self.until < now
-
-    def is_due(self, now: int) -> bool:
-        return self.due <= now if self.until is None else self.until < now
-
-    @property
-    def at(self) -> int:
-        return self.due if self.until is None else self.until
+    def end_lease(self, now: int, *, keep_token: bool = False) -> None:
+        self.until = self.confirm_by = None
+        self.due = min(self.due, now)
+        if not keep_token:
+            self.token = None
 
 
-@dataclass(frozen=True)
-class Hold:
-    """A lease in a worker's hand; the worker may not know that it has run out."""
+@dataclass
+class Worker:
+    """A worker: its claims, and the leases in its hand; it may not know that some have run out."""
 
-    id: str
-    nonce: bytes
-    lease: int
-    turn: int
-
-    @property
-    def token(self) -> bytes:
-        return self.nonce + b"%d" % self.lease
+    name: str
+    number: int = 1
+    #: The ids that its last claim leased, while it has not heard of that.
+    unheard: list[str] | None = None
+    hand: list[tuple[str, str]] = field(default_factory=list)
 
 
 class Schedule(RuleBasedStateMachine):
@@ -86,203 +88,304 @@ class Schedule(RuleBasedStateMachine):
         self.store = Store(self.client, QueueKeys("", "q", STEPS))
         self.now = START_MS
         self._set_clock()
-        self.entries: dict[str, Entry] = {}
+        self.messages: dict[str, Message] = {}
         self.dead: dict[str, str] = {}
-        self.gone: set[str] = set()
-        self.hands: dict[str, list[Hold]] = {worker: [] for worker in WORKERS}
-        self._turns = count(1)
-        self._turn_of: dict[str, int] = {}
-        self._nonces = count(1)
+        self.paused: dict[str, int] = {}
+        self.workers = {name: Worker(name) for name in WORKERS}
+        self.stats: dict[str, int] = {}
+        self._forms = count(1)
 
     def _set_clock(self) -> None:
         self.client.hset(CLOCK, mapping={"s": self.now // 1000, "us": self.now % 1000 * 1000})
 
-    def _holds(self, worker: str, hold: Hold) -> bool:
-        """Whether this is the lease that the message has now."""
-        entry = self.entries.get(hold.id)
-        return (
-            entry is not None
-            and entry.nonce == hold.nonce
-            and entry.until is not None
-            and self._turn_of.get(hold.id) == hold.turn
-        )
+    def _count(self, name: str, number: int) -> None:
+        if number:
+            self.stats[name] = self.stats.get(name, 0) + number
 
-    # changes
+    def _is_open(self, lane: str) -> bool:
+        return self.paused.get(lane, 0) <= self.now
 
-    @rule(passed=st.sampled_from([1, 500, LEASE_MS - 1, LEASE_MS, LEASE_MS + 1, 60_000]))
+    def _put_back(self) -> None:
+        """What each claim does first."""
+        for message in self.messages.values():
+            if message.confirm_by is not None and message.confirm_by <= self.now:
+                message.end_lease(self.now)
+                self._count("unheard", 1)
+            elif message.until is not None and message.until <= self.now:
+                message.end_lease(self.now, keep_token=True)
+                message.losses += 1
+                self._count("ran_out", 1)
+
+    # time and storing
+
+    @rule(passed=st.sampled_from([1, CONFIRM_MS - 1, CONFIRM_MS, 500, LEASE_MS, 60_000]))
     def time_passes(self, passed: int) -> None:
         self.now += passed
         self._set_clock()
 
-    @rule(names=some_ids, step=st.sampled_from(STEPS))
-    def park_due(self, names: list[str], step: int) -> None:
-        self.enqueue(names, step, 0, keep=False)
+    @rule(names=some_ids, step=steps, lane=lanes)
+    def enqueue_due(self, names: list[str], step: int, lane: str) -> None:
+        self.enqueue(names, step, lane, 0, keep=False)
 
-    @rule(names=some_ids, step=st.sampled_from(STEPS), delay=delays_ms, keep=st.booleans())
-    def enqueue(self, names: list[str], step: int, delay: int, keep: bool) -> None:
+    @rule(names=some_ids, step=steps, lane=lanes, delay=delays_ms, keep=st.booleans())
+    def enqueue(self, names: list[str], step: int, lane: str, delay: int, keep: bool) -> None:
         entries, new = [], 0
         for name in names:
-            nonce = (next(self._nonces) << 8).to_bytes(8)
-            entries.append((name, self.now + delay, stored.VERSION + nonce + b"body"))
-            new += name not in self.entries
-            if name not in self.entries or not keep:
-                self.entries[name] = Entry(nonce, step, self.now + delay)
-        assert self.store.enqueue(entries, step, keep=keep) == new
+            entries.append(Stored(name, self.now + delay, b"form %d" % next(self._forms), lane, step))
+            new += name not in self.messages
+            if name not in self.messages or not keep:
+                self._count("replaced", name in self.messages)
+                self.messages[name] = Message(entries[-1].stored, step, lane, self.now + delay)
+        self._count("stored", new)
+        assert self.store.enqueue(entries, keep=keep) == new
 
-    @rule(worker=workers)
-    def claim_all(self, worker: str) -> None:
-        self.claim(worker, 10)
+    # claims
 
-    @rule(worker=workers, limit=st.integers(1, 3))
-    def claim(self, worker: str, limit: int) -> None:
-        due = {name for name, entry in self.entries.items() if entry.is_due(self.now)}
-        ready = sorted(
-            (name for name in due if self.entries[name].leases < MAX_LOSSES),
-            key=lambda name: (STEPS.index(self.entries[name].step), self.entries[name].at),
-        )
+    @rule(name=workers, limit=st.sampled_from([1, 2, 3, 10]), knows_lanes=st.booleans(), heard=st.booleans())
+    def claim(self, name: str, limit: int, knows_lanes: bool, heard: bool) -> None:
+        worker = self.workers[name]
+        if worker.unheard is not None:
+            self._give_up(worker)
+        known = [f"{step}{lane}" for step in STEPS for lane in LANES] if knows_lanes else []
+        found: list[Claimed] = []
+        tokens: list[str] = []
+        self._put_back()
+        due = {
+            identity
+            for identity, message in self.messages.items()
+            if message.until is None and message.due <= self.now and self._is_open(message.lane)
+        }
+        while True:
+            claim_id = ClaimId(name, worker.number)
+            claim = self.store.claim(claim_id, limit - len(found), LEASE_MS, CONFIRM_MS, known)
+            found += claim.messages
+            tokens += [claim_id.token] * len(claim.messages)
+            is_last = not claim.unknown or len(found) >= limit
+            if claim.messages and (heard or not is_last):
+                assert self.store.confirm(claim_id)
+                worker.number += 1
+            if is_last:
+                break
+            known += claim.unknown
+        ids = [claimed.id for claimed in found]
+        assert set(ids) <= due, "early, dead, paused, or in another's hand"
+        assert len(ids) == len(set(ids)) == min(limit, len(due))
+        ranks = sorted(STEPS.index(self.messages[identity].step) for identity in due)[:limit]
+        assert sorted(STEPS.index(self.messages[identity].step) for identity in ids) == ranks, "the most urgent first"
+        last = [claimed.id for claimed in claim.messages]
+        for claimed, token in zip(found, tokens, strict=True):
+            message = self.messages[claimed.id]
+            assert (claimed.stored, claimed.losses) == (message.stored, message.losses)
+            assert (claimed.lane, claimed.priority) == (message.lane, message.step)
+            message.token, message.until = token, self.now + LEASE_MS
+            if heard or claimed.id not in last:
+                worker.hand.append((claimed.id, token))
+            else:
+                message.confirm_by = self.now + CONFIRM_MS
+        if not heard and last:
+            worker.unheard = last
+        self._count("claimed", len(found))
+        self._check_next(claim.next_in_ms)
 
-        claim = self.store.claim(limit, LEASE_MS, MAX_LOSSES)
-        claimed, died = [one.id.decode() for one in claim.messages], {name.decode() for name in claim.dead}
-
-        assert died <= due - set(ready), "it died before its time"
-        assert set(claimed) <= set(ready), "early, dead, or in another's hand"
-        assert len(claimed) == len(set(claimed)) == min(limit, len(ready)) or (died and len(claimed) <= limit)
-        if not due - set(ready):
-            asked = [(STEPS.index(self.entries[name].step), self.entries[name].at) for name in claimed]
-            best = [(STEPS.index(self.entries[name].step), self.entries[name].at) for name in ready[:limit]]
-            assert asked == best, "the most urgent and oldest first"
-        for one in claim.messages:
-            name = one.id.decode()
-            entry = self.entries[name]
-            assert stored.nonce(one.stored) == entry.nonce
-            assert one.losses == entry.leases
-            entry.leases += 1
-            entry.until = self.now + LEASE_MS
-            self._turn_of[name] = next(self._turns)
-            self.hands[worker].append(Hold(name, entry.nonce, entry.leases, self._turn_of[name]))
-        for name in died:
-            del self.entries[name]
-            self.dead[name] = "worker-lost"
-        self._check_next_due(claim.next_due_in_ms, set(claimed))
-
-    def _check_next_due(self, next_due_in_ms: int | None, claimed: set[str]) -> None:
+    def _check_next(self, next_in_ms: int | None) -> None:
         """A worker may look too soon, but never too late."""
-        others = [entry for name, entry in self.entries.items() if name not in claimed]
-        if any(entry.is_due(self.now) for entry in others):
-            assert next_due_in_ms == 0
-            assert self.client.llen(self.store.keys.wake) == 1, "another worker may be asleep"
-        elif others:
-            # A lease ends within the millisecond after `until`.
-            nearest = min(entry.at + (entry.until is not None) for entry in others) - self.now
-            assert next_due_in_ms is not None
-            assert next_due_in_ms <= nearest
+        moments = [
+            min(m.until, m.confirm_by or m.until) if m.until is not None else max(m.due, self.paused.get(m.lane, 0))
+            for m in self.messages.values()
+        ]
+        if moments:
+            assert next_in_ms is not None
+            assert next_in_ms <= max(0, min(moments) - self.now)
+            if min(moments) <= self.now:
+                assert self.client.llen(self.store.keys.wake) == 1, "another worker may be asleep"
 
-    def _someone(self, number: int) -> str:
+    @precondition(lambda self: any(worker.unheard is not None for worker in self.workers.values()))
+    @rule(number=st.integers(0, 2), limit=st.integers(0, 3))
+    def ask_again(self, number: int, limit: int) -> None:
+        """The answer was lost; asked with the same id, Redis gives the same messages, or nothing once it is over."""
+        asking = [worker for worker in self.workers.values() if worker.unheard is not None]
+        worker = asking[number % len(asking)]
+        claim_id = ClaimId(worker.name, worker.number)
+        mine = [
+            identity
+            for identity in worker.unheard or ()
+            if identity in self.messages and self.messages[identity].token == claim_id.token
+        ]
+        for identity in mine:
+            self.messages[identity].until = self.now + LEASE_MS
+            self.messages[identity].confirm_by = self.now + CONFIRM_MS
+        self._put_back()
+
+        claim = self.store.claim(claim_id, limit, LEASE_MS, CONFIRM_MS, [])
+
+        assert sorted(claimed.id for claimed in claim.messages) == sorted(mine)
+        for claimed in claim.messages:
+            assert (claimed.stored, claimed.losses) == (
+                self.messages[claimed.id].stored,
+                self.messages[claimed.id].losses,
+            )
+        if claim.unknown:
+            # What ran out elsewhere could not be put back without its lane.
+            self._look()
+        if claim.messages:
+            assert self.store.confirm(claim_id)
+            for identity in mine:
+                self.messages[identity].confirm_by = None
+                worker.hand.append((identity, claim_id.token))
+        worker.unheard = None
+        worker.number += 1
+
+    def _give_up(self, worker: Worker) -> None:
+        """A worker that claims anew has given up the claim before: its messages wait, and have lost nothing."""
+        token = ClaimId(worker.name, worker.number).token
+        for identity in worker.unheard or ():
+            message = self.messages.get(identity)
+            if message is not None and message.token == token and message.until is not None:
+                message.end_lease(self.now)
+                self._count("unheard", 1)
+        worker.unheard = None
+        worker.number += 1
+
+    def _look(self) -> None:
+        """A claim of nothing, by somebody who knows all lanes, so that all is put back that ran out."""
+        known = [f"{step}{lane}" for step in STEPS for lane in LANES]
+        self.store.claim(ClaimId("eve", 1), 0, LEASE_MS, CONFIRM_MS, known)
+
+    # ends
+
+    def _settle(self, worker: Worker, what: str) -> None:
+        expected = 0
+        names = {"done": "done", "release": "released", "lost": "lost"}
+        for identity, token in worker.hand:
+            message = self.messages.get(identity)
+            if message is None or message.token != token:
+                continue
+            if what in ("release", "lost"):
+                if message.until is None:
+                    continue
+                message.end_lease(self.now)
+                message.losses += what == "lost"
+            else:
+                del self.messages[identity]
+                if what != "done":
+                    self.dead[identity] = what
+            expected += 1
+            self._count(names.get(what, "dead"), 1)
+        ends = [End(identity, token, what) for identity, token in worker.hand]
+        assert self.store.settle(ends) == expected
+        assert self.store.settle(ends) == 0, "it may be sent again"
+        worker.hand.clear()
+
+    def _busy(self, number: int) -> Worker:
         """A worker that holds something."""
-        busy = [worker for worker in WORKERS if self.hands[worker]]
+        busy = [worker for worker in self.workers.values() if worker.hand]
         return busy[number % len(busy)]
 
-    def _settle(self, worker: str, what: str, *, mine_only: bool) -> None:
-        holds = [hold for hold in self.hands[worker] if not mine_only or self._holds(worker, hold)]
-        expected = 0
-        for hold in holds:
-            self.hands[worker].remove(hold)
-            entry = self.entries.get(hold.id)
-            if entry is None or entry.nonce != hold.nonce:
-                continue
-            expected += 1
-            if what in ("release", "lost"):
-                if what == "release":
-                    entry.leases -= 1
-                    # The next lease has the same number, so it is named by another nonce.
-                    entry.nonce = entry.nonce[:7] + bytes([(entry.nonce[7] + 1) % 256])
-                entry.until, entry.due = None, self.now
-            else:
-                del self.entries[hold.id]
-                if what != "done":
-                    self.dead[hold.id] = what
-        assert self.store.settle([(hold.id.encode(), hold.token, what) for hold in holds]) == expected
+    @precondition(lambda self: any(worker.hand for worker in self.workers.values()))
+    @rule(number=st.integers(0, 2), what=st.sampled_from(["done", "unreadable", "release", "lost"]))
+    def settle(self, number: int, what: str) -> None:
+        """What is done is done though its lease has run out; but not if another has it now, or it was stored anew."""
+        self._settle(self._busy(number), what)
 
-    @precondition(lambda self: any(self.hands.values()))
-    @rule(number=st.integers(0, 2), what=st.sampled_from(["done", "unreadable"]))
-    def finish(self, number: int, what: str) -> None:
-        """Work that is done is done, also when its lease has run out meanwhile; not if it was stored anew."""
-        self._settle(self._someone(number), what, mine_only=False)
-
-    @precondition(lambda self: any(self.hands.values()))
-    @rule(number=st.integers(0, 2), what=st.sampled_from(["release", "lost"]))
-    def give_back(self, number: int, what: str) -> None:
-        self._settle(self._someone(number), what, mine_only=True)
-
-    @precondition(lambda self: any(self.hands.values()))
+    @precondition(lambda self: any(worker.hand for worker in self.workers.values()))
     @rule(number=st.integers(0, 2))
     def renew(self, number: int) -> None:
-        worker = self._someone(number)
-        holds, expected = [], 0
-        for hold in self.hands[worker]:
-            entry = self.entries.get(hold.id)
-            if self._holds(worker, hold):
-                assert entry is not None
-                entry.until = self.now + LEASE_MS
+        worker, expected = self._busy(number), 0
+        for identity, token in worker.hand:
+            message = self.messages.get(identity)
+            if message is not None and message.token == token and message.until is not None:
+                message.until = self.now + LEASE_MS
                 expected += 1
-            elif entry is not None and entry.nonce == hold.nonce and (entry.until is not None or entry.leases):
-                continue  # another has it, or had it since: as good as his renewal
-            holds.append(hold)
-        assert self.store.renew([(hold.id.encode(), hold.nonce) for hold in holds], LEASE_MS) == expected
+        assert self.store.renew(worker.hand, LEASE_MS) == expected
 
-    @precondition(lambda self: any(self.hands.values()))
+    @precondition(lambda self: any(worker.hand for worker in self.workers.values()))
     @rule(number=st.integers(0, 2))
     def die(self, number: int) -> None:
         """kill -9: nobody renews or ends its leases any more, and they run out."""
-        self.hands[self._someone(number)].clear()
-        self.time_passes(LEASE_MS + 1)
+        self._busy(number).hand.clear()
+        self.time_passes(LEASE_MS)
 
-    @rule(names=some_ids)
-    def cancel(self, names: list[str]) -> None:
-        there = [name for name in names if self.entries.pop(name, None)]
-        assert self.store.cancel(*names) == len(there)
+    # steering
 
-    @rule(names=some_ids)
-    def withdraw(self, names: list[str]) -> None:
-        there = [name for name in names if name in self.entries and self.entries[name].is_free(self.now)]
-        nonces = [self.entries.pop(name).nonce for name in there]
-        assert [stored.nonce(body) for body in self.store.withdraw(*names)] == nonces
+    def _is_free(self, message: Message) -> bool:
+        return message.until is None or message.until <= self.now
+
+    @rule(names=some_ids, leased=st.booleans())
+    def cancel(self, names: list[str], leased: bool) -> None:
+        there = [n for n in names if n in self.messages and (leased or self._is_free(self.messages[n]))]
+        forms = [self.messages.pop(name).stored for name in there]
+        assert sorted(self.store.cancel(*names, leased=leased)) == sorted(forms)
+        self._count("cancelled", len(there))
 
     @rule(names=some_ids, delay=st.none() | delays_ms)
     def move(self, names: list[str], delay: int | None) -> None:
         """Run now, or at another time."""
-        free = [name for name in names if name in self.entries and self.entries[name].is_free(self.now)]
+        free = [name for name in names if name in self.messages and self._is_free(self.messages[name])]
         due = self.now + (delay or 0)
         for name in free:
-            entry = self.entries[name]
-            entry.due, entry.until = due, None
+            message = self.messages[name]
+            if message.until is not None:
+                message.losses += 1
+                self._count("ran_out", 1)
+                message.end_lease(self.now, keep_token=True)
+            message.due = due
         done = self.store.run_now(*names) if delay is None else self.store.reschedule(due, *names)
         assert done == len(free)
 
-    @precondition(lambda self: len(self.entries) > 3)
+    @rule(lane=lanes, duration=st.sampled_from([500, LEASE_MS, 3_600_000]))
+    def pause(self, lane: str, duration: int) -> None:
+        self.paused[lane] = self.now + duration
+        self.store.pause(lane, self.paused[lane])
+
+    @rule(lane=lanes)
+    def resume(self, lane: str) -> None:
+        self.paused.pop(lane, None)
+        self.store.resume(lane)
+
+    @precondition(lambda self: len(self.messages) > 3)
     @rule()
     def purge(self) -> None:
-        assert self.store.purge() == len(self.entries)
-        self.entries.clear()
+        assert self.store.purge() == len(self.messages)
+        self._count("purged", len(self.messages))
+        self.messages.clear()
+        for worker in self.workers.values():
+            worker.unheard, worker.number = None, worker.number + 1
 
     # what always holds
 
     @invariant()
     def what_is_there_is_what_the_model_has(self) -> None:
-        listed = self.store.list(0, 100)
-        assert self.store.count() == len(self.entries)
-        assert sorted(waiting.id for waiting in listed) == sorted(self.entries), "each in one step only"
-        for waiting in listed:
-            entry = self.entries[waiting.id]
-            # What was given back is due in any case.
-            assert waiting.due_ms == entry.at or max(waiting.due_ms, entry.at) <= self.now
-        assert {identity: reason for identity, reason, _ in self.store.dead()} == self.dead
+        listed = everything(self.store)
+        assert sorted(found.id for found in listed) == sorted(self.messages), "each in one place only"
+        for found in listed:
+            message = self.messages[found.id]
+            assert found.leased == (message.until is not None)
+            assert (found.stored, found.lane, found.priority) == (message.stored, message.lane, message.step)
+            assert found.losses == message.losses
+            at = message.due if message.until is None else message.until
+            # What came back is due in any case.
+            assert found.due_ms == at or max(found.due_ms, at) <= self.now
+        counts = self.store.counts()
+        leased = sum(message.until is not None for message in self.messages.values())
+        assert (counts.waiting, counts.leased, counts.dead) == (len(self.messages) - leased, leased, len(self.dead))
+        assert sum(counts.by_lane.values()) == counts.waiting
+        assert {letter.id: letter.reason for letter in self.store.dead().letters} == self.dead
+        assert self.store.stats() == self.stats
         assert self.client.llen(self.store.keys.wake) <= 1
+        tokens = self.client.hlen(self.store.keys.leases)
+        assert tokens == sum(message.token is not None for message in self.messages.values()), "no token stays behind"
 
-    @rule()
-    def look_through_the_pages(self) -> None:
-        whole = [waiting.id for waiting in self.store.list(0, 100)]
-        assert [waiting.id for start in range(0, 6, 2) for waiting in self.store.list(start, 2)] == whole
+    @rule(lane=st.none() | lanes)
+    def look_through_the_pages(self, lane: str | None) -> None:
+        whole = [found.id for found in self.store.page(lane).entries]
+        found, after = [], None
+        while True:
+            page = self.store.page(lane, after, 2)
+            found += [entry.id for entry in page.entries]
+            after = page.next
+            if after is None:
+                break
+        assert found == whole
 
 
 @pytest.fixture
@@ -290,10 +393,11 @@ def client(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[redis.Re
     """A client whose scripts read the test's clock."""
     sources = {
         name: source.replace("redis.call('TIME')", f"redis.call('HMGET', '{CLOCK}', 's', 'us')")
-        for name, source in scripting._SOURCES.items()
+        for name, source in script_runner._SOURCES.items()
     }
-    monkeypatch.setattr(scripting, "_SOURCES", sources)
-    monkeypatch.setattr(scripting, "_hashes", {})
+    monkeypatch.setattr(script_runner, "_SOURCES", sources)
+    digests = {name: script_runner._digest_of(source) for name, source in sources.items()}
+    monkeypatch.setattr(script_runner, "_digests", digests)
     with redis.Redis.from_url(redis_url) as connection:
         yield connection
 
@@ -316,6 +420,7 @@ def test_any_order_of_changes_does_what_the_model_says(client: redis.Redis):
 
 @pytest.fixture
 def store(client: redis.Redis) -> Store:
+    client.flushdb()
     return Store(client, QueueKeys("", "q", STEPS))
 
 
@@ -323,11 +428,11 @@ def clock(client: redis.Redis, ms: int) -> None:
     client.hset(CLOCK, mapping={"s": ms // 1000, "us": ms % 1000 * 1000})
 
 
-def hold(store: Store) -> tuple[bytes, bytes]:
-    """Park a message and claim it: its id and token."""
-    store.enqueue([("a", START_MS, stored.VERSION + b"noncenon" + b"body")], 0, keep=True)
-    (claimed,) = store.claim(1, LEASE_MS, MAX_LOSSES).messages
-    return claimed.id, claimed.token
+def hold(store: Store) -> tuple[str, str]:
+    """Store a message and claim it: its id and token."""
+    store.enqueue([Stored("a", START_MS, b"form")], keep=True)
+    (lease,) = take(store, 1, LEASE_MS).leases
+    return lease
 
 
 @pytest.mark.parametrize("what", ["release", "lost"])
@@ -343,14 +448,14 @@ def test_lease_that_a_worker_no_longer_has_cannot_be_given_back(
         assert store.reschedule(START_MS + 3_600_000, "a") == 1
     else:
         if meanwhile == "it was given back, and claimed":
-            assert store.settle([(*old, what)]) == 1
+            assert store.settle([End(*old, what)]) == 1
         hold(store)
-    before = store.list()
+    before = everything(store)
 
-    store.settle([(*old, what)])
+    store.settle([End(*old, what)])
 
-    assert store.list() == before
-    assert store.claim(1, LEASE_MS, MAX_LOSSES).messages == [], "it is in two hands, or early"
+    assert everything(store) == before
+    assert take(store, 1).messages == [], "it is in two hands, or early"
 
 
 def test_message_that_was_moved_is_not_renewed(client: redis.Redis, store: Store):
@@ -359,5 +464,5 @@ def test_message_that_was_moved_is_not_renewed(client: redis.Redis, store: Store
     clock(client, START_MS + LEASE_MS + 1)
     assert store.run_now("a") == 1
 
-    assert store.renew([(old[0], old[1][: stored.NONCE_BYTES])], LEASE_MS) == 0
-    assert len(store.claim(1, LEASE_MS, MAX_LOSSES).messages) == 1
+    assert store.renew([old], LEASE_MS) == 0
+    assert take(store, 1).ids == ["a"]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import os
-import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,11 +16,9 @@ from kombu.exceptions import OperationalError
 from redis import Redis
 
 from rebound_celery import InvalidSettingError, NotStoredError, Rebound, UnreachableError
-from rebound_celery.message import Message
-from rebound_celery.schedule.store.keys import QueueKeys
+from rebound_celery.delivery.delivery import Delivery
+from rebound_celery.schedule.port import open_schedule
 from rebound_celery.schedule.store.store import CHUNK
-from rebound_celery.schedule.transport import celery_form as stored_form
-from rebound_celery.schedule.transport.celery_form import decode
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
 from tests.processes import Process
 from tests.servers import RedisServer
@@ -50,17 +46,18 @@ def redis(redis_url: str) -> Iterator[Redis]:
         yield client
 
 
-def stored(redis: Redis, prefix: str = "") -> list[tuple[dict[str, Any], Message]]:
-    """(headers, message) of what waits in rebound's queue, in the order in which it will be taken once it is due."""
-    keys = QueueKeys(prefix, "rebound", (0, 3, 6, 9))
-    result = []
-    for waiting in keys.all_waiting():
-        for identity, _due in redis.zrange(waiting, 0, -1, withscores=True):
-            task = decode(redis.hget(keys.messages, identity))  # type: ignore[arg-type]
-            encoded = task["properties"]["body_encoding"] == "base64"
-            body = json.loads(base64.b64decode(task["body"]) if encoded else task["body"])
-            result.append((task["headers"], Message.from_wire(body[0][0])))
-    return result
+def stored(rebound: Rebound) -> list[Delivery]:
+    """What waits in rebound's queue, in the order in which it will be taken once it is due."""
+    with open_schedule(rebound.app, rebound.settings.queue) as schedule:
+        entries = schedule.page(count=10_000).entries
+    return [
+        Delivery.decode(entry.id, entry.stored, entry.priority)
+        for entry in sorted(entries, key=lambda entry: (entry.priority, entry.due_ms))
+    ]
+
+
+def ids_of(rebound: Rebound) -> list[str]:
+    return [delivery.message.id for delivery in stored(rebound)]
 
 
 @pytest.mark.parametrize("prefix", ["", "shop:"])
@@ -69,19 +66,20 @@ def test_a_retry_lies_in_rebounds_queue_when_the_call_returns(redis_url: str, re
 
     result = rebound.schedule_retry("kafka://orders", b"\x00\xff", id="order-7")
 
-    ((headers, message),) = stored(redis, prefix)
+    (delivery,) = stored(rebound)
     assert isinstance(result, AsyncResult)
-    assert result.id == headers["id"] == "order-7:2"
-    assert (message.id, message.value) == ("order-7", b"\x00\xff")
+    assert result.id == delivery.task_id == "order-7:2"
+    assert (delivery.message.id, delivery.message.value) == ("order-7", b"\x00\xff")
+    assert all(key.startswith(prefix.encode()) for key in redis.keys() if b"rebound" in key)  # noqa: SIM118
 
 
-def test_a_retry_with_priority_is_taken_before_those_without(redis_url: str, redis: Redis) -> None:
+def test_a_retry_with_priority_is_taken_before_those_without(redis_url: str) -> None:
     rebound = make_rebound(redis_url)
 
     rebound.schedule_retry("kafka://orders", id="slow")
     rebound.schedule_retry("kafka://orders", id="fast", is_priority=True)
 
-    assert [message.id for _, message in stored(redis)] == ["fast", "slow"]
+    assert ids_of(rebound) == ["fast", "slow"]
 
 
 def commands_read(redis: Redis) -> int:
@@ -108,7 +106,7 @@ def test_many_retries_are_stored_in_few_round_trips_and_each_has_its_outcome_in_
     assert len(outcomes) == 2500
     assert {n for n, outcome in enumerate(outcomes) if isinstance(outcome, InvalidSettingError)} == bad
     assert [outcome.id for outcome in outcomes if isinstance(outcome, AsyncResult)] == [f"{i}:2" for i in good_ids]
-    messages = [message.id for _, message in stored(redis)]
+    messages = ids_of(rebound)
     assert messages[0] == "order-2400"
     assert sorted(messages) == sorted(["connects", *good_ids])
     assert round_trips < 400, "about 2,500 would be one for each"
@@ -153,8 +151,7 @@ def test_scheduling_goes_on_by_itself_when_redis_is_back() -> None:
 
         rebound.schedule_retry("kafka://orders", id="after")
         rebound.check_redis()
-        with Redis.from_url(server.url) as redis:
-            assert [message.id for _, message in stored(redis)] == ["after"]
+        assert ids_of(rebound) == ["after"]
 
 
 @pytest.mark.parametrize("count", [1, 3], ids=["one", "many"])
@@ -189,12 +186,12 @@ sys.exit(sum(os.waitpid(pid, 0)[1] for pid in children))
 
 
 def test_parent_and_forked_children_schedule_over_connections_of_their_own(
-    redis_url: str, redis: Redis, run_process: Callable[..., Process]
+    redis_url: str, run_process: Callable[..., Process]
 ) -> None:
     process = run_process("-c", FORKS, redis_url)
 
     assert process.wait(30) == 0, process.tail()
-    ids = [message.id for _, message in stored(redis)]
+    ids = ids_of(make_rebound(redis_url))
     assert len(ids) == len(set(ids)) == 151
 
 
@@ -213,7 +210,7 @@ app.worker_main(["worker", "--pool=solo", "--loglevel=INFO"])
 
 
 def test_a_worker_without_rebound_on_the_same_redis_never_receives_a_retry(
-    redis_url: str, redis: Redis, run_process: Callable[..., Process]
+    redis_url: str, run_process: Callable[..., Process]
 ) -> None:
     """Celery drops messages of tasks that it does not know: such a worker must not even see them."""
     rebound = make_rebound(redis_url)
@@ -228,7 +225,7 @@ def test_a_worker_without_rebound_on_the_same_redis_never_receives_a_retry(
 
     assert plain.output.count("pinged") == 10
     assert "rebound" not in plain.output
-    assert sorted(message.id for _, message in stored(redis)) == [f"due {n}" for n in range(10)]
+    assert sorted(ids_of(rebound)) == [f"due {n}" for n in range(10)]
 
 
 #: Celery's own Redis result backend uses it.
@@ -263,8 +260,6 @@ def test_a_revoked_retry_is_not_delivered(
         assert [record.value for record in read_topic(topic, 1)] == [b"kept"]
 
 
-MESSAGES = QueueKeys("", "rebound", (0, 3, 6, 9)).messages
-
 ODD_RETRIES: list[dict[str, Any]] = [
     {"destination": "kafka://orders"},
     {"destination": "kafka://orders", "message_data": {"Größe": 5}, "key": "k", "headers": {"a": "b"}, "id": "i"},
@@ -275,71 +270,80 @@ ODD_RETRIES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("conf", [{}, {"task_time_limit": 30, "task_ignore_result": True}, {"timezone": "Asia/Tokyo"}])
-def test_what_nobody_sees_made_is_stored_as_what_is_seen(redis_url: str, redis: Redis, conf: dict[str, Any]) -> None:
-    """Who listens to Celery's signals is given each message; else only its stored form is made."""
-    rebound = make_rebound(redis_url, **conf)
+def test_listeners_of_celerys_signals_change_nothing_but_the_headers_that_they_add(redis_url: str) -> None:
+    rebound = make_rebound(redis_url)
 
-    def store() -> list[tuple[bytes, dict[str, Any]]]:
+    def store() -> list[tuple[Any, ...]]:
         requests = [{"id": str(number), **request} for number, request in enumerate(ODD_RETRIES)]
-        assert not [one for one in rebound.schedule_retries(requests) if isinstance(one, Exception)]
-        found = sorted((identity, decode(body)) for identity, body in redis.hgetall(MESSAGES).items())
-        for _, message in found:  # made at another time
-            message["headers"]["eta"] = message["headers"]["eta"] is not None
-            message["body"] = re.sub(r'"first_failed_at":\d+', "", message["body"])
-        redis.flushdb()
-        return found
+        assert rebound.schedule_retries(requests).errors() == []
+        found = [
+            (one.task_id, one.message.value, one.message.destination, one.lane, one.priority, dict(one.task_headers))
+            for one in stored(rebound)
+        ]
+        rebound.app.control.purge()
+        return sorted(found, key=lambda one: one[0])
 
-    unseen, seen = store(), []
-    with listening(lambda **arguments: seen.append(arguments)):
-        assert store() == unseen
-    assert len(seen) == len(unseen) == len(ODD_RETRIES)
+    def trace(headers: dict[str, Any], **_: Any) -> None:
+        headers["traceparent"] = f"00-{headers['id']}"
+
+    unseen = store()
+    with listening(trace):
+        seen = store()
+
+    assert [one[:-1] for one in seen] == [one[:-1] for one in unseen]
+    assert [one[-1] for one in unseen] == [{}] * len(ODD_RETRIES)
+    assert [one[-1] for one in seen] == [{"traceparent": f"00-{one[0]}"} for one in seen]
 
 
 @contextmanager
 def listening(receiver: Callable[..., Any]) -> Iterator[None]:
-    signals.after_task_publish.connect(receiver)
+    signals.before_task_publish.connect(receiver)
     yield
-    signals.after_task_publish.disconnect(receiver)
+    signals.before_task_publish.disconnect(receiver)
 
 
-def test_bulk_is_made_while_redis_is_at_work(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+def waiting(rebound: Rebound) -> int:
+    with open_schedule(rebound.app, rebound.settings.queue) as schedule:
+        return schedule.counts().waiting
+
+
+def test_bulk_is_made_while_redis_is_at_work(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rebound = make_rebound(redis_url)
-    made, stored_then, encode = [], [], stored_form.Template.encode
+    made, stored_then, pack = [], [], Delivery.pack
 
-    def noting(stencil: Any, *arguments: Any) -> bytes:
+    def noting(delivery: Delivery) -> bytes:
         made.append(1)
         if len(made) == CHUNK + 2:  # the first chunk is sent by now
-            wait_until(lambda: redis.hlen(MESSAGES) == CHUNK)
+            wait_until(lambda: waiting(rebound) == CHUNK)
             stored_then.append(len(made))
-        return encode(stencil, *arguments)
+        return pack(delivery)
 
-    monkeypatch.setattr(stored_form.Template, "encode", noting)
+    monkeypatch.setattr(Delivery, "pack", noting)
     rebound.schedule_retries([{"destination": "kafka://orders"}] * (2 * CHUNK))
 
     assert stored_then == [CHUNK + 2]
-    assert redis.hlen(MESSAGES) == 2 * CHUNK
+    assert waiting(rebound) == 2 * CHUNK
 
 
 def test_an_error_amid_a_bulk_leaves_a_connection_that_can_be_used(
-    redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rebound = make_rebound(redis_url)
     rebound.schedule_retry("kafka://orders", id="before")
-    made, encode = [], stored_form.Template.encode
+    made, pack = [], Delivery.pack
 
-    def failing(stencil: Any, *arguments: Any) -> bytes:
+    def failing(delivery: Delivery) -> bytes:
         made.append(1)
         if len(made) == CHUNK + 2:
             raise KeyboardInterrupt
-        return encode(stencil, *arguments)
+        return pack(delivery)
 
-    monkeypatch.setattr(stored_form.Template, "encode", failing)
+    monkeypatch.setattr(Delivery, "pack", failing)
     with pytest.raises(KeyboardInterrupt):
         rebound.schedule_retries([{"destination": "kafka://orders"}] * (2 * CHUNK))
     rebound.schedule_retry("kafka://orders", id="after")
 
-    assert {b"before:2", b"after:2"} <= set(redis.hkeys(MESSAGES))
+    assert {"before", "after"} <= set(ids_of(rebound))
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -371,7 +375,48 @@ def test_a_forked_child_stores_over_a_connection_of_its_own(redis_url: str, redi
 
     assert status == 0
     rebound.schedule_retry("kafka://orders", id="parent-200")
-    assert redis.hlen(MESSAGES) == 401
+    assert waiting(rebound) == 401
+
+
+CALLERS = 8
+
+
+def test_threads_that_schedule_at_once_share_round_trips(redis_url: str, redis: Redis) -> None:
+    rebound = make_rebound(redis_url)
+    rebound.schedule_retry("kafka://orders", id="connects")
+    barrier = threading.Barrier(CALLERS)
+
+    def schedule(caller: int) -> None:
+        barrier.wait(10)
+        for number in range(50):
+            rebound.schedule_retry("kafka://orders", id=f"{caller}-{number}")
+
+    before = commands_read(redis)
+    threads = [threading.Thread(target=schedule, args=(caller,)) for caller in range(CALLERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert waiting(rebound) == 1 + CALLERS * 50
+    assert commands_read(redis) - before < CALLERS * 50
+
+
+def test_one_callers_fault_is_no_others(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rebound = make_rebound(redis_url)
+    pack = Delivery.pack
+
+    def pack_or_fail(delivery: Delivery) -> bytes:
+        if delivery.message.id == "bad":
+            raise RuntimeError("cannot be written")
+        return pack(delivery)
+
+    monkeypatch.setattr(Delivery, "pack", pack_or_fail)
+    with pytest.raises(RuntimeError, match="cannot be written"):
+        rebound.schedule_retry("kafka://orders", id="bad")
+    rebound.schedule_retry("kafka://orders", id="good")
+
+    assert ids_of(rebound) == ["good"]
 
 
 def connections(redis: Redis) -> set[str]:

@@ -19,11 +19,11 @@ from kombu.asynchronous import Hub
 
 from rebound_celery.schedule.store.keys import QueueKeys
 from rebound_celery.schedule.store.store import MAX_SLEEP_MS, Store
-from rebound_celery.schedule.transport import celery_form as stored
 from rebound_celery.schedule.transport import channel as channel_module
 from rebound_celery.schedule.transport import leases as leases_module
 from rebound_celery.schedule.worker.installation import install_schedule
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
+from tests.scheduling import Entry, everything
 from tests.servers import RedisServer, send_due, taking
 from tests.waiting import wait_until
 
@@ -73,17 +73,16 @@ def send(app: Celery, count: int = 1, **options: Any) -> list[str]:
     return [app.send_task("t", (number,), **options).id for number in range(count)]
 
 
-def test_claim_gives_up_on_a_server_that_says_nothing_and_is_not_repeated(
+def test_claim_gives_up_on_a_server_that_says_nothing_and_is_asked_again(
     server: RedisServer, app: Celery, store: Store, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ):
-    """Trap 4: on a half-open link a worker's loop must go on, and a claim sent twice would lease twice."""
+    """Trap 4: on a half-open link a worker's loop must go on, and a claim that is sent twice leases once."""
     monkeypatch.setattr(channel_module, "_SOCKET_TIMEOUT_S", 0.4)
     (identity,) = send(app, countdown=1.0)
     with taking(app) as taker:
         taker.turn(0.05)
         cycle = taker.connection.default_channel.connection.cycle
-        wait_until(lambda: store.show(identity).due_ms <= time.time_ns() // 1_000_000)
-        calls = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+        wait_until(lambda: store.get(identity).due_ms <= time.time_ns() // 1_000_000)
         os.kill(server.pid, signal.SIGSTOP)
         try:
             began = time.monotonic()
@@ -91,8 +90,7 @@ def test_claim_gives_up_on_a_server_that_says_nothing_and_is_not_repeated(
             assert time.monotonic() - began < 2
         finally:
             os.kill(server.pid, signal.SIGCONT)
-        assert client.info("commandstats")["cmdstat_evalsha"]["calls"] <= calls + 1
-
+        # What Redis runs once it goes on leases nothing to nobody: it is the same claim.
         taker.take(1)
 
     assert taker.ids == [identity]
@@ -183,7 +181,7 @@ def test_nothing_is_claimed_for_a_consumer_that_was_cancelled(app: Celery, store
         channel._active_queues.append("celery")  # a claim that was under way
         assert channel.connection.cycle.claim() == 0
 
-    (left,) = store.list()
+    (left,) = everything(store)
     assert not left.leased
 
 
@@ -239,10 +237,11 @@ def test_a_holder_lets_go_of_what_waits_anew_or_is_gone_and_of_nothing_else(
             assert qos.let_go([held_tag, *others]) == set(), "Redis says nothing"
         finally:
             os.kill(server.pid, signal.SIGCONT)
-        store.enqueue([(stored_anew, due_ms, stored.encode(store.show(stored_anew).message))], 0)
-        store.cancel(removed)
-        # As one that was put off once its lease had run out; see `waiting` in keys.py.
-        client.zadd(store.keys.waiting(0), {moved: due_ms - 1 + 0.5 + 1 / 1024})
+        store.enqueue([Entry(stored_anew, due_ms, store.get(stored_anew).stored)])
+        store.cancel(removed, leased=True)
+        # Its lease has run out.
+        client.zadd(store.keys.leased, {moved: 1})
+        store.reschedule(due_ms, moved)
 
         assert qos.let_go([held_tag, *others]) == set(others)
         assert qos.leased == {held_tag}
@@ -250,7 +249,7 @@ def test_a_holder_lets_go_of_what_waits_anew_or_is_gone_and_of_nothing_else(
         qos.ack(held_tag)
         wait_until(lambda: store.count() == 2)
 
-    assert {(entry.id, entry.due_ms, entry.leased) for entry in store.list()} == {
+    assert {(entry.id, entry.due_ms, entry.leased) for entry in everything(store)} == {
         (stored_anew, due_ms, False),
         (moved, due_ms, False),
     }
@@ -425,7 +424,7 @@ def test_the_schedule_counts_as_the_queue(server: RedisServer, client: redis.Red
             assert not channel._has_queue("celery")
 
 
-def test_batch_parks_when_it_ends_and_nothing_if_it_is_aborted(server: RedisServer, client: redis.Redis, prefix: str):
+def test_batch_stores_when_it_ends_and_nothing_if_it_is_aborted(server: RedisServer, client: redis.Redis, prefix: str):
     """Trap 24, kombu's Producer.batch(): with ordinary messages among them."""
     store = Store(client, QueueKeys(prefix, "celery", STEPS))
     with make_app(server, prefix) as app, app.producer_or_acquire() as producer:
@@ -448,7 +447,7 @@ def test_batch_parks_when_it_ends_and_nothing_if_it_is_aborted(server: RedisServ
     assert len(set(taker.ids)) == 250
 
 
-def test_batch_larger_than_its_buffer_is_parked_in_parts(app: Celery, store: Store):
+def test_batch_larger_than_its_buffer_is_stored_in_parts(app: Celery, store: Store):
     with app.producer_or_acquire() as producer:
         send(app, 1, countdown=60)
         with producer.batch(max_size=10):
@@ -457,17 +456,19 @@ def test_batch_larger_than_its_buffer_is_parked_in_parts(app: Celery, store: Sto
         assert store.count() == 26
 
 
-def test_idle_worker_asks_redis_for_little(app: Celery, store: Store, client: redis.Redis):
-    """Trap 26: commands inside of scripts count too."""
+def test_idle_worker_asks_redis_for_little(server: RedisServer, client: redis.Redis):
+    """Trap 26: commands inside of scripts count too. Stock Celery needs 1.2 a second, and as many for its events."""
 
     def commands() -> int:
         return sum(stat["calls"] for stat in client.info("commandstats").values())
 
+    app = Celery("idle", broker=server.url, set_as_current=False)
+    install_schedule(app)
     send(app, 10, countdown=600)
     with running_worker(app):
-        time.sleep(0.5)  # it has only just started
+        time.sleep(1)  # it has only just started
         before, began = commands(), time.monotonic()
-        time.sleep(3)
+        time.sleep(6)
         rate = (commands() - before) / (time.monotonic() - began)
 
-    assert rate < 10
+    assert rate < 2.5

@@ -10,7 +10,7 @@ from celery import Celery
 from kombu import Connection
 
 from rebound_celery.schedule.store.store import Store
-from rebound_celery.schedule.worker.installation import DEFAULT_LEASE_S, DEFAULT_MAX_LOSSES, install_schedule
+from rebound_celery.schedule.worker.installation import install_schedule
 
 #: Names a file that grows by one byte with every call that parks messages: the proof that the schedule was in use.
 PARKED = "SUITES_PARKED"
@@ -20,7 +20,6 @@ SUITE = "SUITES_SUITE"
 
 def plug_in() -> None:
     if os.environ[SUITE] == "kombu":
-        install_schedule(Celery(set_as_current=False))  # registers the transport
         _after_init(Connection, _give_schedule)
     else:
         _after_init(Celery, install_schedule)
@@ -38,9 +37,14 @@ def _after_init(cls: type, act: Any) -> None:
     cls.__init__ = with_act
 
 
+#: It registers the transport, and has the token of an installation.
+_app = Celery(set_as_current=False)
+install_schedule(_app)
+
+
 def _give_schedule(connection: Connection) -> None:
-    chosen = {"leased": (), "lease": DEFAULT_LEASE_S, "max_losses": DEFAULT_MAX_LOSSES, "app": None}
-    connection.transport_options = {"rebound": chosen, **(connection.transport_options or {})}
+    token = _app._rebound_schedule.token
+    connection.transport_options = {"rebound": token, **(connection.transport_options or {})}
 
 
 def _count_enqueues(file: str) -> None:

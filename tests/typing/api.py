@@ -135,7 +135,7 @@ def a_consumer() -> None:
         stats = consumer.stats()
         total: int = stats.total
         rate: float = stats.success_rate
-        print(total, rate, stats.successful, stats.retried, stats.dead, stats.errors, stats.to_json())
+        print(total, rate, stats.succeeded, stats.retried, stats.dead, stats.errors, stats.to_json())
     consumer = Consumer(config)
     consumer.start()
     consumer.stop()

@@ -16,13 +16,15 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery.result import AsyncResult
 from kombu import Exchange, Queue
 from kombu.transport import memory
 
 import rebound_celery
-from rebound_celery import InvalidSettingError, NotInstalledError, Rebound, RetryPolicy, Settings
+from rebound_celery import InvalidSettingError, NotInstalledError, Rebound, RetryPolicy, RetryRequest, Settings
+from rebound_celery.celery_conf import LiveSetting
 from rebound_celery.errors import ReboundError
-from rebound_celery.message import Message
+from rebound_celery.message import Message, codec, message_id_of
 from rebound_celery.message.address import DEAD_SET, Address, HttpAddress, KafkaAddress
 
 EVENTS = ("worker_send_task_events", "task_send_sent_event")
@@ -42,8 +44,10 @@ def stored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
 
 
 def message_in(put: tuple[str, dict[str, Any]]) -> Message:
+    """What the argument of a delivery task holds."""
     body = json.loads(base64.b64decode(put[1]["body"]))
-    return Message.from_wire(body[0][0])
+    message, _ = codec.decode(message_id_of(put[1]["headers"]["id"]), base64.b64decode(body[0][0]))
+    return message
 
 
 # What it adds, and when
@@ -221,7 +225,7 @@ def test_apps_in_one_process_have_queues_settings_and_brokers_of_their_own(store
         rebound.schedule_retry("kafka://orders")
 
     assert [queue for queue, _ in stored] == ["shop-retries", "stock-retries"]
-    assert [message_in(put).max_retries for put in stored] == [1, 3]
+    assert [message_in(put).policy.max_retries for put in stored] == [1, 3]
     assert set(shop.amqp.queues) == {"celery", "shop-retries"}
     assert set(stock.amqp.queues) == {"celery", "stock-retries"}
     assert set(plain.amqp.queues) == {"celery"}
@@ -345,9 +349,24 @@ def test_events_are_off_where_the_app_says_so(
     if not before:
         way(app, name)
 
-    assert app.conf[name] is False
+    assert app.conf[name] is LiveSetting(app, name)() is False
     (other,) = set(EVENTS) - {name}
     assert app.conf[other] is True
+
+
+def test_a_live_setting_follows_every_change() -> None:
+    app = make_app()
+    always_eager = LiveSetting(app, "task_always_eager")
+    seen = [always_eager()]
+
+    for way in WAYS:
+        app.conf.task_always_eager = True
+        seen.append(always_eager())
+        if way is not _by_namespace:
+            way(app, "task_always_eager")
+            seen.append(always_eager())
+
+    assert seen == [False, *[True, False] * 4, True]
 
 
 # What schedule_retry makes of its arguments
@@ -437,7 +456,7 @@ def test_every_field_of_the_seed_travels(stored: list[Any]) -> None:
     message = message_in(stored[0])
     assert result.id == "order-7:3" == stored[0][1]["headers"]["id"]
     assert (message.id, message.source, message.client_id, message.key) == ("order-7", "api", "c-7", b"k")
-    assert (message.attempt, message.max_retries, message.base_delay) == (3, 4, 2)
+    assert (message.attempt, message.policy) == (3, RetryPolicy(4, 2))
     assert message.headers == (("trace", b"t"),)
     assert message.dead_destination == KafkaAddress("graveyard")
     assert str(message.failure) == "ValueError: bad"
@@ -481,7 +500,7 @@ def test_an_attempt_beyond_the_last_is_a_dead_letter_at_once_with_its_stack_trac
         *[({"client_id": value}, "client_id") for value in ["", 7]],
         *[({"key": value}, "key") for value in [7, ["k"]]],
         *[({"headers": value}, "headers") for value in [7, "text", {"a": 1}, {1: "a"}, [("a",)]]],
-        *[({"message_data": value}, "message_data") for value in [..., {1, 2}, {"a": b"bytes"}]],
+        *[({"message_data": value}, "value") for value in [..., {1, 2}, {"a": b"bytes"}]],
     ],
     ids=repr,
 )
@@ -507,8 +526,7 @@ def _endless() -> list[Any]:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *[("message_data", value) for value in [float("nan"), {"a": float("inf")}, "\udcff", {"a": "\udcff"}]],
-        ("message_data", _endless()),
+        *[("value", value) for value in [float("nan"), {"a": float("inf")}, "\udcff", {"a": "\udcff"}, _endless()]],
         ("key", "\udcff"),
         ("headers", {"a": "\udcff"}),
     ],
@@ -518,13 +536,26 @@ def test_what_is_no_valid_json_or_text_is_refused_as_other_bad_input_is(
     field: str, value: Any, stored: list[Any]
 ) -> None:
     with pytest.raises(InvalidSettingError, match=f"^{field}"):
-        Rebound(make_app()).schedule_retry("kafka://orders", **{field: value})
+        Rebound(make_app()).schedule_retry("kafka://orders", **{"message_data" if field == "value" else field: value})
     assert stored == []
 
 
 def test_a_misspelt_option_is_a_type_error_as_for_any_function() -> None:
     with pytest.raises(TypeError, match="max_retires"):
         Rebound(make_app()).schedule_retry("kafka://orders", max_retires=3)
+
+
+def test_requests_may_be_mappings_under_either_name_of_the_value_or_retry_requests(stored: list[Any]) -> None:
+    outcomes = Rebound(make_app()).schedule_retries(
+        [
+            {"destination": "kafka://orders", "value": b"1"},
+            {"destination": "kafka://orders", "message_data": b"2"},
+            RetryRequest(destination="kafka://orders", value=b"3"),
+        ]
+    )
+
+    assert [message_in(put).value for put in stored] == [b"1", b"2", b"3"]
+    assert all(isinstance(outcome, AsyncResult) for outcome in outcomes)
 
 
 def test_one_bad_request_among_many_fails_alone_and_in_its_place(stored: list[Any]) -> None:

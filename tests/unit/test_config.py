@@ -15,6 +15,7 @@ from rebound_celery.errors import InvalidSettingError
 SETTINGS = [
     ("queue", "retries", "retries", "retries"),
     ("kafka_brokers", ["k1:9092", "k2:9093"], "k1,k2:9093", ("k1:9092", "k2:9093")),
+    ("kafka_client", "confluent", "confluent", "confluent"),
     ("max_retries", 7, "7", 7),
     ("base_delay", 2.5, "2.5", 2.5),
     ("dead_letter_suffix", ".dead", ".dead", ".dead"),
@@ -42,6 +43,7 @@ def test_the_defaults_are_those_that_the_seed_and_the_design_name() -> None:
     assert settings.kafka_brokers == ("localhost:9092",)
     assert settings.dead_letter_suffix == "-dlq"
     assert (settings.max_retries, settings.base_delay) == (3, 5)
+    assert settings.kafka_client == "kafka-python"
 
 
 @pytest.mark.parametrize(
@@ -89,6 +91,7 @@ def test_zero_retries_is_a_setting_and_not_the_default() -> None:
             for value in ["", ",", "k1:9092,", "k1:port", "k1:0", "k1:65536", "k1:²", ":9092", "k 1:9092", "http://k1"]
         ],
         *[("kafka_brokers", value) for value in [[], (), {}, 9092, b"k1:9092", [9092], [None]]],
+        *[("kafka_client", value) for value in ["", "kafka", "Confluent", 7, [], b"auto"]],
         *[("kafka_options", value) for value in ["acks=1", [("acks", 1)], 7]],
         *[("max_retries", value) for value in [101, -1, 2.5, "3", True]],
         *[("base_delay", value) for value in [0, 3601, float("nan"), "5"]],

@@ -91,7 +91,7 @@ def test_signals_surround_a_call_that_succeeds() -> None:
     assert heard[1][1]["result"] == "in shop", "Celery's current app is the consumer's"
     assert (heard[2][1]["state"], heard[2][1]["retval"]) == (states.SUCCESS, "in shop")
     assert heard[0][1]["args"][0].offset == 0
-    assert (offset_tracker.stats().successful, stored) == (1, [])
+    assert (offset_tracker.stats().succeeded, stored) == (1, [])
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_nothing_is_made_while_nobody_listens(monkeypatch: pytest.MonkeyPatch) -
 
     offset_tracker, stored = run([0, 7])
 
-    assert (offset_tracker.stats().successful, len(stored)) == (1, 1)
+    assert (offset_tracker.stats().succeeded, len(stored)) == (1, 1)
 
 
 def test_receiver_that_raises_costs_no_record() -> None:
@@ -128,7 +128,7 @@ def test_receiver_that_raises_costs_no_record() -> None:
     finally:
         signals.task_prerun.disconnect(broken)
 
-    assert offset_tracker.stats().successful == 1
+    assert offset_tracker.stats().succeeded == 1
 
 
 @pytest.mark.parametrize("settings", [None, "tests.unit.test_consumer_handler_task"])

@@ -82,7 +82,7 @@ def test_an_abandoned_record_holds_the_mark_and_counts_as_error() -> None:
     offset_tracker.succeed(second)
     assert offsets(offset_tracker.to_commit()) == {P: 0}
     assert offset_tracker.busy([first.tracker]) == 0
-    assert (offset_tracker.stats().errors, offset_tracker.stats().successful, offset_tracker.stats().total) == (1, 1, 2)
+    assert (offset_tracker.stats().errors, offset_tracker.stats().succeeded, offset_tracker.stats().total) == (1, 1, 2)
 
 
 def test_what_finishes_after_the_partition_went_away_is_ignored() -> None:

@@ -7,10 +7,9 @@ import json
 from rebound_celery.consumer import ConsumerStats
 
 
-def test_the_seeds_names_and_numbers() -> None:
-    stats = ConsumerStats(successful=411, retried=176)
-    assert (stats.TotalMessages, stats.SuccessfulMessages, stats.RetriedMessages) == (587, 411, 176)
-    assert (stats.ErrorMessages, stats.DeadMessages) == (0, 0)
+def test_attributes_have_pythons_names_and_json_has_the_seeds() -> None:
+    stats = ConsumerStats(succeeded=411, retried=176)
+    assert (stats.total, stats.succeeded, stats.retried, stats.errors, stats.dead) == (587, 411, 176, 0, 0)
     assert json.loads(stats.to_json()) == {
         "TotalMessages": 587,
         "SuccessfulMessages": 411,
@@ -28,4 +27,4 @@ def test_nothing_yet_is_no_division_by_zero() -> None:
 
 
 def test_the_total_is_the_sum_of_the_outcomes_without_what_was_skipped() -> None:
-    assert ConsumerStats(successful=1, retried=2, dead=3, errors=4, skipped=5).total == 10
+    assert ConsumerStats(succeeded=1, retried=2, dead=3, errors=4, skipped=5).total == 10

@@ -60,9 +60,9 @@ def test_an_unfinished_message_waits_if_it_is_held_somewhere_and_is_lost_if_not(
     assert (summary.waiting, summary.lost) == (2, 1)
     assert faults(account, ALL_DIE, {"a", "b", "c"}, {"a", "b"}) == [
         "1 messages are lost: c",
-        "c lies in the topic at no place; the handler had attempts none",
+        "c is in the topic at no place; the handler had attempts none",
     ]
-    assert "a lies in the topic at no place; the handler had attempts [1]" in faults(account, ALL_DIE, {"a"}, ())
+    assert "a is in the topic at no place; the handler had attempts [1]" in faults(account, ALL_DIE, {"a"}, ())
 
 
 def test_a_call_that_was_written_down_twice_counts_once_but_two_calls_are_a_duplicate() -> None:

@@ -11,8 +11,7 @@ from click.testing import CliRunner
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rebound_celery import schedule_retry
-from rebound_celery.app import RetryRequest
+from rebound_celery import RetryRequest, schedule_retry
 from rebound_celery.config import Settings, parse_brokers
 from rebound_celery.consumer import ConsumerConfig
 from rebound_celery.errors import InvalidSettingError, ReboundError, UnreachableError
@@ -96,7 +95,7 @@ def test_address_is_read_and_written_the_same_or_refused(value: Any, kind: Any) 
         {"destination": urls | values | st.just("kafka://t")},
         optional={
             name: values | st.just("kafka://t")
-            for name in RetryRequest.__dataclass_fields__
+            for name in RetryRequest.__struct_fields__
             if name not in ("destination", "error")
         },
     )
@@ -126,7 +125,17 @@ def away() -> None:
     raise UnreachableError("Redis", "127.0.0.1:1", "connection refused")
 
 
-APP = SimpleNamespace(main="fake", rebound=SimpleNamespace(settings=Settings(), check_redis=away))
+def nothing() -> None:
+    """What the app does when a command makes it the current one."""
+
+
+APP = SimpleNamespace(
+    main="fake",
+    rebound=SimpleNamespace(settings=Settings(), check_redis=away),
+    set_current=nothing,
+    set_default=nothing,
+    loader=SimpleNamespace(init_worker=nothing),
+)
 
 #: No letters: no module of that name, such as `this`, may be imported.
 paths = st.text(st.sampled_from("0_.:/\\é\0 ²"), max_size=6)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
-from rebound_celery.message import Message, Origin, Record, derive_id
+from rebound_celery.message import Message, Origin, PastAttempt, Record, derive_id
 from rebound_celery.message import headers as h
 from rebound_celery.message.address import KafkaAddress
-from rebound_celery.message.headers import OWN_HEADERS, kafka_headers, own_headers, read_record
+from rebound_celery.message.headers import MAX_HISTORY_BYTES, OWN_HEADERS, kafka_headers, own_headers, read_record
+from rebound_celery.message.history import MAX_PAST_ATTEMPTS, add_attempt
 from rebound_celery.policy import Failure, RetryPolicy
 
 Pairs = list[tuple[str, bytes | None]]
@@ -52,6 +54,7 @@ def message_of(record: Record, **changes: Any) -> Message:
         group="billing",
         origin=record.origin,
         first_failed_at=record.first_failed_at or 1_700_000_005_000,
+        history=add_attempt(record.history, record.attempt, 1_700_000_005_000, Failure("E", "no"), "consumer b@h"),
     )
     return replace(message, **changes)
 
@@ -85,10 +88,11 @@ def test_over_five_attempts_each_header_replaces_its_earlier_value_and_none_pile
         assert list(record.headers) == USERS
         written = kafka_headers(message_of(record))
         names = [name for name, _ in written if name in OWN_HEADERS]
-        assert len(names) == len(set(names)) == 8
+        assert len(names) == len(set(names)) == 9
         # It comes back in another place, as redelivered records do.
         consumed = ConsumerRecord(partition=1, offset=10_000 + attempt, timestamp=attempt, headers=written)
 
+    assert [past.attempt for past in read_record(consumed, "billing").history] == [1, 2, 3, 4, 5]
     assert read_record(consumed, "billing").first_failed_at == 1_700_000_005_000
     assert read_record(consumed, "billing").group == "billing"
 
@@ -147,9 +151,11 @@ def test_a_retry_is_told_in_text_that_any_kafka_tool_shows() -> None:
 
 def test_every_header_that_is_written_is_one_that_is_taken_back() -> None:
     record = read_record(ConsumerRecord(), "billing")
-    dead = message_of(record, source="s", client_id="c").dead("rejected", Failure("a", "b", "c"))
+    dead = message_of(record, source="s", client_id="c", history=(PastAttempt(1, 2, "a", "b"),))
+    dead = dead.dead("rejected", Failure("a", "b", "c"))
 
-    assert {name for name, _ in own_headers(dead)} == OWN_HEADERS
+    assert {name for name, _ in kafka_headers(dead)} == OWN_HEADERS
+    assert {name for name, _ in own_headers(dead)} == OWN_HEADERS - {h.HISTORY}, "HTTP servers refuse long headers"
 
 
 def test_a_text_that_is_no_utf_8_does_not_stop_the_delivery() -> None:
@@ -172,6 +178,7 @@ BROKEN_NUMBERS = [
     b"2.0",
     b"0x2",
     b"\x002",
+    str(2**63).encode(),
     str(10**30).encode(),
     b"9" * 10_000,
 ]
@@ -221,3 +228,89 @@ def test_of_a_header_that_stands_twice_the_last_counts() -> None:
     headers = [("rebound-attempt", b"4"), ("rebound-attempt", b"2")]
 
     assert read_record(ConsumerRecord(headers=headers), "billing").attempt == 2
+
+
+# The history
+
+
+HISTORY = (
+    PastAttempt(1, 1_700_000_001_000, "shop.PaymentError: card refused", "consumer billing@host"),
+    PastAttempt(2, 1_700_000_006_000, 'ValueError: "Zoë" \x00', "worker@host"),
+)
+
+
+def with_history(*history: PastAttempt) -> Message:
+    return message_of(read_record(ConsumerRecord(), "billing"), history=history)
+
+
+def test_the_history_is_json_that_any_kafka_tool_shows_and_is_read_back() -> None:
+    written = kafka_headers(with_history(*HISTORY))
+
+    assert dict(written)["rebound-history"] == (
+        b'[{"attempt":1,"failed_at":1700000001000,"error":"shop.PaymentError: card refused",'
+        b'"by":"consumer billing@host"},'
+        b'{"attempt":2,"failed_at":1700000006000,"error":"ValueError: \\"Zo\xc3\xab\\" \\u0000","by":"worker@host"}]'
+    )
+    assert read_record(ConsumerRecord(headers=written), "billing").history == HISTORY
+
+
+def test_a_message_without_history_has_no_such_header() -> None:
+    assert "rebound-history" not in dict(kafka_headers(with_history()))
+
+
+@pytest.mark.parametrize("text", ["x", "é", "\U0001f600", "\x00", '"', "\udcff"])
+def test_a_history_that_is_too_long_for_a_header_loses_its_oldest_attempts(text: str) -> None:
+    history: tuple[PastAttempt, ...] = ()
+    for attempt in range(1, 11):
+        history = add_attempt(history, attempt, 1_700_000_000_000, Failure("", text * 500), text * 500)
+
+    written = kafka_headers(with_history(*history))
+
+    size = len(dict(written)["rebound-history"] or b"")
+    assert MAX_HISTORY_BYTES / 4 < size <= MAX_HISTORY_BYTES
+    read = read_record(ConsumerRecord(headers=written), "billing").history
+    assert [past.attempt for past in read] == list(range(11 - len(read), 11))
+    assert len(read) >= 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        b"",
+        b"banana",
+        b"{}",
+        b"[1]",
+        b"[[1,2,3,4]]",
+        b'[{"attempt":1}]',
+        b'[{"attempt":"1","failed_at":1,"error":"","by":""}]',
+        b'[{"attempt":1,"failed_at":99999999999999999999,"error":"","by":""}]',
+        b'[{"attempt":1,"failed_at":18446744073709551615,"error":"","by":""}]',
+        b'[{"attempt":1,"failed_at":1,"error":"\\ud800","by":""}]',
+        b"\xff\xfe",
+        b"[" * 5_000,
+        b" " * 1_000_000 + b"[]",
+    ],
+)
+def test_a_broken_history_is_left_out_with_one_warning_and_the_rest_is_kept(
+    value: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    written = kafka_headers(with_history(*HISTORY))
+    broken = [(name, value if name == "rebound-history" else rest) for name, rest in written]
+
+    with caplog.at_level(logging.DEBUG):
+        record = read_record(ConsumerRecord(headers=broken), "billing")
+
+    whole = read_record(ConsumerRecord(headers=written), "billing")
+    assert record == replace(whole, history=())
+    assert [(entry.levelname, entry.event) for entry in caplog.records] == [("WARNING", "broken_headers")]
+    assert len(caplog.text) < 500
+
+
+def test_a_history_of_another_program_is_cut_to_its_bounds() -> None:
+    text = msgspec.json.encode([{"attempt": n, "failed_at": n, "error": "x" * 300, "by": "b"} for n in range(20)])
+
+    history = read_record(ConsumerRecord(headers=[("rebound-history", text)]), "billing").history
+
+    assert [past.attempt for past in history] == list(range(20 - MAX_PAST_ATTEMPTS, 20))
+    assert {len(past.error) for past in history} == {200}

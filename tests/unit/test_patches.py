@@ -21,7 +21,6 @@ import rebound_celery
 from rebound_celery.compat import versions
 from rebound_celery.compat.patches import PATCHES, TESTED
 from tests import patched_code
-from tests.architecture.house import FOREIGN_OWNERS
 from tests.architecture.tree import Tree
 
 ROOT = Path(rebound_celery.__file__).parent
@@ -140,13 +139,14 @@ def is_private_of_self(part: ast.Attribute) -> bool:
 
 
 def marked_uses() -> Iterator[tuple[str, str]]:
-    """Each private name that is used with a comment which names its upstream package."""
-    owner = re.compile(r"\bof (" + "|".join(FOREIGN_OWNERS) + r")\b", re.IGNORECASE)
+    """Each private name that is used with a comment which says that it is of a patched package."""
+    owner = re.compile(r"\bof (" + "|".join(TESTED) + r")\b", re.IGNORECASE)
     for module in TREE.modules:
         for node in ast.walk(module.tree):
             if (
                 isinstance(node, ast.Attribute)
                 and re.match(r"_[^_]", node.attr)
+                and not is_private_of_self(node)
                 and owner.search(module.comment_of(node))
             ):
                 yield module.path, node.attr

@@ -10,8 +10,8 @@ from kombu import Connection
 from kombu.exceptions import OperationalError
 from kombu.utils import functional
 
+from rebound_celery.compat.kombu_reconnects import LOOK_S
 from rebound_celery.schedule.worker.installation import install_schedule
-from rebound_celery.schedule.worker.reconnects import LOOK_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable

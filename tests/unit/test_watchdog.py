@@ -10,7 +10,6 @@ from celery.worker import state
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from rebound_celery.health import HealthFile
-from rebound_celery.schedule.worker import watchdog
 from rebound_celery.schedule.worker.watchdog import PATIENCE_S, Watchdog
 
 if TYPE_CHECKING:
@@ -30,6 +29,10 @@ class Worker:
         self.task_buckets: dict[str, Any] = {}
         self.soon = self.done.append
         self.released: list[str] = []
+
+    @property
+    def claimed_queues(self) -> list[str]:
+        return self.active_queues
 
     def answered_at(self, _queue: str) -> float:
         return self.answered
@@ -55,7 +58,6 @@ class Worker:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1_000.0]
-    monkeypatch.setattr(watchdog, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(state, "requests", {})
     return now
 
@@ -75,7 +77,7 @@ def looks(worker: Worker, watching: Watchdog, seconds: float) -> list[str]:
 
 
 def watch(worker: Worker) -> Watchdog:
-    return Watchdog(worker, HealthFile(None))
+    return Watchdog(worker, HealthFile(None), clock=SimpleNamespace(monotonic=lambda: worker.clock[0]))
 
 
 def test_remedies_follow_one_another_until_the_worker_is_reported(worker: Worker) -> None:

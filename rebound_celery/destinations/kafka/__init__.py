@@ -1,7 +1,8 @@
-"""The Kafka destination: one file for each client library."""
+"""The Kafka destination: one port, and one module for each client library."""
 
 from __future__ import annotations
 
-from .kafka_python import KafkaDestination
+from .destination import KafkaDestination
+from .options import check_options
 
-__all__ = ["KafkaDestination"]
+__all__ = ["KafkaDestination", "check_options"]

@@ -1,10 +1,9 @@
-"""Republishing to Kafka: value, key and headers byte for byte, confirmed by all in-sync replicas."""
+"""Producing with kafka-python, the default client."""
 
 from __future__ import annotations
 
-import threading
+import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from kafka import KafkaProducer
@@ -12,26 +11,28 @@ from kafka import errors as kafka_errors
 from kafka.net.compat import KafkaNetClient
 from kafka.serializer import Serializer
 
-from ...errors import DeliveryError, OutageError, RejectedError
-from ...message import Message
-from ...message.address import KafkaAddress
-from ...message.headers import kafka_headers
-from .. import Outcome
+from ...errors import InvalidSettingError
+from .. import Rejected, Unavailable
+from .options import MAX_REQUEST_BYTES, check_options
+from .port import Produced, ProducerRecord, TooLarge, Wait, where
 
-#: Errors that say "never this record"; every other error of Kafka's says "not now". An error about all records, such
-#: as a wrong password, is no reason to move them all to a dead letter topic.
+_TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
+
+#: Errors that mean "never this record"; every other error means "not now". An error that concerns all records, such as
+#: a wrong password, is no reason to move them all to a dead letter topic.
 _PERMANENT = (
-    kafka_errors.MessageSizeTooLargeError,
-    kafka_errors.RecordListTooLargeError,
     kafka_errors.InvalidRecordError,
     kafka_errors.InvalidTopicError,
     kafka_errors.TopicAuthorizationFailedError,
     kafka_errors.PolicyViolationError,
 )
 
-#: The broker decides what is too large (`message.max.bytes`), not the client; this only bounds one request.
-_MAX_REQUEST_BYTES = 100 * 1024 * 1024
+#: Errors of KafkaProducer's constructor that come from its arguments, not from the brokers.
+_WRONG_OPTION = (kafka_errors.KafkaConfigurationError, TypeError, ValueError, AssertionError)
 
+#: Seconds that the wait for a confirmation may exceed the delivery timeout, within which kafka-python settles every
+#: future. This only guards against its faults.
+_PATIENCE_S = 10.0
 
 _NULL_VALUE = object()
 
@@ -43,112 +44,92 @@ class _NullSafe(Serializer):
         return None if data is _NULL_VALUE else data
 
 
-class KafkaDestination:
-    """Produces to Kafka; one producer for each set of brokers, made when first needed.
+class KafkaPythonClient:
+    """One KafkaProducer. See `KafkaClient`.
 
-    Args:
-        brokers: where topics live whose address names no brokers.
-        options: further options for kafka-python's producer.
-        timeout_s: seconds until an unconfirmed record counts as an outage.
+    Raises:
+        InvalidSettingError: for an option that kafka-python does not know, or a value that it cannot use.
+        kafka.errors.KafkaError: if no broker answers: the producer connects at once.
     """
 
-    def __init__(self, brokers: Sequence[str], options: Mapping[str, Any], timeout_s: float) -> None:
-        self._brokers = ",".join(brokers)
-        self._options = dict(options)
+    def __init__(self, brokers: str, options: Mapping[str, Any], timeout_s: float) -> None:
+        check_options("kafka-python", options)
+        _quiet_logging()
+        self._brokers = brokers
         self._timeout_s = timeout_s
-        self._producers: dict[tuple[str, bool], KafkaProducer] = {}
-        self._lock = threading.Lock()
+        timeout_ms = round(timeout_s * 1000)
+        self._producer = _make_producer(
+            {
+                "delivery_timeout_ms": timeout_ms,
+                "request_timeout_ms": min(timeout_ms, 10_000),
+                "max_block_ms": min(timeout_ms, 10_000),
+                "bootstrap_timeout_ms": min(timeout_ms, 10_000),
+                "max_request_size": MAX_REQUEST_BYTES,
+                "batch_size": 128 * 1024,
+                "reconnect_backoff_ms": 200,
+                **options,
+                # What the promise rests on. `check_options` refuses other values.
+                "bootstrap_servers": brokers.split(","),
+                "acks": "all",
+                # With idempotence, one record that the broker refuses for good is fatal to kafka-python's producer:
+                # every later record gets this record's error. What idempotence would give, no second copy when a
+                # confirmation is lost, is not promised.
+                "enable_idempotence": False,
+                "key_serializer": None,
+                "value_serializer": _NullSafe(),
+            }
+        )
 
-    def send(self, messages: Sequence[Message]) -> list[Outcome]:
-        outcomes = self._send(messages, compress=False)
-        if "compression_type" not in self._options:
-            # A producer that compresses may have written what is too large for the same topic uncompressed.
-            large = [i for i, outcome in enumerate(outcomes) if _is_too_large(outcome)]
-            for i, outcome in zip(large, self._send([messages[i] for i in large], compress=True), strict=True):
-                outcomes[i] = outcome
-        return outcomes
+    def start(self, records: Sequence[ProducerRecord]) -> Wait:
+        # kafka-python waits for a topic that it does not know, some seconds. One wait is enough for all its records.
+        unknown_topics: dict[str, Unavailable] = {}
+        sent = [unknown_topics.get(record.topic) or self._start(record, unknown_topics) for record in records]
+        return lambda: [self._confirm(record, result) for record, result in zip(records, sent, strict=True)]
 
-    def _send(self, messages: Sequence[Message], *, compress: bool) -> list[Outcome]:
-        # First all are handed over, then all are waited for: the producer batches what is under way at once.
-        sent = [self._start(message, compress=compress) for message in messages]
-        return [
-            result if isinstance(result, DeliveryError) else self._confirm(message, result)
-            for message, result in zip(messages, sent, strict=True)
-        ]
-
-    def _start(self, message: Message, *, compress: bool) -> Any:
-        address = message.target
-        assert isinstance(address, KafkaAddress)
-        brokers = address.brokers or self._brokers
+    def _start(self, record: ProducerRecord, unknown_topics: dict[str, Unavailable]) -> Any:
+        """kafka-python's future for the record, or an outcome."""
+        topic, partition, key, value, headers = record
         try:
-            producer = self._producer(brokers, compress=compress)
-            if address.partition is not None and address.partition not in producer.partitions_for(address.topic):
-                return RejectedError(f"{address} has no partition {address.partition}")
-            # kafka-python cannot produce a header without a value; the empty one is the nearest.
-            headers = [(name, b"" if value is None else value) for name, value in kafka_headers(message)]
-            return producer.send(
-                address.topic,
-                value=_NULL_VALUE if message.value is None else message.value,
-                key=message.key,
-                headers=headers,
-                partition=address.partition,
+            if partition is not None and partition not in self._producer.partitions_for(topic):
+                return Rejected(f"kafka:{topic} has no partition {partition}")
+            return self._producer.send(
+                topic,
+                value=_NULL_VALUE if value is None else value,
+                key=key,
+                # kafka-python cannot produce a header without a value; the empty value is the nearest.
+                headers=[(name, b"" if data is None else data) for name, data in headers],
+                partition=partition,
             )
+        except kafka_errors.KafkaTimeoutError as error:
+            unknown_topics[topic] = outcome = Unavailable(f"kafka:{topic} at {self._brokers}: {error}")
+            return outcome
         except Exception as error:  # noqa: BLE001 - classified: the message is kept or given up, never dropped
-            return self._classify(error, address, brokers)
+            return self._classify(topic, error)
 
-    def _confirm(self, message: Message, future: Any) -> Outcome:
-        address = message.target
-        assert isinstance(address, KafkaAddress)
+    def _confirm(self, record: ProducerRecord, sent: Any) -> Produced:
+        if isinstance(sent, Rejected | Unavailable):
+            return sent
         try:
-            # kafka-python settles every future within its delivery timeout; this bound only guards against its faults.
-            metadata = future.get(timeout=self._timeout_s + 10)
+            # `get` costs more than all else that is done here, and after the first one most are confirmed.
+            is_confirmed = sent.is_done and sent.exception is None
+            metadata = sent.value if is_confirmed else sent.get(timeout=self._timeout_s + _PATIENCE_S)
         except Exception as error:  # noqa: BLE001 - as in _start
-            return self._classify(error, address, address.brokers or self._brokers)
-        return f"{address}[{metadata.partition}]@{metadata.offset}"
+            return self._classify(record.topic, error)
+        return where(record.topic, metadata.partition, metadata.offset)
 
-    def _classify(self, error: Exception, address: KafkaAddress, brokers: str) -> DeliveryError:
-        kind = RejectedError if isinstance(error, _PERMANENT) else OutageError
-        result = kind(f"{address} at {brokers}: {error}")
-        result.__cause__ = error
-        return result
+    def _classify(self, topic: str, error: Exception) -> Rejected | Unavailable:
+        text = f"kafka:{topic} at {self._brokers}: {error}"
+        if isinstance(error, _TOO_LARGE):
+            return TooLarge(text)
+        return Rejected(text) if isinstance(error, _PERMANENT) else Unavailable(text)
 
-    def _producer(self, brokers: str, *, compress: bool) -> KafkaProducer:
-        with self._lock:
-            producer = self._producers.get((brokers, compress))
-            if producer is None:
-                timeout_ms = round(self._timeout_s * 1000)
-                options: dict[str, Any] = {
-                    "delivery_timeout_ms": timeout_ms,
-                    "request_timeout_ms": min(timeout_ms, 10_000),
-                    "max_block_ms": min(timeout_ms, 10_000),
-                    "bootstrap_timeout_ms": min(timeout_ms, 10_000),
-                    "max_request_size": _MAX_REQUEST_BYTES,
-                    "batch_size": 128 * 1024,
-                    "reconnect_backoff_ms": 200,
-                    **self._options,
-                    # What the promise rests on is not for options to change.
-                    "bootstrap_servers": brokers.split(","),
-                    "acks": "all",
-                    # With idempotence, one record that the broker refuses for good is fatal to kafka-python's producer:
-                    # this record's error is then what every other record gets, for ever. What idempotence would give,
-                    # no second copy when a confirmation is lost, is not promised.
-                    "enable_idempotence": False,
-                    "key_serializer": None,
-                    "value_serializer": _NullSafe(),
-                }
-                if compress:
-                    options["compression_type"] = "gzip"
-                producer = self._producers[brokers, compress] = _make_producer(options)
-            return producer
-
-    def close(self) -> None:
-        with self._lock:
-            producers = list(self._producers.values())
-            self._producers.clear()
-        for producer in producers:
-            # What is not confirmed by now is not settled either: it will be delivered again.
-            with suppress(kafka_errors.KafkaTimeoutError):
-                producer.close(timeout=5)
+    def close(self, timeout_s: float) -> None:
+        try:
+            # It waits up to this long twice: for what is under way, and for its thread.
+            self._producer.close(timeout=timeout_s / 2)
+        except Exception:
+            # Kafka hangs, say. What is not confirmed is delivered again.
+            logging.getLogger(__name__).debug("closing a producer failed", exc_info=True)
 
 
 def _make_producer(options: Mapping[str, Any]) -> KafkaProducer:
@@ -160,14 +141,22 @@ def _make_producer(options: Mapping[str, Any]) -> KafkaProducer:
 
     try:
         return KafkaProducer(**options, kafka_client=client)
-    except BaseException:
+    except BaseException as error:
         # KafkaProducer leaves its sockets open when it cannot be made: an outage would pile them up.
         for one in clients:
             one.close()
+        if isinstance(error, _WRONG_OPTION) and not isinstance(error, kafka_errors.BrokerResponseError):
+            # Not the options themselves: there may be a password among them.
+            raise InvalidSettingError("rebound_kafka_options", sorted(options), f"kafka-python: {error}") from error
         raise
 
 
-def _is_too_large(outcome: Outcome) -> bool:
-    return isinstance(outcome, RejectedError) and isinstance(
-        outcome.__cause__, kafka_errors.MessageSizeTooLargeError | kafka_errors.RecordListTooLargeError
-    )
+def _quiet_logging() -> None:
+    """Turn off kafka-python's log, unless its level was set.
+
+    It logs each step of each connection, and each failed one at ERROR: hundreds a second while Kafka is away. What
+    matters of that is in rebound's own log lines.
+    """
+    log = logging.getLogger("kafka")
+    if log.level == logging.NOTSET:
+        log.setLevel(logging.CRITICAL)

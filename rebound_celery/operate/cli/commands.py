@@ -64,7 +64,7 @@ def load_handler(path: str) -> Callable[..., object]:
     """Return the function that `package.module:function` names.
 
     Raises:
-        InvalidSettingError: saying what of it could not be imported.
+        InvalidSettingError: saying what could not be imported.
     """
     from celery.utils.imports import cwd_in_path
 
@@ -81,9 +81,10 @@ def load_handler(path: str) -> Callable[..., object]:
                 "--handler", path, f"the module {module_name!r} cannot be imported: {type(error).__name__}: {error}"
             ) from error
     for part in name.split("."):
-        if not hasattr(found, part):
-            raise InvalidSettingError("--handler", path, f"the module {module_name!r} has no {name!r}")
-        found = getattr(found, part)
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise InvalidSettingError("--handler", path, f"the module {module_name!r} has no {name!r}") from None
     if not callable(found):
         raise InvalidSettingError("--handler", path, f"{name!r} is no function")
     return found  # type: ignore[no-any-return]
@@ -151,7 +152,7 @@ def consume(
     loglevel: str,
     **settings: Any,
 ) -> None:
-    """Call a function with each record of a Kafka topic; what fails is tried again, then becomes a dead letter.
+    """Call a function with each record of a Kafka topic. Failed records are tried again, and then become dead letters.
 
     SIGINT or SIGTERM stops it in order: running calls finish, and what is done is committed. A second signal does not
     wait for running calls. The app's modules are imported as a worker imports them, and Django is set up.
@@ -221,7 +222,7 @@ def _print_stats(consumer: Consumer) -> None:
 
 
 @rebound.command()
-@click.option("--topic", "topics", multiple=True, help="A consumed topic, whose dead letter topic is looked for too.")
+@click.option("--topic", "topics", multiple=True, help="A consumed topic; its dead letter topic is checked too.")
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="An option of your consumers.")
 @click.option("--timeout", default=3.0, show_default=True, metavar="SECONDS", help="How long workers have to answer.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON list.")
@@ -229,21 +230,20 @@ def _print_stats(consumer: Consumer) -> None:
 def doctor(
     ctx: click.Context, topics: tuple[str, ...], options: tuple[str, ...], timeout: float, as_json: bool
 ) -> None:
-    """Look for what makes the promise unsafe: in Redis, Kafka, the workers and the installed packages.
+    """Check Redis, Kafka, the workers and the installed packages for what makes the delivery promise unsafe.
 
-    Exit status 0: no problem was found (there may be warnings); 1: there is one; 2: it could not be looked for.
+    Exit status 0: no problem was found (there may be warnings). 1: there is a problem. 2: the check could not run.
     """
     from dataclasses import asdict
 
-    from rebound_celery.errors import NotInstalledError
+    from rebound_celery import registry
     from rebound_celery.operate.doctor import examine
     from rebound_celery.operate.finding import PROBLEM
 
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     with plain_errors(ctx):
         app = ctx.obj.app
-        if getattr(app, "rebound", None) is None:
-            raise NotInstalledError(app.main)
+        registry.find(app)  # raises NotInstalledError
         findings = examine(app, topics, timeout, dict(read_option(option) for option in options))
         if as_json:
             click.echo(json.dumps([asdict(finding) for finding in findings]))

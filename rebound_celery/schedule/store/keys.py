@@ -1,21 +1,28 @@
 """The names of all Redis keys of the schedule; no other module spells one.
 
-All keys of a queue share a hash tag, so that one script may touch them together on a clustered server too.
+All keys of a queue share a hash tag, so that one script may touch them together.
 """
 
 from __future__ import annotations
 
+from bisect import bisect
 from dataclasses import dataclass
+from functools import cached_property
+
+#: The highest priority that kombu gives a message.
+_LAST_PRIORITY = 9
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class QueueKeys:
     """The keys of one queue.
+
+    A *lane reference* is the digit of a rank, and the name of a lane.
 
     Attributes:
         prefix: the app's `global_keyprefix`; the empty text for none.
         queue: the queue's name.
-        steps: the app's priority steps, the most urgent first.
+        steps: the app's priority steps, the most urgent first. Each is the rank of the messages at this step.
     """
 
     prefix: str
@@ -23,34 +30,85 @@ class QueueKeys:
     steps: tuple[int, ...]
 
     def _key(self, name: str) -> str:
-        return f"{self.prefix}rebound:{{{self.queue}}}:{name}"
+        return f"{self.prefix}rebound:1:{{{self.queue}}}:{name}"
 
-    def waiting(self, step: int) -> str:
-        """ZSET id -> due time in Unix milliseconds. While a worker holds the message, the time its lease ends instead,
-        with a fraction: n/1024 where n counts the leases it has had. One that was moved after a loss waits with that
-        fraction and a half, and is due at the next whole millisecond."""
-        return self._key(f"waiting:{step}")
+    @cached_property
+    def ranks(self) -> tuple[int, ...]:
+        """The steps that a message can have."""
+        return tuple(step for step in self.steps if 0 <= step <= _LAST_PRIORITY)
 
-    def all_waiting(self) -> list[str]:
-        """The waiting set of each priority step, the most urgent first."""
-        return [self.waiting(step) for step in self.steps]
+    def rank_of(self, priority: int) -> int:
+        """The rank of a message with this priority, as kombu chooses the list of an ordinary one."""
+        return self.steps[bisect(self.steps, min(max(priority, 0), _LAST_PRIORITY)) - 1]
+
+    def waiting(self, reference: str) -> str:
+        """ZSET id -> due time in Unix milliseconds, of a rank and lane."""
+        return self._key(f"waiting:{reference[0]}:{reference[1:]}")
+
+    def lanes(self, rank: int | str) -> str:
+        """ZSET lane -> when to look at it, in Unix milliseconds: no later than its first message is due, or, where it
+        is paused or limited, no earlier than it may be claimed from. A lane that was served and still has due messages
+        has the time of that, so that lanes take turns."""
+        return self._key(f"lanes:{rank}")
 
     @property
     def messages(self) -> str:
-        """HASH id -> stored message (see `stored`)."""
+        """HASH id -> envelope and stored form; the envelope tells losses, rank and lane."""
         return self._key("messages")
 
     @property
-    def dead(self) -> str:
-        """HASH id -> reason, a line feed, stored message: what no worker could finish or read."""
-        return self._key("dead")
+    def leased(self) -> str:
+        """ZSET id -> end of its lease in Unix milliseconds."""
+        return self._key("leased")
+
+    @property
+    def leases(self) -> str:
+        """HASH id -> token of its lease: a worker's name, a colon, and the number of its claim. With a minus before it,
+        the lease has run out, and the message waits."""
+        return self._key("leases")
+
+    @property
+    def claims(self) -> str:
+        """HASH worker -> its last claim: number, 1 if the worker has confirmed it (else 0), and the claimed ids."""
+        return self._key("claims")
+
+    @property
+    def unconfirmed(self) -> str:
+        """ZSET worker -> until when its last claim must be confirmed; or, confirmed, until when it is remembered."""
+        return self._key("unconfirmed")
+
+    @property
+    def limits(self) -> str:
+        """HASH lane -> until when it is paused, messages a second (0: no limit), and when all claimed so far are paid
+        for at that rate; times in Unix milliseconds."""
+        return self._key("limits")
+
+    @property
+    def next(self) -> str:
+        """STRING: no claim finds anything before this time, in Unix milliseconds. Missing: nothing waits."""
+        return self._key("next")
 
     @property
     def wake(self) -> str:
-        """LIST of at most one token: what is due sooner than a sleeping worker may know."""
+        """LIST of at most one token: something is due sooner than a sleeping worker may know."""
         return self._key("wake")
 
     @property
     def wake_unprefixed(self) -> str:
         """`wake` as kombu's own client takes it, which adds the prefix itself."""
         return self.wake[len(self.prefix) :]
+
+    @property
+    def stats(self) -> str:
+        """HASH counter -> its value; each is changed in the same step as what it counts."""
+        return self._key("stats")
+
+    @property
+    def dead(self) -> str:
+        """HASH id -> reason, a line feed, stored form."""
+        return self._key("dead")
+
+    @property
+    def dead_times(self) -> str:
+        """ZSET id -> when it died, in Unix milliseconds."""
+        return self._key("dead:times")

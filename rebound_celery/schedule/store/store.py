@@ -2,60 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from ..transport import celery_form as stored
+from . import envelope, listing
+from .claims import DONE, LOST, RELEASE, Claim, ClaimId, End
+from .envelope import from_id, to_id
+from .groups import Group, chosen, grouped
 from .keys import QueueKeys
-from .script_runner import run_script
+from .script_runner import Call, run_script
+from .values import Counts, DeadEntry, DeadPage, Entry, Lane, Page, Position, Waiting
 
 T = TypeVar("T")
 
 #: A worker that sleeps looks again within this time. What is due later needs no wake-up call: it will be seen.
-MAX_SLEEP_MS = 2_000
+MAX_SLEEP_MS = 3_000
 
-#: How many entries one script call may touch; longer lists are cut, so that Redis never stands still for long.
+#: How many messages one script call may touch; longer lists are cut, so that Redis never stands still for long.
 CHUNK = 500
 
-
-class Claimed(NamedTuple):
-    """A leased message: its id, its stored form, and how many leases of it ran out before this one."""
-
-    id: bytes
-    stored: bytes
-    losses: int
-
-    @property
-    def token(self) -> bytes:
-        """What names this lease when it is settled: the nonce of the storing, and the number of the lease."""
-        return stored.nonce(self.stored) + b"%d" % (self.losses + 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What a claim found: leased messages, ids that died of too many losses, and milliseconds until the next is due
-    (None when nothing waits)."""
-
-    messages: list[Claimed]
-    dead: list[bytes]
-    next_due_in_ms: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """An entry of the schedule as a listing shows it; `due_ms` is the end of the lease where it is leased."""
-
-    id: str
-    due_ms: int
-    leased: bool
-    message: dict[str, Any] | None
+#: How often a call is made again because the lane of a message was not known, or has changed meanwhile.
+_ROUNDS = 8
 
 
 class Store:
-    """The schedule of one queue.
+    """The schedule of one queue; `schedule.port.Schedule` says what its methods do.
 
     Args:
         client: a redis-py client that adds no prefix and decodes nothing.
@@ -65,16 +38,19 @@ class Store:
     def __init__(self, client: Any, keys: QueueKeys) -> None:
         self.keys = keys
         self._client = client
-        self._common = [keys.messages, keys.wake, keys.dead, *keys.all_waiting()]
-        self._of_step = {
-            step: [
-                keys.messages,
-                keys.wake,
-                keys.waiting(step),
-                *(keys.waiting(other) for other in keys.steps if other != step),
-            ]
-            for step in keys.steps
-        }
+        common = [keys.messages, keys.leased, keys.leases]
+        self._enqueue_keys = [*common, keys.limits, keys.next, keys.wake, keys.stats]
+        self._settle_keys = [*self._enqueue_keys, keys.dead, keys.dead_times]
+        self._claim_keys = [
+            *common,
+            keys.claims,
+            keys.unconfirmed,
+            keys.limits,
+            keys.next,
+            keys.wake,
+            keys.stats,
+            *map(keys.lanes, keys.ranks),
+        ]
 
     def over(self, client: Any) -> Store:
         """The same schedule over another client."""
@@ -82,147 +58,257 @@ class Store:
         other._client = client  # noqa: SLF001 - of its own class
         return other
 
+    @property
+    def queue(self) -> str:
+        return self.keys.queue
+
+    # storing
+
     def enqueue(
-        self,
-        entries: Iterable[tuple[str, int, bytes]],
-        step: int,
-        *,
-        keep: bool = False,
-        piggybacked: Sequence[Sequence[Any]] = (),
+        self, entries: Iterable[Entry], *, keep: bool = False, piggybacked: Sequence[Sequence[Any]] = ()
     ) -> int:
-        """Store messages: (id, due time in Unix milliseconds, stored form). Returns how many ids were new.
+        parts: list[list[Group]] = []
 
-        Entries that are made one by one are made while Redis is at work on those before. An id that is stored already
-        gets the new message and due time; with `keep` it stays as it is. The commands in
-        `piggybacked` are sent in the same round trip, after the script; their answers are ignored.
+        def calls() -> Iterator[Call]:
+            for chunk in _chunks(entries):
+                parts.append(grouped(self.keys, chunk, keep=keep))
+                yield self._enqueue_call(parts[-1], [], keep=keep)
+
+        _, answers = run_script(self._client, "enqueue", calls(), piggybacked)
+        added = 0
+        for part, answer in zip(parts, answers, strict=True):
+            added += answer[0]
+            groups = part
+            for _ in range(_ROUNDS):
+                _, needed, left = answer
+                if not left:
+                    break
+                # These replace messages whose lanes were not given.
+                groups = chosen(groups, left)
+                _, (answer,) = run_script(self._client, "enqueue", [self._enqueue_call(groups, needed, keep=keep)])
+                added += answer[0]
+        return added
+
+    def _enqueue_call(self, groups: Sequence[Group], more: Sequence[bytes], *, keep: bool) -> Call:
+        # Two priorities can have the same rank.
+        references = list(dict.fromkeys((*(group.reference for group in groups), *map(from_id, more))))
+        arguments: list[Any] = [MAX_SLEEP_MS, 1 if keep else 0, len(references), *references]
+        for group in groups:
+            arguments += (references.index(group.reference) + 1, group.first_ms, len(group.arguments) // 3)
+            arguments += group.arguments
+        return Call(self._with_lanes(self._enqueue_keys, references), arguments)
+
+    def _with_lanes(self, keys: list[str], references: Sequence[str]) -> list[str]:
+        lanes = ((self.keys.waiting(reference), self.keys.lanes(reference[0])) for reference in references)
+        return [*keys, *chain.from_iterable(lanes)]
+
+    # workers
+
+    def claim(self, claim: ClaimId, limit: int, lease_ms: int, confirm_ms: int, lanes: Iterable[str] = ()) -> Claim:
+        """Lease at most `limit` messages that are due; the worker then has to `confirm`.
+
+        Args:
+            claim: names the claim. Asked again with the same, for its answer was lost, it gives the same messages.
+            limit: 0 claims nothing, and wakes another worker where something is due.
+            lease_ms: how long a lease lasts, once the claim is confirmed.
+            confirm_ms: within this time the claim has to be confirmed, or its messages wait again.
+            lanes: references of the lanes that may be due. Those that are due and not among them are named in the
+                answer.
         """
-        calls = ([MAX_SLEEP_MS, int(keep), *chain.from_iterable(chunk)] for chunk in _chunks(entries))
-        return sum(self._run("enqueue", self._of_step[step], calls, piggybacked))
+        references = list(lanes)
+        ranks = self.keys.ranks
+        arguments = [
+            claim.worker,
+            claim.number,
+            min(limit, CHUNK),
+            lease_ms,
+            confirm_ms,
+            len(ranks),
+            *ranks,
+            *references,
+        ]
+        keys = [*self._claim_keys, *map(self.keys.waiting, references)]
+        _, ((wait_ms, unknown, ids, messages),) = run_script(self._client, "claim", [Call(keys, arguments)])
+        return Claim(
+            list(map(envelope.claimed, ids, messages)),
+            None if wait_ms < 0 else wait_ms,
+            [from_id(reference) for reference in unknown],
+        )
 
-    def claim(self, limit: int, lease_ms: int, max_losses: int) -> Claim:
-        """Lease at most `limit` messages that are due, the most urgent and oldest first."""
-        (reply,) = self._run("claim", self._common, [[lease_ms, min(limit, CHUNK), max_losses]])
-        next_due, dead, *rest = reply
-        messages = [Claimed(rest[i], rest[i + 1], rest[i + 2]) for i in range(0, len(rest), 3)]
-        return Claim(messages, dead, None if next_due < 0 else next_due)
+    def confirm(self, claim: ClaimId) -> bool:
+        """Tell Redis that the answer to a claim has come; False if the claim is over, so that it leased nothing."""
+        call = Call([self.keys.claims, self.keys.unconfirmed], [claim.worker, claim.number])
+        return bool(run_script(self._client, "confirm", [call])[1][0])
 
-    def settle(self, ends: Sequence[tuple[bytes, bytes, str]]) -> int:
-        """End leases: (id, token, what), where what is "done", "release" (as if the lease had not been), "lost" (as
-        if it had run out), or the reason of a dead letter."""
-        return sum(self._run("settle", self._common, [list(chain.from_iterable(chunk)) for chunk in _chunks(ends)]))
+    def settle(self, ends: Sequence[End]) -> int:
+        """End leases; returns how many were not void."""
+        settled = 0
+        for chunk in _chunks(ends):
+            left, needed = list(chunk), [end.reference for end in chunk if end.what != DONE]
+            for _ in range(_ROUNDS):
+                references = list(dict.fromkeys(filter(None, needed)))
+                done = [end for end in left if end.what == DONE]
+                others = [end for end in left if end.what != DONE]
+                arguments: list[Any] = [len(references), *references, len(done)]
+                for end in done:
+                    arguments += (to_id(end.id), end.token)
+                for end in others:
+                    arguments += (to_id(end.id), end.token, _what(end.what))
+                call = Call(self._with_lanes(self._settle_keys, references), arguments)
+                _, ((count, missing, positions),) = run_script(self._client, "settle", [call])
+                settled += count
+                if not positions:
+                    break
+                first = len(references) + 3
+                left = [
+                    done[(position - first) // 2]
+                    if position < first + 2 * len(done)
+                    else others[(position - first - 2 * len(done)) // 3]
+                    for position in positions
+                ]
+                needed = [*references, *map(from_id, missing)]
+        return settled
 
-    def renew(self, leases: Sequence[tuple[bytes, bytes]], lease_ms: int) -> int:
-        """Make leases, each (id, nonce), last `lease_ms` from now. Returns how many go on."""
-        keys = [self.keys.messages, *self.keys.all_waiting()]
-        return sum(self._run("renew", keys, [[lease_ms, *chain.from_iterable(chunk)] for chunk in _chunks(leases)]))
+    def renew(self, leases: Sequence[tuple[str, str]], lease_ms: int) -> int:
+        """Let leases, each (id, token), last `lease_ms` from now; returns how many go on."""
+        keys = [self.keys.leased, self.keys.leases]
+        calls = (
+            Call(keys, [lease_ms, *chain.from_iterable((to_id(id_), token) for id_, token in chunk)])
+            for chunk in _chunks(leases)
+        )
+        return sum(run_script(self._client, "renew", calls)[1])
 
-    def cancel(self, *ids: str | bytes) -> int:
-        """Remove messages, waiting or leased; returns how many there were."""
-        return self._move("remove", ids)
+    # steering
 
-    def withdraw(self, *ids: str | bytes) -> Iterator[bytes]:
-        """Remove messages that no worker holds; gives the stored form of each."""
-        keys = [self.keys.messages, *self.keys.all_waiting()]
+    def cancel(self, *ids: str, leased: bool = False) -> list[bytes]:
+        return [stored for _, removed in self._move("cancel-all" if leased else "cancel", ids) for stored in removed]
+
+    def run_now(self, *ids: str) -> int:
+        return sum(count for count, _ in self._move("now", ids))
+
+    def reschedule(self, due_ms: int, *ids: str) -> int:
+        return sum(count for count, _ in self._move(due_ms, ids))
+
+    def _move(self, what: str | int, ids: Sequence[str]) -> Iterator[tuple[int, list[bytes]]]:
         for chunk in _chunks(ids):
-            yield from self._run("withdraw", keys, [chunk])[0]
+            left: list[bytes] = [to_id(id_) for id_ in chunk]
+            references = ["0"]
+            for _ in range(_ROUNDS):
+                arguments = [what, MAX_SLEEP_MS, len(references), *references, *left]
+                call = Call(self._with_lanes(self._enqueue_keys, references), arguments)
+                _, ((count, needed, left, removed),) = run_script(self._client, "move", [call])
+                yield count, removed
+                if not left:
+                    break
+                references = list(dict.fromkeys((*references, *map(from_id, needed))))
 
-    def run_now(self, *ids: str | bytes) -> int:
-        """Make waiting messages due; returns how many."""
-        return self._move("now", ids)
+    def pause(self, lane: str, until_ms: int) -> None:
+        self._limit(lane, "paused", until_ms)
 
-    def reschedule(self, due_ms: int, *ids: str | bytes) -> int:
-        """Make waiting messages due at `due_ms` (Unix milliseconds); returns how many."""
-        return self._move(due_ms, ids)
+    def resume(self, lane: str) -> None:
+        self._limit(lane, "paused", 0)
 
-    def _move(self, due: int | str, ids: Sequence[str | bytes]) -> int:
-        keys = [self.keys.messages, self.keys.wake, *self.keys.all_waiting()]
-        return sum(self._run("move", keys, [[due, *chunk] for chunk in _chunks(ids)]))
+    def set_rate(self, lane: str, per_second: float | None) -> None:
+        if per_second is not None and not 0 < per_second <= 1e6:
+            raise ValueError(f"per_second={per_second!r} cannot be used: it is more than 0, or None for no limit")
+        self._limit(lane, "rate", 0 if per_second is None else per_second)
 
-    def show(self, identity: str) -> Waiting | None:
-        """One entry by its id, or None."""
-        return next(self._entries([identity.encode()]), None)
+    def _limit(self, lane: str, what: str, value: float) -> None:
+        keys = [self.keys.limits, self.keys.next, self.keys.wake]
+        call = Call(self._with_lanes(keys, [f"{rank}{lane}" for rank in self.keys.ranks]), [lane, what, value])
+        run_script(self._client, "limit", [call])
 
-    def list(self, start: int = 0, count: int = 100) -> list[Waiting]:
-        """A page of the entries, ordered by priority step and then by time."""
-        ids: list[bytes] = []
-        for key in self.keys.all_waiting():
-            if len(ids) >= count:
-                break
-            size = self._client.zcard(key)
-            if start < size:
-                ids += self._client.zrange(key, start, start + count - len(ids) - 1)
-            start = max(0, start - size)
-        return list(self._entries(ids))
+    def purge(self) -> int:
+        keys = self.keys
+        references: list[str] = []
+        for _ in range(_ROUNDS):
+            touched = [keys.messages, keys.stats, keys.wake, *map(keys.lanes, keys.ranks)]
+            touched += map(keys.waiting, references)
+            touched += [keys.leased, keys.leases, keys.claims, keys.unconfirmed, keys.next]
+            call = Call(touched, [len(keys.ranks), *keys.ranks, *references])
+            _, ((count, needed),) = run_script(self._client, "purge", [call])
+            if not needed:
+                return int(count)
+            references += map(from_id, needed)
+        return 0
 
-    def _entries(self, ids: Sequence[bytes]) -> Iterator[Waiting]:
-        steps = self.keys.all_waiting()
-        for chunk in _chunks(ids):
-            with self._client.pipeline(transaction=False) as pipe:
-                for identity in chunk:
-                    pipe.hget(self.keys.messages, identity)
-                    for key in steps:
-                        pipe.zscore(key, identity)
-                pipe.time()
-                *found, (seconds, microseconds) = pipe.execute()
-            replies, now_ms = iter(found), seconds * 1000 + microseconds // 1000
-            for identity in chunk:
-                raw, *scores = [next(replies) for _ in range(1 + len(steps))]
-                score = next((s for s in scores if s is not None), None)
-                if raw is not None and score is not None:
-                    yield _waiting(identity, raw, score, now_ms)
+    # dead letters
+
+    def bury(self, letters: Sequence[DeadEntry]) -> None:
+        keys = [self.keys.dead, self.keys.dead_times, self.keys.stats]
+
+        def call(chunk: Sequence[DeadEntry]) -> Call:
+            parts = (
+                (to_id(letter.id), "" if letter.died_ms is None else letter.died_ms, envelope.seal_letter(letter))
+                for letter in chunk
+            )
+            return Call(keys, list(chain.from_iterable(parts)))
+
+        run_script(self._client, "bury", map(call, _chunks(letters)))
+
+    def remove_dead(self, *ids: str) -> int:
+        keys = [self.keys.dead, self.keys.dead_times, self.keys.stats]
+        calls = (Call(keys, list(map(to_id, chunk))) for chunk in _chunks(ids))
+        return sum(run_script(self._client, "unbury", calls)[1])
+
+    def dead(self, after: Position | None = None, count: int = 100) -> DeadPage:
+        return listing.dead_page(self._client, self.keys, after, count)
+
+    def dead_letter(self, id: str) -> DeadEntry | None:  # noqa: A002 - as in the port
+        with self._client.pipeline(transaction=False) as pipe:
+            pipe.hget(self.keys.dead, to_id(id))
+            pipe.zscore(self.keys.dead_times, to_id(id))
+            letter, died_ms = pipe.execute()
+        return None if letter is None else envelope.open_letter(id, letter, None if died_ms is None else int(died_ms))
+
+    # looking
+
+    def get(self, id: str) -> Waiting | None:  # noqa: A002 - as in the port
+        return listing.get(self._client, self.keys, id)
+
+    def page(
+        self, lane: str | None = None, after: Position | None = None, count: int = 100, *, leased: bool = False
+    ) -> Page:
+        return listing.page(self._client, self.keys, lane, after, count, leased=leased)
+
+    def counts(self) -> Counts:
+        return listing.counts(self._client, self.keys)
+
+    def lanes(self) -> list[Lane]:
+        return listing.lanes(self._client, self.keys)
+
+    def overdue_ms(self) -> int:
+        return listing.overdue_ms(self._client, self.keys)
 
     def count(self) -> int:
         """How many messages wait or are leased."""
         return int(self._client.hlen(self.keys.messages))
 
-    def overdue_ms(self) -> int:
-        """For how long the message that is due first has been due and in no worker's hands; 0 if none is due."""
-        with self._client.pipeline(transaction=False) as pipe:
-            for key in self.keys.all_waiting():
-                pipe.zrange(key, 0, 0, withscores=True)
-            pipe.time()
-            *heads, (seconds, microseconds) = pipe.execute()
-        now_ms = seconds * 1000 + microseconds // 1000
-        return max((now_ms - int(score) for head in heads for _, score in head if score <= now_ms), default=0)
-
-    def purge(self) -> int:
-        """Remove every waiting message; returns how many. Dead letters stay."""
-        with self._client.pipeline(transaction=True) as pipe:
-            pipe.hlen(self.keys.messages)
-            pipe.delete(self.keys.messages, self.keys.wake, *self.keys.all_waiting())
-            return int(pipe.execute()[0])
+    def stats(self) -> Mapping[str, int]:
+        return {name.decode(): int(value) for name, value in self._client.hgetall(self.keys.stats).items()}
 
     def server_info(self) -> dict[str, Any]:
-        """What the server tells of itself (INFO)."""
         return dict(self._client.info())
 
-    def dead(self) -> Iterator[tuple[str, str, bytes]]:
-        """Dead letters of this queue: id, reason, stored form."""
-        for identity, letter in self._client.hscan_iter(self.keys.dead):
-            reason, _, body = letter.partition(b"\n")
-            yield identity.decode("utf-8", "replace"), reason.decode("utf-8", "replace"), body
-
-    def dead_letter(self, identity: bytes) -> bytes | None:
-        """The stored form of a dead letter, or None."""
-        letter = self._client.hget(self.keys.dead, identity)
-        return None if letter is None else letter.partition(b"\n")[2]
-
-    def _run(
-        self, name: str, keys: Sequence[str], calls: Iterable[Sequence[Any]], piggybacked: Sequence[Sequence[Any]] = ()
-    ) -> Sequence[Any]:
-        return run_script(self._client, name, keys, calls, piggybacked)
+    def ping(self) -> None:
+        self._client.ping()
 
 
-def _waiting(identity: bytes, raw: bytes, score: float, now_ms: int) -> Waiting:
-    try:
-        message = stored.decode(raw)
-    except (stored.UnknownVersionError, ValueError):
-        message = None
-    # See `waiting` in keys.py.
-    was_moved = score % 1 >= 0.5
-    due_ms = int(score) + was_moved
-    leased = score % 1 > 0 and not was_moved and score > now_ms
-    return Waiting(identity.decode("utf-8", "replace"), due_ms, leased, message)
+def _what(what: str) -> str:
+    return what if what in {RELEASE, LOST} else ":" + what.replace("\n", " ")
+
+
+def next_claims_in(client: Any, keys: Iterable[QueueKeys]) -> list[int | None]:
+    """For each queue, milliseconds until a claim may find something, at most 0 if it does now; None if nothing waits.
+
+    Two commands, however many queues there are.
+    """
+    with client.pipeline(transaction=False) as pipe:
+        pipe.mget([of_queue.next for of_queue in keys])
+        pipe.time()
+        moments, (seconds, microseconds) = pipe.execute()
+    now_ms = seconds * 1000 + microseconds // 1000
+    return [None if moment is None else int(moment) - now_ms for moment in moments]
 
 
 def _chunks(items: Iterable[T]) -> Iterator[Sequence[T]]:

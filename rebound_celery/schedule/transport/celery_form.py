@@ -1,7 +1,4 @@
-"""The form in which a message waits in Redis: a version byte, a nonce, and, compressed, what the message is made of.
-
-The nonce tells one storing of an id from the next, so that a worker that finishes an older delivery cannot remove what
-was stored since.
+"""The stored form of an ordinary Celery task's message: a version byte, and, compressed, what the message is made of.
 
 The messages of Celery tasks are alike but for a few fields. The compressed text is a line of JSON, without what every
 task's message has, and then the body as it is: within the JSON it would have to be escaped, and read again. A preset
@@ -12,19 +9,16 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import re
 import zlib
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kombu.exceptions import EncodeError
 from kombu.utils import json as kombu_json
 
-#: The first byte of what this version writes. A reader leaves anything else where it is.
-VERSION = b"\x02"
-NONCE_BYTES = 8
-_TEXT = 1 + NONCE_BYTES
+from ...errors import UnknownVersionError
+
+#: The first byte of what this version writes. It tells these messages from those of a leased queue's owner.
+VERSION = b"\x01"
 
 # All that follows is part of the form: it may never change under the same version byte.
 
@@ -54,19 +48,17 @@ _PROPERTIES: dict[str, Any] = {"delivery_mode": 2, "priority": 0, "body_encoding
 _REST: dict[str, Any] = {"content-encoding": "utf-8", "content-type": "application/json"}
 _PARTS = frozenset({"body", "headers", "properties"})
 
-#: What is most alike stands last.
+#: The words of Celery's messages. What is most alike stands last.
 DICTIONARY = (
-    b'"expires":"","shadow":"","timelimit":[30,20],"ignore_result":true,"parent_id":"","group":"","retries":1,'
-    b'"reason":"retries-exhausted","url":"https://","dead_destination":{"dead_set":true},'
-    b'"content_type":"text/plain; charset=utf-8","source":"","client_id":"",'
-    b'"headers":[["content-type","application/json"]],"failure":["ValueError","",""],'
-    b'"origin":["orders",0,0,1795],"group":"" dead after attempt 4: [0]@'
-    b'{"h":{"task":"rebound.deliver","id":":2","eta":"2026-11-23T15:14:47.000+00:00","root_id":"",'
-    b'"argsrepr":" attempt 2/4 -> kafka:orders","origin":"gen1@","rebound-kind":"kafka"},"p":{"correlation_id":"",'
-    b'"reply_to":"","priority":3,"delivery_info":{"exchange":"","routing_key":"rebound"}}}\n'
-    b'[[{"v":1,"id":"","value":"","key":"","destination":{"topic":"orders"},'
-    b'"dead_destination":{"topic":"orders-dlq"},"attempt":2,"max_retries":3,"base_delay":5,"first_failed_at":1795}],{},'
-    b'{"callbacks":null,"errbacks":null,"chain":null,"chord":null}]'
+    b'"expires":"2026-11-23T15:14:47.000+00:00","shadow":"","timelimit":[30,20],"ignore_result":true,"parent_id":"",'
+    b'"group":"","group_index":0,"stamped_headers":[],"stamps":{},"retries":1,"content-encoding":"utf-8",'
+    b'"content-type":"application/x-python-serialize","delivery_mode":1,"body_encoding":"base64","chord_size":null,'
+    b'"callbacks":[{"task":"","args":[],"kwargs":{},"options":{"task_id":"","reply_to":""},"subtask_type":null,'
+    b'"immutable":false}],"errbacks":[],"chain":[],"chord":null,"countdown":'
+    b'{"h":{"task":"tasks.","id":"-4","eta":"2026-11-23T15:14:47.000+00:00","root_id":"","argsrepr":"(1, \'\')",'
+    b'"kwargsrepr":"{\'\': }","origin":"gen1@"},"p":{"correlation_id":"","reply_to":"","priority":3,'
+    b'"delivery_info":{"exchange":"","routing_key":"celery"}}}\n'
+    b'[[],{},{"callbacks":null,"errbacks":null,"chain":null,"chord":null}]'
 )
 
 #: Texts of at most so many bytes are compressed within a small window, which costs less to make than zlib's usual one.
@@ -82,12 +74,8 @@ _to_json = json.JSONEncoder(separators=(",", ":"), default=kombu_json.JSONEncode
 _SPECIAL = b'"__type__"'
 
 
-class UnknownVersionError(Exception):
-    """Another version of rebound wrote this; it must stay as it is."""
-
-
 def encode(message: dict[str, Any]) -> bytes:
-    """The stored form of a kombu message, with a new nonce.
+    """The stored form of a kombu message.
 
     It is without the delivery tag, for each delivery has one of its own.
 
@@ -97,28 +85,6 @@ def encode(message: dict[str, Any]) -> bytes:
     """
     head, content = _split(message)
     return _seal(_to_json(head).encode() + b"\n" + content)
-
-
-class Template:
-    """Encodes messages that are alike but for some values; this costs much less than to make each, and to encode it.
-
-    Args:
-        sample: such a message of kombu's.
-        headers, properties: the names of those whose values differ.
-    """
-
-    def __init__(self, sample: dict[str, Any], headers: Iterable[str], properties: Iterable[str]) -> None:
-        blanks = {
-            part: {**sample[part], **{name: f"\0{name}" for name in names}}
-            for part, names in (("headers", headers), ("properties", properties))
-        }
-        head, _ = _split({**sample, **blanks})
-        # What JSON makes of a blank.
-        self._line = re.sub(r'"\\u0000([^"]*)"', r"%(\1)s", _to_json(head).replace("%", "%%")) + "\n"
-
-    def encode(self, values: Mapping[str, str], body: str) -> bytes:
-        """The stored form, with a new nonce, of the message with these values, each a text of JSON, and this body."""
-        return _seal((self._line % values + body).encode("utf-8", "surrogatepass"))
 
 
 def _split(message: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
@@ -148,7 +114,7 @@ def _split(message: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
 def _seal(text: bytes) -> bytes:
     if len(text) > _MAX_TEXT:
         raise EncodeError(f"a message of {len(text):,} bytes is too large for Redis, whose values have {_MAX_TEXT:,}")
-    return VERSION + os.urandom(NONCE_BYTES) + _compress(text)
+    return VERSION + _compress(text)
 
 
 def decode(stored: bytes) -> dict[str, Any]:
@@ -161,7 +127,7 @@ def decode(stored: bytes) -> dict[str, Any]:
     if stored[:1] != VERSION:
         raise UnknownVersionError(f"stored form {stored[:1]!r}")
     try:
-        line, _, content = _decompress(stored[_TEXT:]).partition(b"\n")
+        line, _, content = _decompress(stored[1:]).partition(b"\n")
         head = kombu_json.loads(line) if _SPECIAL in line else json.loads(line.decode())
         headers = _take(head, "h", _usual_headers())
         properties, rest = _take(head, "p", _PROPERTIES), _take(head, "r", _REST)
@@ -188,11 +154,6 @@ def _put(head: dict[str, Any], name: str, part: Any, usual: dict[str, Any]) -> N
 
 def _take(head: dict[str, Any], name: str, usual: dict[str, Any]) -> Any:
     return {**usual, **head[name]} if name in head else head[name.upper()]
-
-
-def nonce(stored: bytes) -> bytes:
-    """Which storing of its id this is: always of the same length, also of what is too short to be whole."""
-    return stored[1:_TEXT].ljust(NONCE_BYTES, b"\0")
 
 
 def _from_base64(content: bytes) -> bytes | None:

@@ -2,20 +2,17 @@
 
 What is overridden of kombu 5.7, and why:
 
-- `_put`, `create_publish_batch`: a message with a future eta is parked in the schedule, not put on the queue's list;
+- `_put`, `create_publish_batch`: a message with a future eta is stored in the schedule, not put on the queue's list;
 - `_get`, `basic_get`, `_size`, `_purge`, `_delete`, `_has_queue`: the schedule is part of the queue;
 - `basic_consume`, `_brpop_start`: the worker also waits for the schedule's wake-up token;
 - `close`: what this process holds is settled over whatever connection lives, and nothing stays of a lost one.
 
-All of it sleeps unless the connection has the transport option `rebound` (see `install`).
+All of it acts as kombu's own unless the connection has the transport option of an installation (see `installed`).
 """
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterable, Sequence
-from functools import partial
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
@@ -25,15 +22,18 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
+from ...clock import SYSTEM_CLOCK
+from ..port import ScheduleOptions
+from ..store.claims import DONE
 from ..store.keys import QueueKeys
 from ..store.store import Store
-from ..worker import announcements as announce
-from . import celery_form as stored
-from . import eta
+from ..store.values import Entry
+from . import celery_form, eta, installed
 from .claimer import FAULTS, Claimer
-from .leases import DONE, Leases, leases_of
-from .publish_batch import CollectingBatch, ScheduleBatch
-from .qos import PlainQoS, QoS
+from .installed import Installation, installation_of
+from .leases import Leases, leases_of
+from .publish_batch import ScheduleBatch
+from .qos import LeasingQoS, PlainQoS
 
 #: Seconds that a claim, a settle or a renewal may take; a lost network must not hold the worker's loop for longer.
 _SOCKET_TIMEOUT_S = 5.0
@@ -41,28 +41,32 @@ _SOCKET_TIMEOUT_S = 5.0
 logger = logging.getLogger(__name__)
 
 
+#: Queues that hold the answers to remote control: no message there waits for its time.
+_REPLIES = ".reply.celery.pidbox"
+
+
 class Channel(kombu_redis.Channel):
-    """A Redis channel with delayed delivery.
+    """A Redis channel with delayed delivery, on connections that have an installation's token as an option."""
 
-    Its option `rebound` is a mapping: `leased` (names of queues whose messages all go through the schedule), `lease`
-    (seconds), `max_losses` (leases that may run out before a message is dead), `health_file` (see `watchdog`) and `app`
-    (the token of the app that is told of it; see `announce`).
-    """
+    QoS = LeasingQoS
+    from_transport_options = (*kombu_redis.Channel.from_transport_options, installed.OPTION)
 
-    QoS = QoS
-    from_transport_options = (*kombu_redis.Channel.from_transport_options, "rebound")
-
-    rebound: dict[str, Any] | None = None
+    #: The token of the installation.
+    rebound: str | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._stores: dict[str, Store] = {}
-        #: With a connection that is not taken from the pool for each call; see `schedule`.
-        self._own_store: Store | None = None
         self._claimer: Claimer | None = None
+        self._clock = SYSTEM_CLOCK
         self.leases: Leases | None = None
         #: Whether it is a consumer's: after a lost connection that one comes back with another channel.
         self.has_consumed = False
         super().__init__(*args, **kwargs)
+        self.installation: Installation | None = installation_of(self.rebound)
+        #: What the app has chosen; None on a connection without the schedule.
+        self.options: ScheduleOptions | None = None
+        if self.installation is not None:
+            self.options = self.installation.read_options()
         if not self.ack_emulation:
             self.QoS = PlainQoS  # kombu has put its own there
 
@@ -70,7 +74,7 @@ class Channel(kombu_redis.Channel):
 
     def is_leased(self, queue: str) -> bool:
         """Whether every message of this queue goes through the schedule, also one that is due at once."""
-        return self.rebound is not None and queue in self.rebound["leased"]
+        return self.options is not None and queue in self.options.leased
 
     def store_of(self, queue: str) -> Store:
         """The schedule of `queue`, over this channel's connections."""
@@ -90,90 +94,44 @@ class Channel(kombu_redis.Channel):
         if entry is None:
             super()._put(queue, message, **kwargs)
             return
-        step = self.priority(self._get_message_priority(message, reverse=False))
         batch = kwargs.get("_publish_batch")
         if batch is None:
-            self.store_of(queue).enqueue([entry], step)
+            self.store_of(queue).enqueue([entry])
         else:
-            batch.enqueue(queue, step, entry)
+            batch.enqueue(queue, entry)
 
-    def form_of(self, queue: str, message: dict[str, Any]) -> bytes:
-        """The stored form of a message for `queue` as `prepare_message` makes it; its body is text or bytes."""
-        return stored.encode(self._complete(queue, message))
-
-    def template_of(
-        self, queue: str, sample: dict[str, Any], headers: Iterable[str], properties: Iterable[str]
-    ) -> stored.Template:
-        """Makes the stored forms of messages for `queue` that are like this one, whose body is text; see there."""
-        return stored.Template(self._complete(queue, sample), headers, properties)
-
-    def _complete(self, queue: str, message: dict[str, Any]) -> dict[str, Any]:
-        """As basic_publish does it, but for base64, which the stored form would only take off again."""
-        properties = message["properties"]
-        message["body"], properties["body_encoding"] = self.encode_body(
-            message["body"], None if isinstance(message["body"], str) else self.body_encoding
-        )
-        properties["delivery_info"] = {"exchange": "", "routing_key": queue}
-        return message
-
-    def schedule(
-        self,
-        queue: str,
-        priority: int,
-        entries: Iterable[tuple[str, int, bytes]],
-        events: Sequence[tuple[dict[str, Any], str, str]],
-    ) -> None:
-        """Store messages of a leased queue, and publish events about them, in one round trip.
-
-        Only for who has this channel to himself, threads and forks included: it keeps a connection for these calls.
-
-        Args:
-            queue: the queue's name.
-            priority: the messages' priority.
-            entries: the id of each, its due time in Unix milliseconds, and its stored form. They are asked for one by
-                one, while Redis is at work on those before.
-            events: messages with their exchange and routing key. They are sent after the others, and nobody asks what
-                became of them.
-        """
-        collected = CollectingBatch()
-        for event, exchange, routing_key in events:
-            self.basic_publish(event, exchange=exchange, routing_key=routing_key, _publish_batch=collected)
-        piggybacked = collected.commands
-        if self.global_keyprefix:
-            piggybacked = [self.client._prefix_args(command) for command in piggybacked]  # noqa: SLF001 - as kombu does
-        step = self.priority(self._get_message_priority({"properties": {"priority": priority}}, reverse=False))
-        if self._own_store is None or self._own_store.keys.queue != queue:
-            client = Redis(connection_pool=self.pool, single_connection_client=True)
-            self._own_store = Store(client, self.keys_of(queue))
-        self._own_store.enqueue(entries, step, piggybacked=piggybacked)
-
-    def _entry(self, queue: str, message: dict[str, Any]) -> tuple[str, int, bytes] | None:
+    def _entry(self, queue: str, message: dict[str, Any]) -> Entry | None:
         """The message as the schedule takes it, or None if it belongs on the ordinary list."""
-        if self.rebound is None:
+        if self.options is None:
             return None
-        due_ms, now_ms = eta.due_ms_of(message), time.time_ns() // 1_000_000
+        due_ms, now_ms = eta.due_ms_of(message), self._clock.now_ms()
         if due_ms is None or due_ms <= now_ms:
             if not self.is_leased(queue):
                 return None
             due_ms = now_ms
         headers, properties = message.get("headers") or {}, message["properties"]
-        return headers.get("id") or properties["delivery_tag"], due_ms, stored.encode(message)
+        name = headers.get("id") or properties["delivery_tag"]
+        priority = self._get_message_priority(message, reverse=False)
+        return Entry(str(name), due_ms, celery_form.encode(message), "", priority)
 
     def create_publish_batch(self, max_size: int) -> PublishBatch:
-        return PublishBatch(self, max_size) if self.rebound is None else ScheduleBatch(self, max_size)
+        return PublishBatch(self, max_size) if self.options is None else ScheduleBatch(self, max_size)
 
     def adopt(self, queue: str, message: dict[str, Any]) -> bool:
-        """Park a message with a future eta that came off the ordinary list; False if it is none."""
-        if self.rebound is None:
+        """Store a message with a future eta that came off the ordinary list; False if it is none.
+
+        A broadcast message is none: each worker has a queue of its own for these, and Celery holds them itself.
+        """
+        if self.options is None or queue in self.active_fanout_queues:
             return False
         due_ms = eta.due_ms_of(message)
-        if due_ms is None or due_ms * 1_000_000 <= time.time_ns():
+        if due_ms is None or due_ms <= self._clock.now_ms():
             return False
         try:
             self._put(queue, message)
         except FAULTS as error:
             # It is off the list already: Celery then holds it in memory, as it would without rebound.
-            logger.warning("a message with a future eta could not be parked: %s", error)
+            logger.warning("a message with a future eta could not be stored in the schedule: %s", error)
             return False
         return True
 
@@ -193,35 +151,39 @@ class Channel(kombu_redis.Channel):
         return message
 
     def _size(self, queue: str) -> int:
-        return int(super()._size(queue)) + (0 if self.rebound is None else self.store_of(queue).count())
+        return int(super()._size(queue)) + (0 if self.options is None else self.store_of(queue).count())
 
     def _purge(self, queue: str) -> int:
-        return int(super()._purge(queue)) + (0 if self.rebound is None else self.store_of(queue).purge())
+        return int(super()._purge(queue)) + (0 if self.options is None else self.store_of(queue).purge())
 
     def _delete(self, queue: str, *args: Any, **kwargs: Any) -> None:
         super()._delete(queue, *args, **kwargs)
-        if self.rebound is not None:
+        if self.options is not None:
             self.store_of(queue).purge()
 
     def _has_queue(self, queue: str, **kwargs: Any) -> bool:
-        return super()._has_queue(queue, **kwargs) or (self.rebound is not None and self.store_of(queue).count() > 0)
+        return super()._has_queue(queue, **kwargs) or (self.options is not None and self.store_of(queue).count() > 0)
 
     # claiming
 
     @property
+    def claimed_queues(self) -> list[str]:
+        """The consumed queues that can have a schedule."""
+        fanout = self.active_fanout_queues
+        return [queue for queue in self.active_queues if queue not in fanout and not queue.endswith(_REPLIES)]
+
+    @property
     def claimer(self) -> Claimer | None:
-        """What claims for this channel; None without the option, or once the channel is closing."""
-        if self.rebound is None or self._closing:
+        """What claims for this channel; None without the schedule, or once the channel is closing."""
+        if self.installation is None or self._closing:
             return None
         if self._claimer is None:
-            app = self.rebound.get("app")
-            on_dead = None if app is None else partial(announce.worker_lost, app)
-            self._claimer = Claimer(self, self._open_leases(), self.rebound["max_losses"], on_dead)
+            self._claimer = Claimer(self, self._open_leases(), self.installation)
         return self._claimer
 
     def _open_leases(self) -> Leases:
-        assert self.rebound is not None
-        lease_ms = round(self.rebound["lease"] * 1000)
+        assert self.options is not None
+        lease_ms = round(self.options.lease_s * 1000)
         pool = self._get_pool()
         options = pool.connection_kwargs
         options["socket_timeout"] = _SOCKET_TIMEOUT_S
@@ -240,7 +202,7 @@ class Channel(kombu_redis.Channel):
     def basic_consume(self, queue: str, *args: Any, **kwargs: Any) -> Any:
         result = super().basic_consume(queue, *args, **kwargs)
         self.has_consumed = True
-        if self.rebound is not None and queue not in self.active_fanout_queues:
+        if self.options is not None and queue in self.claimed_queues:
             # kombu delivers what BRPOP brings by its key, so the token gets a callback as a queue has.
             callbacks = self.connection._callbacks  # noqa: SLF001
             # By its key, cut as kombu cuts off a priority's suffix.
@@ -257,18 +219,22 @@ class Channel(kombu_redis.Channel):
             self.connection.cycle.claim()
 
     def _brpop_start(self, timeout: float | None = None) -> None:
-        if self.rebound is None:
+        if self.claimer is None:
             super()._brpop_start(timeout)
             return
         queues = self._queue_cycle.consume(len(self.active_queues))
         if not queues:
             return
-        # The tokens come first: Redis answers with the first list that has something.
-        names = [self.keys_of(queue).wake_unprefixed for queue in queues]
+        # The tokens come first: Redis answers with the first list that has something. A worker without room leaves
+        # them to others.
+        claimed = set(self.claimed_queues)
+        names = [
+            self.keys_of(queue).wake_unprefixed for queue in queues if queue in claimed and self.claimer.has_room(queue)
+        ]
         names += [self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
         command = ["BRPOP", *names, (self.brpop_timeout if timeout is None else timeout) or 0]
         self._in_poll = self.client.connection
-        self._brpop_sent_at = time.monotonic()
+        self._brpop_sent_at = self._clock.monotonic()
         if self.global_keyprefix:
             command = self.client._prefix_args(command)  # noqa: SLF001 - as kombu does here
         self.client.connection.send_command(*command)
@@ -277,7 +243,7 @@ class Channel(kombu_redis.Channel):
         try:
             return super()._brpop_read(**options)
         except ResponseError as error:
-            if self.rebound is None or not str(error).startswith("UNBLOCKED"):
+            if self.options is None or not str(error).startswith("UNBLOCKED"):
                 raise
             # The server has become a replica: a lost connection, which Celery comes back from.
             self.client.connection.disconnect()
@@ -310,4 +276,4 @@ class Channel(kombu_redis.Channel):
 class SentinelChannel(Channel, kombu_redis.SentinelChannel):
     """A Redis Sentinel channel with delayed delivery."""
 
-    from_transport_options = (*kombu_redis.SentinelChannel.from_transport_options, "rebound")
+    from_transport_options = (*kombu_redis.SentinelChannel.from_transport_options, installed.OPTION)

@@ -1,40 +1,47 @@
-"""Claiming: what is due and there is room for comes straight to the worker, under a lease."""
+"""Claims due messages for a worker that has room for them, and delivers them under a lease."""
 
 from __future__ import annotations
 
-import base64
-import json
 import logging
-import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from redis.exceptions import RedisError
 
+from ...clock import SYSTEM_CLOCK, Clock
+from ...errors import UnknownVersionError
 from ...stopping import is_stopping
-from ..store.store import MAX_SLEEP_MS, Claimed, Store
-from . import celery_form as stored
-from . import eta
-from .leases import DONE, LOST, RELEASE, Leases
+from ..store.claims import DONE, LOST, RELEASE
+from ..store.store import MAX_SLEEP_MS, Store, next_claims_in
+from ..store.values import Claimed
+from . import forms
+from .installed import Installation
+from .leases import Leases
 
 #: Seconds between looks while messages are due and the worker has no room for them.
 _NO_ROOM_S = 0.01
+#: Seconds between claims that claim nothing, for the worker has no room, and wake another one.
+_HAND_ON_S = 0.5
 #: Seconds between claims while Redis is away, growing to the second figure.
-_AWAY_S = (0.5, 5.0)
+_AWAY_S = (0.5, 2.0)
 
 #: How many messages of a leased queue a worker takes at most at a time.
 LEASED_QUEUE_CREDIT = 1_000
-#: How many it claims at a time: where little is due, other workers get some of it too.
+#: How many messages it claims at a time. Where few are due, other workers get some of them too.
 _CLAIM = 250
-#: It claims again once this part of its credit is free: one by one would cost a round trip for each message.
+#: A worker claims again when one in so many of its credit is free. Each claim costs a round trip.
 _FREE_PART = 4
 #: How many due messages a worker without a prefetch limit takes at most at a time.
 _UNLIMITED_CREDIT = 200
 
-#: The header that tells a task how many workers were lost while they held its message.
-LOSSES_HEADER = "rebound-losses"
+#: Milliseconds within which a claim has to be confirmed. A claim that nobody hears of keeps messages no longer.
+_CONFIRM_MS = 5_000
+#: How many lanes a claim names at most, and how many claims follow each other for lanes that were not named.
+_LANES = 48
+_ROUNDS = 4
 
-#: Milliseconds that a message of an unknown version is left alone before it is reported again.
+#: Milliseconds that a message of a later version is left alone before it is reported again.
 _UNKNOWN_PAUSE_MS = 300_000
 
 FAULTS = (RedisError, OSError)
@@ -42,57 +49,109 @@ FAULTS = (RedisError, OSError)
 logger = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
+class _Queue:
+    """What is known of a queue.
+
+    Attributes:
+        store: its schedule.
+        claim_at: when to look at it again, by the monotonic clock.
+        is_due: whether something is due then; else Redis is asked whether anything is.
+        answered_at: when Redis last gave what is due, or told that nothing is.
+        handed_on_at: when another worker was last woken, for this one had no room.
+        lanes: references of lanes that were due lately.
+    """
+
+    store: Store
+    claim_at: float = 0.0
+    is_due: bool = True
+    answered_at: float = 0.0
+    handed_on_at: float = 0.0
+    lanes: list[str] = field(default_factory=list)
+
+
 class Claimer:
     """Claims for the queues that one channel consumes.
 
     Args:
-        channel: the channel, with the transport option `rebound`.
+        channel: the channel.
         leases: this process's leases.
-        max_losses: how many leases of a message may run out before it is dead.
-        on_dead: called with the stored form of a message that is dead now, and the number of its losses.
+        installation: what the app has chosen.
     """
 
     def __init__(
-        self, channel: Any, leases: Leases, max_losses: int, on_dead: Callable[[bytes, int], None] | None = None
+        self, channel: Any, leases: Leases, installation: Installation, *, clock: Clock = SYSTEM_CLOCK
     ) -> None:
         self._channel = channel
         self._leases = leases
-        self._max_losses = max_losses
-        self._tell_dead = on_dead
-        self._stores: dict[str, Store] = {}
-        self._claim_at: dict[str, float] = {}
-        self._answered_at: dict[str, float] = {}
+        self._tell_dead = installation.tell_dead
+        self._clock = clock
+        self._queues: dict[str, _Queue] = {}
         self._faults = 0
 
     def claim_due(self) -> int:
         """Claim what is due and there is room for, and deliver it; returns how many messages were delivered."""
+        now = self._clock.monotonic()
+        queues = {name: self._queue(name) for name in self._channel.claimed_queues}
+        if any(not queue.is_due and now >= queue.claim_at for queue in queues.values()):
+            try:
+                self._look(list(queues.values()))
+            except Exception as error:  # noqa: BLE001 - told below; raised, it would end the worker
+                self._wait_for_redis(queues.values(), error)
+                return 0
         delivered = 0
-        for queue in self._channel.active_queues:
-            if time.monotonic() >= self._claim_at.get(queue, 0.0):
+        for name, queue in queues.items():
+            if queue.is_due and now >= queue.claim_at:
                 try:
-                    delivered += self._claim_and_deliver(queue)
-                except Exception as error:  # noqa: BLE001 - told below; raised, it would end the worker
-                    self._wait_for_redis(queue, error)
+                    delivered += self._claim_and_deliver(name, queue)
+                except Exception as error:  # noqa: BLE001 - as above
+                    self._wait_for_redis([queue], error)
         return delivered
 
     def next_claim_in(self) -> float:
         """Seconds until `claim_due` has something to do, at most the longest sleep."""
-        if not self._channel.active_queues:
+        names = self._channel.claimed_queues
+        if not names:
             return MAX_SLEEP_MS / 1000
-        now = time.monotonic()
-        return max(0.0, min(self._claim_at.get(queue, 0.0) for queue in self._channel.active_queues) - now)
+        return max(0.0, min(self._queue(name).claim_at for name in names) - self._clock.monotonic())
 
-    def _claim_and_deliver(self, queue: str) -> int:
-        delivered = 0
-        callback = self._channel.connection._callbacks.get(queue)  # noqa: SLF001 - kombu has no other way to it
-        room = 0 if callback is None else min(self._room(queue), _CLAIM)
+    def _queue(self, name: str) -> _Queue:
+        queue = self._queues.get(name)
+        if queue is None:
+            queue = self._queues[name] = _Queue(self._leases.store_of(self._channel.keys_of(name)))
+        return queue
+
+    def _look(self, queues: list[_Queue]) -> None:
+        """Ask Redis when something is due in any of these queues."""
+        waits = next_claims_in(self._leases.client, [queue.store.keys for queue in queues])
+        for queue, wait_ms in zip(queues, waits, strict=True):
+            self._set_next(queue, wait_ms)
+            if wait_ms is None or wait_ms > 0:
+                queue.answered_at = self._clock.monotonic()
+        self._faults = 0
+
+    def _set_next(self, queue: _Queue, wait_ms: int | None) -> None:
+        now = self._clock.monotonic()
+        queue.is_due = wait_ms is not None and wait_ms < self._longest_sleep_ms
+        sleep_ms = max(0, wait_ms) if queue.is_due and wait_ms is not None else self._longest_sleep_ms
+        queue.claim_at = now + sleep_ms / 1000
+
+    @property
+    def _longest_sleep_ms(self) -> int:
+        # Another worker's lease that begins now must be known before it could end.
+        return min(MAX_SLEEP_MS, max(200, self._leases.lease_ms // 2))
+
+    def _claim_and_deliver(self, name: str, queue: _Queue) -> int:
+        callback = self._channel.connection._callbacks.get(name)  # noqa: SLF001 - kombu has no other way to it
+        room = 0 if callback is None else min(self._room(name), _CLAIM)
         if room <= 0:
-            self._claim_at[queue] = time.monotonic() + _NO_ROOM_S
+            self._hand_on(queue)
             return 0
-        messages = iter(self.claim(queue, room))
+        delivered = 0
+        messages = iter(self.claim(name, room))
         try:
-            # Where tasks run in the loop's own thread (solo, gevent and eventlet with a full pool) handing over takes
-            # as long as they do, and Celery looks only afterwards whether it was told to stop.
+            # Where tasks run in the loop's own thread (solo; gevent and eventlet with a full pool), handing a message
+            # over takes as long as its task. Celery looks only afterwards whether the worker was told to stop.
             while not is_stopping() and (message := next(messages, None)) is not None:
                 self._hand_over(message, callback)
                 delivered += 1
@@ -101,6 +160,16 @@ class Claimer:
             for message in messages:
                 self._leases.end(message["properties"]["delivery_tag"], RELEASE)
         return delivered
+
+    def _hand_on(self, queue: _Queue) -> None:
+        """Wake another worker: something may be due, and this one has no room for it."""
+        now = self._clock.monotonic()
+        if now - queue.handed_on_at >= _HAND_ON_S:
+            queue.handed_on_at = now
+            with self._leases.claim_ids.one(queue.store.keys) as claim:
+                found = queue.store.claim(claim, 0, self._leases.lease_ms, _CONFIRM_MS)
+            self._set_next(queue, found.next_in_ms)
+        queue.claim_at = max(queue.claim_at, now + _NO_ROOM_S)
 
     def _hand_over(self, message: dict[str, Any], callback: Callable[[dict[str, Any]], Any]) -> None:
         leases = self._leases
@@ -116,7 +185,8 @@ class Claimer:
             leases.end(tag, RELEASE)
             raise
         except Exception:
-            # Not the message's fault, it seems; if it is, its losses end it. A lease that is kept would never end.
+            # Probably it is not the message's fault. If it is, the number of its losses ends it. A lease that is kept
+            # would be renewed for ever.
             logger.exception("a message could not be handed over and is given back: %r", message.get("headers"))
             leases.end(tag, LOST)
             return
@@ -124,96 +194,111 @@ class Claimer:
             # A consumer without acknowledgements took it.
             leases.end(tag, DONE)
 
-    def claim(self, queue: str, limit: int) -> list[dict[str, Any]]:
-        leases = self._leases
-        store = self._stores.get(queue)
-        if store is None:
-            store = self._stores[queue] = leases.store_of(self._channel.keys_of(queue))
-        # What goes through the schedule as a whole has a task that gives up its messages itself, told of the losses by
-        # a header; those that cost workers even so are dead here.
-        max_losses = 2 * self._max_losses if self._channel.is_leased(queue) else self._max_losses
-        claim = store.claim(limit, leases.lease_ms, max_losses)
+    def claim(self, name: str, limit: int) -> list[dict[str, Any]]:
+        """Claim at most `limit` messages of a queue; gives them as kombu delivers them."""
+        queue = self._queue(name)
+        found: list[tuple[Claimed, str]] = []
+        for _ in range(_ROUNDS):
+            try:
+                unknown = self._claim_once(queue, limit, found)
+            except FAULTS:
+                if not found:
+                    raise
+                # What has come is delivered first.
+                queue.claim_at = 0.0
+                break
+            if not unknown or len(found) >= limit:
+                break
         self._faults = 0
-        self._answered_at[queue] = time.monotonic()
-        sleep_ms = MAX_SLEEP_MS if claim.next_due_in_ms is None else min(claim.next_due_in_ms, MAX_SLEEP_MS)
-        self._claim_at[queue] = time.monotonic() + sleep_ms / 1000
-        for identity in claim.dead:
-            logger.error("message %r of queue %r is dead: its workers were lost too often", identity, queue)
-            self._on_dead(store.dead_letter(identity), max_losses)
         messages, held = [], []
-        for claimed in claim.messages:
-            if (message := self._open(store, claimed)) is not None:
+        for claimed, token in found:
+            if (message := self._open(name, queue.store, claimed, token)) is not None:
                 messages.append(message)
-                held.append((claimed, str(message["headers"].get("id"))))
-        for message, tag in zip(messages, leases.hold(store, held), strict=True):
+                held.append((claimed, token, str(message["headers"].get("id"))))
+        for message, tag in zip(messages, self._leases.hold(queue.store, held), strict=True):
             message["properties"]["delivery_tag"] = tag
         return messages
 
-    def _on_dead(self, body: bytes | None, losses: int) -> None:
-        if body is None or self._tell_dead is None:
+    def _claim_once(self, queue: _Queue, limit: int, found: list[tuple[Claimed, str]]) -> list[str]:
+        """Claim, and tell Redis that the answer has come; returns lanes that are due too and have to be named."""
+        store, lease_ms = queue.store, self._leases.lease_ms
+        confirm_ms = min(_CONFIRM_MS, lease_ms)
+        with self._leases.claim_ids.one(store.keys) as claim_id:
+            claim = store.claim(claim_id, limit - len(found), lease_ms, confirm_ms, queue.lanes)
+            if claim.messages and store.confirm(claim_id):
+                found += [(claimed, claim_id.token) for claimed in claim.messages]
+        served = [f"{claimed.priority}{claimed.lane}" for claimed in claim.messages]
+        queue.lanes = list(dict.fromkeys((*claim.unknown, *served, *queue.lanes)))[:_LANES]
+        self._set_next(queue, claim.next_in_ms)
+        queue.answered_at = self._clock.monotonic()
+        return claim.unknown
+
+    def _open(self, name: str, store: Store, claimed: Claimed, token: str) -> dict[str, Any] | None:
+        """The claimed message as kombu delivers it, but for its delivery tag; None if it is not to be delivered."""
+        options = self._channel.options
+        most = options.max_worker_losses
+        if claimed.losses >= (most if forms.is_celerys(claimed.stored) else 2 * most):
+            # Reading the message may be what kills workers, so it is not read first.
+            self._bury_lost(store, claimed, token)
+            return None
+        try:
+            return forms.open_claimed(options, name, claimed)
+        except UnknownVersionError as error:
+            # It stays in place: a worker of that version can read it. It is looked at again later, and reported again.
+            logger.error("message %r is of another version and left alone: %s", claimed.id, error)  # noqa: TRY400
+            self._end_unread(store, claimed, token, RELEASE)
+        except forms.DAMAGE as error:
+            logger.error("message %r is set aside, for it cannot be read: %s", claimed.id, error)  # noqa: TRY400
+            self._end_unread(store, claimed, token, "unreadable")
+        except Exception:
+            # For example, there is no memory for it. Its lease runs out, and it comes again. An error raised here would
+            # hold up everything that was claimed with it.
+            logger.exception("message %r cannot be read now, and comes up again", claimed.id)
+        return None
+
+    def _bury_lost(self, store: Store, claimed: Claimed, token: str) -> None:
+        """Make a dead letter of a message whose workers were lost too often, and tell of the end of its task."""
+        logger.error("message %r of queue %r is dead: its workers were lost too often", claimed.id, store.queue)
+        try:
+            settled = store.settle([self._leases.end_of(claimed, token, "worker-lost")])
+        except FAULTS as error:
+            # Its lease runs out, and it comes up again.
+            logger.debug("message %r keeps its lease: %s", claimed.id, error)
+            return
+        if not settled:
             return
         try:
-            self._tell_dead(body, losses)
+            self._tell_dead(forms.open_stored(self._channel.options, store.queue, claimed), claimed.losses)
         except Exception:
-            # The result backend's fault must not keep what is due from being claimed.
-            logger.exception("the end of a dead message could not be told")
+            # The message cannot be read, or the result backend has a fault. Others must be claimed all the same.
+            logger.exception("the end of the dead message %r could not be told", claimed.id)
 
-    def _open(self, store: Store, claimed: Claimed) -> dict[str, Any] | None:
-        """The claimed message as kombu delivers it, but for its delivery tag; None if it cannot be read."""
+    def _end_unread(self, store: Store, claimed: Claimed, token: str, what: str) -> None:
         try:
-            message = stored.decode(claimed.stored)
-            headers = message["headers"]
-            if not isinstance(headers, dict):
-                raise ValueError("its headers are none")  # noqa: TRY301, TRY004 - as below
-            if self._channel.is_leased(store.keys.queue) and not _names_a_task(message):
-                raise ValueError("it names no task")  # noqa: TRY301 - one way for all that is wrong with it
-            eta.hide(headers)
-            if claimed.losses:
-                headers[LOSSES_HEADER] = claimed.losses
-                headers["redelivered"] = True
-                message["properties"].setdefault("delivery_info", {})["redelivered"] = True
-        except stored.UnknownVersionError as error:
-            # Left in place: a worker of that version may read it. Looked at again later, lest it be forgotten.
-            logger.error("message %r is of another version and left alone: %s", claimed.id, error)  # noqa: TRY400
-            self._end_unread(store, claimed, RELEASE)
-            return None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            logger.error("message %r is set aside, for it cannot be read: %s", claimed.id, error)  # noqa: TRY400
-            self._end_unread(store, claimed, "unreadable")
-            return None
-        except Exception:
-            # No memory for it, say: its lease runs out, and if it is its own fault, its losses end it. Raised, this
-            # would hold up all that was claimed with it.
-            logger.exception("message %r cannot be read now, and comes up again", claimed.id)
-            return None
-        return message
-
-    def _end_unread(self, store: Store, claimed: Claimed, what: str) -> None:
-        try:
-            store.settle([(claimed.id, claimed.token, what)])
+            store.settle([self._leases.end_of(claimed, token, what)])
             if what == RELEASE:
-                store.reschedule(time.time_ns() // 1_000_000 + _UNKNOWN_PAUSE_MS, claimed.id)
+                store.reschedule(self._clock.now_ms() + _UNKNOWN_PAUSE_MS, claimed.id)
         except FAULTS as error:
             # Its lease runs out, and it comes up again.
             logger.debug("message %r keeps its lease: %s", claimed.id, error)
 
-    def _room(self, queue: str) -> int:
-        """How many due messages this worker may still take from `queue`.
+    def _room(self, name: str) -> int:
+        """How many due messages this worker may still take from a queue.
 
-        They have credit of their own, as much again as the prefetch count: an ordinary queue that is always full
-        would otherwise leave none for what is due.
+        Due messages have credit of their own, twice the prefetch count. Without it, an ordinary queue that is always
+        full would leave no room for them.
         """
-        leases = self._leases
-        if self._channel.is_leased(queue):
-            return _enough(LEASED_QUEUE_CREDIT, leases.count([queue]))
-        if "can_consume" in vars(self._channel.qos):
+        leases, channel = self._leases, self._channel
+        if channel.is_leased(name):
+            return _enough(LEASED_QUEUE_CREDIT, leases.count([name]))
+        if "can_consume" in vars(channel.qos):
             # worker_disable_prefetch has put its own rule there, which looks at what the worker runs now.
-            return int(self._channel.qos.can_consume())
-        credit = 2 * self._channel.qos.prefetch_count or _UNLIMITED_CREDIT
-        ordinary = (name for name in self._channel.active_queues if not self._channel.is_leased(name))
+            return int(channel.qos.can_consume())
+        credit = 2 * channel.qos.prefetch_count or _UNLIMITED_CREDIT
+        ordinary = (other for other in channel.active_queues if not channel.is_leased(other))
         return _enough(credit, leases.count(ordinary))
 
-    def _wait_for_redis(self, queue: str, error: BaseException) -> None:
+    def _wait_for_redis(self, queues: Any, error: BaseException) -> None:
         if self._faults == 0:
             logger.warning(
                 "due messages cannot be claimed now, and are claimed later: %s",
@@ -221,30 +306,24 @@ class Claimer:
                 exc_info=not isinstance(error, FAULTS),
             )
         first, longest = _AWAY_S
-        self._claim_at[queue] = time.monotonic() + min(first * 2**self._faults, longest)
+        for queue in queues:
+            queue.claim_at = self._clock.monotonic() + min(first * 2**self._faults, longest)
+            queue.is_due = True
         self._faults = min(self._faults + 1, 10)
 
-    def answered_at(self, queue: str) -> float:
-        """When Redis last answered a claim for this queue, by the monotonic clock; 0.0 if it never did."""
-        return self._answered_at.get(queue, 0.0)
+    def answered_at(self, name: str) -> float:
+        """When Redis last gave what is due in this queue, or told that nothing is, by the monotonic clock; 0.0 for
+        never."""
+        return self._queue(name).answered_at
 
-    def has_room(self, queue: str) -> bool:
+    def has_room(self, name: str) -> bool:
         """Whether a claim for this queue would take anything; from any thread."""
-        return self._room(queue) > 0
+        return self._room(name) > 0
 
-    def look_at(self, queue: str) -> None:
+    def look_at(self, name: str) -> None:
         """Let the next claim look at this queue: something may be due sooner than this worker knew."""
-        self._claim_at[queue] = 0.0
-
-
-def _names_a_task(message: dict[str, Any]) -> bool:
-    """Whether Celery would find the name of a task in it: in its headers, or in its body in task protocol 1."""
-    if "task" in message["headers"]:
-        return isinstance(message["headers"]["task"], str)
-    body = message["body"]
-    if message["properties"].get("body_encoding") == "base64":
-        body = base64.b64decode(body)
-    return isinstance(json.loads(body)["task"], str)
+        queue = self._queue(name)
+        queue.claim_at, queue.is_due = 0.0, True
 
 
 def _enough(credit: int, held: int) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-#: The header that keeps the eta of a delivered message: with `eta` itself Celery would hold it once more, on the
-#: worker's clock and outside its prefetch limit.
+#: The header that keeps the eta of a delivered message. With `eta` itself Celery would hold the message once more, by
+#: the worker's clock and outside its prefetch limit.
 ETA_HEADER = "rebound-eta"
 
 

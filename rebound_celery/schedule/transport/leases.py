@@ -1,8 +1,9 @@
-"""What this process has claimed: renewed while work runs, and ended when it is done, by a thread of its own.
+"""The leases that this process holds. A thread renews them while work runs, and settles them when it is done.
 
-They belong to the process, not to a channel: after a lost connection the channel that delivered a message is gone, but
-its work goes on and must still be settled. The thread has connections of its own, so that it neither waits for a task
-that blocks the worker's loop (the solo pool; any task that computes, on gevent) nor for a command of the loop's.
+Leases belong to the process and not to a channel: after a lost connection the channel that delivered a message is gone,
+but the work on the message goes on and must still be settled. The thread has connections of its own. So it waits
+neither for a task that blocks the worker's loop (the solo pool; any task that computes, on gevent) nor for a command of
+the loop.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,14 +21,13 @@ from weakref import WeakValueDictionary
 
 from redis.exceptions import RedisError
 
+from ...clock import SYSTEM_CLOCK, Clock
 from .. import native_threads as native
+from ..store.claims import RELEASE, End
 from ..store.keys import QueueKeys
-from ..store.store import Claimed, Store
-from . import celery_form as stored
-
-DONE = "done"
-RELEASE = "release"
-LOST = "lost"
+from ..store.store import Store
+from ..store.values import Claimed
+from .claim_ids import ClaimIds
 
 #: Seconds that ends are gathered before they are sent: hundreds then cost one round trip.
 _GATHER_S = 0.005
@@ -48,9 +47,14 @@ class Lease:
 
     store: Store
     queue: str
-    id: bytes
-    token: bytes
+    id: str
+    token: str
+    reference: str
     task_id: str
+
+    def end(self, what: str) -> End:
+        """The end of it, as the store takes it."""
+        return End(self.id, self.token, what, self.reference)
 
 
 class Leases:
@@ -62,8 +66,10 @@ class Leases:
         lease_ms: how long a lease lasts unless renewed, in milliseconds.
     """
 
-    def __init__(self, client: Any, thread_client: Any, lease_ms: int) -> None:
+    def __init__(self, client: Any, thread_client: Any, lease_ms: int, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self.client = client
+        self._clock = clock
+        self.claim_ids = ClaimIds()
         self._thread_client = thread_client
         self.lease_ms = lease_ms
         #: What closed channels left to do about ordinary messages: ("ack" or "restore", delivery tag).
@@ -88,14 +94,20 @@ class Leases:
             store = self._stores[keys] = Store(self.client, keys)
         return store
 
-    def hold(self, store: Store, claims: Sequence[tuple[Claimed, str]]) -> list[str]:
-        """Take charge of claimed messages, each with its task's id; returns the delivery tags that end their leases."""
+    @staticmethod
+    def end_of(claimed: Claimed, token: str, what: str) -> End:
+        """The end of a lease that nobody holds."""
+        return End(claimed.id, token, what, _reference_of(claimed))
+
+    def hold(self, store: Store, claims: Sequence[tuple[Claimed, str, str]]) -> list[str]:
+        """Take charge of claimed messages, each with its lease's token and its task's id; returns the delivery tags
+        that end their leases."""
         if not claims:
             return []
         queue, prefix = store.keys.queue, f"lease-{os.getpid()}-"
         leases = {
-            f"{prefix}{next(self._numbers)}": Lease(store, queue, claimed.id, claimed.token, task_id)
-            for claimed, task_id in claims
+            f"{prefix}{next(self._numbers)}": Lease(store, queue, claimed.id, token, _reference_of(claimed), task_id)
+            for claimed, token, task_id in claims
         }
         with self._lock:
             self._held.update(leases)
@@ -159,7 +171,7 @@ class Leases:
             RedisError, OSError: if Redis is away.
         """
         lease = self._held.get(tag)
-        return lease is not None and lease.store.renew([_id_and_nonce(lease)], self.lease_ms) == 1
+        return lease is not None and lease.store.renew([(lease.id, lease.token)], self.lease_ms) == 1
 
     def flush(self) -> None:
         """Send the ends that are waiting. Whatever Redis does not take is kept and sent later.
@@ -179,7 +191,7 @@ class Leases:
             stores = list(by_store)
             for position, store in enumerate(stores):
                 try:
-                    store.over(client).settle([(lease.id, lease.token, what) for lease, what in by_store[store]])
+                    store.over(client).settle([lease.end(what) for lease, what in by_store[store]])
                 except BaseException:
                     # Settling twice is harmless, so nothing needs to be known of what was done.
                     left = [end for unsent in stores[position:] for end in by_store[unsent]]
@@ -191,7 +203,7 @@ class Leases:
     def _one_flush_at_a_time(self) -> Iterator[None]:
         # Who closes has to wait for what another is sending; a greenlet must not wait by stopping its thread.
         while not self._flushing.acquire(blocking=False):
-            time.sleep(_GATHER_S)
+            self._clock.sleep(_GATHER_S)
         try:
             yield
         finally:
@@ -199,34 +211,34 @@ class Leases:
 
     def _renew(self) -> None:
         """Make every lease that is held last on."""
-        by_store: dict[Store, list[tuple[bytes, bytes]]] = defaultdict(list)
+        by_store: dict[Store, list[tuple[str, str]]] = defaultdict(list)
         with self._lock:
             for lease in self._held.values():
-                by_store[lease.store].append(_id_and_nonce(lease))
+                by_store[lease.store].append((lease.id, lease.token))
         for store, leases in by_store.items():
             store.over(self._thread_client).renew(leases, self.lease_ms)
 
     def _run(self) -> None:
         interval = self.lease_ms / 1000 / _RENEWALS
-        renew_at = time.monotonic() + interval
+        renew_at = self._clock.monotonic() + interval
         while True:
-            if self._work.wait(max(0.0, renew_at - time.monotonic())):
-                time.sleep(_GATHER_S)
+            if self._work.wait(max(0.0, renew_at - self._clock.monotonic())):
+                self._clock.sleep(_GATHER_S)
             try:
                 if self._ends:
                     self._flush(self._thread_client)
-                if time.monotonic() >= renew_at:
+                if self._clock.monotonic() >= renew_at:
                     self._renew()
-                    renew_at = time.monotonic() + interval
+                    renew_at = self._clock.monotonic() + interval
             except _FAULTS as error:
                 self._say_away(error)
                 self._work.set()
-                time.sleep(_PAUSE_S)
+                self._clock.sleep(_PAUSE_S)
             except Exception:
                 # The thread must outlive any fault: without it every lease runs out.
                 logger.exception("unexpected error while leases were settled or renewed")
                 self._work.set()
-                time.sleep(_PAUSE_S)
+                self._clock.sleep(_PAUSE_S)
             else:
                 if self._away:
                     self._away = False
@@ -238,8 +250,8 @@ class Leases:
             logger.warning("leases cannot be settled or renewed now, and are tried again: %s", error)
 
 
-def _id_and_nonce(lease: Lease) -> tuple[bytes, bytes]:
-    return lease.id, lease.token[: stored.NONCE_BYTES]
+def _reference_of(claimed: Claimed) -> str:
+    return f"{claimed.priority}{claimed.lane}"
 
 
 _registry: dict[Hashable, Leases] = {}

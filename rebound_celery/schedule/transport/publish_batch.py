@@ -1,6 +1,6 @@
-"""Publishing many messages at once: what waits is parked with one script call for each queue and priority.
+"""Publishing many messages at once: those that wait are stored with one script call for each queue.
 
-And what takes the place of such a batch where only its commands are wanted.
+And a batch that only collects the commands, for callers that send them themselves.
 """
 
 from __future__ import annotations
@@ -10,26 +10,29 @@ from typing import Any
 from kombu.transport.redis import BatchPublishError, PublishBatch
 from redis.exceptions import RedisError
 
+from ..store.values import Entry
+
 
 class ScheduleBatch(PublishBatch):
-    """A publish batch that also parks: one script call for each queue and priority."""
+    """A publish batch that also stores messages in the schedule: one script call for each queue."""
 
     def __init__(self, channel: Any, max_size: int) -> None:
         super().__init__(channel, max_size)
-        self._enqueued: dict[tuple[str, int], list[tuple[str, int, bytes]]] = {}
+        self._enqueued: dict[str, list[Entry]] = {}
         self._enqueued_count = 0
 
-    def enqueue(self, queue: str, step: int, entry: tuple[str, int, bytes]) -> None:
-        self._enqueued.setdefault((queue, step), []).append(entry)
+    def enqueue(self, queue: str, entry: Entry) -> None:
+        """Store a message of this queue with the next flush."""
+        self._enqueued.setdefault(queue, []).append(entry)
         self._enqueued_count += 1
         if self._enqueued_count >= self.max_size:
             self._flush_enqueued()
 
     def _flush_enqueued(self) -> None:
-        parked, self._enqueued, self._enqueued_count = self._enqueued, {}, 0
+        enqueued, self._enqueued, self._enqueued_count = self._enqueued, {}, 0
         try:
-            for (queue, step), entries in parked.items():
-                self.channel.store_of(queue).enqueue(entries, step)
+            for queue, entries in enqueued.items():
+                self.channel.store_of(queue).enqueue(entries)
         except (RedisError, OSError) as error:
             self._failed = error
             raise BatchPublishError("Redis publish batch failed; delivery is uncertain") from error
@@ -45,7 +48,7 @@ class ScheduleBatch(PublishBatch):
 
 
 class CollectingBatch:
-    """Stands for a publish batch of kombu's, and keeps the commands that it is given."""
+    """Takes the place of a publish batch of kombu's, and keeps the commands that it is given."""
 
     def __init__(self) -> None:
         self.commands: list[list[Any]] = []

@@ -1,7 +1,7 @@
-"""Acknowledgements: of leased messages in the schedule, of all others as kombu does it.
+"""Acknowledges messages: leased ones in the schedule, all others as kombu does.
 
-With kombu alone, a message that is held while Redis restarts ends Celery's worker: it is restored, or acknowledged,
-over a channel that has no connection any more. Here what cannot be done then is done later.
+A worker of stock Celery ends when Redis restarts while the worker holds a message: kombu restores or acknowledges the
+message over a channel that has no connection any more. Here, what cannot be done then is done later.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from redis.exceptions import RedisError
 
-from ..worker.worker_state import tasks_to_finish
-from .leases import DONE, LOST, RELEASE
+from ..store.claims import DONE, LOST, RELEASE
+from . import installed
 
 #: What an ordinary acknowledgement meets when its connection is lost; the last is kombu's, on a closed channel.
 _LOST = (RedisError, OSError, AttributeError)
@@ -23,14 +23,14 @@ _LOST = (RedisError, OSError, AttributeError)
 logger = logging.getLogger(__name__)
 
 
-class QoS(kombu_redis.QoS):
-    """See the module's text."""
+class LeasingQoS(kombu_redis.QoS):
+    """Settles leased messages, and leaves for later what cannot be acknowledged now; see the module's text."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         #: Tags of leased messages that came over this channel.
         self.leased: set[str] = set()
-        #: Those whose worker was lost; see `worker_loss`.
+        #: Those whose worker was lost; see `compat.celery_request`.
         self._losses: set[str] = set()
 
     def append(self, message: Any, delivery_tag: str) -> None:
@@ -50,7 +50,7 @@ class QoS(kombu_redis.QoS):
                 raise
 
     def count_loss(self, delivery_tag: str) -> None:
-        """A worker was lost with this message: if it is given back now, that counts."""
+        """See `schedule.port.MessageLeases`."""
         self._losses.add(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
@@ -62,8 +62,8 @@ class QoS(kombu_redis.QoS):
             if not self._later("restore" if requeue else "ack", delivery_tag):
                 raise
 
-    def end_leases(self, delivery_tags: Collection[str]) -> set[str]:
-        """Acknowledge leased messages, all at once and from any thread; returns the tags of those that are none."""
+    def end(self, delivery_tags: Collection[str]) -> set[str]:
+        """See `schedule.port.MessageLeases`."""
         ended = self.leased.intersection(delivery_tags)
         if ended:
             self.leased.difference_update(ended)
@@ -71,10 +71,7 @@ class QoS(kombu_redis.QoS):
         return set(delivery_tags) - ended
 
     def let_go(self, delivery_tags: Collection[str]) -> set[str]:
-        """Let go of leased messages that Redis has no more as they were delivered; returns their tags.
-
-        Whoever ran such a message has stored it anew, or somebody has removed it. While Redis is away none is let go.
-        """
+        """See `schedule.port.MessageLeases`."""
         try:
             gone = {tag for tag in self.leased.intersection(delivery_tags) if not self.channel.leases.goes_on(tag)}
         except (RedisError, OSError) as error:
@@ -95,8 +92,10 @@ class QoS(kombu_redis.QoS):
         return self._end(delivery_tag, back if requeue else self._refused(delivery_tag))
 
     def _refused(self, delivery_tag: str) -> str:
-        """What becomes of a message that is not wanted: Celery refuses what it cannot read, or has no task for. It is
-        dropped, but not from a queue whose messages all go through the schedule."""
+        """How the lease on a refused message ends: Celery refuses what it cannot read, or has no task for.
+
+        An ordinary queue drops it. A leased queue keeps it as a dead letter.
+        """
         queue = self.channel.leases and self.channel.leases.queue_of(delivery_tag)
         return "refused" if queue is not None and self.channel.is_leased(queue) else DONE
 
@@ -135,7 +134,7 @@ class QoS(kombu_redis.QoS):
         if leases is None:
             super().restore_unacked_once(stderr=stderr)
             return
-        to_finish = tasks_to_finish()
+        to_finish = installed.tasks_to_finish()
         leases.release(self.leased, keep=to_finish.__contains__)
         # A pool's threads may end some meanwhile.
         self.leased.difference_update([tag for tag in list(self.leased) if tag not in leases])
@@ -156,7 +155,7 @@ class QoS(kombu_redis.QoS):
             logger.info("%d messages are restored once Redis is back", len(leases.orphans))
 
 
-class PlainQoS(QoS):
+class PlainQoS(LeasingQoS):
     """The same for the transport option `ack_emulation` False: of ordinary messages nothing is kept in Redis."""
 
     restore_unacked = virtual.QoS.restore_unacked
@@ -181,5 +180,5 @@ class PlainQoS(QoS):
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
         if self.channel.leases is not None:
-            self.channel.leases.release(self.leased, keep=tasks_to_finish().__contains__)
+            self.channel.leases.release(self.leased, keep=installed.tasks_to_finish().__contains__)
         virtual.QoS.restore_unacked_once(self, stderr=stderr)

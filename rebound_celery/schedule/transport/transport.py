@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,6 +12,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport.redis import MultiChannelPoller
 from redis.exceptions import OutOfMemoryError, ReadOnlyError
 
+from ...clock import SYSTEM_CLOCK
 from ..store.store import MAX_SLEEP_MS
 from .channel import Channel, SentinelChannel
 from .claimer import Claimer
@@ -69,7 +69,7 @@ class SchedulePoller(MultiChannelPoller):
         return min((claimer.next_claim_in() for claimer in self._claimers()), default=MAX_SLEEP_MS / 1000)
 
     def _claimers(self) -> list[Claimer]:
-        claimers = (channel.claimer for channel in list(self._channels) if channel.active_queues)
+        claimers = (channel.claimer for channel in list(self._channels) if channel.claimed_queues)
         return [claimer for claimer in claimers if claimer is not None]
 
     def join_loop(self, loop: Any, ticks: Iterable[Any]) -> None:
@@ -95,7 +95,7 @@ class SchedulePoller(MultiChannelPoller):
         """Set the event loop's timer for the next claim, where there is a loop."""
         if self.loop is None:
             return
-        now = time.monotonic()
+        now = SYSTEM_CLOCK.monotonic()
         # Never at once: a loop that has run ten timers in a row sleeps for a second (kombu's fire_timers).
         wake_at = now + max(_SHORTEST_S, self.next_claim_in())
         if self._timer is not None and now < self._timer_at <= wake_at:
@@ -160,10 +160,10 @@ class _ClaimingWait:
         self.close = poller.close
 
     def poll(self, timeout: float | None) -> Any:
-        cycle, until = self._cycle, None if timeout is None else time.monotonic() + timeout
+        cycle, until = self._cycle, None if timeout is None else SYSTEM_CLOCK.monotonic() + timeout
         while True:
             wait = cycle.next_claim_in()
-            left = wait if until is None else max(0.0, until - time.monotonic())
+            left = wait if until is None else max(0.0, until - SYSTEM_CLOCK.monotonic())
             events = self._poller.poll(min(wait, left))
             if events or left <= wait:
                 return events

@@ -1,11 +1,10 @@
-"""Tells the world what became of a task that no worker ran: result backend, chord, events, signals, as Celery does."""
+"""Announces the end of a task that no worker ran: to result backend, chord, events and signals, as Celery does."""
 
 from __future__ import annotations
 
 import base64
 import logging
 from typing import Any
-from weakref import WeakValueDictionary
 
 from billiard.exceptions import WorkerLostError
 from celery import Celery, signals
@@ -13,27 +12,14 @@ from celery.app.task import Context
 from kombu.exceptions import ContentDisallowed, DecodeError, SerializationError
 from kombu.message import Message
 
-from ..transport import celery_form as stored
-
-#: What a message of another shape than Celery's makes of reading it.
-_DAMAGE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
-
-#: A transport's options are shown to users as JSON (`inspect stats`), so they name the app by a text.
-_apps: WeakValueDictionary[str, Celery] = WeakValueDictionary()
+from ..transport.forms import DAMAGE
 
 logger = logging.getLogger(__name__)
 
 
-def token_of(app: Celery) -> str:
-    """A text by which this process knows the app."""
-    token = f"{app.main}-{id(app):x}"
-    _apps[token] = app
-    return token
-
-
-def revoked(app: Celery, body: bytes) -> None:
-    """A waiting task was revoked; `body` is its stored form."""
-    request = _request(body)
+def revoked(app: Celery, message: dict[str, Any]) -> None:
+    """A waiting task was revoked."""
+    request = _request(message)
     if request is None:
         return
     task = app.tasks.get(request.task)
@@ -42,10 +28,10 @@ def revoked(app: Celery, body: bytes) -> None:
     signals.task_revoked.send(sender=task, request=request, terminated=False, signum=None, expired=False)
 
 
-def worker_lost(token: str, body: bytes, losses: int) -> None:
-    """A task is dead, for `losses` workers were lost while they held it; `body` is its stored form."""
-    app, request = _apps.get(token), _request(body)
-    if app is None or request is None:
+def worker_lost(app: Celery, message: dict[str, Any], losses: int) -> None:
+    """A task is dead, for `losses` workers were lost while they held its message."""
+    request = _request(message)
+    if request is None:
         return
     task = app.tasks.get(request.task)
     error = WorkerLostError(f"{losses} workers were lost while they held this task")
@@ -62,20 +48,19 @@ def worker_lost(token: str, body: bytes, losses: int) -> None:
     )
 
 
-def _request(body: bytes) -> Context | None:
+def _request(message: dict[str, Any]) -> Context | None:
     """The request as a worker would have had it: a chord, say, has to hear of the end of its part."""
     try:
-        message = stored.decode(body)
         context = Context(message["headers"])
         if not all(value and isinstance(value, str) for value in map(message["headers"].get, ("id", "task"))):
             raise ValueError("it names no task, or has no id")
-    except (stored.UnknownVersionError, *_DAMAGE) as error:
+    except DAMAGE as error:
         logger.warning("a task that was removed could not be read, so its end is not told: %s", error)
         return None
     try:
         context.args, context.kwargs, embed = _decode(message)
         context.update({name: embed.get(name) for name in ("callbacks", "errbacks", "chain", "chord")})
-    except (DecodeError, SerializationError, ContentDisallowed, *_DAMAGE) as error:
+    except (DecodeError, SerializationError, ContentDisallowed, *DAMAGE) as error:
         logger.debug("the body of task %s could not be read: %s", context.id, error)
     return context
 

@@ -3,79 +3,104 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial, wraps
+from functools import partial
 from typing import Any
+from weakref import ref
 
-import kombu.transport
 from celery import Celery, signals
 
-from ..transport import eta
-from . import announcements as announce
-from . import redis_checks as redis_risks
-from . import worker_state
-from .reconnects import look_often
+from ...compat.celery_connections import add_transport_option
+from ...compat.kombu_reconnects import look_often
+from ...compat.kombu_transports import replace_transports
+from ..port import ScheduleOptions, message_leases
+from ..transport import eta, installed
+from ..transport.installed import Installation
+from . import announcements, worker_state
+from .eviction import warn_of_eviction
 from .remote_control import extend_panel, make_control
 
 _HOME = "rebound_celery.schedule.transport.transport"
-_TRANSPORTS = {"redis": "Transport", "rediss": "Transport", "sentinel": "SentinelTransport"}
+_TRANSPORTS = {
+    "redis": f"{_HOME}:Transport",
+    "rediss": f"{_HOME}:Transport",
+    "sentinel": f"{_HOME}:SentinelTransport",
+}
 
-DEFAULT_LEASE_S = 30.0
-DEFAULT_MAX_LOSSES = 3
+#: The attribute of an app that keeps its installation.
+_ATTRIBUTE = "_rebound_schedule"
+
+#: Short names that a mapping of options may use.
+_SHORT = {"lease": "lease_s", "max_losses": "max_worker_losses"}
+
+#: Options, or a function that tells them; a mapping has the names of `ScheduleOptions`.
+Options = ScheduleOptions | Mapping[str, Any]
 
 
-def install_schedule(app: Celery, options: Callable[[], Mapping[str, Any]] | None = None) -> None:
-    """Let every countdown of `app` wait in Redis under a lease, in place of a worker's memory.
+def install_schedule(app: Celery, options: Options | Callable[[], Options] | None = None) -> None:
+    """Let every countdown of `app` wait in Redis under a lease, instead of in a worker's memory.
 
     Broker URLs stay as they are (redis, rediss, sentinel, sockets), with all options; other brokers are not changed.
 
     Args:
         app: the Celery app.
-        options: asked when a connection is made; gives `leased` (names of queues whose messages all go through the
-            schedule), `lease` (seconds a worker's claim lasts unless renewed), `max_losses` (how many of its workers
-            may be lost before a message is dead) and `health_file` (what a worker tells of its health; a path). None
-            means no such queue, 30 seconds, 3, and no file.
+        options: see `ScheduleOptions`; None means its defaults. A function is asked whenever a channel is opened, so
+            that settings can be read late.
     """
-    _register()
-    make_connection = app._connection  # noqa: SLF001 - the one place where Celery makes every connection
-
-    @wraps(make_connection)
-    def connection(url: Any, *args: Any, transport_options: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
-        chosen = {
-            "leased": (),
-            "lease": DEFAULT_LEASE_S,
-            "max_losses": DEFAULT_MAX_LOSSES,
-            "health_file": None,
-            "app": announce.token_of(app),
-        }
-        chosen.update(options() if options is not None else {})
-        options_with_it = {**(transport_options or {}), "rebound": chosen}
-        made = make_connection(url, *args, transport_options=options_with_it, **kwargs)
-        if made.transport_cls in _TRANSPORTS:
-            look_often(made)
-        return made
-
-    app._connection = connection  # noqa: SLF001
+    replace_transports(_TRANSPORTS)
+    token = f"{app.main}-{id(app):x}"
+    setattr(app, _ATTRIBUTE, Installation(token, partial(_read, options), partial(_tell_dead, ref(app))))
+    add_transport_option(app, installed.OPTION, token, _look_often)
     signals.task_received.connect(eta.give_back, dispatch_uid="rebound-eta")
     # Celery takes any callable here, and this one can be pickled with the app.
     app.control_cls = partial(make_control, app.control_cls)
     vars(app).pop("control", None)  # made already, from the class before
+    installed.set_tasks_to_finish(worker_state.tasks_to_finish)
     signals.worker_init.connect(_prepare_worker, dispatch_uid="rebound-worker")
     signals.worker_ready.connect(_check_redis, dispatch_uid="rebound-redis")
     signals.worker_ready.connect(_watch, dispatch_uid="rebound-watch")
     signals.worker_shutdown.connect(_unwatch, dispatch_uid="rebound-unwatch")
 
 
+def _read(options: Options | Callable[[], Options] | None) -> ScheduleOptions:
+    chosen = options() if callable(options) else options
+    if chosen is None:
+        return ScheduleOptions()
+    if isinstance(chosen, ScheduleOptions):
+        return chosen
+    named = {_SHORT.get(name, name): value for name, value in chosen.items()}
+    leased = named.get("leased", {})
+    if not isinstance(leased, Mapping):
+        # Names alone: all messages of these queues have Celery's own form.
+        named["leased"] = dict.fromkeys(leased)
+    return ScheduleOptions(**named)
+
+
+def _tell_dead(app: ref[Celery], message: dict[str, Any], losses: int) -> None:
+    its_app = app()
+    if its_app is not None:
+        announcements.worker_lost(its_app, message, losses)
+
+
+def _look_often(connection: Any) -> None:
+    if connection.transport_cls in _TRANSPORTS:
+        look_often(connection)
+
+
 def _prepare_worker(sender: Any = None, **_: Any) -> None:
     # Here, because only a worker has it, and importing it takes time.
-    from . import lost_workers as worker_loss
+    from ...compat.celery_request import use_request
 
     worker_state.remember(sender)
     extend_panel()
-    worker_loss.use_in(sender.app)
+    use_request(sender.app, _count_loss)
+
+
+def _count_loss(message: Any) -> None:
+    message_leases(message).count_loss(message.delivery_tag)
 
 
 def _check_redis(sender: Any = None, **_: Any) -> None:
-    redis_risks.warn_of_eviction(sender.app)
+    warn_of_eviction(sender.app)
 
 
 def _watch(sender: Any = None, **_: Any) -> None:
@@ -88,14 +113,3 @@ def _unwatch(sender: Any = None, **_: Any) -> None:
     from . import watchdog
 
     watchdog.unwatch(sender)
-
-
-def _register() -> None:
-    """Put the transport under kombu's own aliases: tools that read the URL's scheme, as Flower does, still know it.
-
-    It acts as kombu's own on connections without the option, so other apps of the process are not touched.
-    """
-    for alias, name in _TRANSPORTS.items():
-        kombu.transport.TRANSPORT_ALIASES[alias] = f"{_HOME}:{name}"
-        # kombu remembers what it has resolved.
-        kombu.transport._transport_cache.pop(alias, None)  # noqa: SLF001

@@ -5,6 +5,7 @@ Stock Celery keeps revoked ids in each worker's memory, so that a worker that st
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,11 +16,15 @@ from celery.utils.functional import maybe_list
 from celery.utils.imports import symbol_by_name
 from kombu import serialization
 
-from ..store.store import Store, Waiting
-from ..transport import eta
-from . import announcements as announce
+from ...compat.celery_panel import extend_command
+from ...errors import UnknownVersionError
+from ..port import ScheduleOptions
+from ..store.store import Store
+from ..store.values import Claimed, Waiting
+from ..transport import eta, forms
+from . import announcements
 
-#: How many entries `inspect scheduled` shows of each queue, the most urgent and next due first: it is one message.
+#: How many entries `inspect scheduled` shows of each queue, the next due first: the answer is one message.
 SHOWN = 1_000
 
 #: What Celery's own `inspect scheduled` says of each: the priority among the timers of a worker. That of the message is
@@ -32,6 +37,8 @@ _FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_000
 #: The panel's commands that are answered from the schedule too, under all of their names.
 _REVOKE = ("revoke",)
 _SCHEDULED = ("scheduled", "dump_schedule")
+
+logger = logging.getLogger(__name__)
 
 
 def make_control(control_cls: Any, app: Celery) -> Any:
@@ -54,45 +61,59 @@ def withdraw(app: Celery, ids: Iterable[str], queues: Iterable[str]) -> None:
     Tasks that a worker holds are the worker's: it has heard of the revocation itself.
     """
     ids = list(ids)
-    with _schedule(app, queues) as stores:
-        for store, _ in stores:
-            for body in store.withdraw(*ids):
-                announce.revoked(app, body)
+    with _schedules(app, queues) as schedules:
+        for store, options in schedules:
+            for entry in filter(None, map(store.get, ids)):
+                for stored in store.cancel(entry.id):
+                    message = _message(options, store.queue, entry, stored)
+                    if message is not None:
+                        announcements.revoked(app, message)
 
 
 def list_scheduled(app: Celery, queues: Iterable[str]) -> list[dict[str, Any]]:
     """What waits, in the form of Celery's `inspect scheduled`, without tasks that a worker holds.
 
-    Arguments are shown as Celery shows them, but for those that are not JSON, and for a leased queue's tasks: of these
-    the text that stands for them.
+    Arguments are shown as Celery shows them. Of arguments that are not JSON, and of tasks of leased queues, the text of
+    `argsrepr` and `kwargsrepr` is shown instead.
     """
-    with _schedule(app, queues) as stores:
+    with _schedules(app, queues) as schedules:
         return [
-            _info(entry, is_leased=is_leased)
-            for store, is_leased in stores
-            for entry in store.list(0, SHOWN)
-            if not entry.leased
+            _info(entry, _message(options, store.queue, entry, entry.stored), is_leased=store.queue in options.leased)
+            for store, options in schedules
+            for entry in store.page(count=SHOWN).entries
         ]
 
 
 @contextmanager
-def _schedule(app: Celery, queues: Iterable[str]) -> Iterator[list[tuple[Store, bool]]]:
-    """The schedule of each queue over a connection of the app's pool, and whether the queue is leased; none where the
-    broker is not Redis."""
+def _schedules(app: Celery, queues: Iterable[str]) -> Iterator[list[tuple[Store, ScheduleOptions]]]:
+    """The schedule of each queue over a connection of the app's pool, and the app's options; none where the broker is
+    not Redis."""
     with app.connection_or_acquire() as connection:
         channel = connection.default_channel
-        has_schedule = getattr(channel, "rebound", None) is not None
-        yield [(channel.store_of(queue), channel.is_leased(queue)) for queue in queues] if has_schedule else []
+        options = getattr(channel, "options", None)
+        if isinstance(options, ScheduleOptions):
+            yield [(channel.store_of(queue), options) for queue in queues]
+        else:
+            yield []
 
 
-def _info(entry: Waiting, *, is_leased: bool) -> dict[str, Any]:
-    headers, properties = (_part(entry.message, name) for name in ("headers", "properties"))
+def _message(options: ScheduleOptions, queue: str, entry: Waiting, stored: bytes) -> dict[str, Any] | None:
+    """The message of an entry; None if it cannot be read."""
+    try:
+        return forms.open_stored(options, queue, Claimed(entry.id, stored, entry.lane, entry.priority, entry.losses))
+    except (UnknownVersionError, *forms.DAMAGE) as error:
+        logger.warning("message %r of queue %r cannot be read: %s", entry.id, queue, error)
+        return None
+
+
+def _info(entry: Waiting, message: dict[str, Any] | None, *, is_leased: bool) -> dict[str, Any]:
+    headers, properties = (_part(message, name) for name in ("headers", "properties"))
     delivery_info = properties.get("delivery_info")
     delivery_info = delivery_info if isinstance(delivery_info, Mapping) else {}
     texts = [headers.get("argsrepr")], headers.get("kwargsrepr")
-    args, kwargs = texts if is_leased else _arguments(entry.message) or texts
+    args, kwargs = texts if is_leased else _arguments(message) or texts
     return {
-        "eta": _eta(entry, headers),
+        "eta": _eta(entry, message, headers),
         "priority": _TIMER_PRIORITY,
         "request": {
             "id": entry.id,
@@ -114,9 +135,9 @@ def _info(entry: Waiting, *, is_leased: bool) -> dict[str, Any]:
     }
 
 
-def _eta(entry: Waiting, headers: Mapping[str, Any]) -> str:
+def _eta(entry: Waiting, message: dict[str, Any] | None, headers: Mapping[str, Any]) -> str:
     """The task's own eta, to the microsecond; or when it is due, where somebody has moved it."""
-    if entry.message is not None and eta.due_ms_of(entry.message) == entry.due_ms:
+    if message is not None and eta.due_ms_of(message) == entry.due_ms:
         return str(headers["eta"])
     return datetime.fromtimestamp(min(max(entry.due_ms, _FIRST_MS), _LAST_MS) / 1000, UTC).isoformat()
 
@@ -145,8 +166,6 @@ def _ids(task_id: str | Iterable[str]) -> list[str]:
 
 def extend_panel() -> None:
     """Let this worker's remote control reach the schedule."""
-    # Only a worker has it, and importing it takes time.
-    from celery.worker.control import Panel
 
     def queues(state: Any) -> list[str]:
         return [queue.name for queue in state.consumer.task_consumer.queues]
@@ -159,17 +178,5 @@ def extend_panel() -> None:
     def scheduled(state: Any, original: Callable[..., Any], **kwargs: Any) -> Any:
         return original(state, **kwargs) + list_scheduled(state.app, queues(state))
 
-    for names, extended in ((_REVOKE, revoke), (_SCHEDULED, scheduled)):
-        for name in names:
-            original = Panel.data[name]
-            if not hasattr(original, "rebound"):
-                Panel.data[name] = _extended(extended, original)
-
-
-def _extended(extended: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
-    def command(state: Any, *args: Any, **kwargs: Any) -> Any:
-        return extended(state, *args, original=original, **kwargs)
-
-    command.rebound = True  # type: ignore[attr-defined]
-    command.__doc__ = original.__doc__
-    return command
+    extend_command(_REVOKE, revoke)
+    extend_command(_SCHEDULED, scheduled)

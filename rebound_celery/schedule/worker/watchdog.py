@@ -1,6 +1,6 @@
-"""Notices a worker that no longer claims, although it has room; sets its claims going again, or reports it.
+"""Notices a worker that has room and does not claim any more. It starts the claims again, or reports the worker.
 
-A worker that is well claims every `MAX_SLEEP_MS` at the latest, if only to hear that nothing is due. The watchdog has a
+A healthy worker asks Redis every `MAX_SLEEP_MS` at the latest, if only to hear that nothing is due. The watchdog has a
 thread of its own, which asks Redis nothing as long as that is so.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
@@ -17,8 +16,10 @@ from celery.utils.nodenames import node_format
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ... import health
+from ...clock import SYSTEM_CLOCK, Clock
 from ...health import HealthFile
 from ...stopping import is_stopping
+from ..port import ScheduleOptions
 from ..transport.claimer import FAULTS
 from .worker_state import has_work, tasks_to_finish
 
@@ -47,14 +48,15 @@ class Watchdog:
         file: told of each look's verdict.
     """
 
-    def __init__(self, consumer: Any, file: HealthFile) -> None:
+    def __init__(self, consumer: Any, file: HealthFile, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._clock = clock
         self._consumer = consumer
         self._file = file
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rebound-watchdog", daemon=True)
         self._channel: Any = None
         #: Until then nothing could be held against the worker.
-        self._excused_at = time.monotonic()
+        self._excused_at = self._clock.monotonic()
         self._redis_away = False
         #: When it last had no room for more from a queue.
         self._full_at: dict[str, float] = {}
@@ -71,9 +73,9 @@ class Watchdog:
         self._file.remove()
 
     def _run(self) -> None:
-        slept_at = time.monotonic()
+        slept_at = self._clock.monotonic()
         while not self._ended.wait(LOOK_S):
-            now = time.monotonic()
+            now = self._clock.monotonic()
             if now - slept_at > 2 * LOOK_S:
                 # This thread was held up too: the process was stopped, or a task held the interpreter or all greenlets.
                 self._excused_at = now
@@ -81,7 +83,7 @@ class Watchdog:
                 self._file.report(*self.look())
             except Exception:
                 logger.exception("unexpected error while the worker was looked at")
-            slept_at = time.monotonic()
+            slept_at = self._clock.monotonic()
 
     def look(self) -> Verdict:
         """Look once, and do what is to be done; the state and its detail, as the health file tells them."""
@@ -110,17 +112,17 @@ class Watchdog:
         return self._standing(silent)
 
     def _excuse(self, state: str, detail: str = "") -> Verdict:
-        self._excused_at = time.monotonic()
+        self._excused_at = self._clock.monotonic()
         return state, detail
 
     def _silent(self, channel: Any) -> list[str]:
         """The queues from which it should have claimed for a while, and has not."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if channel.closed:
             queues = [queue.name for queue in self._consumer.task_consumer.queues]
             return queues if now - self._excused_at >= PATIENCE_S else []
         claimer = channel.claimer
-        queues = [] if claimer is None else list(channel.active_queues)
+        queues = [] if claimer is None else list(channel.claimed_queues)
         at_work = has_work(self._consumer)
         if not queues or (at_work and type(self._consumer.pool).__module__ not in _APART):
             # It consumes nothing; or a task may be what its loop waits for.
@@ -141,11 +143,11 @@ class Watchdog:
         if self._tried == 0:
             return health.OK, ""
         # A channel that has only just been opened consumes nothing yet, which proves nothing.
-        if channel.active_queues and self._claims_since(self._tried_at, channel, channel.active_queues):
+        if channel.claimed_queues and self._claims_since(self._tried_at, channel, channel.claimed_queues):
             logger.warning("due messages are claimed again", extra={"event": "claims_back"})
             self._tried = 0
             return health.OK, ""
-        return self._standing(channel.active_queues)
+        return self._standing(channel.claimed_queues)
 
     def _claims_since(self, moment: float, channel: Any, queues: Collection[str]) -> bool:
         """Whether the worker has claimed from all of these queues since then, unless its work leaves it no room."""
@@ -163,7 +165,7 @@ class Watchdog:
         where = f"{', '.join(sorted(silent))}: nothing was claimed for {PATIENCE_S * (1 + self._tried):g} s"
         where += f", and messages are {overdue_ms / 1000:.0f} s overdue" if overdue_ms else ""
         self._tried += 1
-        self._tried_at = time.monotonic()
+        self._tried_at = self._clock.monotonic()
         self._excuse(health.OK)
         if self._tried == 1 and not channel.closed:
             logger.warning("%s; the claims are set going again", where, extra={"event": "claims_stalled"})
@@ -205,10 +207,10 @@ _watchdogs: dict[int, Watchdog] = {}
 def watch(sender: Any = None, **_: Any) -> None:
     """Watch a worker (a receiver of `worker_ready`)."""
     channel = sender.task_consumer.channel
-    options = getattr(channel, "rebound", None)
-    if options is None:
+    options = getattr(channel, "options", None)
+    if not isinstance(options, ScheduleOptions):
         return
-    path = options.get("health_file")
+    path = options.health_file
     # As in the name of a worker's log file: %n is its name, %h the whole of it.
     file = HealthFile(None if path is None else node_format(path, sender.hostname))
     watchdog = _watchdogs[id(sender.controller)] = Watchdog(sender, file)

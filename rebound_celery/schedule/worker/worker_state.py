@@ -1,4 +1,4 @@
-"""What the Celery worker of this process is doing; a process that is no worker stops nothing and runs nothing."""
+"""Tells what the Celery worker of this process is doing. In a process without a worker nothing runs."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def tasks_to_finish() -> set[str]:
     tasks = _ids(state.active_requests)
     pool = None if _worker is None else getattr(_worker(), "pool", None)
     if pool is not None and not pool.uses_semaphore and not is_stopping():
-        # Only prefork, which is the one with a semaphore, drops at a lost connection what it has not begun. Others
-        # run all that they were given: the queue of a threads pool, a greenlet that was not switched to yet.
+        # At a lost connection only the prefork pool, the one with a semaphore, drops what it has not begun. Other pools
+        # run everything they were given: the queue of a threads pool, a greenlet that has not started yet.
         tasks |= _ids(state.reserved_requests)
     return tasks
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from celery import signals
 
-from rebound_celery.schedule.store.store import Claimed
+from rebound_celery.schedule.port import Claimed
 from rebound_celery.schedule.transport.claimer import LEASED_QUEUE_CREDIT, Claimer
 from rebound_celery.schedule.worker import watchdog
 from tests.acceptance.apps.scheduled import app as app
@@ -24,7 +24,8 @@ def asleep(channel: Any) -> None:
 
     def fall_asleep() -> None:
         channel.connection.cycle.disarm()
-        channel.claimer._claim_at.update({queue: time.monotonic() + 10_000 for queue in channel.active_queues})
+        for queue in channel.active_queues:
+            channel.claimer._queue(queue).claim_at = time.monotonic() + 10_000
 
     channel.connection.cycle.soon(fall_asleep)
 
@@ -42,7 +43,7 @@ def leak(channel: Any) -> None:
     """Leases on messages that nobody has; they take all the room."""
     store = channel.leases.store_of(channel.keys_of("celery"))
     for number in range(LEASED_QUEUE_CREDIT):
-        channel.leases.hold(store, [(Claimed(b"leaked-%d" % number, bytes(9), 0), "gone")])
+        channel.leases.hold(store, [(Claimed(f"leaked-{number}", b"", "", 0, 0), "token", "gone")])
 
 
 def raises(channel: Any) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 SCHEDULE_RETRY = "rebound_celery.app:Rebound.schedule_retry"
 SCHEDULE_RETRIES = "rebound_celery.app:Rebound.schedule_retries"
 #: A script's call is sent; Redis' answer is read.
-WAIT_FOR_REDIS = "rebound_celery.schedule.store.script_runner:_read"
+WAIT_FOR_REDIS = "rebound_celery.schedule.store.script_runner:_answer"
 
 # The consumer
 POLL = "kafka:KafkaConsumer.poll"
@@ -20,22 +20,21 @@ JUDGED = "rebound_celery.consumer.retry_writer:RetryWriter.put"
 REVOKED = "rebound_celery.consumer.rebalance:RebalanceListener._commit"
 
 # The worker, and the child of a prefork pool
-HANDED_OVER = "rebound_celery.delivery.strategy:Gatherer._run"
+HANDED_OVER = "rebound_celery.delivery.gatherer:Gatherer._run"
 SEND = "kafka:KafkaProducer.send"
-CONFIRM = "rebound_celery.destinations.kafka.kafka_python:KafkaDestination._confirm"
+CONFIRM = "rebound_celery.destinations.kafka.kafka_python:KafkaPythonClient._confirm"
 POST = "rebound_celery.destinations.http:HttpDestination._post"
 #: Sends the request and waits for the first bytes of the answer.
 REQUEST = "urllib3:PoolManager.request"
 #: The request is sent.
 WAIT_FOR_ANSWER = "urllib3.connection:HTTPConnection.getresponse"
-KEEP = "rebound_celery.destinations.dead_set:DeadSet._write"
 #: Writes a result of any kind.
 TELL_RESULT = "celery.backends.redis:RedisBackend.set"
 CHILD_IS_THROUGH = "rebound_celery.delivery.task:DeliverTask.run_batch"
 PARENT_HEARS = "rebound_celery.delivery.job:Job.on_done"
 #: Asks Redis which leases go on, once a child was lost.
-LET_GO = "rebound_celery.schedule.transport.qos:QoS.let_go"
-TOLD = "rebound_celery.schedule.transport.claimer:Claimer._on_dead"
+LET_GO = "rebound_celery.schedule.transport.qos:LeasingQoS.let_go"
+TOLD = "rebound_celery.schedule.transport.claimer:Claimer._bury_lost"
 ACKNOWLEDGED = "rebound_celery.schedule.transport.leases:Leases.end_all"
 
 #: Runs a script of the schedule in Redis; see `inject.before_script`.

@@ -17,12 +17,15 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from rebound_celery import Rebound
 from rebound_celery.embedded import create_topics
+from rebound_celery.errors import UnknownVersionError, WireFormatError
+from rebound_celery.message import codec, message_id_of
 from rebound_celery.schedule.store.keys import QueueKeys
 from rebound_celery.schedule.store.store import Store
 from tests.acceptance.crash_points.inject import Victim
 from tests.acceptance.crash_points.receiver import Receiver
 from tests.acceptance.crash_points.steps import COMMIT_INTERVAL_S, least_and_most
 from tests.processes import Process
+from tests.scheduling import buried, everything
 from tests.topics import read_topic
 from tests.waiting import wait_until
 
@@ -85,8 +88,7 @@ class Case:
 
     def __exit__(self, _kind: object, error: BaseException | None, _tb: object) -> None:
         self.receiver.close()
-        for producer in self.rebound._publisher._idle:
-            producer.connection.close()
+        self.rebound._publisher.close()
         for process in self._processes:
             if error is not None:
                 error.add_note(process.tail())
@@ -176,13 +178,15 @@ class Case:
         # In this order: what is committed first, then Redis, then the topic. A record that came from Redis in between
         # is one more than there are commits.
         committed = self.committed()
-        if self.redis.hlen(self.store.keys.messages) or any(map(self.redis.zcard, self.store.keys.all_waiting())):
+        if self.redis.hlen(self.store.keys.messages) or any(
+            self.redis.zcard(key) for key in self.redis.keys("*:waiting:*")
+        ):
             return False
         return committed is None or committed == len(read_topic(self.brokers, self.topic, committed))
 
     def what_is_left(self) -> str:
         """For the message of a wait that was in vain."""
-        return f"{self.step.name!r}: all is through; {self.store.list()}, committed {self.committed()}"
+        return f"{self.step.name!r}: all is through; {everything(self.store)}, committed {self.committed()}"
 
     def committed(self) -> int | None:
         """How many records of the topic the group has committed; None without a consumer."""
@@ -200,8 +204,8 @@ class Case:
     def counts(self) -> Counts:
         """For each message how often what happened: `handled 1` (the handler was called for attempt 1), `record 2`
         (Kafka has a record that begins attempt 2), `post 2`, `letter REASON 2` (in the dead letter topic after attempt
-        2), `kept REASON 2` (in the dead set), `set aside REASON` (among the queue's dead entries), `result STATE` (what
-        the result backend says of its task at the end)."""
+        2), `kept REASON 2` (in the dead set; without an attempt where it cannot be read), `result STATE` (what the
+        result backend says of its task at the end)."""
         counts: Counts = defaultdict(Counter)
         for process in self._processes:
             for value, attempt in _HANDLED.findall(process.output):
@@ -229,15 +233,13 @@ class Case:
         return self.messages * sum(least_and_most(times)[0] for what, times in outcome if what.startswith(kind))
 
     def _count_redis(self, counts: Counts) -> None:
-        for identity, kept in self.redis.hgetall("{rebound}.dead").items():
-            letter = json.loads(kept)
-            if "unreadable" in letter:
-                counts[identity.decode().removeprefix("unreadable:")]["kept unreadable"] += 1
+        for letter in buried(self.store):
+            try:
+                message, _ = codec.decode(message_id_of(letter.id), letter.stored)
+            except (UnknownVersionError, WireFormatError):
+                counts[letter.id][f"kept {letter.reason}"] += 1
             else:
-                message = letter["message"]
-                counts[message["value"]][f"kept {message['reason']} {message['attempt']}"] += 1
-        for identity, reason, _ in self.store.dead():
-            counts[identity][f"set aside {reason}"] += 1
+                counts[(message.value or b"").decode()][f"kept {letter.reason} {message.attempt}"] += 1
         for key in self.redis.scan_iter("celery-task-meta-*"):
             result = json.loads(self.redis.get(key) or b"")
             counts[result["task_id"].partition(":")[0]][f"result {result['status']}"] += 1

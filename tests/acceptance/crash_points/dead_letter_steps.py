@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.acceptance.crash_points.calls import CONFIRM, KEEP, LET_GO, SEND, TOLD
-from tests.acceptance.crash_points.inject import after, after_script, before, before_script, broker_has_it, buried
+from tests.acceptance.crash_points.calls import CONFIRM, LET_GO, SEND, TOLD
+from tests.acceptance.crash_points.inject import after, after_script, before, before_script, broker_has_it, ends
 from tests.acceptance.crash_points.steps import Step
 
 DEAD_ONCE = {"letter retries-exhausted 1": 1}
@@ -13,10 +13,9 @@ REJECTED_TWICE = {"letter rejected 2": 2}
 REFUSED_TO_THE_END_ONCE = {"post 2": 1, "kept retries-exhausted 2": 1}
 REFUSED_TO_THE_END_TWICE = {"post 2": 2, "kept retries-exhausted 2": 1}
 LOST = {"post 2": 1, "kept worker-lost 2": 1}
-LOST_IN_THE_SCHEDULE = {"set aside worker-lost": 1}
+LOST_IN_THE_SCHEDULE = {"kept worker-lost 2": 1}
 DEAD_LOST = {"post 1": 1, "kept retries-exhausted 1": 1}
 UNREADABLE = {"kept unreadable": 1}
-SET_ASIDE = {"set aside unreadable": 1}
 
 DEAD_LETTERS = {
     "worker, before a dead letter is written": [
@@ -25,7 +24,7 @@ DEAD_LETTERS = {
         Step(
             "worker keeps a post refused to the end",
             "last refused post: answer > keep",
-            before(KEEP),
+            before_script("bury"),
             REFUSED_TO_THE_END_TWICE,
         ),
     ],
@@ -52,7 +51,7 @@ DEAD_LETTERS = {
         Step(
             "worker has kept a post refused to the end",
             "last refused post: keep > settle",
-            after(KEEP),
+            after_script("bury"),
             REFUSED_TO_THE_END_TWICE,
         ),
     ],
@@ -85,8 +84,15 @@ DEAD_LETTERS = {
         Step("parent has given up", "lost workers: store > settle", after_script("enqueue"), LOST),
         Step("parent settles what it gave up", "lost workers: store > settle", before_script("settle"), LOST),
         Step("parent has settled what it gave up", "lost workers: settle > next claim", after_script("settle"), LOST),
-        Step("parent keeps a dead letter", "lost workers of a dead letter: loss > keep", before(KEEP), DEAD_LOST),
-        Step("parent has kept a dead letter", "lost workers of a dead letter: keep > settle", after(KEEP), DEAD_LOST),
+        Step(
+            "parent keeps a dead letter", "lost workers of a dead letter: loss > keep", before_script("bury"), DEAD_LOST
+        ),
+        Step(
+            "parent has kept a dead letter",
+            "lost workers of a dead letter: keep > settle",
+            after_script("bury"),
+            DEAD_LOST,
+        ),
         Step(
             "parent has settled a dead letter that it kept",
             "lost workers of a dead letter: settle > next claim",
@@ -96,7 +102,7 @@ DEAD_LETTERS = {
         Step(
             "worker has given up in its claim",
             "lost workers, seen by the claim: claim > tell the result backend",
-            after_script("claim", matching=buried),
+            after_script("settle", matching=ends(":worker-lost")),
             LOST_IN_THE_SCHEDULE,
         ),
         Step(
@@ -107,20 +113,24 @@ DEAD_LETTERS = {
         ),
     ],
     "worker, while it sets aside what it cannot read": [
-        Step("worker keeps what it cannot read", "unreadable message: claim > keep", before(KEEP), UNREADABLE),
-        Step("worker has kept what it cannot read", "unreadable message: keep > settle", after(KEEP), UNREADABLE),
+        Step("worker keeps what it cannot read", "unreadable message: claim > keep", before_script("bury"), UNREADABLE),
+        Step(
+            "worker has kept what it cannot read", "unreadable message: keep > settle", after_script("bury"), UNREADABLE
+        ),
         Step(
             "worker has settled what it cannot read",
             "unreadable message: settle > next claim",
             after_script("settle"),
             UNREADABLE,
         ),
-        Step("worker sets a broken entry aside", "broken entry: claim > set aside", before_script("settle"), SET_ASIDE),
+        Step(
+            "worker sets a broken entry aside", "broken entry: claim > set aside", before_script("settle"), UNREADABLE
+        ),
         Step(
             "worker has set a broken entry aside",
             "broken entry: set aside > next claim",
             after_script("settle"),
-            SET_ASIDE,
+            UNREADABLE,
         ),
     ],
 }

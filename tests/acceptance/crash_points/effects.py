@@ -9,7 +9,7 @@ from pathlib import Path
 import rebound_celery
 from tests.acceptance.crash_points.calls import (
     COMMIT,
-    KEEP,
+    COMMITTED,
     LAST_COMMIT,
     LET_GO,
     POLL,
@@ -23,40 +23,58 @@ from tests.acceptance.crash_points.calls import (
 ROOT = Path(rebound_celery.__file__).parent
 
 #: Where a message is on its way; what people and tools do about the schedule is not.
-FILES = ("app.py", "consumer/*.py", "delivery/*.py", "destinations/*.py", "schedule/leases.py", "schedule/claimer.py")
+FILES = (
+    "app.py",
+    "consumer/*.py",
+    "delivery/*.py",
+    "destinations/*.py",
+    "destinations/kafka/kafka_python.py",
+    "schedule/transport/leases.py",
+    "schedule/transport/claimer.py",
+)
 
 #: How the methods are called that reach Kafka, Redis or a receiver.
-VERBS = {"poll", "commit", "commit_async", "store", "publish_tasks", "send", "request", "execute"}
-VERBS |= {"mark_as_done", "mark_as_retry"}
-VERBS |= {"publish", "enqueue", "claim", "settle", "renew"}
+VERBS = {"poll", "commit", "commit_async", "store", "send", "request", "execute"}
+VERBS |= {"mark_as_done", "mark_as_failure", "mark_as_retry"}
+VERBS |= {"publish", "publish_messages", "bury", "produce", "enqueue", "claim", "confirm", "settle", "renew"}
 
 #: file and call -> what the kills around it are put to.
 EFFECTS = {
-    "app.py: self._publisher.publish": RUN_SCRIPT,
-    "consumer/retry_writer.py: self._scheduler.store": RUN_SCRIPT,
+    "app.py: self._publisher.publish_messages": RUN_SCRIPT,
     "consumer/commits.py: self._consumer.commit": LAST_COMMIT,
     "consumer/commits.py: self._consumer.commit_async": COMMIT,
     "consumer/loop.py: self._consumer.poll": POLL,
+    "consumer/commits.py: self._offset_tracker.confirm": COMMITTED,
     "consumer/rebalance.py: self._consumer.commit_async": REVOKED,
-    "delivery/batch.py: destinations[kind].send": SEND,
-    "delivery/publisher.py: self.publish_tasks": RUN_SCRIPT,
-    "delivery/task.py: backend.mark_as_done": TELL_RESULT,
-    "delivery/task.py: backend.mark_as_retry": TELL_RESULT,
-    "delivery/task.py: self.destinations.get().dead_set.send": KEEP,
-    "delivery/task.py: self.publisher().publish_tasks": RUN_SCRIPT,
-    "destinations/dead_set.py: pipe.execute": KEEP,
+    "consumer/rebalance.py: self._offset_tracker.confirm": COMMITTED,
+    "consumer/retry_writer.py: self._scheduler.store": RUN_SCRIPT,
+    "delivery/batch.py: self.destinations[kind].send": SEND,
+    "delivery/batch.py: self.store": RUN_SCRIPT,
+    "delivery/publisher.py: schedule.enqueue": RUN_SCRIPT,
+    "delivery/publisher.py: self.publish": RUN_SCRIPT,
+    "delivery/results.py: backend.mark_as_done": TELL_RESULT,
+    "delivery/results.py: backend.mark_as_failure": TELL_RESULT,
+    "delivery/results.py: backend.mark_as_retry": TELL_RESULT,
+    "delivery/task.py: schedule.bury": RUN_SCRIPT,
+    "delivery/task.py: schedule.enqueue": RUN_SCRIPT,
+    "delivery/task.py: self.destinations.by_kind['dead-set'].send": RUN_SCRIPT,
+    "delivery/task.py: self.publisher().publish": RUN_SCRIPT,
+    "destinations/dead_set.py: schedule.bury": RUN_SCRIPT,
+    "destinations/deadline.py: self._socket.send": REQUEST,
     "destinations/http.py: self._pool.request": REQUEST,
-    "destinations/kafka.py: producer.send": SEND,
-    "schedule/claimer.py: self.claim": RUN_SCRIPT,
-    "schedule/claimer.py: store.claim": RUN_SCRIPT,
-    "schedule/claimer.py: store.settle": RUN_SCRIPT,
-    "schedule/leases.py: store.over(self._thread_client).renew": RUN_SCRIPT,
-    "schedule/leases.py: lease.store.renew": LET_GO,
-    "schedule/leases.py: store.over(client).settle": RUN_SCRIPT,
+    "destinations/kafka/kafka_python.py: self._producer.send": SEND,
+    "schedule/transport/claimer.py: queue.store.claim": RUN_SCRIPT,
+    "schedule/transport/claimer.py: self.claim": RUN_SCRIPT,
+    "schedule/transport/claimer.py: store.claim": RUN_SCRIPT,
+    "schedule/transport/claimer.py: store.confirm": RUN_SCRIPT,
+    "schedule/transport/claimer.py: store.settle": RUN_SCRIPT,
+    "schedule/transport/leases.py: lease.store.renew": LET_GO,
+    "schedule/transport/leases.py: store.over(client).settle": RUN_SCRIPT,
+    "schedule/transport/leases.py: store.over(self._thread_client).renew": RUN_SCRIPT,
 }
 
 #: Scripts that a message meets on its way; the others are for people and tools.
-SCRIPTS = {"enqueue", "claim", "settle", "renew"}
+SCRIPTS = {"bury", "enqueue", "claim", "confirm", "settle", "renew"}
 
 
 def calls() -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.acceptance.crash_points.calls import CHILD_IS_THROUGH, CONFIRM, KEEP, PARENT_HEARS, POST, SEND
+from tests.acceptance.crash_points.calls import CHILD_IS_THROUGH, CONFIRM, PARENT_HEARS, POST, SEND
 from tests.acceptance.crash_points.inject import (
     Victim,
     after,
@@ -87,7 +87,7 @@ PREFORK = {
         Step(
             "child has kept a post refused to the end",
             "last refused post: keep > settle",
-            after(KEEP, victim=CHILD),
+            after_script("bury", victim=CHILD),
             REFUSED_TO_THE_END_TWICE,
             "prefork",
         ),

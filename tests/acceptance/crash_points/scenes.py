@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from rebound_celery.embedded import free_port
 from rebound_celery.message.address import KafkaAddress
+from rebound_celery.schedule.port import Entry
 from rebound_celery.schedule.transport import celery_form as stored
 from tests.acceptance.crash_points.case import DEADLINE_S, Case
 from tests.acceptance.crash_points.inject import Victim
+from tests.scheduling import everything, raw
 from tests.topics import read_topic
 from tests.waiting import wait_until
 
@@ -34,7 +36,6 @@ NEVER = MappingProxyType({"commit_interval": 3600})
 def call(case: Case, count: int = 1) -> None:
     """A process is killed while it schedules, and another makes the same call."""
     case.messages = count
-    # Every other one has priority: `schedule_retries` stores these first, and then the others.
     requests: list[dict[str, Any]] = [
         {"destination": case.receiver.url, "message_data": f"message-{number}", "is_priority": number % 2 == 1}
         for number in range(count)
@@ -94,7 +95,7 @@ def consume(
 
 def deliver_all(case: Case) -> None:
     """Make all due that waits: nobody waits for a minute here."""
-    case.store.run_now(*(entry.id for entry in case.store.list(count=1000)))
+    case.store.run_now(*(entry.id for entry in everything(case.store)))
 
 
 def delivered(case: Case, originals: int) -> bool:
@@ -214,9 +215,11 @@ def lost_workers(case: Case, *, of_a_dead_letter: bool = False) -> None:
 def lost_workers_seen_by_the_claim(case: Case) -> None:
     """So many leases of it ran out that no worker gets it any more, not even to give it up."""
     schedule(case, destination=case.receiver.url)
-    (entry,) = case.store.list()
+    (entry,) = everything(case.store)
     leases = 6
-    case.redis.zadd(case.store.keys.waiting(3), {entry.id: entry.due_ms + leases / 1024})
+    case.redis.hset(
+        case.store.keys.messages, entry.id, raw(entry.stored, lane=entry.lane, rank=entry.priority, losses=leases)
+    )
     deliver(case)
 
 
@@ -224,13 +227,15 @@ def unreadable(case: Case) -> None:
     case.messages = 1
     app = case.rebound.app
     with app.connection_for_write() as connection:
-        app.send_task("rebound.deliver", args=["nonsense"], task_id="message", queue="rebound", connection=connection)
+        app.send_task(
+            "rebound.deliver", args=["no stored form"], task_id="message", queue="rebound", connection=connection
+        )
     deliver(case)
 
 
 def broken_entry(case: Case) -> None:
     case.messages = 1
-    case.store.enqueue([("message", time.time_ns() // 1_000_000, stored.VERSION + bytes(8) + b"no message")], 3)
+    case.store.enqueue([Entry("message", time.time_ns() // 1_000_000, stored.VERSION + b"no message", "", 3)])
     deliver(case)
 
 
@@ -244,7 +249,7 @@ def worker_stop(case: Case) -> None:
         case.messages = 2
         deliver_all(case)
         wait_until(
-            lambda: [entry.leased for entry in case.store.list()] == [True, True],
+            lambda: [entry.leased for entry in everything(case.store)] == [True, True],
             timeout=DEADLINE_S,
             message=killed.tail,
         )

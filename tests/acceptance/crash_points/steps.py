@@ -22,7 +22,7 @@ def least_and_most(times: Times) -> tuple[int, int]:
 FLOWS: dict[str, tuple[str, ...]] = {
     # Who schedules
     "call": ("start", "send", "answer", "return"),
-    "calls": ("start", "first store", "last store", "return"),
+    "calls": ("start", "store", "return"),
     # The consumer
     "record": ("start", "poll", "handler", "commit", "next poll"),
     "records": ("first handler", "last handler", "commit"),

@@ -43,6 +43,8 @@ WORKER = {
     "worker, before Kafka or the receiver has the message": [
         Step("worker claims", "retry: start > claim", before_script("claim"), ONCE),
         Step("worker has claimed", "retry: claim > job", after_script("claim", matching=claimed), ONCE),
+        Step("worker confirms its claim", "retry: claim > job", before_script("confirm"), ONCE),
+        Step("worker has confirmed its claim", "retry: claim > job", after_script("confirm"), ONCE),
         Step("worker makes a job", "retry: claim > job", before(HANDED_OVER), ONCE),
         Step("worker publishes", "retry: job > publish", before(SEND), ONCE),
         Step("parent makes a job", "retry in a child: claim > job", before(HANDED_OVER), ONCE),

@@ -1,33 +1,88 @@
--- Store messages until they are due. An id that is stored already gets its new message and due time in the same step.
--- KEYS[1]  messages   HASH id -> stored message
--- KEYS[2]  wake       LIST of at most one token
--- KEYS[3]  waiting    ZSET of the messages' priority step
--- KEYS[4..] waiting of the other priority steps
+-- Store messages until they are due. An id that is stored already gets its new message, due time and lane, and a lease
+-- on it becomes void.
+-- KEYS[1]  messages  HASH id -> envelope and stored form
+-- KEYS[2]  leased    ZSET id -> end of its lease
+-- KEYS[3]  leases    HASH id -> token
+-- KEYS[4]  limits    HASH lane -> its limits
+-- KEYS[5]  next      STRING time of the next claim
+-- KEYS[6]  wake      LIST of at most one token
+-- KEYS[7]  stats     HASH of counters
+-- KEYS[8..] for each lane reference: waiting (ZSET id -> due time), lanes of its rank (ZSET lane -> when to look at it)
 -- ARGV[1]  milliseconds: a sleeping worker looks again within this time by itself
 -- ARGV[2]  1 to keep an id that is stored already as it is, 0 to replace it
--- ARGV[3..] id, due time in Unix milliseconds, stored message; repeated
--- Returns the number of ids that were new.
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local soon = now + tonumber(ARGV[1])
+-- ARGV[3]  the number of lane references; ARGV[4..] the references
+-- then for each group of messages: the number of its reference, the earliest due time, how many there are, and for each
+--          id, due time in Unix milliseconds, envelope and stored form
+-- Returns {number of ids that were new, references that were needed too, numbers of the messages not stored for that}
+local messages, leased, leases, limits = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local now = clock()
 local keep = ARGV[2] == '1'
-local added, urgent = 0, false
-for i = 3, #ARGV, 3 do
-  local id, due = ARGV[i], tonumber(ARGV[i + 1])
-  local new
-  if keep then
-    new = redis.call('HSETNX', KEYS[1], id, ARGV[i + 2])
-  else
-    new = redis.call('HSET', KEYS[1], id, ARGV[i + 2])
-    if new == 0 then
-      for other = 4, #KEYS do redis.call('ZREM', KEYS[other], id) end
+local number_of = {}
+for i = 1, ARGV[3] do number_of[ARGV[3 + i]] = i end
+local added, replaced, at = 0, 0, nil
+local needed, left = {}, {}
+local seen_before = 0
+
+-- Take an id from where it is now. False if its lane's key is not at hand.
+local function take_away(id, message, reference)
+  if redis.call('HDEL', leases, id) == 1 and redis.call('ZREM', leased, id) == 1 then return true end
+  local old = reference_of(message)
+  if old == reference then return true end
+  local number = number_of[old]
+  if not number then
+    needed[#needed + 1] = old
+    return false
+  end
+  redis.call('ZREM', KEYS[6 + 2 * number], id)
+  return true
+end
+
+local p = 4 + ARGV[3]
+while p <= #ARGV do
+  local number, due, count = tonumber(ARGV[p]), tonumber(ARGV[p + 1]), tonumber(ARGV[p + 2])
+  local waiting, lanes, reference = KEYS[6 + 2 * number], KEYS[7 + 2 * number], ARGV[3 + number]
+  local ids, fields, scores = {}, {}, {}
+  for k = 1, count do
+    local a = p + 3 * k
+    ids[k] = ARGV[a]
+    fields[2 * k - 1], fields[2 * k] = ARGV[a], ARGV[a + 2]
+    scores[2 * k - 1], scores[2 * k] = ARGV[a + 1], ARGV[a]
+  end
+  local old = redis.call('HMGET', messages, unpack(ids))
+  local is_plain = not keep
+  for k = 1, count do
+    if old[k] then
+      is_plain = false
+      break
     end
   end
-  added = added + new
-  if new == 1 or not keep then
-    redis.call('ZADD', KEYS[3], ARGV[i + 1], id)
-    if due < soon then urgent = true end
+  if not is_plain then
+    -- Some are stored already: choose those to be stored now.
+    fields, scores = {}, {}
+    local seen = {}
+    for k = 1, count do
+      local id, a = ids[k], p + 3 * k
+      local is_new = not old[k] and not seen[id]
+      if is_new or (not keep and (seen[id] or take_away(id, old[k], reference))) then
+        seen[id] = true
+        if not is_new then replaced = replaced + 1 end
+        fields[#fields + 1], fields[#fields + 2] = id, ARGV[a + 2]
+        scores[#scores + 1], scores[#scores + 2] = ARGV[a + 1], id
+      elseif not keep then
+        left[#left + 1] = seen_before + k
+      end
+    end
   end
+  if #fields > 0 then
+    added = added + redis.call('HSET', messages, unpack(fields))
+    redis.call('ZADD', waiting, unpack(scores))
+    local look = look_at(lanes, limits, string.sub(reference, 2), due)
+    if not at or look < at then at = look end
+  end
+  seen_before = seen_before + count
+  p = p + 3 + 3 * count
 end
-if urgent and redis.call('LLEN', KEYS[2]) == 0 then redis.call('LPUSH', KEYS[2], '{}') end
-return added
+if at then claim_by(KEYS[5], KEYS[6], at, now + ARGV[1]) end
+if added > 0 then redis.call('HINCRBY', KEYS[7], 'stored', added) end
+if replaced > 0 then redis.call('HINCRBY', KEYS[7], 'replaced', replaced) end
+return { added, needed, left }

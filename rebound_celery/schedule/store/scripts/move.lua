@@ -1,33 +1,64 @@
--- Change when a waiting message is due, or remove it; a leased one is removed too, but keeps its lease when moved.
--- One whose lease has run out waits. What was lost before still counts: see `waiting` in keys.py.
--- KEYS[1]  messages   HASH id -> stored message
--- KEYS[2]  wake       LIST of at most one token
--- KEYS[3..] waiting   ZSET of each priority step
--- ARGV[1]  'remove', 'now', or the due time in Unix milliseconds
--- ARGV[2..] ids
--- Returns the number of messages that were changed.
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local due = ARGV[1]
-if due == 'now' then due = now end
-local changed = 0
-for i = 2, #ARGV do
-  local id = ARGV[i]
-  if ARGV[1] == 'remove' then
-    changed = changed + redis.call('HDEL', KEYS[1], id)
-    for step = 3, #KEYS do redis.call('ZREM', KEYS[step], id) end
-  else
-    for step = 3, #KEYS do
-      local score = tonumber(redis.call('ZSCORE', KEYS[step], id) or 'nan')
-      if score == score and (score % 1 == 0 or score % 1 >= 0.5 or score <= now) then
-        local had, moved = math.floor((score % 0.5) * 1024 + 0.5), due
-        -- Within the last millisecond before: who claims looks at whole ones, so it is due when it should be.
-        if had > 0 then moved = string.format('%.10f', due - 1 + 0.5 + had / 1024) end
-        redis.call('ZADD', KEYS[step], moved, id)
-        changed = changed + 1
+-- Change when messages are due, or remove them.
+-- A message whose lease has run out waits, though no claim has put it back yet: that is done here.
+-- KEYS[1]  messages  HASH id -> envelope and stored form
+-- KEYS[2]  leased    ZSET id -> end of its lease
+-- KEYS[3]  leases    HASH id -> token
+-- KEYS[4]  limits    HASH lane -> its limits
+-- KEYS[5]  next      STRING time of the next claim
+-- KEYS[6]  wake      LIST of at most one token
+-- KEYS[7]  stats     HASH of counters
+-- KEYS[8..] for each lane reference: waiting (ZSET id -> due time), lanes of its rank (ZSET lane -> when to look at it)
+-- ARGV[1]  'cancel' (what waits), 'cancel-all' (what is leased too), 'now', or a due time in Unix milliseconds
+-- ARGV[2]  milliseconds: a sleeping worker looks again within this time by itself
+-- ARGV[3]  the number of lane references; ARGV[4..] the references
+-- then     ids
+-- Returns {number of messages changed, references that were needed too, ids not changed for that, stored forms of the
+--          messages removed}
+local messages, leased, leases = KEYS[1], KEYS[2], KEYS[3]
+local now = clock()
+local what, references = ARGV[1], tonumber(ARGV[3])
+local removes = what == 'cancel' or what == 'cancel-all'
+local number_of = {}
+for i = 1, references do number_of[ARGV[3 + i]] = i end
+local needed, left, removed = {}, {}, {}
+local changed, ran_out, at = 0, 0, nil
+local due = removes and 0 or tonumber(what) or now
+
+for a = 4 + references, #ARGV do
+  local id = ARGV[a]
+  local message = redis.call('HGET', messages, id)
+  if message then
+    local reference = reference_of(message)
+    local number = number_of[reference]
+    local lease_end = redis.call('ZSCORE', leased, id)
+    if not number then
+      needed[#needed + 1] = reference
+      left[#left + 1] = id
+    elseif not lease_end or tonumber(lease_end) <= now or what == 'cancel-all' then
+      local waiting = KEYS[6 + 2 * number]
+      if removes then
+        removed[#removed + 1] = stored_form(message)
+        redis.call('HDEL', messages, id)
+        redis.call('HDEL', leases, id)
+        redis.call('ZREM', leased, id)
+        redis.call('ZREM', waiting, id)
+        if redis.call('EXISTS', waiting) == 0 then redis.call('ZREM', KEYS[7 + 2 * number], string.sub(reference, 2)) end
+      else
+        if lease_end then
+          redis.call('ZREM', leased, id)
+          redis.call('HSET', messages, id, with_one_more_loss(message))
+          redis.call('HSET', leases, id, '-' .. (redis.call('HGET', leases, id) or ''))
+          ran_out = ran_out + 1
+        end
+        redis.call('ZADD', waiting, string.format('%.0f', due), id)
+        local look = look_at(KEYS[7 + 2 * number], KEYS[4], string.sub(reference, 2), due)
+        at = math.min(at or look, look)
       end
+      changed = changed + 1
     end
   end
 end
-if changed > 0 and ARGV[1] ~= 'remove' and redis.call('LLEN', KEYS[2]) == 0 then redis.call('LPUSH', KEYS[2], '{}') end
-return changed
+if at then claim_by(KEYS[5], KEYS[6], at, now + ARGV[2]) end
+if #removed > 0 then redis.call('HINCRBY', KEYS[7], 'cancelled', #removed) end
+if ran_out > 0 then redis.call('HINCRBY', KEYS[7], 'ran_out', ran_out) end
+return { changed, needed, left, removed }

@@ -1,55 +1,119 @@
--- End leases: remove what is done, make due at once what is given back. What was stored anew since is left alone.
--- KEYS[1]  messages   HASH id -> stored message
--- KEYS[2]  wake       LIST of at most one token
--- KEYS[3]  dead       HASH id -> reason, line feed, stored message
--- KEYS[4..] waiting   ZSET of each priority step
--- ARGV     id, token, what; repeated. The token is the stored nonce, and the number of the lease: done is done though
---          the lease is over, but only who has the lease can give it back. What is 'done', 'release' (as if this lease had not been), 'lost' (as if it had
---          run out now), or the reason of a dead letter.
--- Returns the number of messages that were settled.
-local settled, released = 0, false
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-for i = 1, #ARGV, 3 do
-  local id, token, what = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  local nonce, lease = string.sub(token, 1, 8), tonumber(string.sub(token, 9))
-  local stored = redis.call('HGET', KEYS[1], id)
-  local its_nonce = stored and string.sub(stored, 2, 9)
-  -- What is too short to be whole has one all the same, or its lease could not be ended.
-  if stored and #its_nonce < 8 then its_nonce = its_nonce .. string.rep('\0', 8 - #its_nonce) end
-  if stored and its_nonce == nonce then
-    if what == 'release' or what == 'lost' then
-      for step = 4, #KEYS do
-        local score = redis.call('ZSCORE', KEYS[step], id)
-        -- The fraction counts the leases it has had, this one among them; another count is another's lease, and half
-        -- of one more says that it was moved since.
-        local had = score and math.floor((tonumber(score) % 1) * 1024 + 0.5)
-        if score and (lease == nil or lease == had) then
-          settled = settled + 1
-          released = true
-          had = had % 512
-          if what == 'release' and had > 0 then
-            had = had - 1
-            if string.sub(stored, 1, 1) == '\2' then
-              -- The next lease will have the same count, so it gets another nonce: this end may be sent again.
-              local following = string.char((string.byte(nonce, 8) + 1) % 256)
-              local renamed = string.sub(stored, 1, 8) .. following .. string.sub(stored, 10)
-              redis.call('HSET', KEYS[1], id, renamed)
-            end
-          end
-          redis.call('ZADD', KEYS[step], string.format('%.10f', now - 1 + had / 1024), id)
-          break
-        end
+-- End leases. A lease that is void, for its message was stored anew or leased again, changes nothing: this may be sent
+-- any number of times.
+-- KEYS[1]  messages    HASH id -> envelope and stored form
+-- KEYS[2]  leased      ZSET id -> end of its lease
+-- KEYS[3]  leases      HASH id -> token
+-- KEYS[4]  limits      HASH lane -> its limits
+-- KEYS[5]  next        STRING time of the next claim
+-- KEYS[6]  wake        LIST of at most one token
+-- KEYS[7]  stats       HASH of counters
+-- KEYS[8]  dead        HASH id -> reason, line feed, stored form
+-- KEYS[9]  dead:times  ZSET id -> when it died
+-- KEYS[10..] for each lane reference: waiting (ZSET id -> due time), lanes of its rank (ZSET lane -> when to look at it)
+-- ARGV[1]  the number of lane references; ARGV[2..] the references
+-- then     how many messages are done, and for each of them id, token
+-- then     for each other message id, token, what: 'release' (as if it had not been claimed), 'lost' (as if its lease
+--          had run out), or the reason of a dead letter after a colon
+-- Done and dead hold although the lease has run out, as long as no other worker has the message.
+-- Returns {number of messages settled, references that were needed too, positions in ARGV of ids not settled for that}
+local messages, leased, leases, stats = KEYS[1], KEYS[2], KEYS[3], KEYS[7]
+local references = tonumber(ARGV[1])
+local number_of = {}
+for i = 1, references do number_of[ARGV[1 + i]] = i end
+local needed, left = {}, {}
+local counts = { done = 0, released = 0, lost = 0, dead = 0 }
+local now
+local at
+
+-- The waiting key of a message, or nil if it is not at hand: then its end is left to the next call.
+local function lane_keys(message, position)
+  local number = number_of[reference_of(message)]
+  if number then return KEYS[8 + 2 * number], KEYS[9 + 2 * number] end
+  needed[#needed + 1] = reference_of(message)
+  left[#left + 1] = position
+end
+
+-- Take a message away whose lease has run out: it waits. False if that is left to the next call.
+local function take_from_lane(id, position)
+  local message = redis.call('HGET', messages, id)
+  if message then
+    local waiting = lane_keys(message, position)
+    if not waiting then return false end
+    redis.call('ZREM', waiting, id)
+    redis.call('HDEL', messages, id)
+  end
+  redis.call('HDEL', leases, id)
+  return true
+end
+
+local p = 2 + references
+local count = tonumber(ARGV[p])
+if count > 0 then
+  local ids = {}
+  for k = 1, count do ids[k] = ARGV[p + 2 * k - 1] end
+  local tokens = redis.call('HMGET', leases, unpack(ids))
+  local done = {}
+  for k = 1, count do
+    local token = tokens[k]
+    if token == ARGV[p + 2 * k] then
+      done[#done + 1] = ids[k]
+    elseif token and token == '-' .. ARGV[p + 2 * k] and take_from_lane(ids[k], p + 2 * k - 1) then
+      counts.done = counts.done + 1
+    end
+  end
+  if #done > 0 then
+    redis.call('HDEL', leases, unpack(done))
+    redis.call('HDEL', messages, unpack(done))
+    redis.call('ZREM', leased, unpack(done))
+    counts.done = counts.done + #done
+  end
+end
+
+for a = p + 2 * count + 1, #ARGV, 3 do
+  local id, token, what = ARGV[a], ARGV[a + 1], ARGV[a + 2]
+  local found = redis.call('HGET', leases, id)
+  local message = (found == token or found == '-' .. token) and redis.call('HGET', messages, id)
+  now = now or clock()
+  if not message then
+    if found == token then
+      redis.call('HDEL', leases, id)
+      redis.call('ZREM', leased, id)
+    end
+  elseif what == 'release' or what == 'lost' then
+    local waiting, lanes
+    if found == token then waiting, lanes = lane_keys(message, a) end
+    if waiting then
+      redis.call('HDEL', leases, id)
+      redis.call('ZREM', leased, id)
+      redis.call('ZADD', waiting, first_place(waiting, now), id)
+      local look = look_at(lanes, KEYS[4], string.sub(reference_of(message), 2), now)
+      at = math.min(at or look, look)
+      if what == 'lost' then
+        redis.call('HSET', messages, id, with_one_more_loss(message))
+        counts.lost = counts.lost + 1
+      else
+        counts.released = counts.released + 1
       end
-    else
-      settled = settled + 1
-      if what ~= 'done' then redis.call('HSET', KEYS[3], id, what .. '\n' .. stored) end
-      redis.call('HDEL', KEYS[1], id)
-      for step = 4, #KEYS do
-        if redis.call('ZREM', KEYS[step], id) == 1 then break end
-      end
+    end
+  else
+    local is_over = found ~= token
+    if not is_over or take_from_lane(id, a) then
+      redis.call('HSET', KEYS[8], id, string.sub(what, 2) .. '\n' .. stored_form(message))
+      redis.call('ZADD', KEYS[9], now, id)
+      redis.call('HDEL', leases, id)
+      redis.call('HDEL', messages, id)
+      redis.call('ZREM', leased, id)
+      counts.dead = counts.dead + 1
     end
   end
 end
-if released and redis.call('LLEN', KEYS[2]) == 0 then redis.call('LPUSH', KEYS[2], '{}') end
-return settled
+local settled = 0
+for name, number in pairs(counts) do
+  if number > 0 then
+    redis.call('HINCRBY', stats, name, number)
+    settled = settled + number
+  end
+end
+-- Whoever sleeps does not know of it.
+if at then claim_by(KEYS[5], KEYS[6], at, math.huge) end
+return { settled, needed, left }

@@ -1,11 +1,12 @@
-"""A prefork child that dies under a task counts, as a worker that dies does.
+"""Counts a prefork child that dies under a task as a lost worker. For Celery 5.7 (`celery.worker.request.Request`).
 
-Celery gives the message of such a task back (with `task_reject_on_worker_lost`) as if nothing had been, so that a task
-that kills its process is run for ever.
+Celery gives the message of such a task back (with `task_reject_on_worker_lost`) as if nothing had happened, so that a
+task that kills its process runs for ever.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from billiard.exceptions import WorkerLostError
@@ -16,9 +17,13 @@ CELERYS_OWN = "celery.worker.request:Request"
 
 
 class Request(CeleryRequest):
-    """Tells the channel when a message is given back because its worker was lost."""
+    """Tells the schedule when a message is given back because its worker was lost."""
 
     _worker_was_lost = False
+
+    @staticmethod
+    def count_loss(message: Any) -> None:
+        """Called with kombu's message of a task whose worker was lost."""
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         exception = getattr(exc_info.exception, "exc", exc_info.exception)
@@ -33,14 +38,14 @@ class Request(CeleryRequest):
         self.reject(requeue=True)
 
     def reject(self, requeue: bool = False) -> None:
-        count_loss = getattr(getattr(self.message.channel, "qos", None), "count_loss", None)
-        if requeue and self._worker_was_lost and count_loss is not None:
-            count_loss(self.message.delivery_tag)
+        if requeue and self._worker_was_lost:
+            self.count_loss(self.message)
         super().reject(requeue=requeue)
 
 
-def use_in(app: Celery) -> None:
-    """Let this worker's tasks have such requests, save those with a request class of their own."""
+def use_request(app: Celery, count_loss: Callable[[Any], None]) -> None:
+    """Use this class for the tasks of this worker, except for those that have a request class of their own."""
+    Request.count_loss = staticmethod(count_loss)  # type: ignore[assignment]
     for task in (app.Task, *app.tasks.values()):
         if task.Request == CELERYS_OWN:
             task.Request = Request

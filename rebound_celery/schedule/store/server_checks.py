@@ -1,17 +1,12 @@
-"""What of a Redis server's own settings endangers what waits in it."""
+"""Finds settings of a Redis server that endanger what waits in it."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
-from celery import Celery
-
 #: The oldest server that the schedule's scripts run on.
 OLDEST_VERSION = (6, 2)
-
-logger = logging.getLogger(__name__)
 
 
 def eviction(info: Mapping[str, Any]) -> str | None:
@@ -50,18 +45,3 @@ def role(info: Mapping[str, Any]) -> str | None:
     if info.get("role") == "slave":
         return "this Redis is a replica and takes no messages; give the app its master's address, or use Sentinel"
     return None
-
-
-def warn_of_eviction(app: Celery) -> None:
-    """Say so at a worker's start if Redis may throw messages away."""
-    try:
-        with app.connection_or_acquire() as connection:
-            channel = connection.default_channel
-            if getattr(channel, "rebound", None) is None:
-                return
-            problem = eviction(channel.store_of(app.conf.task_default_queue).server_info())
-    except Exception as error:  # noqa: BLE001 - a worker must start whatever INFO says, or forbids
-        logger.debug("Redis does not tell its eviction policy: %r", error)
-        return
-    if problem is not None:
-        logger.warning("%s", problem)

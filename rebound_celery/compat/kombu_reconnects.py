@@ -1,4 +1,6 @@
-"""Coming back soon after an outage of Redis.
+"""Tries to reach a Redis that is away more often than Celery's worker does.
+
+For kombu 5.7 (`Connection.ensure_connection`).
 
 Celery's worker pauses between its tries to connect, each time two seconds longer, up to half a minute, and has no
 setting for that. A Redis that is back would stand idle for as long.
@@ -11,7 +13,7 @@ from typing import Any
 
 from kombu.utils.functional import fxrange
 
-#: Seconds; so often is looked for a Redis that is away.
+#: Seconds between two tries while Redis is away.
 LOOK_S = 2.0
 
 #: The pauses of kombu's `ensure_connection`: first, step and longest, in seconds.
@@ -21,8 +23,8 @@ _PAUSES_S = (2.0, 2.0, 30.0)
 def look_often(connection: Any) -> None:
     """Let `connection.ensure_connection` also try within its pauses.
 
-    What its caller sees is as before: the number of the tries that count, the pauses told of, and so the time after
-    which it gives up. A caller that says how long to pause is not changed.
+    Its caller sees the same as before: the number of tries that count, the pauses that it is told of, and so the time
+    after which it gives up. Nothing changes for a caller that says how long to pause.
     """
     ensure = connection.ensure_connection
 
@@ -38,7 +40,7 @@ def look_often(connection: Any) -> None:
 
 
 class _Told:
-    """Tells of those failures that kombu would have met with its own pauses."""
+    """An errback that passes on those failures that kombu would have met with its own pauses."""
 
     def __init__(self, errback: Callable[[BaseException, float], Any] | None, max_retries: int | None) -> None:
         self._errback = errback

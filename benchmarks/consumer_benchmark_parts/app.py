@@ -1,0 +1,13 @@
+"""The Celery app of the benchmark and of its worker, which finds the addresses in its environment."""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from rebound_celery import Rebound
+
+QUEUE = "consumer-benchmark"
+
+app = Celery(QUEUE, set_as_current=False)
+app.conf.broker_connection_retry_on_startup = True
+Rebound(app, queue=QUEUE)

@@ -1,0 +1,103 @@
+"""The consumer under test, in a thread, and the Celery worker that redelivers, in a process."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import sys
+import threading
+import time
+from pathlib import Path
+
+from rebound_celery.consumer import Consumer
+from rebound_celery.demo.child import Child
+
+from .app import QUEUE
+from .load import ROOT
+
+#: A member of the group that has no partition for so long gets none: other members have them all.
+WITHOUT_PARTITIONS_S = 3.0
+
+
+class Joined(logging.Handler):
+    """Hears from the consumer's log that it has joined its group."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._joined_at: float | None = None
+        self._has_partitions = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "event", None) == "assigned":
+            self._joined_at = self._joined_at or time.monotonic()
+            self._has_partitions = record.__dict__.get("partitions") != "none"
+
+    @property
+    def joined(self) -> bool:
+        """Whether it has partitions; none is an answer as well, but Kafka may change it at once."""
+        if self._has_partitions or self._joined_at is None:
+            return self._has_partitions
+        return time.monotonic() - self._joined_at >= WITHOUT_PARTITIONS_S
+
+
+class ConsumerThread:
+    """Runs a consumer. What ends it otherwise than by `stop()` is kept in `error`."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self.consumer = consumer
+        self.error: BaseException | None = None
+        self._joined = Joined()
+        self._thread = threading.Thread(target=self._run, name="consumer", daemon=True)
+        logging.getLogger("rebound_celery").addHandler(self._joined)
+        self._thread.start()
+
+    @property
+    def has_joined(self) -> bool:
+        return self._joined.joined
+
+    @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Ask it to stop, and return at once."""
+        self.consumer.stop()
+
+    def _run(self) -> None:
+        try:
+            self.consumer.run()
+        except BaseException as error:
+            self.error = error
+        finally:
+            logging.getLogger("rebound_celery").removeHandler(self._joined)
+
+
+class Worker:
+    """The Celery worker process that redelivers."""
+
+    def __init__(self, redis: str, brokers: str) -> None:
+        celery = [sys.executable, "-m", "celery", "--workdir", str(ROOT), "-A", f"{__package__}.app"]
+        self._child = Child(
+            "the Celery worker",
+            [*celery, "worker", "-Q", QUEUE, "-P", "threads", "-c", "8", "-l", "WARNING"],
+            {"CELERY_BROKER_URL": f"redis://{redis}/0", "REBOUND_KAFKA_BROKERS": brokers},
+        )
+
+    def complaint(self) -> str | None:
+        """How it ended, if it has ended by itself."""
+        return None if self._child.is_running else self._child.how_it_ended()
+
+    def stop(self, deadline_s: float) -> None:
+        self._child.stop(deadline_s)
+
+
+def peak_rss_mb() -> float:
+    """The most memory that this process has had, in MB."""
+    with contextlib.suppress(OSError):
+        # ru_maxrss would also hold what the parent had at the fork.
+        if found := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text()):
+            return int(found[1]) / 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)

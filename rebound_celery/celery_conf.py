@@ -1,0 +1,56 @@
+"""What a Celery app's user has configured, and when that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from celery import Celery
+
+
+def when_configured(app: Celery, call: Callable[[], None]) -> None:
+    """Call now if the app is configured, and whenever it reads its configuration (again)."""
+    if app.configured:
+        call()
+    app.on_after_configure.connect(lambda **_: call(), weak=False)
+
+
+def is_set(app: Celery, name: str) -> bool:
+    """Whether the app's user has set this Celery setting, under whichever of its names."""
+    names = {name, name.upper()}
+    if app.namespace:
+        names.add(f"{app.namespace}_{name}".upper())
+    return any(candidate in layer for layer in (app.conf.changes, app.loader.conf or {}) for candidate in names)
+
+
+class LiveSetting:
+    """A Celery setting that is read each time, for a tenth of what `app.conf` takes.
+
+    Celery looks it up under all of its names in all of its layers. Here only what the app has changed is looked up
+    each time; what lies below is read once, and again if the app gets another configuration.
+
+    Args:
+        app: the Celery app.
+        name: the setting's name.
+    """
+
+    def __init__(self, app: Celery, name: str) -> None:
+        self._app = app
+        self._name = name
+        self._conf: Any = None
+        self._names: tuple[str, ...] = ()
+        self._below: Any = None
+
+    def __call__(self) -> Any:
+        conf = self._app.conf
+        changes = conf.changes
+        if self._conf is not conf:
+            self._names = conf._to_keys(self._name)  # noqa: SLF001 - all of its names, as Celery looks it up
+            below = conf.copy()
+            for name in self._names:
+                below.changes.pop(name, None)
+            self._below, self._conf = below.get(self._name), conf
+        for name in self._names:
+            if name in changes:
+                return changes[name]
+        return self._below

@@ -1,0 +1,69 @@
+"""`schedule_retry` and `schedule_retries` of Celery's current app, for code that has no Rebound at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from . import registry
+from .policy import RetryPolicy
+from .requests import Destination, RetryRequest, merged_value
+
+if TYPE_CHECKING:
+    from celery.result import AsyncResult
+
+    from .delivery.outcomes import Scheduled
+
+
+def schedule_retry(
+    destination: Destination,
+    value: object = None,
+    *,
+    id: str | None = None,  # noqa: A002 - the field's own word
+    key: bytes | str | None = None,
+    headers: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None,
+    max_retries: int | None = None,
+    base_delay: float | None = None,
+    policy: RetryPolicy | None = None,
+    destination_type: Literal["kafka", "http"] | None = None,
+    dead_destination: Destination | None = None,
+    source: object = None,
+    client_id: str | None = None,
+    is_priority: bool = False,
+    error: BaseException | str | None = None,
+    attempt: int = 1,
+    message_data: object = None,
+) -> AsyncResult:
+    """`Rebound.schedule_retry` of Celery's current app; its arguments are described there.
+
+    Raises:
+        NotInstalledError: if the current app has no Rebound.
+    """
+    return registry.find().schedule(
+        RetryRequest(
+            destination=destination,
+            value=merged_value(value, message_data),
+            id=id,
+            key=key,
+            headers=headers,
+            max_retries=max_retries,
+            base_delay=base_delay,
+            policy=policy,
+            destination_type=destination_type,
+            dead_destination=dead_destination,
+            source=source,
+            client_id=client_id,
+            is_priority=is_priority,
+            error=error,
+            attempt=attempt,
+        )
+    )
+
+
+def schedule_retries(requests: Iterable[Mapping[str, Any] | RetryRequest]) -> Scheduled:
+    """`Rebound.schedule_retries` of Celery's current app; see there.
+
+    Raises:
+        NotInstalledError: if the current app has no Rebound.
+    """
+    return registry.find().schedule_retries(requests)

@@ -1,0 +1,133 @@
+"""Gathers the deliveries that arrive together in a worker, and gives them to its pool as few jobs."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..stopping import is_stopping
+from .events import TaskEvents
+from .job import Job, retries_of
+
+#: How many messages make a job at most. Messages of a slow kind are all under way at once, so their jobs are smaller.
+BATCH_SIZE = 250
+_SLOW_BATCH_SIZE = 64
+
+#: Seconds that messages are gathered where the pool has no event loop that says when a burst has ended.
+_GATHER_S = 0.005
+
+
+class Gatherer:
+    """Gathers requests of the delivery task in one worker, and gives them to its pool.
+
+    Args:
+        task: the delivery task.
+        consumer: the worker's consumer.
+        events: tells those who watch.
+    """
+
+    def __init__(self, task: Any, consumer: Any, events: TaskEvents) -> None:
+        self._task = task
+        self._consumer = consumer
+        self._events = events
+        self._unannounced: list[Any] = []
+        self._quick: deque[Any] = deque()
+        self._slow: deque[Any] = deque()
+        self._lock = threading.Lock()
+        self._quick_jobs = 0
+        self._slow_jobs = 0
+        self._armed = False
+
+    def add(self, request: Any, is_slow: bool) -> None:
+        """Take a request; it runs with those that arrive together with it."""
+        with self._lock:
+            self._unannounced.append(request)
+        (self._slow if is_slow else self._quick).append(request)
+        if not self._armed:
+            self._armed = True
+            hub = self._consumer.hub
+            if hub is not None:
+                # A timer without a delay runs in the same turn of the loop, right after the claim that hands over.
+                hub.call_later(0, self.flush)
+            else:
+                self._consumer.timer.call_after(_GATHER_S, self.flush)
+
+    def retire(self) -> None:
+        """Another gatherer takes the place of this one, for the worker has another connection now.
+
+        Prefork, which is the pool with a semaphore, has dropped what it had not begun, and the broker delivers again
+        what is still gathered here. Any other pool still runs all of it.
+        """
+        if self._consumer.pool.uses_semaphore:
+            self._quick.clear()
+            self._slow.clear()
+
+    def flush(self) -> None:
+        """Give what has been gathered to the pool, as far as the pool has use for more."""
+        self._armed = False
+        self._announce()
+        while (job := self._next_job()) is not None:
+            self._run(*job)
+
+    def _announce(self) -> None:
+        with self._lock:
+            arrived, self._unannounced = self._unannounced, []
+        if arrived:
+            self._events.tell("task-received", map(_as_event, arrived))
+
+    def _next_job(self) -> tuple[list[Any], int, Callable[[], None]] | None:
+        if is_stopping():
+            # What has not begun is given back when the worker's connection closes. Otherwise gevent and eventlet would
+            # wait until all of it is delivered.
+            return None
+        processes = self._consumer.pool.num_processes
+        # The threads of a threads pool call back too. The pool is not called under the lock, for it may block.
+        with self._lock:
+            # One job more than there are processes: each process finds its next job at once, and what arrives meanwhile
+            # makes the job after it larger. Jobs that wait in the pool stay as small as they were.
+            if self._quick and self._quick_jobs <= processes:
+                self._quick_jobs += 1
+                return _take(self._quick, BATCH_SIZE), 0, self._quick_job_ended
+            # Where there are several processes, one stays free for quick messages.
+            if self._slow and self._slow_jobs < max(1, processes - 1):
+                self._slow_jobs += 1
+                return _take(self._slow, _SLOW_BATCH_SIZE), 0, self._slow_job_ended
+        return None
+
+    def _quick_job_ended(self) -> None:
+        with self._lock:
+            self._quick_jobs -= 1
+        self.flush()
+
+    def _slow_job_ended(self) -> None:
+        with self._lock:
+            self._slow_jobs -= 1
+        self.flush()
+
+    def _run(self, requests: Sequence[Any], losses: int = 0, then: Callable[[], None] | None = None) -> None:
+        live = [request for request in requests if not request.revoked()]
+        if not live:
+            if then is not None:
+                then()
+            return
+        Job(self._task, live, losses, self._run, then, self._events).start(self._consumer.pool)
+
+
+def _as_event(request: Any) -> dict[str, Any]:
+    return {
+        "uuid": request.id,
+        "name": request.name,
+        "args": request.argsrepr,
+        "kwargs": request.kwargsrepr,
+        "root_id": request.root_id,
+        "parent_id": request.parent_id,
+        "retries": retries_of(request),
+        "eta": request.eta and request.eta.isoformat(),
+        "expires": None,
+    }
+
+
+def _take(queue: deque[Any], count: int) -> list[Any]:
+    return [queue.popleft() for _ in range(min(count, len(queue)))]

@@ -1,0 +1,38 @@
+"""The open destinations of a process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+
+from ..destinations import Destination
+
+#: The destinations by the kind of address that they serve: "kafka", "http" and "dead-set".
+Destinations = Mapping[str, Destination]
+
+
+class OpenedDestinations:
+    """Destinations that are made when first needed, and anew in a forked child: a producer's threads do not survive it.
+
+    Args:
+        build: makes them.
+    """
+
+    def __init__(self, build: Callable[[], Destinations]) -> None:
+        self._build = build
+        self._pid: int | None = None
+        self._current: Destinations | None = None
+
+    @property
+    def by_kind(self) -> Destinations:
+        """The destinations of this process."""
+        if self._current is None or self._pid != os.getpid():
+            self._current, self._pid = self._build(), os.getpid()
+        return self._current
+
+    def close(self) -> None:
+        """Close what this process opened. What a parent opened before the fork belongs to the parent."""
+        if self._current is not None and self._pid == os.getpid():
+            for destination in self._current.values():
+                destination.close()
+        self._current = None

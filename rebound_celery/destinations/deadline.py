@@ -1,0 +1,189 @@
+"""HTTP connections with one deadline for everything: connecting, sending, and reading the answer.
+
+urllib3's own time-outs begin anew with each address that it tries and with each piece of data that arrives. A receiver
+that sends one byte a second never exceeds them.
+"""
+
+from __future__ import annotations
+
+import io
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol
+
+import urllib3
+from urllib3 import connection
+from urllib3.exceptions import NameResolutionError, NewConnectionError
+
+from ..clock import SYSTEM_CLOCK
+
+#: How many bytes are sent under one time-out of the socket.
+_PIECE_BYTES = 65_536
+
+
+class _Limits(threading.local):
+    """The deadlines of the post that runs in this thread, as times of the monotonic clock."""
+
+    connect_by: float = 0.0
+    end_by: float = 0.0
+
+
+_limits = _Limits()
+
+
+@contextmanager
+def time_limits(connect_s: float, total_s: float) -> Iterator[None]:
+    """Set the deadlines for what connections of `pool_manager` do in this thread.
+
+    Args:
+        connect_s: seconds to look up the host, to connect, and for the TLS handshake.
+        total_s: seconds for everything together.
+    """
+    now = SYSTEM_CLOCK.monotonic()
+    _limits.connect_by, _limits.end_by = now + min(connect_s, total_s), now + total_s
+    yield
+
+
+def _left(by: float) -> float:
+    """Seconds until the deadline, more than 0. Raises TimeoutError if it has passed."""
+    left = by - SYSTEM_CLOCK.monotonic()
+    if left <= 0:
+        raise TimeoutError("timed out")
+    return left
+
+
+class _Socket(Protocol):
+    """The part of a socket that is used here: TLS, gevent and eventlet each have a socket class of their own."""
+
+    def settimeout(self, value: float | None, /) -> None: ...
+    def send(self, data: memoryview, /) -> int: ...
+    def makefile(self, mode: Any, buffering: Any) -> Any: ...
+    def shutdown(self, how: int, /) -> None: ...
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...
+
+
+class _Reader(io.RawIOBase):
+    """Reads from a socket until the deadline."""
+
+    def __init__(self, sock: _Socket) -> None:
+        self._socket = sock
+        # The socket stays open as long as this file is open; http.client expects that.
+        self._file = sock.makefile("rb", 0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._socket.settimeout(_left(_limits.end_by))
+        read: int | None = self._file.readinto(buffer)
+        return read
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class _TimedSocket:
+    """A connected socket as urllib3 and http.client use it, with deadlines in place of time-outs."""
+
+    def __init__(self, sock: _Socket) -> None:
+        self._socket = sock
+        self.shutdown, self.fileno, self.close = sock.shutdown, sock.fileno, sock.close
+
+    def settimeout(self, value: float | None) -> None:
+        """Do nothing: urllib3 sets the time-out of a phase here."""
+
+    def sendall(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            self._socket.settimeout(_left(_limits.end_by))
+            rest = rest[self._socket.send(rest[:_PIECE_BYTES]) :]
+
+    def makefile(self, *_: Any) -> io.BufferedReader:
+        return io.BufferedReader(_Reader(self._socket))
+
+
+# Errors show the names of these classes.
+
+
+class HTTPConnection(connection.HTTPConnection):
+    def _new_conn(self) -> socket.socket:
+        """Connect to the first address of the host that accepts; all addresses share one deadline."""
+        try:
+            found = socket.getaddrinfo(self._dns_host.strip("[]"), self.port, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        cause: OSError | None = None
+        for family, kind, protocol, _, address in found:
+            try:
+                return self._connect_to(address, family, kind, protocol)
+            except OSError as error:
+                cause = cause or error
+        raise NewConnectionError(self, f"Failed to establish a new connection: {cause}") from cause
+
+    def _connect_to(self, address: Any, *kind: int) -> socket.socket:
+        sock = socket.socket(*kind)
+        try:
+            for option in self.socket_options or ():
+                sock.setsockopt(*option)
+            sock.settimeout(_left(_limits.connect_by))
+            sock.connect(address)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock = _TimedSocket(self.sock)
+
+
+class HTTPSConnection(HTTPConnection, connection.HTTPSConnection):
+    _watch: threading.Timer | None = None
+
+    def _connect_to(self, address: Any, *kind: int) -> socket.socket:
+        sock = super()._connect_to(address, *kind)
+        # The socket's time-out bounds the whole TLS handshake, but with gevent and eventlet only each wait within it.
+        # So a timer shuts the connection down. TLS takes over `sock`, therefore the timer has a duplicate of it.
+        self._twin = sock.dup()
+        self._watch = threading.Timer(max(0, _limits.connect_by - SYSTEM_CLOCK.monotonic()), _shut_down, [self._twin])
+        self._watch.daemon = True
+        self._watch.start()
+        return sock
+
+    def connect(self) -> None:
+        try:
+            super().connect()
+        except OSError as error:
+            if SYSTEM_CLOCK.monotonic() >= _limits.connect_by:
+                raise TimeoutError("connecting timed out") from error
+            raise
+        finally:
+            if self._watch is not None:
+                self._watch.cancel()
+                self._watch = None
+                self._twin.close()
+
+
+def _shut_down(sock: socket.socket) -> None:
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+class HTTPConnectionPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = HTTPConnection
+
+
+class HTTPSConnectionPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = HTTPSConnection
+
+
+def pool_manager(hosts: int, per_host: int) -> urllib3.PoolManager:
+    """A pool of connections that keep to `time_limits`: for at most `hosts` hosts, and `per_host` for each."""
+    # `HostThreads` bounds the posts to a host. A pool that blocks would wait for a place beyond the deadline.
+    manager = urllib3.PoolManager(num_pools=hosts, maxsize=per_host, block=False, retries=False)
+    manager.pool_classes_by_scheme = {"http": HTTPConnectionPool, "https": HTTPSConnectionPool}
+    return manager

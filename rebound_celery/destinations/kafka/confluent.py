@@ -1,0 +1,290 @@
+"""Producing with confluent-kafka, which wraps librdkafka: a quarter of kafka-python's processor time."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+from kombu.utils.compat import detect_environment
+
+from ...clock import SYSTEM_CLOCK, Clock
+from .. import Rejected, Unavailable
+from .options import MAX_REQUEST_BYTES, invalid_option, translate
+from .port import Produced, ProducerRecord, TooLarge, Wait, never_free, where
+
+_TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
+
+#: Errors that mean "never this record"; every other error means "not now". An error that concerns all records, such as
+#: a wrong password, is no reason to move them all to a dead letter topic.
+_PERMANENT = frozenset(
+    {
+        KafkaError.INVALID_RECORD,
+        KafkaError.TOPIC_EXCEPTION,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.POLICY_VIOLATION,
+    }
+)
+
+#: librdkafka's "let the partitioner decide".
+_ANY_PARTITION = -1
+
+#: Seconds that the wait for a confirmation may exceed the delivery timeout, within which librdkafka reports on every
+#: record. This only guards against its faults.
+_PATIENCE_S = 10.0
+
+#: Seconds that one call into librdkafka waits. Signals are handled between two calls.
+_POLL_S = 0.2
+
+#: Seconds between two looks where calls must not wait (gevent, eventlet): it doubles from the first to the last.
+_SHORTEST_PAUSE_S = 0.0005
+_LONGEST_PAUSE_S = 0.01
+
+_PROPERTY = re.compile(r'property "([^"]+)"|producer: ([a-z.]+) failed')
+
+
+class _Batch:
+    """Records that were handed over together, and what became of each."""
+
+    def __init__(self, client: ConfluentClient, records: Sequence[ProducerRecord]) -> None:
+        self.records = records
+        self.outcomes: list[Produced | None] = [None] * len(records)
+        #: One entry for each outcome. Unlike a count, it is safe with several threads.
+        self._settled: list[int] = []
+        self.look_again = threading.Event()
+        self._client = client
+
+    def report(self, index: int, error: Any, message: Any) -> None:
+        """librdkafka's report on one record; called by whichever thread polls."""
+        if error is None:
+            self.settle(index, where(message.topic(), message.partition(), message.offset()))
+        else:
+            self.settle(index, self._client.classify(self.records[index], error))
+
+    def settle(self, index: int, outcome: Produced) -> None:
+        self.outcomes[index] = outcome
+        self._settled.append(index)
+        if self.is_complete:
+            self.look_again.set()
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self._settled) >= len(self.records)
+
+
+class _LastError:
+    """librdkafka's last error about a connection. A record's own error says no more than that it has timed out."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def __call__(self, error: KafkaError) -> None:
+        self.text = error.str()
+
+
+class ConfluentClient:
+    """One confluent-kafka Producer. See `KafkaClient`.
+
+    Raises:
+        InvalidSettingError: for an option that neither translates nor is librdkafka's, or a value that it cannot use.
+    """
+
+    def __init__(
+        self, brokers: str, options: Mapping[str, Any], timeout_s: float, *, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        self._brokers = brokers
+        self._timeout_s = timeout_s
+        self._clock = clock
+        # An object of its own: a method of this one would make a cycle with the producer, which would then be freed
+        # when garbage is next collected, and perhaps in a child process.
+        self._last_error = _LastError()
+        #: Held by the one thread that waits in librdkafka; it serves the reports on everyone's records.
+        self._polling = threading.Lock()
+        self._waiting: set[_Batch] = set()
+        # librdkafka waits in C, where gevent and eventlet cannot switch to another greenlet.
+        self._may_block = detect_environment() == "default"
+        timeout_ms = max(round(timeout_s * 1000), 1)
+        self._producer = _make_producer(
+            {
+                "message.timeout.ms": timeout_ms,
+                "request.timeout.ms": min(timeout_ms, 10_000),
+                "topic.metadata.propagation.max.ms": min(timeout_ms, 10_000),
+                "message.max.bytes": MAX_REQUEST_BYTES,
+                "batch.size": 128 * 1024,
+                # Long enough for a batch to gather: without it, librdkafka makes three times as many requests.
+                "linger.ms": min(0.5, timeout_ms / 2),
+                "reconnect.backoff.ms": 200,
+                "reconnect.backoff.max.ms": 2_000,
+                # The partition that Kafka's Java client and kafka-python choose.
+                "partitioner": "murmur2_random",
+            },
+            translate(options),
+            {
+                # What the promise rests on. `translate` refuses other values.
+                "bootstrap.servers": brokers,
+                "acks": "all",
+                "enable.idempotence": False,
+                "delivery.report.only.error": False,
+                "error_cb": self._last_error,
+                "logger": _quiet_logger(),
+            },
+        )
+        _clients.add(self)
+
+    def start(self, records: Sequence[ProducerRecord]) -> Wait:
+        batch = _Batch(self, records)
+        deadline = self._clock.monotonic() + self._timeout_s + _PATIENCE_S
+        for index in range(len(records)):
+            self._produce(batch, index, deadline)
+        return lambda: self._wait(batch, deadline)
+
+    def _produce(self, batch: _Batch, index: int, deadline: float) -> None:
+        record = batch.records[index]
+        topic, partition, key, value, headers = record
+        while True:
+            try:
+                self._producer.produce(
+                    topic,
+                    value,
+                    key,
+                    _ANY_PARTITION if partition is None else partition,
+                    on_delivery=partial(batch.report, index),
+                    headers=_whole_names(headers),
+                )
+            except BufferError as error:
+                # The queue is full (1 GB): reports make room.
+                if self._clock.monotonic() < deadline:
+                    self._poll(_LONGEST_PAUSE_S)
+                    continue
+                outcome: Produced = Unavailable(f"kafka:{topic} at {self._brokers}: {error}")
+            except KafkaException as error:
+                outcome = self.classify(record, error.args[0])
+            except Exception as error:  # noqa: BLE001 - a fault of the library's: the message is kept
+                outcome = Unavailable(f"kafka:{topic} at {self._brokers}: {error!r}")
+            else:
+                return
+            batch.settle(index, outcome)
+            return
+
+    def _wait(self, batch: _Batch, deadline: float) -> list[Produced]:
+        self._serve(batch, deadline)
+        silence = "librdkafka has not reported on the record"
+        outcomes = [
+            Unavailable(f"kafka:{record.topic} at {self._brokers}: {silence}") if outcome is None else outcome
+            for record, outcome in zip(batch.records, batch.outcomes, strict=True)
+        ]
+        if len(outcomes) > 1:
+            # A broker that finds a batch of records too large refuses all of it, and librdkafka does not split it.
+            for index, outcome in enumerate(outcomes):
+                if isinstance(outcome, TooLarge):
+                    (outcomes[index],) = self.start(batch.records[index : index + 1])()
+        return outcomes
+
+    def _serve(self, batch: _Batch, deadline: float) -> None:
+        """Serve librdkafka's reports until the batch is complete, or another thread has done so."""
+        pause_s = _SHORTEST_PAUSE_S
+        self._waiting.add(batch)
+        try:
+            while not batch.is_complete and self._clock.monotonic() < deadline:
+                if not self._may_block:
+                    if not self._producer.poll(0):
+                        self._clock.sleep(pause_s)
+                        pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+                elif self._polling.acquire(blocking=False):
+                    try:
+                        while not batch.is_complete and self._clock.monotonic() < deadline:
+                            self._producer.poll(_POLL_S)
+                    finally:
+                        self._polling.release()
+                        # One of the other threads must go on polling.
+                        for other in tuple(self._waiting):
+                            other.look_again.set()
+                else:
+                    batch.look_again.wait(_POLL_S)
+                    batch.look_again.clear()
+        finally:
+            self._waiting.discard(batch)
+
+    def _poll(self, timeout_s: float) -> None:
+        if self._may_block:
+            self._producer.poll(timeout_s)
+        elif not self._producer.poll(0):
+            self._clock.sleep(timeout_s)
+
+    def classify(self, record: ProducerRecord, error: KafkaError) -> Rejected | Unavailable:
+        code = error.code()
+        if code == KafkaError._UNKNOWN_PARTITION and record.partition is not None:  # noqa: SLF001 - a public constant
+            return Rejected(f"kafka:{record.topic} has no partition {record.partition}")
+        text = f"kafka:{record.topic} at {self._brokers}: {error.str()}"
+        if code in _TOO_LARGE:
+            return TooLarge(text)
+        if code in _PERMANENT:
+            return Rejected(text)
+        return Unavailable(f"{text} ({self._last_error.text})" if self._last_error.text else text)
+
+    def close(self, timeout_s: float) -> None:
+        deadline = self._clock.monotonic() + timeout_s
+        while len(self._producer) and self._clock.monotonic() < deadline:
+            self._poll(_LONGEST_PAUSE_S)
+        # Freeing the producer would wait for what is under way.
+        self._producer.purge(blocking=False)
+        self._producer.poll(0)
+
+
+#: All clients of this process, closed ones included.
+_clients: weakref.WeakSet[ConfluentClient] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    # Freeing a producer waits for its threads, which do not exist in the child.
+    for client in list(_clients):
+        never_free(client)
+    _clients.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _whole_names(headers: list[tuple[str, bytes | None]]) -> list[tuple[str, bytes | None]]:
+    """The headers as librdkafka takes them: a name that holds a NUL would end there, so U+FFFD stands for the NUL."""
+    for name, _ in headers:
+        if "\0" in name:
+            return [(name.replace("\0", "\ufffd"), value) for name, value in headers]
+    return headers
+
+
+def _make_producer(defaults: dict[str, Any], options: dict[str, Any], fixed: dict[str, Any]) -> Any:
+    try:
+        return Producer({**defaults, **options, **fixed})
+    except (KafkaException, TypeError, ValueError) as error:
+        if isinstance(error, KafkaException) and error.args[0].code() == KafkaError._CRIT_SYS_RESOURCE:  # noqa: SLF001
+            raise  # no more threads, say: nothing is wrong with the options
+        text = error.args[0].str() if isinstance(error, KafkaException) else str(error)
+        found = _PROPERTY.search(text)
+        named = (found[1] or found[2]) if found else ""
+        # librdkafka may name an alias of the option.
+        culprits = [name for name in options if name == named or _is_refused(name, options[name])]
+        name = culprits[0] if culprits else named or ", ".join(options)
+        raise invalid_option(name, options.get(name), f"librdkafka: {text}") from error
+
+
+def _is_refused(name: str, value: Any) -> bool:
+    try:
+        Producer({name: value, "logger": _quiet_logger()})
+    except Exception:  # noqa: BLE001 - that is the question
+        return True
+    return False
+
+
+def _quiet_logger() -> logging.Logger:
+    """The logger for librdkafka's log, turned off unless its level was set; see `kafka_python._quiet_logging`."""
+    log = logging.getLogger("confluent_kafka")
+    if log.level == logging.NOTSET:
+        log.setLevel(logging.CRITICAL)
+    return log

@@ -1,0 +1,156 @@
+"""Republishing to Kafka: value, key and headers byte for byte, confirmed by all in-sync replicas."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import threading
+import weakref
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...errors import ClientNotInstalledError, InvalidSettingError
+from ...message import Message
+from ...message.address import KafkaAddress
+from ...message.headers import kafka_headers
+from .. import Outcome, Rejected, Unavailable
+from .options import COMPRESSION
+from .port import KafkaClient, Produced, ProducerRecord, TooLarge, never_free
+
+#: How long `close` waits for each client, in seconds.
+_CLOSE_S = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class KafkaDestination:
+    """Produces to Kafka; one client for each set of brokers, made when first needed.
+
+    Args:
+        brokers: where topics live whose address names no brokers.
+        options: further options of the producer; see `options.py`.
+        timeout_s: seconds until an unconfirmed record counts as an outage.
+        client: the client library: "kafka-python", "confluent", or "auto", which is confluent where it is installed.
+    """
+
+    def __init__(
+        self, brokers: Sequence[str], options: Mapping[str, Any], timeout_s: float, client: str = "kafka-python"
+    ) -> None:
+        self._brokers = ",".join(brokers)
+        self._options = dict(options)
+        self._timeout_s = timeout_s
+        self._client_name = client
+        self._clients: dict[tuple[str, bool], KafkaClient] = {}
+        self._lock = threading.Lock()
+        self._reported_faults: set[str] = set()
+        _all_destinations.add(self)
+
+    def send(self, messages: Sequence[Message]) -> list[Outcome]:
+        outcomes = self._send(messages, compress=False)
+        if not COMPRESSION & self._options.keys():
+            # A producer that compresses may have written what is too large for the same topic uncompressed.
+            large = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, TooLarge)]
+            for i, outcome in zip(large, self._send([messages[i] for i in large], compress=True), strict=True):
+                outcomes[i] = outcome
+        return [Rejected(outcome.error) if isinstance(outcome, TooLarge) else outcome for outcome in outcomes]
+
+    def _send(self, messages: Sequence[Message], *, compress: bool) -> list[Produced]:
+        by_brokers: dict[str, list[int]] = defaultdict(list)
+        records = []
+        for index, message in enumerate(messages):
+            address = message.target
+            assert isinstance(address, KafkaAddress)
+            by_brokers[address.brokers or self._brokers].append(index)
+            records.append(
+                ProducerRecord(address.topic, address.partition, message.key, message.value, _headers(message))
+            )
+        outcomes: dict[int, Produced] = {}
+        waits = []
+        for brokers, indices in by_brokers.items():
+            try:
+                client = self._client(brokers, compress=compress)
+                waits.append((indices, client.start([records[index] for index in indices])))
+            except (InvalidSettingError, ClientNotInstalledError) as error:
+                self._report_fault(error)
+                outcomes.update((index, Unavailable(str(error))) for index in indices)
+            except Exception as error:  # noqa: BLE001 - the brokers are away, or the client library has a fault
+                outcomes.update(
+                    (index, Unavailable(f"kafka:{records[index].topic} at {brokers}: {error}")) for index in indices
+                )
+        # All records are handed over before the first wait, so that brokers work at the same time.
+        for indices, wait in waits:
+            outcomes.update(zip(indices, wait(), strict=True))
+        return [outcomes[index] for index in range(len(messages))]
+
+    def _report_fault(self, error: Exception) -> None:
+        """Say once that a setting is wrong. Waiting does not mend it, unlike an outage."""
+        text = str(error)
+        if text not in self._reported_faults:
+            self._reported_faults.add(text)
+            logger.error(
+                "nothing can be delivered to Kafka until this setting is corrected: %s",
+                text,
+                extra={"event": "invalid_setting"},
+            )
+
+    def _client(self, brokers: str, *, compress: bool) -> KafkaClient:
+        with self._lock:
+            client = self._clients.get((brokers, compress))
+            if client is None:
+                options = {**self._options, "compression_type": "gzip"} if compress else self._options
+                client = _make_client(self._client_name, brokers, options, self._timeout_s)
+                self._clients[brokers, compress] = client
+            return client
+
+    def close(self) -> None:
+        with self._lock:
+            clients = list(self._clients.values())
+            self._clients.clear()
+        for client in clients:
+            client.close(_CLOSE_S)
+
+    def _abandon_clients(self) -> None:
+        """Forget the clients of the parent process, without closing or freeing them."""
+        for client in self._clients.values():
+            # kafka-python would take the parent's sockets out of the epoll that both processes share.
+            never_free(client)
+        self._clients = {}
+        self._lock = threading.Lock()
+
+
+_all_destinations: weakref.WeakSet[KafkaDestination] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for destination in list(_all_destinations):
+        destination._abandon_clients()  # noqa: SLF001 - this module's own class
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _make_client(name: str, brokers: str, options: Mapping[str, Any], timeout_s: float) -> KafkaClient:
+    installed = importlib.util.find_spec("confluent_kafka") is not None
+    if name == "auto":
+        name = "confluent" if installed else "kafka-python"
+    logger.info("producing to %s with %s", brokers, name, extra={"event": "kafka_client"})
+    if name == "confluent":
+        if not installed:
+            raise ClientNotInstalledError("rebound_kafka_client", name, "confluent-kafka", "confluent")
+        from .confluent import ConfluentClient
+
+        return ConfluentClient(brokers, options, timeout_s)
+    from .kafka_python import KafkaPythonClient
+
+    return KafkaPythonClient(brokers, options, timeout_s)
+
+
+def _headers(message: Message) -> list[tuple[str, bytes | None]]:
+    """The record's headers. A name that is not valid Unicode, which no client can encode, gets "?" for what is not."""
+    headers = kafka_headers(message)
+    for name, _ in message.headers:
+        if not name.isascii():
+            return [(name.encode("utf-8", "replace").decode(), value) for name, value in headers]
+    return headers

@@ -1,0 +1,65 @@
+-- What several scripts use; the runner puts it before each of them.
+
+-- The time by Redis' clock, in Unix milliseconds: whole, and with microseconds.
+local function clock()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000), time[1] * 1000 + time[2] / 1000
+end
+
+-- A stored message is: how many workers were lost with it (1 byte), the length of its lane reference (2 bytes), the
+-- reference (the digit of its rank, and its lane), and the form that its owner stored.
+local function reference_of(message)
+  return string.sub(message, 4, 3 + string.byte(message, 2) * 256 + string.byte(message, 3))
+end
+
+local function stored_form(message)
+  return string.sub(message, 4 + string.byte(message, 2) * 256 + string.byte(message, 3))
+end
+
+local function with_one_more_loss(message)
+  return string.char(math.min(255, string.byte(message, 1) + 1)) .. string.sub(message, 2)
+end
+
+-- The limits of a lane: paused until, messages a second, when all claimed so far are paid for.
+local function limits_of(limits, lane)
+  local text = redis.call('HGET', limits, lane)
+  if not text then return 0, 0, 0 end
+  local paused, rate, paid = string.match(text, '^(%S+) (%S+) (%S+)$')
+  return tonumber(paused), tonumber(rate), tonumber(paid)
+end
+
+-- How many messages of a limited lane may be claimed at once: a tenth of a second's, and at least one.
+local function burst_of(rate) return math.max(1, math.floor(rate / 10)) end
+
+-- When a lane may be claimed from, by its limits.
+local function open_from(paused, rate, paid)
+  if rate == 0 then return paused end
+  local burst = burst_of(rate)
+  return math.max(paused, paid - (burst - math.max(1, math.floor(burst / 2))) * 1000 / rate)
+end
+
+-- Let a lane be looked at when its message is due, unless it is looked at sooner. Returns when that is.
+local function look_at(lanes, limits, lane, due)
+  local known = redis.call('ZSCORE', lanes, lane)
+  if known and tonumber(known) <= due then return tonumber(known) end
+  local at = math.max(due, open_from(limits_of(limits, lane)))
+  if not known or at < tonumber(known) then
+    redis.call('ZADD', lanes, string.format('%.3f', at), lane)
+  end
+  return at
+end
+
+-- Let the next claim come no later than that, and wake a worker that would sleep for longer.
+local function claim_by(next_key, wake, at, soon)
+  local known = redis.call('GET', next_key)
+  if known and tonumber(known) <= at then return end
+  redis.call('SET', next_key, string.format('%.0f', math.ceil(at)))
+  if at < soon and redis.call('LLEN', wake) == 0 then redis.call('LPUSH', wake, '{}') end
+end
+
+-- Where a message goes that comes back: before all that is due in its lane.
+local function first_place(waiting, now)
+  local head = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
+  if head[2] and tonumber(head[2]) < now then return head[2] end
+  return string.format('%.0f', now)
+end

@@ -1,0 +1,31 @@
+"""The leases on delivered messages, for whoever settles many of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from ..port import MessageLeases
+from .qos import LeasingQoS
+
+
+class _NoLeases:
+    """The leases of a channel that is not the schedule's: there are none."""
+
+    def end(self, delivery_tags: Collection[str]) -> set[str]:
+        return set(delivery_tags)
+
+    def let_go(self, delivery_tags: Collection[str]) -> set[str]:  # noqa: ARG002 - as in the Protocol
+        return set()
+
+    def count_loss(self, delivery_tag: str) -> None:
+        """Nobody counts them."""
+
+
+_NONE = _NoLeases()
+
+
+def message_leases(message: Any) -> MessageLeases:
+    """See `schedule.port.message_leases`."""
+    qos = getattr(message.channel, "qos", None)
+    return qos if isinstance(qos, LeasingQoS) else _NONE

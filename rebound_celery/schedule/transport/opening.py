@@ -1,0 +1,64 @@
+"""The schedule of a queue for callers that are no worker: over a connection of their own to the app's broker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakSet
+
+from kombu.common import maybe_declare
+from kombu.utils.url import maybe_sanitize_url
+from redis import Redis
+
+from ...errors import UnreachableError
+from ..store.store import Store
+from .channel import Channel
+from .publish_batch import CollectingBatch
+
+#: Seconds. Without them a lost network would hold the caller for ever: kombu's default is no time-out.
+_SOCKET_TIMEOUTS = {"socket_timeout": 10.0, "socket_connect_timeout": 5.0}
+
+
+@contextmanager
+def open_schedule(app: Any, queue: str) -> Iterator[ChannelSchedule]:
+    """See `schedule.port.open_schedule`."""
+    options = {**_SOCKET_TIMEOUTS, **(app.conf.broker_transport_options or {})}
+    with app.connection_for_write(transport_options=options) as connection:
+        channel = connection.default_channel
+        if not isinstance(channel, Channel):
+            address = str(maybe_sanitize_url(app.conf.broker_write_url or "memory://"))
+            raise UnreachableError("Redis", address, "the app's broker is not Redis, or the app has no schedule")
+        client = Redis(connection_pool=channel.pool, single_connection_client=True)
+        try:
+            yield ChannelSchedule(client, channel, queue)
+        finally:
+            client.close()
+
+
+class ChannelSchedule(Store):
+    """The schedule of a queue, with a channel of kombu's that publishes.
+
+    Args:
+        client: a redis-py client with one connection of its own.
+        channel: a channel to the same Redis.
+        queue: the queue's name.
+    """
+
+    def __init__(self, client: Any, channel: Channel, queue: str) -> None:
+        super().__init__(client, channel.keys_of(queue))
+        self._channel = channel
+        #: The exchanges that are declared; kombu looks at length each time.
+        self._declared: WeakSet[Any] = WeakSet()
+
+    def publish_commands(self, messages: Sequence[tuple[dict[str, Any], Any, str]]) -> list[list[Any]]:
+        channel = self._channel
+        collected = CollectingBatch()
+        for message, exchange, routing_key in messages:
+            if exchange not in self._declared:
+                maybe_declare(exchange, channel)
+                self._declared.add(exchange)
+            channel.basic_publish(message, exchange=exchange.name, routing_key=routing_key, _publish_batch=collected)
+        if not channel.global_keyprefix:
+            return collected.commands
+        return [channel.client._prefix_args(command) for command in collected.commands]  # noqa: SLF001 - as kombu does

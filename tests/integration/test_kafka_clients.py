@@ -1,0 +1,209 @@
+"""The Kafka destination with each client library: threads, forks, greenlets, and a Kafka that hangs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rebound_celery.destinations import Delivered, Outcome, Rejected, Unavailable
+from rebound_celery.destinations.kafka import KafkaDestination
+from rebound_celery.embedded import EmbeddedKafka, create_topics, free_port
+from rebound_celery.message import Message
+from rebound_celery.message.address import KafkaAddress
+from tests.processes import Process
+from tests.waiting import wait_until
+
+Open = Callable[..., KafkaDestination]
+
+
+@pytest.fixture(params=["kafka-python", "confluent"])
+def client(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def open_destination(client: str, kafka_brokers: str) -> Iterator[Open]:
+    """`open_destination(brokers=None, timeout_s=10, **options)`; closed in the end."""
+    opened = []
+
+    def make(brokers: str | None = None, timeout_s: float = 10, **options: Any) -> KafkaDestination:
+        opened.append(KafkaDestination([brokers or kafka_brokers], options, timeout_s, client))
+        return opened[-1]
+
+    yield make
+    for destination in opened:
+        destination.close()
+
+
+def make_messages(topic: str, count: int, **changes: Any) -> list[Message]:
+    message = Message(id="m", value=b"v", destination=KafkaAddress(topic), attempt=1, max_retries=3, base_delay=1)
+    return [replace(message, id=str(n), key=b"k%d" % n, **changes) for n in range(count)]
+
+
+def test_several_threads_deliver_at_once(
+    open_destination: Open, topic: str, read_topic: Callable[..., list[Any]]
+) -> None:
+    """One thread serves the confirmations of the others, and hands that over when it has its own."""
+    destination = open_destination()
+    outcomes: list[Outcome] = []
+
+    def deliver() -> None:
+        for size in (1, 50, 3, 100) * 3:
+            outcomes.extend(destination.send(make_messages(topic, size)))
+
+    threads = [threading.Thread(target=deliver) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert not any(thread.is_alive() for thread in threads)
+    assert len(outcomes) == 8 * 3 * 154
+    assert all(isinstance(outcome, Delivered) for outcome in outcomes)
+    assert len({outcome.where for outcome in outcomes if isinstance(outcome, Delivered)}) == len(outcomes)
+    assert len(read_topic(topic, len(outcomes), timeout=30)) == len(outcomes)
+
+
+def test_each_message_of_a_batch_has_its_own_outcome(
+    open_destination: Open, topic: str, read_topic: Callable[..., list[Any]]
+) -> None:
+    away = f"127.0.0.1:{free_port()}"
+    targets = [KafkaAddress(topic), KafkaAddress(topic, partition=77), KafkaAddress(topic, away), KafkaAddress(topic)]
+    messages = [
+        replace(message, destination=target) for message, target in zip(make_messages(topic, 4), targets, strict=True)
+    ]
+
+    outcomes = open_destination(timeout_s=1).send(messages)
+
+    assert [type(outcome) for outcome in outcomes] == [Delivered, Rejected, Unavailable, Delivered]
+    assert len(read_topic(topic, 2)) == 2
+
+
+def test_a_closed_destination_may_be_used_again(open_destination: Open, topic: str) -> None:
+    destination = open_destination()
+
+    for _ in range(3):
+        (outcome,) = destination.send(make_messages(topic, 1))
+        destination.close()
+        assert isinstance(outcome, Delivered)
+
+
+def test_a_child_process_leaves_its_parents_connections_alone(
+    open_destination: Open, topic: str, read_topic: Callable[..., list[Any]]
+) -> None:
+    """The child delivers over connections of its own, and the parent goes on."""
+    destination = open_destination()
+    destination.send(make_messages(topic, 10))
+
+    pid = os.fork()
+    if not pid:
+        try:
+            done = [isinstance(outcome, Delivered) for outcome in destination.send(make_messages(topic, 10))]
+            destination.close()
+            os._exit(0 if all(done) else 1)
+        finally:
+            os._exit(2)
+    ended: list[tuple[int, int]] = []
+    try:
+        wait_until(lambda: (found := os.waitpid(pid, os.WNOHANG))[0] and not ended.append(found), timeout=20)
+    finally:
+        if not ended:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+    assert ended == [(pid, 0)]
+    assert {type(outcome) for outcome in destination.send(make_messages(topic, 10))} == {Delivered}
+    assert len(read_topic(topic, 30)) == 30
+
+
+def test_a_kafka_that_hangs_is_an_outage_and_holds_no_close_up(client: str) -> None:
+    with EmbeddedKafka() as kafka:
+        create_topics(kafka.address, {"orders": 4})
+        destination = KafkaDestination([kafka.address], {}, 1, client)
+        assert kafka.pid is not None
+        assert isinstance(destination.send(make_messages("orders", 1))[0], Delivered)
+        os.kill(kafka.pid, signal.SIGSTOP)
+        # A signal is not there at once: a broker that is busy may answer meanwhile.
+        tasks = list(Path(f"/proc/{kafka.pid}/task").iterdir())
+        wait_until(lambda: all((task / "stat").read_text().rpartition(")")[2].split()[0] == "T" for task in tasks))
+        try:
+            began = time.monotonic()
+            outcomes = destination.send(make_messages("orders", 50))
+            waited = time.monotonic() - began
+            destination.close()
+            closed = time.monotonic() - began - waited
+        finally:
+            os.kill(kafka.pid, signal.SIGCONT)
+        kafka.kill()
+
+    assert {type(outcome) for outcome in outcomes} == {Unavailable}
+    assert waited < 5
+    assert closed < 6
+
+
+GREENLETS = """
+import sys
+library, client, brokers, topic, away = sys.argv[1:]
+if library == "gevent":
+    from gevent import monkey
+    monkey.patch_all()
+    from gevent import spawn
+else:
+    import eventlet
+    eventlet.monkey_patch()
+    from eventlet import spawn
+import time
+from rebound_celery.destinations.kafka import KafkaDestination
+from tests.integration.test_kafka_clients import make_messages
+
+ticks = []
+def tick():
+    while True:
+        ticks.append(time.monotonic())
+        time.sleep(0.01)
+spawn(tick)
+time.sleep(0.05)
+
+def longest_gap():
+    gap = max(later - earlier for earlier, later in zip(ticks, ticks[1:]))
+    del ticks[:-1]
+    return gap
+
+there = KafkaDestination([brokers], {}, 10, client)
+kinds = [type(outcome).__name__ for _ in range(20) for outcome in there.send(make_messages(topic, 20))]
+there.close()
+print("there", set(kinds), len(kinds), f"{longest_gap():.2f}")
+nowhere = KafkaDestination([away], {}, 1, client)
+kinds = [type(outcome).__name__ for outcome in nowhere.send(make_messages(topic, 20))]
+time.sleep(0.05)
+print("away", set(kinds), len(kinds), f"{longest_gap():.2f}", flush=True)
+nowhere.close()
+time.sleep(0.05)
+print("closed", f"{longest_gap():.2f}", flush=True)
+"""
+
+
+@pytest.mark.parametrize("library", ["gevent", "eventlet"])
+def test_other_greenlets_run_while_a_delivery_waits(
+    library: str, client: str, kafka_brokers: str, topic: str, run_process: Callable[..., Process]
+) -> None:
+    """librdkafka waits in C, where no other greenlet gets its turn: the destination must not wait there."""
+    away = f"127.0.0.1:{free_port()}"
+    options = ["-W", "ignore", "-c", GREENLETS, library, client, kafka_brokers, topic, away]
+
+    process = run_process(*options)
+
+    output = process.wait_for_output("closed", timeout=60)
+    lines = {words[0]: words for words in map(str.split, output.splitlines()) if words}
+    assert lines["there"][1:3] == ["{'Delivered'}", "400"]
+    assert lines["away"][1:3] == ["{'Unavailable'}", "20"]
+    if client == "confluent":
+        assert max(float(lines["there"][3]), float(lines["away"][3])) < 0.3, output
