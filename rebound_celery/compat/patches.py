@@ -129,16 +129,6 @@ PATCHES: tuple[Patch, ...] = (
         "`KafkaConsumer.position` asks Kafka for a position that is not known, and waits for the answer.",
     ),
     _kafka(
-        "consumer.fetcher:Fetcher.PartitionRecords._unpack_records",
-        "overridden",
-        "After a batch that cannot be read, polls ask for its records for ever.",
-    ),
-    _kafka(
-        "record.memory_records:MemoryRecords._next_slice",
-        "used",
-        "It holds the bytes of the next batch, which may be one that cannot be read.",
-    ),
-    _kafka(
         "record.default_records:DefaultRecordBatch._read_msg",
         "replaced",
         "It raises for a header whose name is no UTF-8, and then the partition stands still for ever.",
@@ -299,12 +289,6 @@ PATCHES: tuple[Patch, ...] = (
     _kombu("transport.redis:PublishBatch._check_usable", "used", _BATCH, "As `flush` of kombu does."),
     _kombu("transport.redis:PublishBatch._failed", "used", _BATCH, "A batch that failed is not used again."),
     # celery
-    _celery(
-        "app.base:Celery._fixups",
-        "used",
-        "compat/celery_fixups.py",
-        "A consumer connects Django's clean-up around records, without the signal that a worker sends.",
-    ),
     _celery(
         "app.base:Celery._connection",
         "replaced",

@@ -29,6 +29,8 @@ class KeyQueues:
         self._idle = threading.Condition(self._lock)
         #: How many threads wait for a record and were not woken yet.
         self._waiting_threads = 0
+        #: How many threads were woken and do not run yet.
+        self._woken_threads = 0
         self._ready: deque[Job] = deque()
         #: The queues of which one record is ready or with a handler, and the records that follow it. None stands for an
         #: empty deque: most keys have no second record, and a deque takes 600 bytes.
@@ -56,8 +58,7 @@ class KeyQueues:
                     self._followers[key] = None
                 self._ready.append(job)
             self._size += len(jobs)
-            if self._waiting_threads and self._ready:
-                self._wake_one()
+            self._wake_threads()
 
     def take(self, finished: Job | None = None) -> Job | None:
         """Wait for a record and start it; None means that the queues are closed.
@@ -71,13 +72,11 @@ class KeyQueues:
             while not self._ready and not self._closed:
                 self._waiting_threads += 1
                 self._idle.wait()
+                self._woken_threads -= 1
             if self._closed:
                 return None
             job = self._ready.popleft()
-            # Each thread that takes a record wakes the next one. So the others sleep on where the handler is faster
-            # than a thread switch.
-            if self._waiting_threads and self._ready:
-                self._wake_one()
+            self._wake_threads()
             tracker = job.tracker
             if job.record.offset > tracker.last_started:
                 tracker.last_started = job.record.offset
@@ -87,13 +86,15 @@ class KeyQueues:
         """Enter that a handler is done with a record, so that the next one of its queue is ready."""
         with self._lock:
             self._finish(job)
-            if self._waiting_threads and self._ready:
-                self._wake_one()
+            self._wake_threads()
 
-    def _wake_one(self) -> None:
-        # Counted here, since the thread may take a while to wake up. It must not be woken again by every record.
-        self._waiting_threads -= 1
-        self._idle.notify()
+    def _wake_threads(self) -> None:
+        """Wake as many waiting threads as there are records for them. The caller holds the lock."""
+        # A thread may take a while to wake up. Until then it counts as woken, so that no record wakes it again.
+        if self._waiting_threads and (count := min(len(self._ready) - self._woken_threads, self._waiting_threads)) > 0:
+            self._waiting_threads -= count
+            self._woken_threads += count
+            self._idle.notify(count)
 
     def _finish(self, job: Job) -> None:
         self._size -= 1
@@ -151,6 +152,7 @@ class KeyQueues:
             for jobs in partitions.values():
                 jobs.sort(key=lambda job: job.record.offset)
                 self._size -= len(jobs)
+            self._wake_threads()
         return partitions
 
     def close(self) -> None:

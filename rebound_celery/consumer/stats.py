@@ -17,8 +17,8 @@ class ConsumerStats:
         dead: the handler raised for the last time, and the dead letter is stored.
         errors: records let go before they were finished or stored: their handler hung at the stop, their partition
             went to another consumer, or Redis was away to the end. They stay uncommitted and are consumed again.
-        skipped: retries that are for another consumer group, and batches that could not be read and were passed over;
-            they are in no other count.
+        skipped: retries that are for another consumer group, batches that could not be read and were passed over, and
+            records that an earlier consumer of the group had done. They are in no other count.
     """
 
     succeeded: int = 0
