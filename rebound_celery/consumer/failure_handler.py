@@ -93,7 +93,7 @@ class FailureHandler:
             first_failed_at,
         )
         if logger.isEnabledFor(logging.INFO if reason is None else logging.WARNING):
-            self._log(record, message, due_ms - now_ms)
+            self._log(record, message, error, due_ms - now_ms)
         return FailedRecord(job, message, due_ms)
 
     def give_up(self, job: Job, reason: str, error: BaseException, now_ms: int) -> FailedRecord:
@@ -118,17 +118,26 @@ class FailureHandler:
         )
         return FailedRecord(job, message, now_ms)
 
-    def _log(self, record: Record, message: Message, delay_ms: int) -> None:
+    def _log(self, record: Record, message: Message, error: BaseException, delay_ms: int) -> None:
         is_dead = message.reason is not None
         logger.log(
             logging.WARNING if is_dead else logging.INFO,
-            "attempt %d/%d of %s failed with %s: %s",
+            "attempt %d/%d of %s (message %s) failed with %s; %s",
             record.attempt,
             message.policy.attempts,
             record.origin,
-            message.failure.exception_class if message.failure else "",
-            message.reason or f"retry in {delay_ms / 1000:g} s",
-            extra={"event": "dead_letter" if is_dead else "retry", **log_fields(record)},
+            record.id,
+            message.failure,
+            f"it becomes a dead letter: {message.reason}"
+            if is_dead
+            else f"attempt {message.attempt} follows in {delay_ms / 1000:g} s",
+            extra={
+                "event": "dead_letter" if is_dead else "retry",
+                **log_fields(record),
+                "destination": str(message.target),
+                "reason": message.reason,
+            },
+            exc_info=error if logger.isEnabledFor(logging.DEBUG) else None,
         )
 
     def _retry_address(self, topic: str) -> KafkaAddress:
@@ -157,4 +166,12 @@ class FailureHandler:
 def log_fields(record: Record) -> dict[str, object]:
     """Return the fields that name a record in a structured log line."""
     key = None if record.key is None else record.key.decode("utf-8", "replace")[:100]
-    return {"topic": record.topic, "partition": record.partition, "offset": record.offset, "key": key}
+    return {
+        "message_id": record.id,
+        "origin": str(record.origin),
+        "attempt": record.attempt,
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+        "key": key,
+    }
