@@ -12,6 +12,7 @@ from typing import Any
 
 from .errors import InvalidSettingError
 from .message.address import check_topic, is_port
+from .message.http_url import read_proxy
 from .policy import DEFAULT_BASE_DELAY_S, DEFAULT_MAX_RETRIES, RetryPolicy
 
 PREFIX = "rebound_"
@@ -80,6 +81,18 @@ def parse_path(value: object, name: str) -> str:
     return text
 
 
+def _proxy(name: str, value: object) -> str:
+    """An HTTP proxy's URL, or "" for none. What is wrong with a URL is said without its user and password."""
+    if not isinstance(value, str):
+        raise InvalidSettingError(name, value, 'it is the URL of a proxy, or "" for none')
+    if value:
+        try:
+            read_proxy(value)
+        except ValueError as error:
+            raise InvalidSettingError(name, "***", str(error)) from None
+    return value
+
+
 def _mapping(name: str, value: object) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(option, str) for option in value):
         raise InvalidSettingError(name, value, "it is a mapping of option names to values")
@@ -117,6 +130,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "kafka_timeout": _seconds,
     "http_connect_timeout": _seconds,
     "http_timeout": _seconds,
+    "http_proxy": _proxy,
     "outage_delay": _seconds,
     "outage_max_delay": _seconds,
     "health_file": lambda name, value: parse_path(value, name),
@@ -151,6 +165,8 @@ class Settings:
         http_timeout: seconds for a post as a whole: to connect, to send, and to read the answer. What cannot begin
             within half of that, because earlier posts to its host take so long, waits as in an outage.
         http_connect_timeout: how many of these seconds may go by until it is connected: look-up, all addresses, TLS.
+        http_proxy: the proxy of all posts, `http://host:port` or `http://user:password@host:port`; "" for none; None
+            for what HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY say.
         outage_delay: seconds before a delivery is tried again when its destination is away. The delay doubles with
             each further try.
         outage_max_delay: the longest that this delay becomes, in seconds.
@@ -170,6 +186,7 @@ class Settings:
     kafka_timeout: float = 30.0
     http_connect_timeout: float = 5.0
     http_timeout: float = 30.0
+    http_proxy: str | None = field(default=None, repr=False)
     outage_delay: float = 1.0
     outage_max_delay: float = 60.0
     health_file: str | None = None
@@ -192,6 +209,13 @@ class Settings:
             if value is not None:
                 values[setting.name] = _READERS[setting.name](name, value)
         return cls(**values)
+
+
+def environment_proxies() -> dict[str, str]:
+    """The proxies that the environment names to all HTTP clients: by scheme, `all`, and as `no` what needs none."""
+    from urllib.request import getproxies
+
+    return getproxies()
 
 
 def _from_environment(variable: str, environ: Mapping[str, str], convert: Callable[[str], Any]) -> Any:

@@ -11,10 +11,15 @@ import msgspec
 
 from ..caching import cached
 from ..errors import InvalidSettingError
+from .http_url import HttpUrl, read_http_url
 
 #: Kafka's own rule: org.apache.kafka.common.internals.Topic.
 _TOPIC_FORM = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _TOPIC_RULE = "a Kafka topic has 1 to 249 of the characters a-z A-Z 0-9 . _ - and is not '.' or '..'"
+#: How many characters of a value an error shows.
+_LONGEST_SHOWN = 300
+#: Query and fragment.
+_AFTER_PATH = re.compile(r"(?<=[?#]).*", re.DOTALL)
 _URL_RULE = "use kafka://topic, kafka://host:port/topic, http://host/path or https://host/path"
 
 
@@ -25,17 +30,23 @@ def check_topic(topic: object, field: str = "topic") -> str:
     return topic
 
 
-#: What may be secret in a URL: user and password, and the query.
-_SECRET = re.compile(r"(?<=//)[^/]*@|(?<=\?).*", re.DOTALL)
-
-
 def _shown(value: object) -> object:
-    """Return `value` as an error may show it: a URL without user, password and query."""
+    """Return `value` as an error may show it: a URL without user, password, query and fragment."""
     if isinstance(value, str):
-        return _SECRET.sub(lambda found: "***@" if found[0].endswith("@") else "***", value)
+        shown = _without_secrets(value)
+        return shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}..."
     if isinstance(value, Mapping):
         return {name: _shown(item) for name, item in value.items()}
     return value
+
+
+def _without_secrets(text: str) -> str:
+    """Hide what may be secret in a text that should be a URL. By mistake a password can hold any character."""
+    scheme, separator, rest = text.partition("://") if "://" in text else ("", "", text)
+    hidden, at, place = rest.rpartition("@")
+    if "@" in scheme or _AFTER_PATH.search(hidden):
+        return f"{'' if '@' in scheme else scheme}{separator}***"
+    return f"{scheme}{separator}{'***@' if at else ''}{_AFTER_PATH.sub('***', place)}"
 
 
 def is_port(text: str) -> bool:
@@ -88,7 +99,11 @@ class KafkaAddress(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
 
 
 class HttpAddress(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
-    """A URL that takes a POST."""
+    """A URL that takes a POST.
+
+    Attributes:
+        url: as it was given. User and password become the header `Authorization`.
+    """
 
     kind: ClassVar[str] = "http"
 
@@ -96,12 +111,14 @@ class HttpAddress(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
 
     def __post_init__(self) -> None:
         try:
-            parts = urlsplit(self.url)
-            valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except (ValueError, AttributeError, TypeError):
-            valid = False
-        if not valid or any(ch <= " " or ch == "\x7f" for ch in self.url):
-            raise InvalidSettingError("destination url", _shown(self.url), "use http://host/path or https://host/path")
+            read_http_url(self.url)
+        except ValueError as error:
+            raise InvalidSettingError("destination url", _shown(self.url), str(error)) from None
+
+    @property
+    def parts(self) -> HttpUrl:
+        """What a request needs of the URL."""
+        return read_http_url(self.url)
 
     def __str__(self) -> str:
         """The URL without what may be secret: user, password and query."""
@@ -109,7 +126,11 @@ class HttpAddress(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(url={_shown(self.url)!r})"
+        parts = urlsplit(self.url)
+        user = "***@" if "@" in parts.netloc else ""
+        query = "?***" if parts.query else ""
+        place = f"{parts.netloc.rpartition('@')[2]}{parts.path}"
+        return f"{type(self).__name__}(url={f'{parts.scheme}://{user}{place}{query}'!r})"
 
     def to_wire(self) -> dict[str, Any]:
         return {"url": self.url}
