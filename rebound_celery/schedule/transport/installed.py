@@ -6,7 +6,7 @@ A transport's options are shown to users as JSON (`inspect stats`), so they name
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
 from ..port import ScheduleOptions
@@ -44,16 +44,53 @@ def installation_of(token: object) -> Installation | None:
     return _installations.get(token) if isinstance(token, str) else None
 
 
-def _nothing_to_finish() -> set[str]:
-    return set()
+class Load(NamedTuple):
+    """What a worker's pool has to do.
+
+    Attributes:
+        size: how many tasks it runs at once; with autoscale, how many it may run.
+        busy: how many tasks the worker has that run, or wait for the pool.
+        waiting: how many of these wait.
+        begun: how many tasks have begun since the worker's start.
+    """
+
+    size: int
+    busy: int
+    waiting: int
+    begun: int
 
 
-#: Ids of the tasks that this process runs, or will run, whatever becomes of its connection. The worker's side puts its
-#: own function here.
-tasks_to_finish: Callable[[], set[str]] = _nothing_to_finish
+class Worker(Protocol):
+    """The Celery worker of this process, as far as the transport has to know it."""
+
+    def owns(self, channel: Any) -> bool:
+        """Whether the worker consumes its tasks over this channel."""
+
+    def load(self, channel: Any) -> Load | None:
+        """What its pool has to do; None for a channel that is not the worker's."""
+
+    def tasks_to_finish(self) -> set[str]:
+        """Ids of the tasks that this process runs, or will run, whatever becomes of its connection."""
 
 
-def set_tasks_to_finish(ask: Callable[[], set[str]]) -> None:
-    """Let the transport ask this which tasks are to be finished."""
-    global tasks_to_finish
-    tasks_to_finish = ask
+class _NoWorker:
+    """A process without a Celery worker."""
+
+    def owns(self, channel: Any) -> bool:  # noqa: ARG002 - as in the Protocol
+        return False
+
+    def load(self, channel: Any) -> Load | None:  # noqa: ARG002
+        return None
+
+    def tasks_to_finish(self) -> set[str]:
+        return set()
+
+
+#: The worker's side puts its own here.
+worker: Worker = _NoWorker()
+
+
+def set_worker(this: Worker) -> None:
+    """Let the transport ask this about the process's worker."""
+    global worker
+    worker = this

@@ -54,7 +54,7 @@ def install_schedule(app: Celery, options: Options | Callable[[], Options] | Non
     # Celery takes any callable here, and this one can be pickled with the app.
     app.control_cls = partial(make_control, app.control_cls)
     vars(app).pop("control", None)  # made already, from the class before
-    installed.set_tasks_to_finish(worker_state.tasks_to_finish)
+    installed.set_worker(worker_state.ThisWorker())
     signals.worker_init.connect(_prepare_worker, dispatch_uid="rebound-worker")
     signals.worker_ready.connect(_check_redis, dispatch_uid="rebound-redis")
     signals.worker_ready.connect(_watch, dispatch_uid="rebound-watch")
