@@ -25,6 +25,8 @@ class Installation:
         read_options: asked whenever a channel is opened.
         tell_dead: called with the message of a Celery task that is a dead letter now, and the number of workers that
             were lost with it.
+        app_name: the name of its app.
+        is_copy: whether this app is a copy of another process's.
     """
 
     def __init__(
@@ -32,16 +34,33 @@ class Installation:
         token: str,
         read_options: Callable[[], ScheduleOptions],
         tell_dead: Callable[[dict[str, Any], int], None],
+        *,
+        app_name: str | None = None,
+        is_copy: bool = False,
     ) -> None:
         self.token = token
         self.read_options = read_options
         self.tell_dead = tell_dead
+        self.app_name = app_name
+        self.is_copy = is_copy
         _installations[token] = self
 
 
 def installation_of(token: object) -> Installation | None:
     """The installation with this token; None for an app that is gone, or is another process's."""
     return _installations.get(token) if isinstance(token, str) else None
+
+
+def original_of(app_name: str | None, token: str) -> Installation | None:
+    """The installation in this process of which a copy was made, here or elsewhere; None if it cannot be told.
+
+    Elsewhere it had another token: then it is the only one of an app with this name that is no copy itself.
+    """
+    same = _installations.get(token)
+    if same is not None and same.app_name == app_name and not same.is_copy:
+        return same
+    found = [one for one in list(_installations.values()) if one.app_name == app_name and not one.is_copy]
+    return found[0] if len(found) == 1 else None
 
 
 class Load(NamedTuple):
