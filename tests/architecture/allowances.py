@@ -40,14 +40,6 @@ NOT_YET: Mapping[str, frozenset[str]] = {
             "consumer/config.py",
             "delivery/strategy.py",
             "registry.py",
-            "schedule/transport/eta.py",
-            "schedule/transport/message_leases.py",
-            "schedule/transport/transport.py",
-            "schedule/worker/announcements.py",
-            "schedule/worker/eviction.py",
-            "schedule/worker/remote_control.py",
-            "schedule/worker/watchdog.py",
-            "schedule/worker/worker_state.py",
         }
     ),
     "private_names": frozenset(
@@ -57,16 +49,7 @@ NOT_YET: Mapping[str, frozenset[str]] = {
             "delivery/events.py",
             "delivery/sent_events.py",
             "destinations/kafka/confluent.py",
-            "schedule/transport/channel.py",
-            "schedule/transport/claimer.py",
-            "schedule/transport/opening.py",
             "testing/running.py",
-        }
-    ),
-    "size": frozenset(
-        {
-            "schedule/store/store.py",
-            "schedule/transport/claimer.py",
         }
     ),
 }

@@ -22,7 +22,8 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from rebound_celery.schedule.store.keys import QueueKeys
-from rebound_celery.schedule.store.store import CHUNK, MAX_SLEEP_MS, Store
+from rebound_celery.schedule.store.script_runner import CHUNK, MAX_SLEEP_MS
+from rebound_celery.schedule.store.store import Store
 from rebound_celery.schedule.store.values import Entry
 from rebound_celery.schedule.transport import celery_form as stored
 from rebound_celery.schedule.transport import channel as channel_module

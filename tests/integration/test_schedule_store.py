@@ -10,7 +10,8 @@ import redis
 
 from rebound_celery.schedule.store.claims import ClaimId, End
 from rebound_celery.schedule.store.keys import QueueKeys
-from rebound_celery.schedule.store.store import Store, next_claims_in
+from rebound_celery.schedule.store.listing import next_claims_in
+from rebound_celery.schedule.store.store import Store
 from rebound_celery.schedule.store.values import DeadEntry, Entry, Position
 from tests.scheduling import LEASE_MS, Taken, buried, entry, everything, now_ms, number_of, settle, take
 from tests.servers import RedisServer, redis_programs, redis_version

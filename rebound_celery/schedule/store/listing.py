@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from . import envelope
@@ -116,6 +116,19 @@ def overdue_ms(client: Any, keys: QueueKeys) -> int:
             pipe.zrange(keys.waiting(reference), 0, 0, withscores=True)
         heads = pipe.execute()
     return max((now_ms - int(score) for head in heads for _, score in head if score <= now_ms), default=0)
+
+
+def next_claims_in(client: Any, keys: Iterable[QueueKeys]) -> list[int | None]:
+    """For each queue, milliseconds until a claim may find something, at most 0 if it does now; None if nothing waits.
+
+    Two commands, however many queues there are.
+    """
+    with client.pipeline(transaction=False) as pipe:
+        pipe.mget([of_queue.next for of_queue in keys])
+        pipe.time()
+        moments, (seconds, microseconds) = pipe.execute()
+    now_ms = seconds * 1000 + microseconds // 1000
+    return [None if moment is None else int(moment) - now_ms for moment in moments]
 
 
 def dead_page(client: Any, keys: QueueKeys, after: Position | None, count: int) -> DeadPage:

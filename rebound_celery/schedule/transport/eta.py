@@ -36,6 +36,6 @@ def hide(headers: dict[str, Any]) -> None:
 
 def give_back(request: Any = None, **_: Any) -> None:
     """Let a task see its eta (a receiver of `task_received`). Celery has read the message by then."""
-    headers = getattr(request, "_request_dict", None)
+    headers = getattr(request, "_request_dict", None)  # of celery: a request of another class may have none
     if headers and ETA_HEADER in headers:
         headers["eta"] = headers.pop(ETA_HEADER)

@@ -7,6 +7,7 @@ import logging
 from celery import Celery
 
 from ..store.server_checks import eviction
+from ..transport.channel import Channel
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +17,7 @@ def warn_of_eviction(app: Celery) -> None:
     try:
         with app.connection_or_acquire() as connection:
             channel = connection.default_channel
-            if getattr(channel, "options", None) is None:
+            if not isinstance(channel, Channel) or channel.options is None:
                 return
             problem = eviction(channel.store_of(app.conf.task_default_queue).server_info())
     except Exception as error:  # noqa: BLE001 - a worker must start whatever INFO says, or forbids

@@ -22,6 +22,7 @@ from ..port import ScheduleOptions
 from ..store.store import Store
 from ..store.values import Claimed, Waiting
 from ..transport import eta, forms
+from ..transport.channel import Channel
 from . import announcements
 
 #: How many entries `inspect scheduled` shows of each queue, the next due first: the answer is one message.
@@ -90,9 +91,8 @@ def _schedules(app: Celery, queues: Iterable[str]) -> Iterator[list[tuple[Store,
     not Redis."""
     with app.connection_or_acquire() as connection:
         channel = connection.default_channel
-        options = getattr(channel, "options", None)
-        if isinstance(options, ScheduleOptions):
-            yield [(channel.store_of(queue), options) for queue in queues]
+        if isinstance(channel, Channel) and channel.options is not None:
+            yield [(channel.store_of(queue), channel.options) for queue in queues]
         else:
             yield []
 

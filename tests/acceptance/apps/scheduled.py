@@ -74,6 +74,12 @@ def place(number: int, seconds: float) -> None:
     say("done", number, os.getpid())
 
 
+@app.task(bind=True)
+def publish(self: Any) -> None:
+    """Publish, with the app that runs it, what is to wait."""
+    self.app.send_task("t", countdown=600, queue="elsewhere")
+
+
 @app.task(soft_time_limit=1)
 def soft(number: int) -> None:
     say("begun", number)
