@@ -55,15 +55,14 @@ class NotStoredError(ReboundError, OperationalError):
 class ClientNotInstalledError(ReboundError):
     """A setting asks for a client library that is not installed; the text says how to install it."""
 
-    def __init__(self, setting: str, value: str, package: str, extra: str) -> None:
-        super().__init__(f"{setting}={value!r} needs {package}; run: pip install 'rebound-celery[{extra}]'")
+    def __init__(self, setting: str, value: str, package: str) -> None:
+        super().__init__(f"{setting}={value!r} needs {package}; run: pip install {package}")
         self.setting = setting
         self.value = value
         self.package = package
-        self.extra = extra
 
-    def __reduce__(self) -> tuple[type, tuple[str, str, str, str]]:
-        return type(self), (self.setting, self.value, self.package, self.extra)
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        return type(self), (self.setting, self.value, self.package)
 
 
 class WireFormatError(ReboundError):

@@ -8,7 +8,7 @@ from kafka.errors import UnsupportedCodecError
 #: The numbers of the codecs in a batch of records, and their names.
 NAMES = {1: "gzip", 2: "snappy", 3: "lz4", 4: "zstd"}
 
-INSTALL = 'pip install "rebound-celery[codecs]"'
+INSTALL = 'pip install "kafka-python[lz4,snappy,zstd]"'
 
 
 def missing() -> list[str]:

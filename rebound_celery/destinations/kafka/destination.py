@@ -138,7 +138,7 @@ def _make_client(name: str, brokers: str, options: Mapping[str, Any], timeout_s:
     logger.info("producing to %s with %s", brokers, name, extra={"event": "kafka_client"})
     if name == "confluent":
         if not installed:
-            raise ClientNotInstalledError("rebound_kafka_client", name, "confluent-kafka", "confluent")
+            raise ClientNotInstalledError("rebound_kafka_client", name, "confluent-kafka")
         from .confluent import ConfluentClient
 
         return ConfluentClient(brokers, options, timeout_s)
