@@ -39,10 +39,12 @@ _PER_HOST = 8
 #: Seconds that `send` waits for a post after its deadline, on a machine that is busy.
 _GRACE_S = 2.0
 
+_STOPPING = "the worker is stopping"
+
 #: What http.client says of a proxy that asks for a user and password before it makes a tunnel.
 _TUNNEL_REFUSED = "Tunnel connection failed: 407"
 
-#: The form of a header name (RFC 9110), and the headers that belong to the connection or its answer, not to the message.
+#: The form of a header name (RFC 9110), and the headers that are of the connection or the answer, not of the message.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONNECTION_HEADERS = frozenset(
     {
@@ -161,7 +163,8 @@ class HttpDestination:
 
     def _outcome_of(self, post: Future[Outcome], message: Message, end_by: float) -> Outcome:
         if post.cancelled():
-            return Unavailable(f"POST {message.target} was not begun: earlier posts to its host are still running")
+            why = _STOPPING if is_stopping() else "earlier posts to its host are still running"
+            return Unavailable(f"POST {message.target} was not begun: {why}")
         try:
             return post.result(max(0, end_by - self._clock.monotonic()))
         except TimeoutError:
@@ -172,7 +175,7 @@ class HttpDestination:
         address = message.target
         assert isinstance(address, HttpAddress)
         if is_stopping():
-            return Unavailable(f"POST {address} was not begun: the worker is stopping")
+            return Unavailable(f"POST {address} was not begun: {_STOPPING}")
         url = address.parts
         try:
             proxy = self._proxies.of(url.scheme, url.host, url.port)
