@@ -16,7 +16,7 @@ from typing import NamedTuple
 from urllib.parse import quote_from_bytes
 
 import urllib3
-from urllib3.exceptions import ProtocolError, ProxyError, SSLError
+from urllib3.exceptions import NewConnectionError, ProtocolError, ProxyError, SSLError
 
 from ..clock import SYSTEM_CLOCK, Clock
 from ..config import Settings, environment_proxies
@@ -184,8 +184,7 @@ class HttpDestination:
         try:
             return self._exchange(post, url, proxy)
         except Exception as error:  # noqa: BLE001 - whatever went wrong, this attempt has failed and the message is kept
-            if proxy is not None and (isinstance(error, ProxyError) or _TUNNEL_REFUSED in str(error)):
-                # This says nothing of the receiver, which has not been asked.
+            if proxy is not None and _is_proxys_fault(error):
                 return Unavailable(f"POST {address} through the proxy {proxy.origin}: {error}")
             return Failed(f"POST {address}: {error}")
 
@@ -193,7 +192,7 @@ class HttpDestination:
         try:
             with time_limits(self._connect_timeout_s, post.end_by):
                 return self._request(post.message, url, proxy)
-        except (ProtocolError, SSLError):
+        except (ProtocolError, ProxyError, SSLError):
             if not was_stale():
                 raise
         with time_limits(self._connect_timeout_s, post.end_by, fresh=True):
@@ -228,6 +227,12 @@ class HttpDestination:
         for pool in (self._pool, *self._proxied.values()):
             pool.clear()
         self._threads.close()
+
+
+def _is_proxys_fault(error: Exception) -> bool:
+    """Whether the proxy let nobody connect, or refused this worker. This says nothing of the receiver."""
+    cause = error.original_error if isinstance(error, ProxyError) else error
+    return isinstance(cause, NewConnectionError) or _TUNNEL_REFUSED in str(cause)
 
 
 def _host_of(message: Message) -> tuple[str, str, int]:

@@ -85,6 +85,47 @@ def test_a_worker_that_is_told_to_stop_begins_no_post_and_ends_with_those_that_h
     assert worker.output.count("attempt 3 follows") == receiver.requests
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_stop_begins_no_further_post_of_a_job_to_a_receiver_that_answers(
+    pool: str, rebound: Rebound, redis_url: str, receiver: Receiver, start_worker: StartWorker
+) -> None:
+    def slowly(connection: socket.socket) -> None:
+        receiver.released.wait(0.5)
+        connection.sendall(whole(200, b""))
+
+    receiver.answer = slowly
+    worker = start_worker("-P", pool, "-c", "2", REBOUND_HTTP_TIMEOUT="20")
+    rebound.schedule_retries([{"destination": receiver.url, "id": f"order-{n}", "base_delay": 1} for n in range(64)])
+    wait_until(lambda: receiver.requests >= 8, timeout=20, message=worker.tail)
+
+    worker.signal(signal.SIGTERM)
+    worker.wait_for_output("Warm shutdown", timeout=10)
+    posted = receiver.requests
+
+    assert worker.wait(20) == 0
+    assert receiver.requests <= posted + 8, "what began while the signal was on its way"
+    assert left_in(redis_url) == 64 - receiver.requests
+    assert "the worker is stopping" in worker.output
+
+
+def test_a_stop_is_bounded_when_the_connections_to_redis_were_cut(
+    rebound: Rebound, redis_url: str, receiver: Receiver, start_worker: StartWorker
+) -> None:
+    receiver.answer = lambda _connection: receiver.released.wait(60)  # type: ignore[assignment, return-value]
+    worker = start_worker("-P", "prefork", "-c", "2")
+    rebound.schedule_retries([{"destination": receiver.url, "id": f"order-{n}", "base_delay": 1} for n in range(300)])
+    wait_until(lambda: receiver.requests >= 8, timeout=20, message=worker.tail)
+
+    with Redis.from_url(redis_url) as redis:
+        redis.client_kill_filter(_type="normal", skipme=True)
+    worker.signal(signal.SIGTERM)
+    began = time.monotonic()
+
+    assert worker.wait(TIMEOUT_S + MARGIN_S + 30) == 0
+    assert time.monotonic() - began < TIMEOUT_S + MARGIN_S
+    assert left_in(redis_url) == 300
+
+
 def test_the_log_tells_the_status_of_each_answer_that_is_no_success(
     rebound: Rebound, redis_url: str, receiver: Receiver, start_worker: StartWorker
 ) -> None:
