@@ -155,6 +155,8 @@ class HTTPConnection(connection.HTTPConnection):
             found = look_up(self._dns_host.strip("[]"), self.port, _left(_limits.connect_by))
         except socket.gaierror as error:
             raise NameResolutionError(self.host, self, error) from error
+        except TimeoutError as error:
+            raise NewConnectionError(self, f"Failed to establish a new connection: {error}") from error
         cause: OSError | None = None
         for family, kind, protocol, _, address in found:
             try:
@@ -201,11 +203,17 @@ class HTTPSConnection(HTTPConnection, connection.HTTPSConnection):
         self._watch.start()
         return sock
 
+    def _tunnel(self) -> None:
+        super()._tunnel()
+        # To http.client, an answer that the timer has cut off looks like one that has ended.
+        _left(_limits.connect_by)
+
     def connect(self) -> None:
         try:
             super().connect()
         except (OSError, HTTPException) as error:
             if SYSTEM_CLOCK.monotonic() >= _limits.connect_by:
+                self.close()
                 raise TimeoutError("connecting timed out") from error
             raise
         finally:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from urllib.parse import quote_from_bytes
 
 import urllib3
-from urllib3.exceptions import ProtocolError, ProxyError, SSLError
+from urllib3.exceptions import NewConnectionError, ProtocolError, ProxyError, SSLError
 
 from ..clock import SYSTEM_CLOCK, Clock
 from ..config import Settings, environment_proxies
@@ -39,10 +39,12 @@ _PER_HOST = 8
 #: Seconds that `send` waits for a post after its deadline, on a machine that is busy.
 _GRACE_S = 2.0
 
+_STOPPING = "the worker is stopping"
+
 #: What http.client says of a proxy that asks for a user and password before it makes a tunnel.
 _TUNNEL_REFUSED = "Tunnel connection failed: 407"
 
-#: The form of a header name (RFC 9110), and the headers that belong to the connection or its answer, not to the message.
+#: The form of a header name (RFC 9110), and the headers that are of the connection or the answer, not of the message.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONNECTION_HEADERS = frozenset(
     {
@@ -161,7 +163,8 @@ class HttpDestination:
 
     def _outcome_of(self, post: Future[Outcome], message: Message, end_by: float) -> Outcome:
         if post.cancelled():
-            return Unavailable(f"POST {message.target} was not begun: earlier posts to its host are still running")
+            why = _STOPPING if is_stopping() else "earlier posts to its host are still running"
+            return Unavailable(f"POST {message.target} was not begun: {why}")
         try:
             return post.result(max(0, end_by - self._clock.monotonic()))
         except TimeoutError:
@@ -172,7 +175,7 @@ class HttpDestination:
         address = message.target
         assert isinstance(address, HttpAddress)
         if is_stopping():
-            return Unavailable(f"POST {address} was not begun: the worker is stopping")
+            return Unavailable(f"POST {address} was not begun: {_STOPPING}")
         url = address.parts
         try:
             proxy = self._proxies.of(url.scheme, url.host, url.port)
@@ -181,8 +184,7 @@ class HttpDestination:
         try:
             return self._exchange(post, url, proxy)
         except Exception as error:  # noqa: BLE001 - whatever went wrong, this attempt has failed and the message is kept
-            if proxy is not None and (isinstance(error, ProxyError) or _TUNNEL_REFUSED in str(error)):
-                # This says nothing of the receiver, which has not been asked.
+            if proxy is not None and _is_proxys_fault(error):
                 return Unavailable(f"POST {address} through the proxy {proxy.origin}: {error}")
             return Failed(f"POST {address}: {error}")
 
@@ -190,7 +192,7 @@ class HttpDestination:
         try:
             with time_limits(self._connect_timeout_s, post.end_by):
                 return self._request(post.message, url, proxy)
-        except (ProtocolError, SSLError):
+        except (ProtocolError, ProxyError, SSLError):
             if not was_stale():
                 raise
         with time_limits(self._connect_timeout_s, post.end_by, fresh=True):
@@ -225,6 +227,12 @@ class HttpDestination:
         for pool in (self._pool, *self._proxied.values()):
             pool.clear()
         self._threads.close()
+
+
+def _is_proxys_fault(error: Exception) -> bool:
+    """Whether the proxy let nobody connect, or refused this worker. This says nothing of the receiver."""
+    cause = error.original_error if isinstance(error, ProxyError) else error
+    return isinstance(cause, NewConnectionError) or _TUNNEL_REFUSED in str(cause)
 
 
 def _host_of(message: Message) -> tuple[str, str, int]:

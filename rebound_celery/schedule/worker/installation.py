@@ -13,6 +13,7 @@ from celery import Celery, signals
 from ...compat.celery_connections import add_transport_option
 from ...compat.kombu_reconnects import look_often
 from ...compat.kombu_transports import replace_transports
+from ...stopping import share_with_children, tell_children
 from ..port import ScheduleOptions, message_leases
 from ..transport import eta, installed
 from ..transport.installed import Installation
@@ -66,6 +67,8 @@ def _install(app: Celery, read_options: Callable[[], ScheduleOptions], *, is_cop
         vars(app).pop("control", None)  # made already, from the class before
     installed.set_worker(worker_state.ThisWorker())
     signals.worker_init.connect(_prepare_worker, dispatch_uid="rebound-worker")
+    signals.worker_init.connect(share_with_children, dispatch_uid="rebound-share-stop")
+    signals.worker_shutting_down.connect(tell_children, dispatch_uid="rebound-tell-stop")
     signals.worker_ready.connect(_check_redis, dispatch_uid="rebound-redis")
     signals.worker_ready.connect(_watch, dispatch_uid="rebound-watch")
     signals.worker_shutdown.connect(_unwatch, dispatch_uid="rebound-unwatch")
