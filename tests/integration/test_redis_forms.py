@@ -15,7 +15,7 @@ from redis.sentinel import Sentinel as SentinelClient
 
 from rebound_celery.embedded import free_port
 from rebound_celery.schedule.worker.installation import install_schedule
-from rebound_celery.schedule.worker.remote_control import list_scheduled
+from rebound_celery.schedule.worker.shown import list_scheduled
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
 from tests.servers import RedisServer, Sentinel, redis_programs, redis_version, taking
 from tests.waiting import wait_until
@@ -78,7 +78,7 @@ def passes_through(app: Celery, count: int = 3) -> None:
 
 def left_over(url: str, **options: Any) -> list[bytes]:
     """All keys but kombu's table of queues, and what the schedule remembers of its claims and counts."""
-    kept = (b":stats", b":claims", b":unconfirmed", b":next")
+    kept = (b":stats", b":claims", b":unconfirmed", b":next", b":claimed")
     with redis.Redis.from_url(url, **options) as client:
         return [key for key in client.keys("*") if b"_kombu.binding" not in key and not key.endswith(kept)]
 

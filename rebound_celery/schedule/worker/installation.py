@@ -17,8 +17,8 @@ from ..port import ScheduleOptions, message_leases
 from ..transport import eta, installed
 from ..transport.installed import Installation
 from . import announcements, worker_state
-from .eviction import warn_of_eviction
 from .remote_control import extend_panel, make_control
+from .start_checks import warn_of_eviction, warn_of_unconsumed
 
 _HOME = "rebound_celery.schedule.transport.transport"
 _TRANSPORTS = {
@@ -66,7 +66,7 @@ def _install(app: Celery, read_options: Callable[[], ScheduleOptions], *, is_cop
         vars(app).pop("control", None)  # made already, from the class before
     installed.set_worker(worker_state.ThisWorker())
     signals.worker_init.connect(_prepare_worker, dispatch_uid="rebound-worker")
-    signals.worker_ready.connect(_check_redis, dispatch_uid="rebound-redis")
+    signals.worker_ready.connect(_check_start, dispatch_uid="rebound-start")
     signals.worker_ready.connect(_watch, dispatch_uid="rebound-watch")
     signals.worker_shutdown.connect(_unwatch, dispatch_uid="rebound-unwatch")
     return token
@@ -140,8 +140,9 @@ def _count_loss(message: Any) -> None:
     message_leases(message).count_loss(message.delivery_tag)
 
 
-def _check_redis(sender: Any = None, **_: Any) -> None:
+def _check_start(sender: Any = None, **_: Any) -> None:
     warn_of_eviction(sender.app)
+    warn_of_unconsumed(sender)
 
 
 def _watch(sender: Any = None, **_: Any) -> None:
