@@ -49,7 +49,7 @@ def install_schedule(app: Celery, options: Options | Callable[[], Options] | Non
     """
     read = partial(_read, options)
     token = _install(app, read)
-    # Celery calls the fixups of each copy that it makes of the app, in whatever process.
+    # A copy of the app has its fixups (see `__reduce_keys__`), and Celery calls them where it makes the copy.
     app.fixups = [*(fixup for fixup in app.fixups if not isinstance(fixup, _Copied)), _Copied(app.main, token, read)]
 
 
@@ -60,9 +60,10 @@ def _install(app: Celery, read_options: Callable[[], ScheduleOptions], *, is_cop
     setattr(app, _ATTRIBUTE, installation)
     add_transport_option(app, installed.OPTION, token, _look_often)
     signals.task_received.connect(eta.give_back, dispatch_uid="rebound-eta")
-    if not is_copy:
-        # Celery takes any callable here, and this one can be pickled with the app.
-        app.control_cls = partial(make_control, app.control_cls)
+    control_cls = app.control_cls
+    if not isinstance(control_cls, partial) or control_cls.func is not make_control:
+        # Celery takes any callable here, and this one is pickled with the app.
+        app.control_cls = partial(make_control, control_cls)
         vars(app).pop("control", None)  # made already, from the class before
     installed.set_worker(worker_state.ThisWorker())
     signals.worker_init.connect(_prepare_worker, dispatch_uid="rebound-worker")
