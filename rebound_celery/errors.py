@@ -45,6 +45,18 @@ class UnreachableError(ReboundError):
         return type(self), (self.service, self.address, self.cause)
 
 
+class AlreadyStoredError(ReboundError):
+    """A task with this id waits or runs already, and the publisher asked for it to be kept. Nothing was stored."""
+
+    def __init__(self, task_id: str, queue: str) -> None:
+        super().__init__(f"the queue {queue!r} holds a task with the id {task_id!r} already")
+        self.task_id = task_id
+        self.queue = queue
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.task_id, self.queue)
+
+
 class NotStoredError(ReboundError, OperationalError):
     """Redis has not confirmed that it stored a retry: keep the message and try again.
 

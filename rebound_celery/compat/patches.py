@@ -229,6 +229,12 @@ PATCHES: tuple[Patch, ...] = (
     ),
     # kombu: transport and poller
     _kombu(
+        "connection:Connection.ensure",
+        "used",
+        _TRANSPORT,
+        "It repeats what is a connection error; for the worker OperationalError is one, for publishers it must not be.",
+    ),
+    _kombu(
         "transport.virtual.base:Transport._deliver",
         "overridden",
         _TRANSPORT,
@@ -299,10 +305,23 @@ PATCHES: tuple[Patch, ...] = (
         "worker.control:Panel.data",
         "replaced",
         "compat/celery_panel.py",
-        "A worker's commands `revoke` and `scheduled` also reach what waits in Redis.",
+        "A worker's commands `revoke`, `scheduled` and `query_task` also reach what waits in Redis.",
     ),
     _celery("worker.control:revoke", "replaced", _REMOTE_CONTROL, "It also removes waiting tasks from the schedule."),
     _celery("worker.control:scheduled", "replaced", _REMOTE_CONTROL, "It also lists what waits in the schedule."),
+    _celery("worker.control:query_task", "replaced", _REMOTE_CONTROL, "It also knows what waits in the schedule."),
+    _kombu(
+        "pidbox:Node.dispatch",
+        "overridden",
+        _REMOTE_CONTROL,
+        "A command learns which question it answers, so that one of all workers shows what waits.",
+    ),
+    _celery(
+        "app.base:Celery.__reduce_keys__",
+        "used",
+        "schedule/worker/installation.py",
+        "Copies of an app, as in spawned processes, get the schedule because its fixups are copied.",
+    ),
     _celery(
         "app.control:Control.revoke",
         "overridden",

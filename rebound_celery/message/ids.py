@@ -6,6 +6,8 @@ import hashlib
 import os
 import uuid
 
+from ..policy.policy import MAX_RETRIES_LIMIT
+
 #: The namespace of the ids that rebound derives: uuid.uuid5(NAMESPACE_DNS, "rebound-celery").
 _ID_NAMESPACE = uuid.UUID("9c3d7f54-72f4-5d46-a8db-154ef957a565")
 
@@ -34,6 +36,12 @@ def derive_record_id(group: str, topic: str, partition: int, offset: int, timest
 def message_id_of(task_id: str) -> str:
     """Return the id of the message that a Celery task delivers; see `Message.task_id`."""
     return task_id.rpartition(":")[0] or task_id
+
+
+def task_ids_of(message_id: str) -> list[str]:
+    """Return the ids of all Celery tasks that may deliver this message; see `Message.task_id`."""
+    attempts = map(str, range(1, MAX_RETRIES_LIMIT + 2))
+    return [f"{message_id}:{attempt}" for attempt in (*attempts, "dead")]
 
 
 def new_id() -> str:

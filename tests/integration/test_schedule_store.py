@@ -95,7 +95,14 @@ def test_done_message_is_gone(store: Store, client: redis.Redis):
     assert settle(store, taken) == 1
     assert settle(store, taken) == 0
     assert store.count() == 0
-    left = {store.keys.stats, store.keys.claims, store.keys.unconfirmed, store.keys.wake, store.keys.next}
+    left = {
+        store.keys.stats,
+        store.keys.claims,
+        store.keys.unconfirmed,
+        store.keys.wake,
+        store.keys.next,
+        store.keys.claimed,
+    }
     assert {key.decode() for key in client.keys("*")} <= left
 
 

@@ -110,6 +110,15 @@ class QueueKeys:
         """HASH counter -> its value; each is changed in the same step as what it counts."""
         return self._key("stats")
 
+    def answer(self, question: str) -> str:
+        """STRING for a minute: one of the workers that were asked this has answered for the queue."""
+        return self._key(f"answer:{question}")
+
+    @property
+    def claimed(self) -> str:
+        """STRING: when a worker last claimed, or had no room for more, in Unix milliseconds."""
+        return self._key("claimed")
+
     @property
     def dead(self) -> str:
         """HASH id -> reason, a line feed, stored form."""

@@ -38,6 +38,7 @@ class Store:
             keys.next,
             keys.wake,
             keys.stats,
+            keys.claimed,
             *map(keys.lanes, keys.ranks),
         ]
 
@@ -222,6 +223,14 @@ class Store:
     def get(self, id: str) -> Waiting | None:  # noqa: A002 - as in the port
         return listing.get(self._client, self.keys, id)
 
+    def known(self, ids: Sequence[str]) -> list[str]:
+        """Those of these ids under which a message waits or is leased."""
+        return listing.known(self._client, self.keys, ids)
+
+    def answers(self, question: str) -> bool:
+        """Whether nobody else has answered this question for the queue; then it is for the caller to do."""
+        return bool(self._client.set(self.keys.answer(question), 1, nx=True, ex=60))
+
     def page(
         self, lane: str | None = None, after: Position | None = None, count: int = 100, *, leased: bool = False
     ) -> Page:
@@ -235,6 +244,9 @@ class Store:
 
     def overdue_ms(self) -> int:
         return listing.overdue_ms(self._client, self.keys)
+
+    def unclaimed_ms(self) -> int:
+        return listing.unclaimed_ms(self._client, self.keys)
 
     def count(self) -> int:
         """How many messages wait or are leased."""

@@ -28,7 +28,7 @@ from ..store.claims import DONE
 from ..store.keys import QueueKeys
 from ..store.store import Store
 from ..store.values import Entry
-from . import celery_form, eta, installed
+from . import celery_form, eta, installed, keeping
 from .claimed import FAULTS
 from .claimer import Claimer
 from .installed import Installation, installation_of
@@ -91,15 +91,20 @@ class Channel(kombu_redis.Channel):
         return QueueKeys(self.global_keyprefix, queue, tuple(self.priority_steps))
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        keeps = False
+        if self.options is not None:
+            message, keeps = keeping.split(message)
         entry = self._entry(queue, message)
         if entry is None:
             super()._put(queue, message, **kwargs)
             return
         batch = kwargs.get("_publish_batch")
-        if batch is None:
-            self.store_of(queue).enqueue([entry])
+        if batch is not None:
+            batch.enqueue(queue, entry, keep=keeps)
+        elif keeps:
+            keeping.store_new(self.store_of(queue), entry)
         else:
-            batch.enqueue(queue, entry)
+            self.store_of(queue).enqueue([entry])
 
     def _entry(self, queue: str, message: dict[str, Any]) -> Entry | None:
         """The message as the schedule takes it, or None if it belongs on the ordinary list."""

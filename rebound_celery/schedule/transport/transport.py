@@ -197,8 +197,8 @@ class Transport(kombu_redis.Transport):
         OutOfMemoryError,
         ReadOnlyError,
     )
-    # What a publisher tries again: as with kombu's own, not what has been tried often enough. kombu asks the class for
-    # it; an instance that has it is treated as a transport which can tell lasting errors from others.
+    # What a publisher tries again: as with kombu's own, not what has been tried often enough. `Connection.ensure` asks
+    # the class for it; an instance that has it is taken for a transport which can tell lasting errors from others.
     recoverable_connection_errors = _OfTheClass(
         (*kombu_redis.Transport.connection_errors, *kombu_redis.Transport.channel_errors)
     )

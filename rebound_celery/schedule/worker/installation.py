@@ -18,8 +18,8 @@ from ..port import ScheduleOptions, message_leases
 from ..transport import eta, installed
 from ..transport.installed import Installation
 from . import announcements, worker_state
-from .eviction import warn_of_eviction
 from .remote_control import extend_panel, make_control
+from .start_checks import warn_of_eviction, warn_of_unconsumed
 
 _HOME = "rebound_celery.schedule.transport.transport"
 _TRANSPORTS = {
@@ -50,7 +50,7 @@ def install_schedule(app: Celery, options: Options | Callable[[], Options] | Non
     """
     read = partial(_read, options)
     token = _install(app, read)
-    # Celery calls the fixups of each copy that it makes of the app, in whatever process.
+    # A copy of the app has its fixups (see `__reduce_keys__`), and Celery calls them where it makes the copy.
     app.fixups = [*(fixup for fixup in app.fixups if not isinstance(fixup, _Copied)), _Copied(app.main, token, read)]
 
 
@@ -61,15 +61,16 @@ def _install(app: Celery, read_options: Callable[[], ScheduleOptions], *, is_cop
     setattr(app, _ATTRIBUTE, installation)
     add_transport_option(app, installed.OPTION, token, _look_often)
     signals.task_received.connect(eta.give_back, dispatch_uid="rebound-eta")
-    if not is_copy:
-        # Celery takes any callable here, and this one can be pickled with the app.
-        app.control_cls = partial(make_control, app.control_cls)
+    control_cls = app.control_cls
+    if not isinstance(control_cls, partial) or control_cls.func is not make_control:
+        # Celery takes any callable here, and this one is pickled with the app.
+        app.control_cls = partial(make_control, control_cls)
         vars(app).pop("control", None)  # made already, from the class before
     installed.set_worker(worker_state.ThisWorker())
     signals.worker_init.connect(_prepare_worker, dispatch_uid="rebound-worker")
     signals.worker_init.connect(share_with_children, dispatch_uid="rebound-share-stop")
     signals.worker_shutting_down.connect(tell_children, dispatch_uid="rebound-tell-stop")
-    signals.worker_ready.connect(_check_redis, dispatch_uid="rebound-redis")
+    signals.worker_ready.connect(_check_start, dispatch_uid="rebound-start")
     signals.worker_ready.connect(_watch, dispatch_uid="rebound-watch")
     signals.worker_shutdown.connect(_unwatch, dispatch_uid="rebound-unwatch")
     return token
@@ -143,8 +144,9 @@ def _count_loss(message: Any) -> None:
     message_leases(message).count_loss(message.delivery_tag)
 
 
-def _check_redis(sender: Any = None, **_: Any) -> None:
+def _check_start(sender: Any = None, **_: Any) -> None:
     warn_of_eviction(sender.app)
+    warn_of_unconsumed(sender)
 
 
 def _watch(sender: Any = None, **_: Any) -> None:

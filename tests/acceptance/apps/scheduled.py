@@ -25,7 +25,11 @@ app.conf.update(json.loads(os.environ.get("TEST_CONF", "{}")))
 if os.environ.get("TEST_STOCK") != "1":
     install_schedule(
         app,
-        lambda: {"lease": float(os.environ.get("TEST_LEASE", "30")), "health_file": os.environ.get("TEST_HEALTH_FILE")},
+        lambda: {
+            "lease": float(os.environ.get("TEST_LEASE", "30")),
+            "health_file": os.environ.get("TEST_HEALTH_FILE"),
+            "leased": tuple(filter(None, os.environ.get("TEST_LEASED", "").split(","))),
+        },
     )
 
 log = redis.Redis.from_url(URL)
