@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Literal
 
 from celery import Celery, signals
 from celery.result import AsyncResult
-from celery.utils.imports import symbol_by_name
-from kombu import Exchange, Queue
 
 from . import registry
 from .celery_conf import LiveSetting, is_set, when_configured
@@ -21,7 +19,7 @@ from .delivery.collector import spare_what_is_loaded
 from .delivery.delivery import PRIORITY_NORMAL, Delivery, priority_of
 from .delivery.form import DeliveryForm, to_argument
 from .delivery.opened import Destinations, OpenedDestinations
-from .delivery.outcomes import Scheduled
+from .delivery.own_queue import add_queue
 from .delivery.publisher import Publisher
 from .delivery.task import DeliverTask
 from .errors import InvalidSettingError, ReboundError
@@ -30,6 +28,7 @@ from .policy import RetryPolicy
 from .requests import Destination, RetryRequest, merged_value
 from .schedule import install_schedule
 from .schedule.port import ScheduleOptions
+from .scheduled import Scheduled
 
 #: How many messages `schedule_retries` stores with one call.
 _CHUNK = 1000
@@ -71,7 +70,7 @@ class Rebound:
         self.dead_set = DeadSet(self._publisher.open)
         registry.install(app, self)
         install_schedule(app, self._schedule_options)
-        self._add_queue()
+        add_queue(app)
         self._add_task()
         when_configured(app, self._turn_on_events)
 
@@ -101,22 +100,15 @@ class Rebound:
             "dead-set": DeadSetDestination(self._publisher.open),
         }
 
+    def close(self) -> None:
+        """Close what this process has opened: its connections to Redis, Kafka and HTTP receivers.
+
+        Workers and consumers do it when they stop. A closed Rebound may be used again; it connects anew.
+        """
+        self._close_destinations()
+        self._publisher.close()
+
     # What is added to the app
-
-    def _add_queue(self) -> None:
-        """Declare rebound's queue where the app declares its own, whenever that happens."""
-        if "amqp" in self.app.__dict__:
-            # The app has been used already: its queues may be there.
-            self._declare(self.app.amqp.queues)
-            return
-        # Celery takes any callable here. This one can be pickled with the app.
-        self.app.amqp_cls = partial(_make_amqp, self.app.amqp_cls)
-
-    def _declare(self, queues: Any) -> Any:
-        name = self.settings.queue
-        if name not in queues:
-            queues.select_add(Queue(name, Exchange(name), routing_key=name))
-        return queues
 
     def _add_task(self) -> None:
         class Deliver(DeliverTask):
@@ -288,13 +280,3 @@ class Rebound:
 
 
 _SETTING_NAMES = [PREFIX + setting.name for setting in fields(Settings)]
-
-
-def _make_amqp(amqp_cls: Any, app: Celery) -> Any:
-    """The app's AMQP with rebound's queue among its queues, whenever and however often it makes them."""
-    amqp = symbol_by_name(amqp_cls)(app)
-    rebound = getattr(app, "rebound", None)
-    if isinstance(rebound, Rebound):  # an app that was unpickled has none until its module is imported
-        make_queues = amqp.Queues
-        amqp.Queues = lambda *args, **kwargs: rebound._declare(make_queues(*args, **kwargs))  # noqa: SLF001
-    return amqp

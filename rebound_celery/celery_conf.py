@@ -45,7 +45,7 @@ class LiveSetting:
         conf = self._app.conf
         changes = conf.changes
         if self._conf is not conf:
-            self._names = conf._to_keys(self._name)  # noqa: SLF001 - all of its names, as Celery looks it up
+            self._names = conf._to_keys(self._name)  # noqa: SLF001 - of celery: all of its names
             below = conf.copy()
             for name in self._names:
                 below.changes.pop(name, None)

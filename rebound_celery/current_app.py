@@ -12,7 +12,7 @@ from .requests import Destination, RetryRequest, merged_value
 if TYPE_CHECKING:
     from celery.result import AsyncResult
 
-    from .delivery.outcomes import Scheduled
+    from .scheduled import Scheduled
 
 
 def schedule_retry(

@@ -32,7 +32,7 @@ from .log_fields import log_fields, named
 from .opened import OpenedDestinations
 from .publisher import FAULTS, Publisher
 from .results import store_result
-from .strategy import strategy
+from .strategy import Strategy
 
 #: What no setting of the app's may change in the delivery task.
 PROMISED = (
@@ -65,7 +65,7 @@ class DeliverTask(Task):
     """
 
     name = TASK_NAME
-    Strategy = staticmethod(strategy)
+    Strategy = Strategy
     acks_late = True
     reject_on_worker_lost = True
     retry_on_worker_lost = False
