@@ -36,6 +36,8 @@ class Strategy:
         consumer: the worker's consumer.
     """
 
+    gatherer: Gatherer
+
     def __init__(self, task: Any, app: Any, consumer: Any) -> None:
         events = TaskEvents(consumer.event_dispatcher, task)
         # Otherwise nobody looks at more than the id of a message that is on its way to the pool. One of the signal's
