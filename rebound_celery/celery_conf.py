@@ -23,6 +23,13 @@ def is_set(app: Celery, name: str) -> bool:
     return any(candidate in layer for layer in (app.conf.changes, app.loader.conf or {}) for candidate in names)
 
 
+def turn_on_events(app: Celery) -> None:
+    """Let Flower see tasks, unless the app says otherwise: without events it shows nothing."""
+    for name in ("worker_send_task_events", "task_send_sent_event"):
+        if not is_set(app, name):
+            app.conf[name] = True
+
+
 class LiveSetting:
     """A Celery setting that is read each time, for a tenth of what `app.conf` takes.
 

@@ -32,8 +32,9 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "config": ("errors", "message", "message.*", "policy", "policy.*"),
     "registry": ("config", "errors", "message", "message.*", "policy", "requests", "scheduled"),
     "celery_conf": (),
-    "current_app": ("policy", "registry", "requests", "scheduled"),
-    "requests": ("caching", "clock", "config", "errors", "message", "message.*", "policy", "policy.*"),
+    "current_app": ("policy", "registry", "requests", "scheduled", "values"),
+    "values": ("errors", "message"),
+    "requests": ("values", "caching", "clock", "config", "errors", "message", "message.*", "policy", "policy.*"),
     "compat": ("errors", "schedule.port"),
     # the stages
     "consumer": (*COMMON, "kafka_common", "registry", "compat", "compat.celery_*", "compat.kafka_*"),
@@ -60,6 +61,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "schedule",
         "schedule.port",
         "scheduled",
+        "values",
         "delivery",
         "delivery.*",
         "destinations",
@@ -148,6 +150,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
         "schedule.port",
         "schedule.transport.*",
         "schedule.worker.*",
+        "values",
     ),
 }
 
