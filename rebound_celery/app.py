@@ -9,11 +9,9 @@ from typing import Any, Literal
 
 from celery import Celery, signals
 from celery.result import AsyncResult
-from celery.utils.imports import symbol_by_name
-from kombu import Exchange, Queue
 
 from . import registry
-from .celery_conf import LiveSetting, is_set, when_configured
+from .celery_conf import LiveSetting, turn_on_events, when_configured
 from .clock import SYSTEM_CLOCK, Clock
 from .config import PREFIX, Settings
 from .dead_letters import DeadSet
@@ -21,15 +19,17 @@ from .delivery.collector import spare_what_is_loaded
 from .delivery.delivery import PRIORITY_NORMAL, Delivery, priority_of
 from .delivery.form import DeliveryForm, to_argument
 from .delivery.opened import Destinations, OpenedDestinations
-from .delivery.outcomes import Scheduled
+from .delivery.own_queue import add_queue
 from .delivery.publisher import Publisher
 from .delivery.task import DeliverTask
 from .errors import InvalidSettingError, ReboundError
 from .message import Message
 from .policy import RetryPolicy
-from .requests import Destination, RetryRequest, merged_value
+from .requests import Destination, RetryRequest, error_of, keep_error, merged_value
 from .schedule import install_schedule
 from .schedule.port import ScheduleOptions
+from .scheduled import Scheduled
+from .values import Name
 
 #: How many messages `schedule_retries` stores with one call.
 _CHUNK = 1000
@@ -71,9 +71,9 @@ class Rebound:
         self.dead_set = DeadSet(self._publisher.open)
         registry.install(app, self)
         install_schedule(app, self._schedule_options)
-        self._add_queue()
+        add_queue(app)
         self._add_task()
-        when_configured(app, self._turn_on_events)
+        when_configured(app, partial(turn_on_events, app))
 
     # What is read and made when first needed
 
@@ -101,22 +101,15 @@ class Rebound:
             "dead-set": DeadSetDestination(self._publisher.open),
         }
 
+    def close(self) -> None:
+        """Close what this process has opened: its connections to Redis, Kafka and HTTP receivers.
+
+        Workers and consumers do it when they stop. A closed Rebound may be used again; it connects anew.
+        """
+        self._close_destinations()
+        self._publisher.close()
+
     # What is added to the app
-
-    def _add_queue(self) -> None:
-        """Declare rebound's queue where the app declares its own, whenever that happens."""
-        if "amqp" in self.app.__dict__:
-            # The app has been used already: its queues may be there.
-            self._declare(self.app.amqp.queues)
-            return
-        # Celery takes any callable here. This one can be pickled with the app.
-        self.app.amqp_cls = partial(_make_amqp, self.app.amqp_cls)
-
-    def _declare(self, queues: Any) -> Any:
-        name = self.settings.queue
-        if name not in queues:
-            queues.select_add(Queue(name, Exchange(name), routing_key=name))
-        return queues
 
     def _add_task(self) -> None:
         class Deliver(DeliverTask):
@@ -141,13 +134,6 @@ class Rebound:
     def _close_destinations(self, **_: Any) -> None:
         self._destinations.close()
 
-    def _turn_on_events(self) -> None:
-        """Let Flower see retries, unless the app says otherwise: without events it shows nothing."""
-        conf = self.app.conf
-        for name in ("worker_send_task_events", "task_send_sent_event"):
-            if not is_set(self.app, name):
-                conf[name] = True
-
     def _schedule_options(self) -> ScheduleOptions:
         settings = self.settings
         return ScheduleOptions(
@@ -165,8 +151,8 @@ class Rebound:
         destination: Destination,
         value: object = None,
         *,
-        id: str | None = None,  # noqa: A002 - the field's own word
-        key: bytes | str | None = None,
+        id: Name | None = None,  # noqa: A002 - the field's own word
+        key: bytes | Name | None = None,
         headers: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None,
         max_retries: int | None = None,
         base_delay: float | None = None,
@@ -174,10 +160,11 @@ class Rebound:
         destination_type: Literal["kafka", "http"] | None = None,
         dead_destination: Destination | None = None,
         source: object = None,
-        client_id: str | None = None,
+        client_id: Name | None = None,
         is_priority: bool = False,
         error: BaseException | str | None = None,
-        attempt: int = 1,
+        attempt: int | None = None,
+        delay: float | None = None,
         message_data: object = None,
     ) -> AsyncResult:
         """Deliver a message later: after `base_delay * 2**(attempt-1)` seconds, until its retries are spent.
@@ -186,10 +173,10 @@ class Rebound:
             destination: `kafka://topic`, `kafka://host:port/topic`, `http(s)://...`, or a mapping with `topic`
                 (and `host`, `port`) or `url`.
             value: bytes as they are; text as UTF-8; None as a Kafka record without value (an empty body over HTTP);
-                anything else as JSON.
+                anything else as JSON, in which UUID, Decimal and datetime have the form that Celery gives them.
             id: a stable name for the message, which receivers see as `rebound-id`; None makes one.
-            key: the record's key, bytes or text; None for none. Over HTTP it is the header `X-Message-Key`.
-            headers: a mapping or pairs; text values become UTF-8.
+            key: the record's key: bytes, text, a number or a UUID; None for none. Over HTTP it is `X-Message-Key`.
+            headers: a mapping or pairs; values that are text, numbers or UUIDs become UTF-8.
             max_retries: 0 to 100; None means the app's `rebound_max_retries`. With 0 it is a dead letter at once.
             base_delay: 1 to 3600 seconds; None means the app's `rebound_base_delay`.
             policy: in place of `max_retries` and `base_delay`.
@@ -200,7 +187,9 @@ class Rebound:
             source, client_id: free words that travel along as headers.
             is_priority: whether it is taken before others that are due.
             error: why the attempt failed, an exception or a text; a dead letter carries it.
-            attempt: which attempt has failed; 1 is the first.
+            attempt: which attempt has failed; 1 is the first, and what None means.
+            delay: seconds until the first delivery, from 0, which is at once; None means what the policy says. With a
+                delay and neither `error` nor `attempt`, nothing has failed yet: the first delivery is attempt 1.
             message_data: another name for `value`.
 
         Returns:
@@ -227,11 +216,19 @@ class Rebound:
                 is_priority=is_priority,
                 error=error,
                 attempt=attempt,
+                delay=delay,
             )
         )
 
     def schedule(self, request: RetryRequest) -> AsyncResult:
         """Schedule one retry; see `schedule_retry`, whose arguments are the fields of `request`."""
+        try:
+            return self._schedule(request)
+        except ReboundError as fault:
+            keep_error(fault, request.error)
+            raise
+
+    def _schedule(self, request: RetryRequest) -> AsyncResult:
         message, due_ms = request.to_message(self.settings, self._clock.now_ms())
         if self._is_eager():
             argument = to_argument(Delivery(message=message, task_id=message.task_id))
@@ -258,6 +255,7 @@ class Rebound:
                 request = given if isinstance(given, RetryRequest) else RetryRequest.from_mapping(given)
                 message, due_ms = request.to_message(self.settings, self._clock.now_ms())
             except ReboundError as error:
+                keep_error(error, error_of(given))
                 outcomes.append(error)
                 continue
             places.append(len(outcomes))
@@ -288,13 +286,3 @@ class Rebound:
 
 
 _SETTING_NAMES = [PREFIX + setting.name for setting in fields(Settings)]
-
-
-def _make_amqp(amqp_cls: Any, app: Celery) -> Any:
-    """The app's AMQP with rebound's queue among its queues, whenever and however often it makes them."""
-    amqp = symbol_by_name(amqp_cls)(app)
-    rebound = getattr(app, "rebound", None)
-    if isinstance(rebound, Rebound):  # an app that was unpickled has none until its module is imported
-        make_queues = amqp.Queues
-        amqp.Queues = lambda *args, **kwargs: rebound._declare(make_queues(*args, **kwargs))  # noqa: SLF001
-    return amqp

@@ -23,6 +23,13 @@ def is_set(app: Celery, name: str) -> bool:
     return any(candidate in layer for layer in (app.conf.changes, app.loader.conf or {}) for candidate in names)
 
 
+def turn_on_events(app: Celery) -> None:
+    """Let Flower see tasks, unless the app says otherwise: without events it shows nothing."""
+    for name in ("worker_send_task_events", "task_send_sent_event"):
+        if not is_set(app, name):
+            app.conf[name] = True
+
+
 class LiveSetting:
     """A Celery setting that is read each time, for a tenth of what `app.conf` takes.
 
@@ -45,7 +52,7 @@ class LiveSetting:
         conf = self._app.conf
         changes = conf.changes
         if self._conf is not conf:
-            self._names = conf._to_keys(self._name)  # noqa: SLF001 - all of its names, as Celery looks it up
+            self._names = conf._to_keys(self._name)  # noqa: SLF001 - of celery: all of its names
             below = conf.copy()
             for name in self._names:
                 below.changes.pop(name, None)

@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING, Any, Literal
 from . import registry
 from .policy import RetryPolicy
 from .requests import Destination, RetryRequest, merged_value
+from .values import Name
 
 if TYPE_CHECKING:
     from celery.result import AsyncResult
 
-    from .delivery.outcomes import Scheduled
+    from .scheduled import Scheduled
 
 
 def schedule_retry(
     destination: Destination,
     value: object = None,
     *,
-    id: str | None = None,  # noqa: A002 - the field's own word
-    key: bytes | str | None = None,
+    id: Name | None = None,  # noqa: A002 - the field's own word
+    key: bytes | Name | None = None,
     headers: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None,
     max_retries: int | None = None,
     base_delay: float | None = None,
@@ -28,10 +29,11 @@ def schedule_retry(
     destination_type: Literal["kafka", "http"] | None = None,
     dead_destination: Destination | None = None,
     source: object = None,
-    client_id: str | None = None,
+    client_id: Name | None = None,
     is_priority: bool = False,
     error: BaseException | str | None = None,
-    attempt: int = 1,
+    attempt: int | None = None,
+    delay: float | None = None,
     message_data: object = None,
 ) -> AsyncResult:
     """`Rebound.schedule_retry` of Celery's current app; its arguments are described there.
@@ -56,6 +58,7 @@ def schedule_retry(
             is_priority=is_priority,
             error=error,
             attempt=attempt,
+            delay=delay,
         )
     )
 

@@ -13,13 +13,20 @@ class InvalidSettingError(ReboundError, ValueError):
     """A value cannot be used. The text names the field, the value, and what is allowed."""
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
-        super().__init__(f"{field}={value!r} cannot be used: {allowed}")
+        super().__init__(f"{field}={_shown(value)} cannot be used: {allowed}")
         self.field = field
         self.value = value
         self.allowed = allowed
 
     def __reduce__(self) -> tuple[type, tuple[str, object, str]]:
         return type(self), (self.field, self.value, self.allowed)
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001 - an object of the caller's may do anything
+        return f"<{type(value).__name__}>"
 
 
 class NotInstalledError(ReboundError):

@@ -14,8 +14,8 @@ from .message import Message
 if TYPE_CHECKING:
     from celery.result import AsyncResult
 
-    from .delivery.outcomes import Scheduled
     from .requests import RetryRequest
+    from .scheduled import Scheduled
 
 _ATTRIBUTE = "rebound"
 
@@ -56,15 +56,20 @@ def install(app: Any, rebound: RetryScheduler) -> None:
     setattr(app, _ATTRIBUTE, rebound)
 
 
+def installed(app: Any) -> RetryScheduler | None:
+    """Return the Rebound of `app`; None if it has none."""
+    return cast(RetryScheduler | None, getattr(app, _ATTRIBUTE, None))  # an app of celery
+
+
 def find(app: Any = None) -> RetryScheduler:
-    """The Rebound of `app`, or of Celery's current app when None.
+    """Return the Rebound of `app`, or of Celery's current app when None.
 
     Raises:
         NotInstalledError: if that app has none.
     """
     # current_app is a proxy; the attribute is looked up on the app behind it.
     chosen = current_app if app is None else app
-    found = getattr(chosen, _ATTRIBUTE, None)
+    found = installed(chosen)
     if found is None:
-        raise NotInstalledError(str(getattr(chosen, "main", None) or chosen))
-    return cast(RetryScheduler, found)
+        raise NotInstalledError(str(chosen.main or chosen))
+    return found

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import math
 import socket
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -14,16 +13,17 @@ import msgspec
 from .caching import cached
 from .config import Settings
 from .errors import InvalidSettingError
-from .message import Headers, Message, dead_letter_topic, new_id, normalize_headers
+from .message import Message, dead_letter_topic, new_id
 from .message.address import DEAD_SET, Address, KafkaAddress, parse_address
-from .message.history import add_attempt
+from .message.history import History, add_attempt
 from .policy import MAX_RETRIES_LIMIT, Failure, Retry, RetryPolicy, decide, policy_of
+from .values import Name, encode_headers, encode_key, encode_value, text_of
 
 #: Who tried, in the history of a message that `schedule_retry` makes.
 _BY = f"schedule_retry@{socket.gethostname()}"
 
-_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-
+#: The longest delay of a first delivery, in seconds: a year.
+_MAX_DELAY_S = 365 * 86_400
 
 #: What names a destination; see `RetryRequest`.
 Destination = str | Mapping[str, Any] | Address
@@ -36,10 +36,11 @@ class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
         destination: `kafka://topic`, `kafka://host:port/topic`, `http(s)://...`, a mapping with `topic` (and `host`,
             `port`, `partition`) or `url`, or an address.
         value: bytes as they are; text as UTF-8; None as a Kafka record without value (an empty body over HTTP);
-            anything else as JSON. Mappings may name it `message_data`.
+            anything else as JSON, in which UUID, Decimal and datetime have the form that Celery gives them. Mappings
+            may name it `message_data`.
         id: a stable name for the message, which receivers see as `rebound-id`; None makes one.
-        key: the record's key, bytes or text; None for none. Over HTTP it is the header `X-Message-Key`.
-        headers: a mapping or pairs; text values become UTF-8.
+        key: the record's key: bytes, text, a number or a UUID; None for none. Over HTTP it is `X-Message-Key`.
+        headers: a mapping or pairs; values that are text, numbers or UUIDs become UTF-8.
         max_retries: 0 to 100; None means the app's `rebound_max_retries`. With 0 it is a dead letter at once.
         base_delay: 1 to 3600 seconds; None means the app's `rebound_base_delay`.
         policy: a RetryPolicy, instead of `max_retries` and `base_delay`.
@@ -50,13 +51,15 @@ class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
         source, client_id: free words that travel along as headers.
         is_priority: whether it is taken before others that are due.
         error: why the attempt failed, an exception or a text; a dead letter carries it.
-        attempt: which attempt has failed; 1 is the first.
+        attempt: which attempt has failed; 1 is the first, and what None means.
+        delay: seconds until the first delivery, from 0, which is at once; None means what the policy says. With a delay
+            and neither `error` nor `attempt`, nothing has failed yet: the first delivery is attempt 1.
     """
 
     destination: Destination
     value: object = None
-    id: str | None = None
-    key: bytes | str | None = None
+    id: Name | None = None
+    key: bytes | Name | None = None
     headers: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None
     max_retries: int | None = None
     base_delay: float | None = None
@@ -64,10 +67,11 @@ class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
     destination_type: Literal["kafka", "http"] | None = None
     dead_destination: Destination | None = None
     source: object = None
-    client_id: str | None = None
+    client_id: Name | None = None
     is_priority: bool = False
     error: BaseException | str | None = None
-    attempt: int = 1
+    attempt: int | None = None
+    delay: float | None = None
 
     @classmethod
     def from_mapping(cls, arguments: Mapping[str, Any]) -> RetryRequest:
@@ -93,47 +97,59 @@ class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             InvalidSettingError: naming the field, its value, and what is allowed.
         """
-        attempt = self.attempt
+        attempt, delay = 1 if self.attempt is None else self.attempt, self.delay
         if type(attempt) is not int or not 1 <= attempt <= 1 + MAX_RETRIES_LIMIT:
             raise InvalidSettingError("attempt", attempt, f"it is a whole number from 1 to {1 + MAX_RETRIES_LIMIT}")
+        if delay is not None:
+            _check_delay(delay)
         policy = self._policy(settings)
         destination, dead = _addresses(
             self.destination, self.destination_type, self.dead_destination, settings.dead_letter_suffix
         )
         value, content_type = self.value, None
         if value is not None and type(value) is not bytes:
-            value, content_type = _encode(value)
+            value, content_type = encode_value(value)
         key = self.key
         if key is not None and type(key) is not bytes:
-            key = _encode_key(key)
+            key = encode_key(key)
         error = self.error
         failure = None
         if error is not None:
             failure = _describe(error, with_stack=attempt > policy.max_retries)
-        decision = decide(policy, attempt, failure, first_failed_at_ms=now_ms, now_ms=now_ms)
-        if isinstance(decision, Retry):
-            next_attempt, due_ms, reason = decision.attempt, decision.due_ms, None
+        first_failed_at: int | None = now_ms
+        history: History = ()
+        reason = None
+        if delay is not None and error is None and self.attempt is None:
+            # Nothing was tried yet.
+            next_attempt, due_ms, first_failed_at = 1, now_ms, None
         else:
-            next_attempt, due_ms, reason = attempt, now_ms, decision.reason
+            history = add_attempt((), attempt, now_ms, failure, _BY)
+            decision = decide(policy, attempt, failure, first_failed_at_ms=now_ms, now_ms=now_ms)
+            if isinstance(decision, Retry):
+                next_attempt, due_ms = decision.attempt, decision.due_ms
+            else:
+                next_attempt, due_ms, reason = attempt, now_ms, decision.reason
+        if delay is not None and reason is None:
+            due_ms = now_ms + round(delay * 1000)
         # By position: ten times as fast as by name.
         message = Message(
-            new_id() if self.id is None else _text("id", self.id),
+            new_id() if self.id is None else text_of("id", self.id),
             value,
             destination,
             next_attempt,
             policy,
             key,
-            () if self.headers is None else _headers(self.headers),
+            () if self.headers is None else encode_headers(self.headers),
             dead,
             reason,
             failure,
-            add_attempt((), attempt, now_ms, failure, _BY),
+            history,
             None,
             None,
-            now_ms,
+            first_failed_at,
             content_type,
-            None if self.source is None else str(self.source),
-            None if self.client_id is None else _text("client_id", self.client_id),
+            None if self.source is None else _free_text("source", self.source),
+            None if self.client_id is None else text_of("client_id", self.client_id),
         )
         return message, due_ms
 
@@ -161,6 +177,26 @@ def merged_value(value: object, message_data: object) -> object:
     if value is not None:
         raise InvalidSettingError("value", value, "give it, or message_data, not both")
     return message_data
+
+
+def keep_error(fault: BaseException, error: object) -> None:
+    """Let the stack trace of `fault` show the caller's own exception, which nothing else may tell of any more."""
+    if not isinstance(error, BaseException):
+        return
+    last = fault
+    while (earlier := last.__cause__ or (None if last.__suppress_context__ else last.__context__)) is not None:
+        if earlier is error:
+            return
+        last = earlier
+    if last is not error:
+        last.__context__, last.__suppress_context__ = error, False
+
+
+def error_of(given: object) -> object:
+    """The error that a request tells of, however it was given."""
+    if isinstance(given, RetryRequest):
+        return given.error
+    return given.get("error") if isinstance(given, Mapping) else None
 
 
 _NAMES = tuple(field.name for field in msgspec.structs.fields(RetryRequest))
@@ -195,35 +231,14 @@ def _describe(error: object, *, with_stack: bool) -> Failure:
     return Failure.of(error, with_stack=with_stack)
 
 
-def _encode(data: object) -> tuple[bytes, str | None]:
-    """Return the bytes of a value and what an HTTP receiver is told of them."""
-    if isinstance(data, bytes | bytearray | memoryview):
-        return bytes(data), None
+def _check_delay(delay: object) -> None:
+    is_number = isinstance(delay, int | float) and not isinstance(delay, bool) and math.isfinite(delay)
+    if not is_number or not 0 <= delay <= _MAX_DELAY_S:  # type: ignore[operator]
+        raise InvalidSettingError("delay", delay, f"it is a number of seconds, from 0 to {_MAX_DELAY_S}")
+
+
+def _free_text(field: str, value: object) -> str:
     try:
-        if isinstance(data, str):
-            return data.encode(), "text/plain; charset=utf-8"
-        return _to_json(data).encode(), "application/json"
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidSettingError("value", data, f"give bytes, text, None, or what JSON can hold ({error})") from error
-
-
-def _encode_key(key: object) -> bytes:
-    if isinstance(key, bytes):
-        return bytes(key)
-    if isinstance(key, str):
-        with suppress(UnicodeEncodeError):
-            return key.encode()
-    raise InvalidSettingError("key", key, "give bytes, text or None")
-
-
-def _headers(headers: Any) -> Headers:
-    try:
-        return normalize_headers(headers)
-    except (TypeError, ValueError) as error:
-        raise InvalidSettingError("headers", headers, f"give a mapping or pairs ({error})") from error
-
-
-def _text(field: str, value: object) -> str:
-    if isinstance(value, str) and value:
-        return value
-    raise InvalidSettingError(field, value, "give a text, or None")
+        return str(value)
+    except Exception as error:
+        raise InvalidSettingError(field, value, f"it has no text ({error})") from error

@@ -360,4 +360,10 @@ PATCHES: tuple[Patch, ...] = (
         "delivery/sent_events.py",
         "It is the dispatcher with which apply_async sends `task-sent`.",
     ),
+    _celery(
+        "utils.collections:ConfigurationView._to_keys",
+        "used",
+        "celery_conf.py",
+        "A setting that each call reads is looked up under all of its names, without the cost of `app.conf`.",
+    ),
 )

@@ -12,13 +12,11 @@ from kafka.net.compat import KafkaNetClient
 from ..compat.kafka_python import calm, finish_joins, read_any_header_name
 from ..config import Settings
 from ..errors import UnreachableError
+from ..kafka_common import shared_options
 from .config import ConsumerConfig
 
 #: How long the first connection may take, in milliseconds.
 BOOTSTRAP_TIMEOUT_MS = 8_000
-
-#: The options of `rebound_kafka_options` that begin like this are about the connection. They hold for a consumer too.
-SHARED_OPTIONS = ("security_protocol", "sasl_", "ssl_", "proxy_url", "socks5_proxy", "api_version")
 
 #: Errors that waiting does not cure.
 FATAL = (
@@ -52,7 +50,7 @@ def kafka_options(config: ConsumerConfig, settings: Settings) -> dict[str, Any]:
         "fetch_max_bytes": 8 * 1024 * 1024,
     }
     if set(brokers) == set(settings.kafka_brokers):
-        options |= {k: v for k, v in settings.kafka_options.items() if k.startswith(SHARED_OPTIONS)}
+        options |= shared_options(settings.kafka_options)
     options |= config.kafka_options
     options |= {
         "bootstrap_servers": list(brokers),

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import InvalidSettingError
+from ..kafka_common import near_matches
 from .config import ConsumerConfig
 
 #: The time between two warnings that a pattern matches no topic, in seconds. The first one comes after a moment, since
@@ -23,11 +23,6 @@ _FIRST_WARNING_S = 2.0
 _TIMEOUT_MS = 2_000
 
 logger = logging.getLogger(__name__)
-
-
-def near_matches(name: str, present: Iterable[str]) -> list[str]:
-    """Return the names in `present` that are most like `name`, at most three."""
-    return difflib.get_close_matches(name, list(present), n=3)
 
 
 def check_topics(consumer: KafkaConsumer, config: ConsumerConfig) -> None:

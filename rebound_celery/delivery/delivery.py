@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +44,8 @@ class Delivery:
         reply_to: where a result backend that sends its results as messages (`rpc://`) sends the result.
         task_headers: headers that listeners of `before_task_publish` have added to the Celery message.
         unknown: fields that a later version stored; they are kept.
+        surroundings: the context variables in which listeners to Celery's signals hear of it; None for those of the
+            caller. This is not stored.
     """
 
     message: Message
@@ -55,6 +58,14 @@ class Delivery:
     reply_to: str | None = None
     task_headers: Mapping[str, Any] = field(default_factory=dict)
     unknown: Mapping[str, Any] = field(default_factory=dict)
+    surroundings: Context | None = field(default=None, repr=False, compare=False)
+
+    def heard(self, send: Callable[..., object], **named: Any) -> None:
+        """Send a signal about this delivery."""
+        if self.surroundings is None:
+            send(**named)
+        else:
+            self.surroundings.run(send, **named)
 
     @property
     def lane(self) -> str:

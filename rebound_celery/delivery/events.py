@@ -54,7 +54,7 @@ class TaskEvents:
         if events and not self._send(events):
             with eventer.mutex:
                 # Where the dispatcher gathers the events of a group until it sends them as one message.
-                eventer._group_buffer[_GROUP].extend(events)  # noqa: SLF001
+                eventer._group_buffer[_GROUP].extend(events)  # noqa: SLF001 - of celery
             # It keeps them while Redis is away.
             eventer.flush(errors=False)
 

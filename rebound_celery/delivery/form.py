@@ -11,6 +11,7 @@ import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from celery import signals
@@ -122,10 +123,10 @@ class DeliveryForm:
         """Whether somebody listens to the signals that Celery sends when it publishes."""
         return bool(signals.before_task_publish.receivers or signals.after_task_publish.receivers)
 
-    def before_publish(self, delivery: Delivery, now_ms: int) -> dict[str, Any] | None:
+    def before_publish(self, delivery: Delivery, now_ms: int) -> Callable[[], None] | None:
         """Send the signal that Celery sends before it publishes, and keep the headers that listeners add.
 
-        Returns the arguments for `after_publish`; None where nobody listens to either signal.
+        Returns what sends the signal that Celery sends after it; None where nobody listens to either signal.
         """
         if not self.is_listened_to:
             return None
@@ -139,7 +140,8 @@ class DeliveryForm:
             "delivery_info": {"exchange": "", "routing_key": queue},
         }
         body: tuple[Any, ...] = ((str(delivery.message),), {}, self._template.embed)
-        signals.before_task_publish.send(
+        delivery.heard(
+            signals.before_task_publish.send,
             sender=TASK_NAME,
             body=body,
             exchange="",
@@ -152,12 +154,15 @@ class DeliveryForm:
         added = {name: value for name, value in headers.items() if name not in original or original[name] != value}
         if added:
             delivery.task_headers = {**delivery.task_headers, **added}
-        return {"sender": TASK_NAME, "body": body, "headers": headers, "exchange": "", "routing_key": queue}
-
-    def after_publish(self, published: dict[str, Any] | None) -> None:
-        """Send the signal that Celery sends after it has published."""
-        if published is not None:
-            signals.after_task_publish.send(**published)
+        return partial(
+            delivery.heard,
+            signals.after_task_publish.send,
+            sender=TASK_NAME,
+            body=body,
+            headers=headers,
+            exchange="",
+            routing_key=queue,
+        )
 
     def _properties(self, task_id: str, priority: int, reply_to: str | None) -> dict[str, Any]:
         return {**self._template.properties, "correlation_id": task_id, "reply_to": reply_to, "priority": priority}

@@ -179,17 +179,19 @@ class Publisher:
         self._combiner.call(call)
         if call.error is not None:
             raise call.error
-        self._form.after_publish(last)
+        if last is not None:
+            last()
 
-    def _before_publish(self, deliveries: Sequence[Delivery]) -> dict[str, Any] | None:
+    def _before_publish(self, deliveries: Sequence[Delivery]) -> Callable[[], None] | None:
         """Send the signals of each delivery. They come in pairs: after each message, before the next one.
 
-        Returns the arguments of the last signal, which is left to send once all are stored.
+        Returns what sends the last signal, which is left to send once all are stored.
         """
         now_ms = self._clock.now_ms()
-        last: dict[str, Any] | None = None
+        last: Callable[[], None] | None = None
         for delivery in deliveries:
-            self._form.after_publish(last)
+            if last is not None:
+                last()
             last = self._form.before_publish(delivery, now_ms)
         return last
 
@@ -230,9 +232,10 @@ class Publisher:
         with self._app.connection_for_write() as connection:
             channel = connection.default_channel
             for delivery in deliveries:
-                published = self._form.before_publish(delivery, now_ms)
+                tell_published = self._form.before_publish(delivery, now_ms)
                 channel.basic_publish(self._form.as_task(delivery, now_ms), exchange="", routing_key=queue)
-                self._form.after_publish(published)
+                if tell_published is not None:
+                    tell_published()
             if self._events.are_wanted():
                 with suppress(*FAULTS):  # what the events tell of is published by now
                     for event, exchange, key in self._events.messages(deliveries):

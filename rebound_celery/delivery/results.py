@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
+from celery import states
 from celery.app.task import Context
 from celery.backends.base import DisabledBackend
 
@@ -15,35 +17,58 @@ from .delivery import Delivery
 logger = logging.getLogger(__name__)
 
 
-def store_result(task: Any, delivery: Delivery, result: Result, worker: str | None) -> None:
+def keeps_results(task: Any) -> bool:
+    """Whether the app has a result backend, and wants it told of deliveries, or of failures alone."""
+    return not isinstance(task.backend, DisabledBackend) and (
+        not task.ignore_result or task.store_errors_even_if_ignored
+    )
+
+
+def store_result(task: Any, request: Context, result: Result) -> None:
     """Tell the app's result backend how a delivery ended, where the app has one and wants it told."""
-    backend = task.backend
-    if task.ignore_result or isinstance(backend, DisabledBackend):
+    if not keeps_results(task):
         return
-    request = _request(task, delivery, worker)
+    backend = task.backend
     try:
         if result.end == End.DONE:
-            backend.mark_as_done(delivery.task_id, result.text, request=request)
+            backend.mark_as_done(request.id, result.text, request=request, store_result=not task.ignore_result)
         elif result.end == End.DEAD:
             backend.mark_as_failure(
-                delivery.task_id, DeadLetterError(result.text), traceback=result.traceback or None, request=request
+                request.id, DeadLetterError(result.text), traceback=result.traceback or None, request=request
             )
         elif result.end == End.AGAIN:
-            backend.mark_as_retry(delivery.task_id, DeliveryError(result.text), request=request)
+            backend.mark_as_retry(request.id, DeliveryError(result.text), request=request)
     except Exception:
         # The delivery stands, whatever becomes of the note about it.
-        logger.exception("the result of task %s could not be stored", delivery.task_id, extra={"event": "no_result"})
+        logger.exception(
+            "the result of task %s could not be stored", request.id, extra={"event": "no_result", "task_id": request.id}
+        )
 
 
-def _request(task: Any, delivery: Delivery, worker: str | None) -> Context:
+def store_started(task: Any, request: Context) -> None:
+    """Tell the result backend that a delivery has begun, where the app wants that (`task_track_started`)."""
+    try:
+        task.backend.store_result(
+            request.id, {"pid": os.getpid(), "hostname": request.hostname}, states.STARTED, request=request
+        )
+    except Exception:
+        logger.exception(
+            "the start of task %s could not be stored", request.id, extra={"event": "no_result", "task_id": request.id}
+        )
+
+
+def request_of(task: Any, delivery: Delivery, worker: str) -> Context:
     """The task's request, from which backends take what they keep beside the result, and whom they answer."""
+    text = str(delivery.message)
     return Context(
         {
             **delivery.task_headers,
             "id": delivery.task_id,
             "task": task.name,
-            "args": [str(delivery.message)],
+            "args": [text],
             "kwargs": {},
+            "argsrepr": text,
+            "kwargsrepr": "{}",
             "root_id": delivery.root_id or delivery.task_id,
             "parent_id": delivery.parent_id,
             "retries": delivery.tries,
@@ -51,6 +76,12 @@ def _request(task: Any, delivery: Delivery, worker: str | None) -> Context:
             "reply_to": delivery.reply_to,
             "correlation_id": delivery.task_id,
             "ignore_result": task.ignore_result,
-            "delivery_info": {"exchange": "", "routing_key": task.queue_name(), "priority": delivery.priority},
+            "called_directly": False,
+            "delivery_info": {
+                "exchange": "",
+                "routing_key": task.queue_name(),
+                "priority": delivery.priority,
+                "redelivered": False,
+            },
         }
     )

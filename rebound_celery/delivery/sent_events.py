@@ -137,4 +137,4 @@ class SentEvents:
 
     @cached_property
     def _dispatcher(self) -> Any:
-        return self._app.amqp._event_dispatcher  # noqa: SLF001 - the one that apply_async uses
+        return self._app.amqp._event_dispatcher  # noqa: SLF001 - of celery: apply_async uses it

@@ -7,7 +7,6 @@ each message, which costs more than delivering it. This one gathers the messages
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 from celery import signals
@@ -28,29 +27,44 @@ from .job import Received, give_up, received_of
 logger = logging.getLogger(__name__)
 
 
-def strategy(task: Any, app: Any, consumer: Any) -> Callable[..., Any]:
-    """Celery's `Task.Strategy` for the delivery task."""
-    events = TaskEvents(consumer.event_dispatcher, task)
-    # Otherwise nobody looks at more than the id of a message that is on its way to the pool. One of the signal's
-    # receivers is the schedule's.
-    task.form.details_wanted = lambda: events.is_on or len(signals.task_received.receivers) > 1
-    request_class = _request_class(task, app, consumer)
-    earlier = getattr(consumer.strategies.get(task.name), "gatherer", None)
-    if earlier is not None:
-        earlier.retire()
-    gatherer = Gatherer(task, consumer, events)
-    utc = app.uses_utc_timezone()
+class Strategy:
+    """Celery's `Task.Strategy` for the delivery task: takes the messages that a worker's connection brings.
 
-    def handle(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **_: Any) -> None:
-        headers = message.headers
+    Args:
+        task: the delivery task.
+        app: the Celery app.
+        consumer: the worker's consumer.
+    """
+
+    gatherer: Gatherer
+
+    def __init__(self, task: Any, app: Any, consumer: Any) -> None:
+        events = TaskEvents(consumer.event_dispatcher, task)
+        # Otherwise nobody looks at more than the id of a message that is on its way to the pool. One of the signal's
+        # receivers is the schedule's.
+        task.form.details_wanted = lambda: events.is_on or len(signals.task_received.receivers) > 1
+        earlier = consumer.strategies.get(task.name)
+        if isinstance(earlier, Strategy):
+            earlier.gatherer.retire()
+        self._task = task
+        self._app = app
+        self._consumer = consumer
+        self._events = events
+        self.gatherer = Gatherer(task, consumer, events)
+        self._request_class = _request_class(task, app, consumer)
+        self._utc = app.uses_utc_timezone()
+
+    def __call__(self, message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **_: Any) -> None:
+        """Take a message; Celery calls this."""
+        task, consumer, headers = self._task, self._consumer, message.headers
         try:
             if body is not None:
                 raise InvalidTaskError("it is of task protocol 1")  # noqa: TRY301 - one way for all that is wrong
-            request = request_class(
+            request = self._request_class(
                 message,
                 on_ack=ack,
                 on_reject=reject,
-                app=app,
+                app=self._app,
                 hostname=consumer.hostname,
                 eventer=consumer.event_dispatcher,
                 task=task,
@@ -59,7 +73,7 @@ def strategy(task: Any, app: Any, consumer: Any) -> Callable[..., Any]:
                 body=((headers.get("argsrepr"),), {}, {}),
                 headers=headers,
                 decoded=True,
-                utc=utc,
+                utc=self._utc,
             )
         except InvalidTaskError as error:
             # Celery would drop it.
@@ -72,17 +86,15 @@ def strategy(task: Any, app: Any, consumer: Any) -> Callable[..., Any]:
         for callback in callbacks or ():
             callback(request)
         losses = headers.get(LOSSES_HEADER) or 0
-        if losses >= task.max_worker_losses and give_up(task, request, losses, events):
+        if losses >= task.max_worker_losses and give_up(task, request, losses, self._events):
             return
         is_slow = bool(headers.get(SLOW_HEADER))
         if request.eta:
             # A broker without the schedule: Celery's own way, a timer in this worker.
-            consumer.timer.call_at(to_timestamp(timezone.to_system(request.eta)), gatherer.add, (request, is_slow))
+            due = to_timestamp(timezone.to_system(request.eta))
+            consumer.timer.call_at(due, self.gatherer.add, (request, is_slow))
         else:
-            gatherer.add(request, is_slow)
-
-    handle.gatherer = gatherer  # type: ignore[attr-defined]
-    return handle
+            self.gatherer.add(request, is_slow)
 
 
 def _request_class(task: Any, app: Any, consumer: Any) -> type[Any]:

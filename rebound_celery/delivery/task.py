@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,10 +29,11 @@ from .delivery import Delivery
 from .form import TASK_NAME, DeliveryForm, from_argument, stored_form_of
 from .job import Received
 from .log_fields import log_fields, named
+from .observed import Observed, observe, tell_failure
 from .opened import OpenedDestinations
 from .publisher import FAULTS, Publisher
-from .results import store_result
-from .strategy import strategy
+from .results import keeps_results, request_of, store_result, store_started
+from .strategy import Strategy
 
 #: What no setting of the app's may change in the delivery task.
 PROMISED = (
@@ -65,7 +66,7 @@ class DeliverTask(Task):
     """
 
     name = TASK_NAME
-    Strategy = staticmethod(strategy)
+    Strategy = Strategy
     acks_late = True
     reject_on_worker_lost = True
     retry_on_worker_lost = False
@@ -106,11 +107,21 @@ class DeliverTask(Task):
                 deliveries[index] = read
             else:
                 results[index] = read
+        observed = observe(self, deliveries, worker)
+        keeps = keeps_results(self)
+        if keeps and self.track_started and not self.ignore_result:
+            for delivery in deliveries.values():
+                store_started(self, request_of(self, delivery, worker))
         for (index, delivery), result in zip(
-            deliveries.items(), self._deliver(list(deliveries.values()), worker), strict=True
+            deliveries.items(), self._deliver(list(deliveries.values()), worker, observed.values()), strict=True
         ):
             results[index] = result
-            store_result(self, delivery, result, worker)
+            if observed:
+                observed[index].ended(result)
+            elif keeps:
+                store_result(self, request_of(self, delivery, worker), result)
+        if keeps:
+            self._clean_up()
         return [results[index] for index in range(len(batch))]
 
     def run(self, argument: object) -> str:
@@ -124,13 +135,22 @@ class DeliverTask(Task):
             raise DeliveryError(result.text)
         return result.text
 
-    def _deliver(self, deliveries: Sequence[Delivery], worker: str) -> list[Result]:
+    def _deliver(self, deliveries: Sequence[Delivery], worker: str, observed: Iterable[Observed]) -> list[Result]:
         try:
             return self._batch(worker, self.publisher().publish).deliver(deliveries)
         except Exception as error:
             # Celery would drop the message of a task that fails.
             logger.exception("%d deliveries go back to their queue", len(deliveries), extra={"event": "delivery_error"})
+            for one in observed:
+                one.broke(error)
             return [Result(End.BACK, repr(error))] * len(deliveries)
+
+    def _clean_up(self) -> None:
+        """Do what Celery does for the result backend after each task."""
+        try:
+            self.backend.process_cleanup()
+        except Exception:
+            logger.exception("the result backend could not clean up", extra={"event": "no_result"})
 
     def _batch(self, worker: str, store: Callable[[Sequence[Delivery]], None]) -> Batch:
         return Batch(self.destinations.by_kind, self.read_settings(), store, worker, self.clock)
@@ -198,7 +218,9 @@ class DeliverTask(Task):
             )
             return Result(End.BACK, str(error))
         result = Result(End.DEAD, dead_letter_text(delivery.message))
-        store_result(self, delivery, result, worker)
+        request = request_of(self, delivery, worker)
+        store_result(self, request, result)
+        tell_failure(self, request, result)
         return result
 
     def _worker_lost(self, delivery: Delivery, losses: int, worker: str) -> Delivery:

@@ -11,8 +11,7 @@ from redis.exceptions import NoPermissionError
 
 from ..compat.versions import untested
 from ..config import Settings
-from ..delivery.form import TASK_NAME
-from ..delivery.task import PROMISED, DeliverTask
+from ..delivery import PROMISED, TASK_NAME, DeliverTask
 from ..errors import ReboundError
 from ..schedule.port import open_schedule, server_checks
 from .doctor_kafka import check_codecs, check_kafka, check_options

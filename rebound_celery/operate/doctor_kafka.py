@@ -6,10 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..config import Settings
-from ..consumer import codecs
-from ..consumer.connection import SHARED_OPTIONS
-from ..consumer.topics import near_matches
 from ..errors import UnreachableError
+from ..kafka_common import INSTALL_CODECS, missing_codecs, near_matches, shared_options
 from ..message import dead_letter_topic
 from .finding import NOTE, PROBLEM, WARNING, Finding
 
@@ -65,12 +63,12 @@ def check_options(given: Mapping[str, Any]) -> Iterator[Finding]:
 
 def check_codecs() -> Iterator[Finding]:
     """Check whether records in every codec can be read here."""
-    if missing := codecs.missing():
+    if missing := missing_codecs():
         yield Finding(
             NOTE,
             "codecs",
             f"records that a producer compresses with {', '.join(missing)} cannot be read here: their partition stops, "
-            f"unless the consumers' on_unreadable says otherwise; if there are such producers: {codecs.INSTALL}",
+            f"unless the consumers' on_unreadable says otherwise; if there are such producers: {INSTALL_CODECS}",
         )
 
 
@@ -125,13 +123,12 @@ def check_kafka(settings: Settings, topics: Sequence[str], options: Mapping[str,
     from kafka.errors import KafkaError
 
     brokers = ",".join(settings.kafka_brokers)
-    shared = {k: v for k, v in settings.kafka_options.items() if k.startswith(SHARED_OPTIONS)}
     try:
         admin = KafkaAdminClient(
             bootstrap_servers=list(settings.kafka_brokers),
             bootstrap_timeout_ms=_ADMIN_TIMEOUT_MS,
             request_timeout_ms=_ADMIN_TIMEOUT_MS,
-            **shared,
+            **shared_options(settings.kafka_options),
         )
     except KafkaError as error:
         raise UnreachableError("Kafka", brokers, error) from error

@@ -76,7 +76,7 @@ def running(app: Any, *, topics: Mapping[str, int] | None = None, worker: bool =
         app.conf.worker_hijack_root_logger = False
         stack.callback(app.close)
         # The worker is a thread: nothing else ends the producer that it leaves open in this process.
-        stack.callback(rebound._destinations.close)  # noqa: SLF001 - of this package, but not for users
+        stack.callback(rebound.close)
         if worker:
             # Imported here: Celery's test helpers are only needed with a worker.
             from celery.contrib.testing.worker import start_worker

@@ -25,7 +25,7 @@ schedule_retry("kafka://orders", b"", "third")  # expect-error
 schedule_retry("kafka://orders", b"", max_retry=3)  # expect-error
 schedule_retry("kafka://orders", b"", max_retries="3")  # expect-error
 schedule_retry("kafka://orders", b"", base_delay="5 s")  # expect-error
-schedule_retry("kafka://orders", b"", key=7)  # expect-error
+schedule_retry("kafka://orders", b"", key=[7])  # expect-error
 schedule_retry("kafka://orders", b"", destination_type="amqp")  # expect-error
 schedule_retry("kafka://orders", b"", policy=3)  # expect-error
 schedule_retry("kafka://orders", b"", error=ValueError)  # expect-error

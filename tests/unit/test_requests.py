@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import copy
 import pickle
+import traceback
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
+from celery import Celery
+from kombu.utils import json as kombu_json
 
-from rebound_celery import InvalidSettingError, RetryPolicy, RetryRequest, Settings
+from rebound_celery import InvalidSettingError, Rebound, RetryPolicy, RetryRequest, Settings
 from rebound_celery.message import PastAttempt
 from rebound_celery.message.address import DEAD_SET, HttpAddress, KafkaAddress
 from rebound_celery.policy import Failure
@@ -157,3 +163,97 @@ def test_dead_letters_go_to_the_topic_of_that_name_or_stay_in_redis() -> None:
 def test_requests_without_id_have_ids_of_their_own() -> None:
     assert len({message_of().id for _ in range(1_000)}) == 1_000
     assert message_of(id="order-7").id == "order-7"
+
+
+AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+UID = UUID("8c5d9a0e-4f0f-4b8e-9a56-2f0f8f4f7a11")
+
+
+def test_values_are_carried_as_celery_carries_them() -> None:
+    value = {"ref": UID, "total": Decimal("9.90"), "at": AT, "day": AT.date(), "name": "Žofie"}
+
+    message = message_of(value=value)
+
+    assert kombu_json.loads(message.value) == value
+    assert message.content_type == "application/json"
+
+
+@pytest.mark.parametrize(
+    ("key", "stored"),
+    [(42, b"42"), (UID, str(UID).encode()), (Decimal("1.50"), b"1.50"), (1.5, b"1.5"), (bytearray(b"k"), b"k")],
+)
+def test_ids_of_all_kinds_become_keys(key: Any, stored: bytes) -> None:
+    assert message_of(key=key).key == stored
+
+
+def test_numbers_and_uuids_become_ids_and_headers() -> None:
+    message = message_of(id=UID, client_id=7, headers={"order": 42, "ref": UID})
+
+    assert (message.id, message.client_id) == (str(UID), "7")
+    assert message.headers == (("order", b"42"), ("ref", str(UID).encode()))
+
+
+class Unwilling:
+    """An object that breaks whoever looks at it."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+    __str__ = __repr__
+
+    def __json__(self) -> object:
+        raise RuntimeError("no JSON")
+
+
+@pytest.mark.parametrize("field", ["value", "key", "id", "headers", "source", "client_id", "error", "delay", "attempt"])
+def test_what_cannot_be_encoded_is_refused_by_the_name_of_its_field(field: str) -> None:
+    given = {"x": Unwilling()} if field == "headers" else Unwilling()
+    with pytest.raises(InvalidSettingError) as refused:
+        message_of(**{field: given})
+
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize("wrong", [{"value": {1, 2}}, {"key": True}, {"max_retries": 1000}, {"policy": 3}])
+def test_a_refusal_shows_the_error_that_the_caller_had(wrong: dict[str, Any]) -> None:
+    app = Celery("keeps", broker="redis://127.0.0.1:1", set_as_current=False)
+    rebound = Rebound(app)
+    cause = OSError("the shop is away")
+
+    with pytest.raises(InvalidSettingError) as refused:
+        rebound.schedule_retry("kafka://orders", error=cause, **wrong)
+    (also,) = rebound.schedule_retries([{"destination": "kafka://orders", "error": cause, **wrong}])
+
+    for fault in (refused.value, also):
+        assert isinstance(fault, Exception)
+        assert "the shop is away" in "".join(traceback.format_exception(fault))
+
+
+def test_a_delay_says_when_the_first_delivery_comes_and_that_it_is_attempt_1() -> None:
+    for delay, due_ms in ((0, NOW_MS), (90, NOW_MS + 90_000), (0.25, NOW_MS + 250)):
+        message, due = RetryRequest(destination="http://shop/hook", delay=delay).to_message(Settings(), NOW_MS)
+
+        assert (message.attempt, message.history, message.first_failed_at, due) == (1, (), None, due_ms)
+
+
+@pytest.mark.parametrize("failed", [{"error": "away"}, {"attempt": 1}])
+def test_with_a_failed_attempt_the_delay_takes_the_place_of_the_policys(failed: dict[str, Any]) -> None:
+    request = RetryRequest(destination="kafka://orders", delay=0, **failed)
+
+    message, due_ms = request.to_message(Settings(), NOW_MS)
+
+    assert (message.attempt, due_ms, len(message.history)) == (2, NOW_MS, 1)
+
+
+def test_a_dead_letter_has_no_delay() -> None:
+    request = RetryRequest(destination="kafka://orders", delay=60, attempt=4, max_retries=3)
+
+    message, due_ms = request.to_message(Settings(), NOW_MS)
+
+    assert (message.reason, due_ms) == ("retries-exhausted", NOW_MS)
+
+
+@pytest.mark.parametrize("delay", [-1, float("nan"), float("inf"), True, "5", 366 * 86_400])
+def test_a_delay_is_seconds_from_0_to_a_year(delay: Any) -> None:
+    with pytest.raises(InvalidSettingError, match=r"^delay=.*from 0 to"):
+        message_of(delay=delay)

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, overload
 
 from celery.result import AsyncResult
 
-from ..errors import ReboundError
+from .errors import ReboundError
 
 Outcome: TypeAlias = "AsyncResult | ReboundError"
 
