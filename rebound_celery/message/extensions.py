@@ -58,7 +58,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def check(value: Any) -> None:
-    """Raise WireFormatError if `encode` could not write `value` again: the nesting is too deep, or a key is not text."""
+    """Raise WireFormatError if `encode` could not write `value` again: its nesting is too deep or a key is not text."""
     level = [value]
     for _ in range(MAX_DEPTH):
         below: list[Any] = []
