@@ -1,11 +1,11 @@
-"""Tells which codecs of Kafka are installed, and what to do about records that cannot be read."""
+"""Finds the codecs of Kafka that are not installed, and gives advice about records that cannot be read."""
 
 from __future__ import annotations
 
 from kafka import codec
 from kafka.errors import UnsupportedCodecError
 
-#: The numbers of the codecs in a batch of records, and their names.
+#: The number of a codec in a batch of records -> the codec's name.
 NAMES = {1: "gzip", 2: "snappy", 3: "lz4", 4: "zstd"}
 
 INSTALL = 'pip install "rebound-celery[codecs]"'
@@ -17,7 +17,12 @@ def missing() -> list[str]:
 
 
 def advice(error: Exception, number: int) -> str:
-    """Return what to do about a batch that raised `error` and whose codec is `number`."""
+    """Return advice about a batch that could not be read.
+
+    Args:
+        error: the exception that reading it raised.
+        number: the number of the batch's codec; 0 means none.
+    """
     if isinstance(error, UnsupportedCodecError) and number in NAMES:
         return f"install the codec {NAMES[number]} and restart the consumer: {INSTALL}"
     if isinstance(error, MemoryError):

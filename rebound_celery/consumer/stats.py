@@ -12,13 +12,14 @@ class ConsumerStats:
     """Counts since the consumer was made. `total == succeeded + retried + dead + errors` holds at every moment.
 
     Attributes:
-        succeeded: the handler returned.
-        retried: the handler raised, and the retry is stored.
-        dead: the handler raised for the last time, and the dead letter is stored.
-        errors: records let go before they were finished or stored: their handler hung at the stop, their partition
-            went to another consumer, or Redis was away to the end. They stay uncommitted and are consumed again.
-        skipped: retries that are for another consumer group, and batches that could not be read and were passed over;
-            they are in no other count.
+        succeeded: records whose handler returned.
+        retried: records whose handler raised, and whose retry is stored.
+        dead: records whose handler raised in the last attempt, and whose dead letter is stored.
+        errors: records that were released before they were finished or stored. Their handler hung at the stop, their
+            partition went to another consumer, or Redis did not answer until the end. They stay uncommitted and are
+            consumed again.
+        skipped: retries for another consumer group, and batches that could not be read and were skipped. No other
+            field counts them.
     """
 
     succeeded: int = 0
@@ -43,7 +44,7 @@ class ConsumerStats:
         return 100 * self.retried / self.total if self.total else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the counts and, in per cent with two decimals, the rates, by the names of Rebound's Go consumer."""
+        """Return the counts, and the rates in per cent with two decimals, under the names of Rebound's Go consumer."""
         return {
             "TotalMessages": self.total,
             "SuccessfulMessages": self.succeeded,
