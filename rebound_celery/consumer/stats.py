@@ -43,7 +43,7 @@ class ConsumerStats:
         return 100 * self.retried / self.total if self.total else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the counts and, in per cent with two decimals, the rates, by the names of Rebound's Go consumer."""
+        """Return the counts, and the rates in per cent with two decimals, under the names of Rebound's Go consumer."""
         return {
             "TotalMessages": self.total,
             "SuccessfulMessages": self.succeeded,

@@ -1,4 +1,4 @@
-"""Where a message can go: a Kafka topic, an HTTP URL, or the dead set in Redis."""
+"""Addresses of messages: a Kafka topic, an HTTP URL, or the dead set in Redis."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def _without_secrets(text: str) -> str:
 
 
 def is_port(text: str) -> bool:
-    """Tell whether a text is the number of a port."""
-    # int() refuses a text of thousands of digits with an error of its own.
+    """Return whether a text is the number of a port."""
+    # int() raises its own error for a text of thousands of digits.
     return text.isdecimal() and len(text) <= 5 and 0 < int(text) < 65536
 
 
@@ -66,7 +66,7 @@ class KafkaAddress(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
     Attributes:
         topic: the topic's name.
         brokers: `host:port`, or several with commas; None means the app's own (`rebound_kafka_brokers`).
-        partition: a fixed partition; None lets the key decide, as for the original record.
+        partition: a fixed partition; None lets the record's key decide, as it did for the original record.
     """
 
     kind: ClassVar[str] = "kafka"
@@ -121,7 +121,7 @@ class HttpAddress(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
         return read_http_url(self.url)
 
     def __str__(self) -> str:
-        """The URL without what may be secret: user, password and query."""
+        """The URL without its user, password and query, which may be secret."""
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
@@ -137,7 +137,7 @@ class HttpAddress(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
 
 
 class DeadSetAddress(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
-    """The dead set in Redis: where a dead letter stays that has no other place to go."""
+    """The dead set in Redis. It keeps the dead letters that have no topic or URL to go to."""
 
     kind: ClassVar[str] = "dead-set"
 
@@ -171,7 +171,7 @@ def _from_url(text: str, kind: str | None, field: str) -> Address:
     raise InvalidSettingError(field, _shown(text), _URL_RULE)
 
 
-#: The fields of an address as `to_wire` writes it.
+#: The names of all fields that `to_wire` writes.
 ADDRESS_FIELDS = frozenset({"topic", "brokers", "partition", "url", "dead_set"})
 
 
@@ -195,17 +195,17 @@ def _from_mapping(fields: Mapping[str, Any], field: str) -> Address:
 
 
 def parse_address(value: object, *, kind: str | None = None, field: str = "destination") -> Address:
-    """Read an address from what a user may give: a URL, a mapping, or an address.
+    """Read an address from a URL, a mapping, or an address object.
 
     Args:
         value: `kafka://topic`, `kafka://host:port/topic`, `https://...`; or a mapping with `host`, `port` and
             `topic`, or with `url`; or an address, which is returned as it is.
-        kind: the destination type that the caller states, "kafka" or "http"; None takes what the value says.
-            With "kafka" a bare topic name will do.
-        field: the name that an error message uses.
+        kind: the expected destination type, "kafka" or "http"; None accepts both. With "kafka", `value` may also be
+            a bare topic name.
+        field: the name of this field in error messages.
 
     Raises:
-        InvalidSettingError: for anything else, or where `kind` and `value` disagree.
+        InvalidSettingError: if `value` is anything else, or its type is not `kind`.
     """
     if kind not in (None, "kafka", "http"):
         raise InvalidSettingError(f"{field}_type", kind, "it is 'kafka' or 'http'")
@@ -219,5 +219,5 @@ def parse_address(value: object, *, kind: str | None = None, field: str = "desti
     else:
         raise InvalidSettingError(field, value, _URL_RULE)
     if kind is not None and address.kind != kind:
-        raise InvalidSettingError(field, _shown(value), f"it is not of the type {kind!r} that {field}_type states")
+        raise InvalidSettingError(field, _shown(value), f"its type is not {kind!r}, the value of {field}_type")
     return address
