@@ -81,7 +81,7 @@ class Consumer:
             self._running.release()
 
     def _consume(self, file: HealthFile) -> None:
-        # kafka-python and Celery's worker take long to import. A program that only makes a ConsumerConfig need not wait.
+        # kafka-python and Celery's worker take long to import. A program that only makes a ConsumerConfig skips that.
         from ..compat.celery_fixups import install_worker_fixups
         from .handler_task import HandlerTask
         from .health_reporter import HealthReporter

@@ -112,7 +112,7 @@ class Loop:
         self._backoff = FIRST_BACKOFF_S
 
     def run(self) -> None:
-        """Consume until the flag says stop or the KafkaConsumer must be replaced. Raise the error that ends the loop."""
+        """Consume until the flag says stop or the KafkaConsumer must be replaced. Raise an error that ends the loop."""
         pattern = self._config.topic_pattern(self._settings.dead_letter_suffix)
         if pattern is None:
             self._consumer.subscribe(topics=self._config.topic_names(), listener=self._listener)

@@ -86,7 +86,7 @@ class PartitionTracker:
         self.held: list[Job] = []
 
     def add(self, offsets: Sequence[int]) -> Collection[int]:
-        """Add fetched records, in order. Return those that an earlier owner has done; they must not be handled again."""
+        """Add fetched records, in order. Return those that an earlier owner has done; nobody must handle them again."""
         if not offsets:
             return ()
         self._pending.extend(offsets)
