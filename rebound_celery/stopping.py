@@ -29,6 +29,6 @@ def is_stopping() -> bool:
     state = sys.modules.get("celery.worker.state")
     if state is None:
         return False
-    # Celery's own test (celery.worker.state.maybe_shutdown): the value is an exit code, and 0 means stop.
+    # As in celery.worker.state.maybe_shutdown: the value may be an exit code, so 0 also means stop.
     stop, terminate = state.should_stop, state.should_terminate
     return not ((stop is None or stop is False) and (terminate is None or terminate is False))
