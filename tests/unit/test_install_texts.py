@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from rebound_celery.consumer import codecs
+from rebound_celery import kafka_common
 from rebound_celery.embedded import server
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ def test_every_extra_that_is_named_exists() -> None:
     assert {"demo", "test"} <= named <= set(EXTRAS)
 
 
-@pytest.mark.parametrize(("extra", "told"), [("demo", server.INSTALL), ("codecs", codecs.INSTALL)])
+@pytest.mark.parametrize(("extra", "told"), [("demo", server.INSTALL), ("codecs", kafka_common.INSTALL_CODECS)])
 def test_an_error_names_all_packages_of_its_extra(extra: str, told: str) -> None:
     words = shlex.split(told)
 
