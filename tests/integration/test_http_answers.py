@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 import time
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -206,6 +207,23 @@ def test_no_form_of_answer_costs_a_connection_a_place_or_a_thread(form: str, rec
     destination.close()
     wait_until(lambda: not receiver.open, message="all connections to end")
     wait_until(lambda: not any(thread.name.startswith("rebound-http") for thread in threading.enumerate()))
+
+
+def test_a_small_answer_that_is_compressed_twice_does_not_fill_the_memory(receiver: Receiver) -> None:
+    twice = gzip.compress(gzip.compress(b"x" * 100_000_000))
+    receiver.answer = say(whole(500, twice, b"Content-Encoding: gzip, gzip"))
+    destination = HttpDestination(5, 10)
+
+    tracemalloc.start()
+    try:
+        (outcome,) = send(destination, receiver.url)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert "answered 500" in str(outcome)
+    assert peak < 10_000_000
+    destination.close()
 
 
 def test_an_answer_that_was_read_to_its_end_leaves_its_connection_for_the_next_post(receiver: Receiver) -> None:
