@@ -145,7 +145,7 @@ def _due(counts: Counts, now_ms: int) -> str:
     if counts.next_due_ms is None or counts.last_due_ms is None:
         return "no retry waits"
     next_s, last_s = (max(0, due_ms - now_ms) / 1000 for due_ms in (counts.next_due_ms, counts.last_due_ms))
-    return f"in {next_s:.1f} s" + (f", the last in {last_s:.1f} s" if last_s > next_s else "")
+    return f"in {next_s:.1f} s" + (f", last in {last_s:.1f} s" if last_s > next_s else "")
 
 
 def _panel(view: View, notes: list[str], now_ms: int, *, wide: bool) -> Panel:

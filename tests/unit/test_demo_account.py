@@ -201,7 +201,7 @@ def test_the_panel_counts_down_to_the_next_retry_and_to_the_last() -> None:
     assert view.counts is not None
     view.counts = dataclasses.replace(view.counts, next_due_ms=700, last_due_ms=4300)
 
-    assert "in 0.3 s, the last in 3.9 s" in shown(view, live=True)
+    assert "in 0.3 s, last in 3.9 s" in shown(view, live=True)
 
 
 @pytest.mark.parametrize("width", [40, 80])
