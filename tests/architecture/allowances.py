@@ -1,6 +1,6 @@
-"""What breaks a house rule today: by choice, with the reason, or because it has not moved yet.
+"""Exceptions to the architecture rules: deliberate ones with their reason, and code that has not moved yet.
 
-A test holds that every entry still breaks its rule, so neither list can keep what is no longer needed.
+A test checks that every entry still breaks its rule. So no list keeps an entry that is not needed any more.
 """
 
 from __future__ import annotations
