@@ -1,4 +1,4 @@
-"""Fixtures: servers, topics and processes. A server that cannot be had is a failure, never a skip."""
+"""Fixtures: servers, topics and processes. If a server cannot be started, the test fails and is never skipped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the fuzz tests share: their budget, and strategies for what is damaged, forged, or of the wrong shape."""
+"""The common parts of the fuzz tests: their budget, and strategies for damaged, forged and wrongly shaped data."""
 
 from __future__ import annotations
 

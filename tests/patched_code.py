@@ -1,8 +1,8 @@
 """The upstream code that `rebound_celery/compat/patches.py` names, and its recorded digests.
 
-After a new release of celery, kombu or kafka-python, the test of the patches names what has changed. Read that code,
-mend the patch where it no longer fits, widen `TESTED` in `rebound_celery/compat/patches.py`, and record the new digests
-and the page that shows the table:
+After a new release of celery, kombu or kafka-python, the test of the patches names the code that has changed. Read that
+code, correct the patch if it no longer fits, widen `TESTED` in `rebound_celery/compat/patches.py`, and record the new
+digests and the page that shows the table:
 
     python -m tests.patched_code --record
 """

@@ -1,4 +1,4 @@
-"""The schedule as tests use it: entries, claims that are confirmed, and everything that is there."""
+"""Helpers for tests of the schedule: entries, confirmed claims, and the list of all stored data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Redis servers that tests run on, and a consumer in the test's own process."""
+"""The Redis servers for tests, and a consumer in the test's own process."""
 
 from __future__ import annotations
 

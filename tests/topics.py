@@ -1,4 +1,4 @@
-"""Reading what lies in a topic."""
+"""Reads the records of a topic."""
 
 from __future__ import annotations
 

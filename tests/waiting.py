@@ -1,4 +1,4 @@
-"""Waiting for a condition with a deadline, in place of sleeping for luck."""
+"""Waits for a condition until a deadline. Tests use it in place of a sleep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmarks run and say what they promise. How fast they are is not for a test."""
+"""The benchmarks run and print the promised rows. No test checks their speed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The ways to run it that the repository shows: docker-compose.yml, Kubernetes, systemd.
+"""The deployments that the repository shows: docker-compose.yml, Kubernetes, systemd.
 
-None of them is at hand here, so their commands and health checks run as processes, and the files are held against the
-schema, or the program, that reads them, where there is one.
+None of these systems is installed here. So the tests run their commands and health checks as processes. They also check
+each file with the schema or the program that reads it, if there is one.
 """
 
 from __future__ import annotations

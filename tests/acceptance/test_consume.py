@@ -1,4 +1,4 @@
-"""`celery rebound consume` as a process beside a plain worker: the whole way of a failed record, and clear refusals."""
+"""`celery rebound consume` as a process beside a plain worker: a failed record to its end, and clear error texts."""
 
 from __future__ import annotations
 

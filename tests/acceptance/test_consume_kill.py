@@ -1,4 +1,4 @@
-"""What is handled again after a consumer process was killed: the records in its handlers, and hardly any other."""
+"""The records that are handled again after a consumer was killed: those in its handlers, and few others."""
 
 from __future__ import annotations
 

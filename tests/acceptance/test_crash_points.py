@@ -1,4 +1,4 @@
-"""A kill at every step between two effects: everything reaches its end, and is repeated no more than the table says."""
+"""A kill at every step between two effects: no message is lost, and none is repeated more often than the table says."""
 
 from __future__ import annotations
 

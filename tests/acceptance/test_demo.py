@@ -1,4 +1,4 @@
-"""`celery rebound demo`, as a stranger runs it: real processes, on a broker of the tests' and on its own."""
+"""`celery rebound demo` with real processes, on the tests' broker and on the demo's own broker."""
 
 from __future__ import annotations
 

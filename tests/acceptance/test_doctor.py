@@ -1,4 +1,4 @@
-"""`celery rebound doctor`: says what endangers the promise, and nothing where all is well."""
+"""`celery rebound doctor`: it reports every risk of a lost message, and nothing if there is none."""
 
 from __future__ import annotations
 

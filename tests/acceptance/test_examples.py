@@ -1,4 +1,4 @@
-"""The examples run as their first lines say, end by themselves, and show what they promise."""
+"""The examples run with the command in their first lines, end by themselves, and print the promised lines."""
 
 from __future__ import annotations
 

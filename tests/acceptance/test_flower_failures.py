@@ -1,4 +1,4 @@
-"""Flower lists what was given up under "Failed", with the reason and the last error as text."""
+"""Flower lists dead letters under "Failed", with the reason and the last error as text."""
 
 from __future__ import annotations
 

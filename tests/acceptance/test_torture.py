@@ -1,4 +1,4 @@
-"""The short form of the torture run: everything is killed, stopped and cut off at random, and nothing may be lost."""
+"""The short form of the torture run: random kills, stops and network faults, without a lost message."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A worker that no longer claims is noticed, told of once, and mended or reported; one that is merely busy is neither.
+"""The watchdog notices a worker that no longer claims, reports it once, and repairs it. It leaves a busy worker alone.
 
-The watchdog of these workers looks twice a second and is patient for 2.5 s (see `apps.faulty`).
+The watchdog of these workers checks twice a second and acts after 2.5 s (see `apps.faulty`).
 """
 
 from __future__ import annotations

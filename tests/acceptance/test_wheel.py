@@ -1,4 +1,4 @@
-"""The wheel, installed as a user would: it holds all that the package needs, pulls no more, and works."""
+"""The wheel, installed by pip: it has all files of the package, needs no further packages, and works."""
 
 from __future__ import annotations
 

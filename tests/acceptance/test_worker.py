@@ -1,4 +1,4 @@
-"""Plain `celery worker` processes deliver retries, and lose none when they or their children are stopped or killed."""
+"""Plain `celery worker` processes deliver retries. Stopped or killed workers and children lose no retry."""
 
 from __future__ import annotations
 

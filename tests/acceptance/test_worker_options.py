@@ -1,4 +1,4 @@
-"""Countdowns under the options that people start workers with: one worker has several, where none hides another."""
+"""Countdowns under the common options of a worker. Each worker has several options, and none hides another."""
 
 from __future__ import annotations
 

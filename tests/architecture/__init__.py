@@ -1,1 +1,1 @@
-"""The house rules: which room may import which, and what may be spelled where. `rules.py` states and checks them."""
+"""The architecture rules: the imports between packages, and the names that only one module may spell."""

@@ -1,4 +1,4 @@
-"""The tables of the house: the rooms, their arrows, and the limits that `rules.py` checks."""
+"""The tables that `rules.py` checks: the packages, the imports between them, and the limits."""
 
 from __future__ import annotations
 

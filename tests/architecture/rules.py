@@ -1,6 +1,6 @@
-"""The house rules, each a function that reads the sources and returns what breaks it.
+"""The architecture rules. Each is a function that reads the sources and returns the violations.
 
-`house.py` holds the tables that the rules use; `docs/architecture.md` explains the rooms.
+`house.py` holds the tables that the rules use; `docs/architecture.md` explains the packages.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A clean start: what earlier commits stored in Redis is neither read nor touched, as CHANGELOG.md says."""
+"""A clean start: data that earlier commits stored in Redis is not read and not changed, as CHANGELOG.md says."""
 
 from __future__ import annotations
 

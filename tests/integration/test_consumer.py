@@ -1,4 +1,4 @@
-"""The consumer on a broker, with a store in memory in place of Redis: what is called, stored and committed."""
+"""The consumer on a broker, with a store in memory in place of Redis: calls, stored messages and commits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A partition that has a lag and yields nothing is noticed, told of once, and mended or reported; others never are."""
+"""A partition with a lag that yields no records is noticed, reported once, and fetched again. Others are left alone."""
 
 from __future__ import annotations
 

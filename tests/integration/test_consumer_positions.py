@@ -1,4 +1,4 @@
-"""Where a group stands: behind transaction markers, in a partition that it took over, and in one that is new to it."""
+"""Positions of a group: after transaction markers, in a partition of an earlier owner, and in a new partition."""
 
 from __future__ import annotations
 

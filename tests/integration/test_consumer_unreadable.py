@@ -1,4 +1,4 @@
-"""Records that kafka-python cannot read hold up their own partition at most, and what follows is what was chosen."""
+"""Records that kafka-python cannot read stop at most their own partition. `on_unreadable` decides what follows."""
 
 from __future__ import annotations
 

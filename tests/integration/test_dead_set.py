@@ -1,4 +1,4 @@
-"""The dead set: where dead letters stay in Redis that have no other place, with and without a key prefix."""
+"""The dead set keeps dead letters in Redis that have no other destination, with and without a key prefix."""
 
 from __future__ import annotations
 

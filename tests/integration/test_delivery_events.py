@@ -1,4 +1,4 @@
-"""What those who watch, such as Flower, hear of deliveries: every message has the events of a task of its own."""
+"""The task events of deliveries, for monitors such as Flower: every message has the events of one task."""
 
 from __future__ import annotations
 

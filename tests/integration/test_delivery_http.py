@@ -1,4 +1,4 @@
-"""Delivery over HTTP by a real worker to a real receiver: what is sent, what counts as success, what follows."""
+"""Delivery over HTTP by a real worker to a real receiver: the request, the successful answers, and the failures."""
 
 from __future__ import annotations
 

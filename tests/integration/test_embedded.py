@@ -1,4 +1,4 @@
-"""The servers in the extra `demo`: they work, side by side, and leave nothing behind."""
+"""The servers in the extra `demo`: they work, run side by side, and leave no process and no file."""
 
 from __future__ import annotations
 

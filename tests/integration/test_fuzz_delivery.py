@@ -1,4 +1,4 @@
-"""Whatever a delivery task or the dead set hold: it is delivered, or kept; no batch fails for one message's sake."""
+"""A delivery task or the dead set may hold any data: it is delivered or kept, and no batch fails for one message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever an HTTP receiver answers, a delivery has an outcome: delivered at 2xx, and a failed attempt else."""
+"""An HTTP receiver may answer anything: status 2xx is a delivery, and every other answer is a failed attempt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever lies in the schedule, it is delivered, set aside or left alone, and what is whole beside it is delivered."""
+"""The schedule may hold any data: it is delivered, kept aside or left alone. Sound messages beside it are delivered."""
 
 from __future__ import annotations
 

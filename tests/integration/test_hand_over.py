@@ -1,4 +1,4 @@
-"""When handing a message to the worker fails, nothing is left leased and nothing is lost."""
+"""When a message cannot be given to the worker, no lease stays and no message is lost."""
 
 from __future__ import annotations
 

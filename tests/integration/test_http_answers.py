@@ -1,4 +1,4 @@
-"""No answer of an HTTP receiver, of whatever size or form, costs a connection, a place in the pool or a thread."""
+"""No answer of an HTTP receiver, of any size or form, costs a connection, a place in the pool or a thread."""
 
 from __future__ import annotations
 

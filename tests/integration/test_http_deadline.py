@@ -1,4 +1,4 @@
-"""Nothing that an HTTP receiver does holds a post beyond its time-out, a job much longer, or the posts to others."""
+"""An HTTP receiver cannot hold a post beyond its time-out, a job much longer, or the posts to other receivers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every form of Redis that kombu can be given: a message waits there, is listed, taken once, and leaves nothing."""
+"""Each form of Redis that kombu supports: a message waits there, is listed, is taken once, and leaves no key."""
 
 from __future__ import annotations
 

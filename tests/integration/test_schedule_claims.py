@@ -1,4 +1,4 @@
-"""Claims between a worker and Redis: an answer that is lost, a Redis that stands still, forms that owners bring."""
+"""Claims between a worker and Redis: a lost answer, a Redis that hangs, and stored forms of other owners."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What goes wrong around the schedule: Redis, a publisher's clock, or a stored message. Nothing is lost, nothing early.
+"""Faults of Redis, of a publisher's clock, or of a stored message. No message is lost, and none is early.
 
-The stored messages here are what an app publishes, and they are taken by a consumer as a worker has it.
+The stored messages here are messages that an app publishes. A consumer like a worker's takes them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The schedule against a model of it: any order of changes, by several workers, on a clock that the test moves.
+"""The schedule compared with a model: changes in any order, by several workers, on a clock that the test moves.
 
-The scripts are the real ones, but for `TIME`: it is read from a key that the test sets.
+The scripts are the real ones, except for `TIME`, which they read from a key that the test sets.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`schedule_retry` and `schedule_retries` on a real Redis: what is stored, at what cost, and what callers are told."""
+"""`schedule_retry` and `schedule_retries` on a real Redis: the stored data, the cost, and the results for callers."""
 
 from __future__ import annotations
 

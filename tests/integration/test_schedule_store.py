@@ -1,4 +1,4 @@
-"""The schedule in a real Redis: what each change does, and what it leaves alone."""
+"""The schedule in a real Redis: the effect of each change, and the data that it must not touch."""
 
 from __future__ import annotations
 

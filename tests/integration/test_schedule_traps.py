@@ -1,6 +1,6 @@
-"""What broke in the prototypes of this transport, and in kombu's own: each test keeps one of these from coming back.
+"""Faults of this transport's prototypes and of kombu's transport. Each test keeps one fault from coming back.
 
-What needs a worker of its own is in tests/acceptance.
+Tests that need their own worker are in tests/acceptance.
 """
 
 from __future__ import annotations

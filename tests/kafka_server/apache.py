@@ -2,7 +2,7 @@
 
     python -m tests.kafka_server.apache -- pytest -m kafka
 
-starts one, gives its address to the command as REBOUND_TEST_KAFKA, and ends with the command's status.
+This starts a broker, gives its address to the command as REBOUND_TEST_KAFKA, and ends with the command's status.
 """
 
 from __future__ import annotations

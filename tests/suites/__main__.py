@@ -1,8 +1,9 @@
-"""Run Celery's and kombu's own integration suites on stock and on our transport, and print what differs.
+"""Run Celery's and kombu's own integration suites on stock and on our transport, and print the differences.
 
-`python -m tests.suites`; about half an hour. It fetches the suites of the installed versions from the package registry,
-into a cache folder outside of the checkout. Per suite a table of the tests that differ and one line of JSON go to
-stdout, pytest's output to files in the cache folder. Status 1: a test that passes on stock fails on ours each time.
+`python -m tests.suites` takes about half an hour. It fetches the suites of the installed versions from the package
+registry into a cache folder outside of the checkout. For each suite it prints a table of the tests that differ and one
+line of JSON to stdout. pytest's output goes to files in the cache folder. Status 1 means that a test that passes on
+stock fails on ours each time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What differs between two runs of a suite, and whether it does so each time."""
+"""Compares two runs of a suite, and repeats the tests that differ."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .sides import Outcome, Run
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-#: How often a test that differs is run again on both sides.
+#: How many times a test that differs is run again on both sides.
 ROUNDS = 3
 
 _NOT_RUN = Outcome("not run")
@@ -18,7 +18,7 @@ _NOT_RUN = Outcome("not run")
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """One test that did not end alike on both sides."""
+    """One test with different outcomes on the two sides."""
 
     test: str
     stock: Outcome
@@ -31,7 +31,7 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Tests that ended otherwise on ours each time (`worse`, `better`), and those that did so only once (`flaky`)."""
+    """The tests that differed each time (`worse`, `better`), and the tests that differed only once (`flaky`)."""
 
     worse: list[Difference]
     better: list[Difference]
@@ -39,7 +39,7 @@ class Comparison:
 
 
 def compare(stock: Run, ours: Run, run_again: Callable[[Sequence[str]], tuple[Run, Run]]) -> Comparison:
-    """Compare two runs; `run_again` runs the given tests once more, on stock and on ours."""
+    """Compare two runs. `run_again` runs the given tests once more, on stock and on ours."""
     first = differences(stock, ours)
     left = {each.test for each in first}
     for _ in range(ROUNDS):
@@ -57,14 +57,14 @@ def compare(stock: Run, ours: Run, run_again: Callable[[Sequence[str]], tuple[Ru
 
 
 def differences(stock: Run, ours: Run) -> list[Difference]:
-    """The tests that did not end alike, in order of their names."""
+    """Return the tests with different outcomes, in the order of their names."""
     tests = sorted({*stock.outcomes, *ours.outcomes})
     pairs = [(test, stock.outcomes.get(test, _NOT_RUN), ours.outcomes.get(test, _NOT_RUN)) for test in tests]
     return [Difference(*pair) for pair in pairs if pair[1].outcome != pair[2].outcome]
 
 
 def table(rows: Sequence[Difference]) -> str:
-    """Lines of test, stock, ours."""
+    """Return a table with a line for each test: its name, its outcome on stock, and its outcome on ours."""
     width = max((len(row.test) for row in rows), default=4)
     cells = [("test", "stock", "ours"), *((row.test, row.stock.outcome, row.ours.outcome) for row in rows)]
     return "\n".join(f"{test:{width}}  {stock:7}  {ours}" for test, stock, ours in cells)

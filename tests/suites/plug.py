@@ -1,4 +1,4 @@
-"""Puts the schedule under every Celery app, and for kombu's suite under every connection, of this process."""
+"""Puts the schedule under every Celery app of this process, or for kombu's suite under every connection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from kombu import Connection
 from rebound_celery.schedule.store.store import Store
 from rebound_celery.schedule.worker.installation import install_schedule
 
-#: Names a file that grows by one byte with every call that parks messages: the proof that the schedule was in use.
+#: The variable that names a file. Each call that stores messages in the schedule adds one byte to this file, which
+#: proves that the schedule was in use.
 PARKED = "SUITES_PARKED"
 #: `celery` (through the app, as users have it) or `kombu` (that suite makes no apps).
 SUITE = "SUITES_SUITE"
@@ -37,7 +38,7 @@ def _after_init(cls: type, act: Any) -> None:
     cls.__init__ = with_act
 
 
-#: It registers the transport, and has the token of an installation.
+#: This app registers the transport and has the token of an installation.
 _app = Celery(set_as_current=False)
 install_schedule(_app)
 

@@ -1,4 +1,4 @@
-"""A pytest plugin for both sides: writes each test's outcome down as it comes, and limits each test's time."""
+"""A pytest plugin for both sides: it writes each test's outcome at once, and limits each test's time."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-#: Names the file of outcomes, one JSON object a line; the last line of a test holds.
+#: The variable that names the file of outcomes: one JSON object a line. The last line of a test counts.
 OUTCOMES = "SUITES_OUTCOMES"
-#: Seconds that a test may take, whatever its own mark says.
+#: The longest time of a test, in seconds. A mark of the test does not change it.
 TIMEOUT = "SUITES_TIMEOUT"
 
 _failed: set[str] = set()
@@ -27,7 +27,7 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 
 
 def pytest_runtest_logstart(nodeid: str) -> None:
-    # It holds if the process ends in the middle of this test.
+    # This line counts if the process ends in the middle of the test.
     _write(nodeid, "failed", "did not end")
 
 

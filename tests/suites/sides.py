@@ -25,7 +25,7 @@ _ROOT = Path(__file__).parents[2]
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a test ended: `passed`, `failed` or `skipped` (an expected failure is skipped, too)."""
+    """The outcome of a test: `passed`, `failed` or `skipped`. An expected failure counts as skipped."""
 
     outcome: str
     reason: str = ""
@@ -33,20 +33,20 @@ class Outcome:
 
 @dataclasses.dataclass
 class Run:
-    """The outcomes of a run by test, and how often messages were parked in the schedule."""
+    """The outcomes of a run by test, and the number of calls that stored messages in the schedule."""
 
     outcomes: dict[str, Outcome]
     parked: int = 0
 
     def count(self) -> dict[str, int]:
-        """How many passed, failed and were skipped."""
+        """Return the number of tests with each outcome."""
         all_of_them = [each.outcome for each in self.outcomes.values()]
         return {outcome: all_of_them.count(outcome) for outcome in ("passed", "failed", "skipped")}
 
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """One suite with one transport, in a folder of its own, with a log that grows with each run."""
+    """One suite with one transport, in its own folder. Each run appends to its log."""
 
     suite: str
     name: str
@@ -56,9 +56,10 @@ class Side:
     timeout_s: float
 
     def run(self, tests: Sequence[str], expression: str | None = None) -> Run:
-        """Run these files or tests on an empty Redis of their own; `expression` is pytest's `-k`.
+        """Run these files or tests on their own empty Redis. `expression` is pytest's `-k`.
 
-        Each file is a process: the suites share one worker a session, and a test that breaks it would break all others.
+        Each file runs in its own process. The suites share one worker in a session, and a test that breaks this worker
+        would break all other tests.
         """
         command = [str(self.python), "-m", "pytest", "-p", "tests.suites.plugin", "-p", "no:cacheprovider", "-v"]
         command += ["-k", expression] if expression else []

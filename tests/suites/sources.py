@@ -1,4 +1,4 @@
-"""What the suites need, in a cache folder: sources from the package registry, and an environment to run them in."""
+"""Prepares a cache folder for the suites: their sources from the package registry, and an environment for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import venv
 from importlib import metadata
 from pathlib import Path
 
-# Of the suites' own requirements, those without which tests on Redis would be left out.
+# Requirements of the suites without which the tests on Redis would be skipped.
 _NEEDED = (
     *("celery", "kombu[redis,msgpack]", "redis", "hiredis", "kafka-python", "pytest", "pytest-celery"),
     *("pytest-timeout", "cryptography", "django", "psutil", "pydantic", "python-dateutil", "sqlalchemy"),
@@ -18,9 +18,9 @@ _NEEDED = (
 
 
 def fetch_suite(package: str, cache: Path, side: str) -> Path:
-    """A folder with the tests of the installed version of `package`, fresh, for one side alone.
+    """Make a new folder for one side, with the tests of the installed version of `package`. Return its path.
 
-    Only `t/` and the settings of pytest are unpacked: the code under test is what is installed.
+    Only `t/` and the settings of pytest are unpacked, because the tests must run on the installed code.
     """
     version = metadata.version(package)
     cache.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def _tests_of(tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
 
 
 def make_environment(cache: Path) -> Path:
-    """The Python of a virtual environment with what the suites need, in the versions installed here where they are."""
+    """Make a virtual environment for the suites and return its Python. It has the package versions installed here."""
     folder = cache / "venv"
     python = folder / "bin" / "python"
     installed = sorted(f"{each.name}=={each.version}" for each in metadata.distributions())

@@ -1,12 +1,12 @@
-"""The torture run: real processes are killed, stopped and cut off at random, and at the end the books must balance.
+"""The torture run: random kills, stops and network faults on real processes. At the end no message may be lost.
 
     python -m tests.torture --minutes 30 --seed 1
 
-starts Apache Kafka and a Redis that keeps what it acknowledges, both behind proxies, and three consumers, three workers
-(threads and prefork), two producers and an HTTP receiver. A driver seeded by `--seed` does the faults of
-`chaos.WEIGHTS`. What happened is read back from Kafka, Redis and the journals that every process writes; what must hold
-stands in `books`, and how many duplicates there may be in `duplicates`. The figures are one line of JSON on stdout; the
-status is 1, and the history of the messages concerned is told on stderr, if the promise was broken.
+This starts Apache Kafka and a Redis that keeps all acknowledged data, both behind proxies. It also starts three
+consumers, three workers (threads and prefork), two producers and an HTTP receiver. A driver makes the faults of
+`chaos.WEIGHTS`; its seed is `--seed`. At the end the run reads Kafka, Redis and the journals that every process writes.
+`books` states the rules that must hold, and `duplicates` the largest number of duplicates. The figures are one line of
+JSON on stdout. If a rule is broken, the status is 1, and stderr has the history of the messages concerned.
 
 The order in which to read: options, run, servers and proxy, parts (app, handler, receiver, producer; all by the plan),
 chaos, watch, journal and readback, history, books and duplicates, report.

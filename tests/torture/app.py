@@ -1,4 +1,4 @@
-"""The Celery app under torture. Its surroundings come from the environment: TORTURE_REDIS, and REBOUND_* variables."""
+"""The Celery app under torture. Its settings come from the environment: TORTURE_REDIS, and REBOUND_* variables."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
-"""Balances the books of a run: every confirmed message is handled, dead with its reason, or lost.
+"""Checks the history of a run: every confirmed message is handled, or dead with its reason, or it is lost.
 
-Pure functions of a `History`. Each finds all violations of one kind:
+These are pure functions of a `History`. Each finds all violations of one kind:
 
-- `lost`: a confirmed id that is neither handled, nor dead, nor anywhere. `undrained`: it still waits at the end.
-- `skipped`: the attempts of an id are not 1, 2, 3 ... `went-back`: a record does not follow from a failed call of the
+- `lost`: a confirmed id is not handled, not dead, and nowhere else. `undrained`: it still waits at the end.
+- `skipped`: the attempts of an id are not 1, 2, 3 ... `went-back`: a record does not follow a failed call of the
   attempt before it, or a call had another attempt than its record.
 - `early`: a retry lay in its topic, was handled, or was posted before it was due.
-- `order`: of two original records of a partition with the same key, the later one was begun first.
-- `passed`: an offset was committed beyond a record that no call of the handler had ended.
-- `dead-letter`: a message is dead that must not be, or its reason or attempts are wrong.
-- `duplicates`: more than the faults explain; see `duplicates`.
+- `order`: of two original records of a partition with the same key, the call for the later one began first.
+- `passed`: an offset was committed above a record whose handler had not ended.
+- `dead-letter`: a message is dead but must not be, or its reason or its attempts are wrong.
+- `duplicates`: there are more duplicates than the faults explain; see `duplicates`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     from tests.torture.history import History, Place, Position
 
-#: By so much a retry may seem early: two processes each cut the time to whole milliseconds.
+#: How much too early a retry may seem: two processes each cut the time to whole milliseconds.
 GRAIN_NS = 2_000_000
 
-#: A fault of the way to the receiver may have held back what arrives within so long after it.
+#: A fault of the network to the receiver may have delayed the posts that arrive within this time after it.
 SLOW_WAY_NS = 5 * 10**9
 
 RETRIES_EXHAUSTED = "retries-exhausted"
@@ -39,13 +39,13 @@ WORKER_LOST = "worker-lost"
 
 
 def balance(history: History) -> list[Violation]:
-    """All violations."""
+    """Return all violations."""
     checks = (lost, skipped, went_back, early, order, passed, dead_letters, too_many_duplicates)
     return [violation for check in checks for violation in check(history)]
 
 
 def handled(history: History) -> set[str]:
-    """The ids whose handler returned, or whose receiver was told 200."""
+    """Return the ids whose handler returned, or whose post got the answer 200."""
     calls = {call.id for call in history.calls if call.outcome == "ok"}
     return calls | {post.id for post in history.posts if post.taken}
 
@@ -67,7 +67,7 @@ def lost(history: History) -> Iterator[Violation]:
 
 
 def skipped(history: History) -> Iterator[Violation]:
-    """Kafka's own only: an attempt over HTTP that a fault kept from the receiver is an attempt all the same."""
+    """Only for messages over Kafka. Over HTTP, an attempt counts even if a fault kept it from the receiver."""
     for message_id, calls in history.calls_by_id.items():
         attempts = {call.attempt for call in calls}
         if attempts != set(range(1, max(attempts) + 1)):
@@ -108,8 +108,10 @@ def early(history: History) -> Iterator[Violation]:
 
 
 def _posted_early(history: History) -> Iterator[Violation]:
-    """By all delays since it was scheduled; by the post before only where that had a free way: the worker may have
-    given up on a post that a fault let arrive much later."""
+    """The earliest time is the scheduling plus all delays. The post before gives a later time if no fault delayed it.
+
+    A fault may let a post arrive long after the worker has given up on it. Such a post says nothing about the next.
+    """
     faults = [fault for fault in history.faults if "http" in fault.kind or "receiver" in fault.kind]
     first: dict[tuple[str, int], int] = {}
     for post in history.posts:
@@ -127,7 +129,7 @@ def _posted_early(history: History) -> Iterator[Violation]:
 
 
 def order(history: History) -> Iterator[Violation]:
-    """By the first call of each original record: a second one is a duplicate, and comes when it comes."""
+    """Compare the first calls of the original records. A second call is a duplicate, and its time does not matter."""
     begun = {place: min(call.ns for call in calls) for place, calls in history.calls_by_place.items()}
     key_queues: dict[tuple[int, str], list[Position]] = defaultdict(list)
     for record in history.records:
@@ -153,7 +155,7 @@ def passed(history: History) -> Iterator[Violation]:
     for commit in sorted(history.commits, key=lambda commit: commit.ns):
         for partition, offset in commit.offsets.items():
             records, index = by_partition[partition], checked[partition]
-            # What one commit has passed was looked at with it; a later one passes what follows.
+            # The records below this commit are checked now. A later commit adds only the records above it.
             while index < len(records) and records[index].offset < offset:
                 record = records[index]
                 if ended.get(record.place, commit.ns + 1) > commit.ns:
@@ -185,7 +187,7 @@ def _too_early(how: str, message_id: str, attempt: int, waited_ns: int, due_ns: 
 
 
 def _first_failed(history: History) -> dict[tuple[str, int], int]:
-    """When each attempt of each id first failed."""
+    """Return the time of the first failure of each attempt of each id."""
     failed: dict[tuple[str, int], int] = {}
     for call in history.calls:
         if call.outcome == "failed" and call.end_ns is not None:

@@ -1,4 +1,4 @@
-"""What goes wrong, and when: a driver whose seed decides everything."""
+"""Makes the faults of a run. The seed of the driver decides each fault and its time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.torture.parts import Cast, Part, Supervisor
     from tests.torture.servers import Servers
 
-#: Fault -> how often it comes, against the others.
+#: Fault -> its relative frequency.
 WEIGHTS: Mapping[str, int] = {
     "kill-consumer": 6,
     "kill-all-consumers": 1,
@@ -50,7 +50,7 @@ WEIGHTS: Mapping[str, int] = {
     "add-consumer": 3,
 }
 
-#: These end the broker, which the embedded one would not survive.
+#: These faults end the broker. The embedded broker would lose its records.
 ENDS_KAFKA = ("restart-kafka", "kill-kafka")
 
 #: Seconds between two faults: most follow closely, so that they overlap, and some stand alone.
@@ -58,7 +58,7 @@ SHORT_S, LONG_S, LONG_SHARE = (0.5, 5.0), (9.0, 14.0), 0.2
 
 
 class Driver:
-    """Does one fault after the other, each in a thread of its own, until it is told to stop; then all is mended."""
+    """Makes one fault after the other, each in its own thread, until a stop. Then it ends all faults."""
 
     def __init__(self, options: Options, servers: Servers, supervisor: Supervisor, cast: Cast, events: Journal) -> None:
         self._random = random.Random(options.seed)
@@ -68,7 +68,7 @@ class Driver:
         self._cast = cast
         self._events = events
         self._next_consumer = 10
-        #: What has a fault now; another one of the same would mend the first too early.
+        #: The targets that have a fault now. The end of a second fault would end the first one too early.
         self._busy: set[str] = set()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -78,7 +78,7 @@ class Driver:
         self._weights = weights
 
     def run(self, seconds: float) -> None:
-        """Do faults for so long; returns when the last is over."""
+        """Make faults for `seconds`. Return when the last one is over."""
         deadline = time.monotonic() + seconds
         with ThreadPoolExecutor(16) as threads:
             running = []
@@ -87,7 +87,7 @@ class Driver:
                     self._sleep(left)
                     continue
                 name = self._random.choices(list(self._weights), list(self._weights.values()))[0]
-                # All that is random is drawn here, in one thread, whatever becomes of it.
+                # All random values are drawn here, in one thread, even if the fault does not happen.
                 draw = random.Random(self._random.random())
                 low, high = LONG_S if self._random.random() < LONG_SHARE else SHORT_S
                 gap = self._random.uniform(low, high) / self._pace
@@ -115,7 +115,7 @@ class Driver:
 
     @contextlib.contextmanager
     def _fault(self, kind: str, target: str, **details: Any) -> Any:
-        """Enter a fault in the journal at its beginning, and again with its end; yields False if the target is busy."""
+        """Write a fault to the journal at its beginning, and again with its end. Yield False if the target is busy."""
         with self._lock:
             is_free = target not in self._busy
             self._busy.add(target)
@@ -133,7 +133,7 @@ class Driver:
                 self._busy.discard(target)
 
     def _choose(self, kind: str, draw: random.Random) -> Part | None:
-        """One of the parts that may be killed: the first of each kind is the witness whose memory is measured."""
+        """Choose a part to kill. The first part of each kind is left out, because its memory is measured."""
         parts = [part for part in self._supervisor.of_kind(kind) if not is_witness(part)]
         return draw.choice(parts) if parts else None
 
@@ -148,7 +148,7 @@ class Driver:
         part = self._choose(kind, draw)
         chosen = [p for p in self._supervisor.of_kind(kind) if not is_witness(p)] if what.startswith("all-") else [part]
         for one in filter(None, chosen):
-            # A worker's parent alone leaves orphans, which may be at work yet.
+            # If only the worker's parent is killed, its children live on and may still work.
             self._hit(one, f"kill-{what}", signal.SIGKILL, group=what == "worker-group")
 
     def _term(self, what: str, draw: random.Random) -> None:
@@ -157,7 +157,7 @@ class Driver:
 
     def _hit(self, part: Part, kind: str, number: signal.Signals, *, group: bool = False) -> None:
         if not part.is_running:
-            return  # what was hit a moment ago is not started again yet; it does not count
+            return  # the target of a recent fault is not started again yet; this fault does not count
         with self._fault(kind, part.name, pid=part.pid) as is_free:
             if is_free:
                 part.signal(number, group=group)
@@ -178,7 +178,7 @@ class Driver:
                     self._freeze(part.pid, draw.uniform(0.5, 2.0) * longer_than)
 
     def _of(self, what: str, draw: random.Random) -> Part | None:
-        """A part to stop for a while; that spares no witness."""
+        """Choose a part to stop for some time. Parts whose memory is measured may be chosen too."""
         parts = self._supervisor.of_kind(what)
         return draw.choice(parts) if parts else None
 

@@ -1,25 +1,27 @@
-"""Duplicates: how many there are, and how many there may be.
+"""Counts the duplicates of a run, and computes the largest number that its faults explain.
 
-What is counted is where a duplicate *begins*; what follows from one (a second retry of a record that was handled twice)
-is not counted again:
+Only the first duplicate of a chain counts. A second retry of a record that was handled twice is not counted again.
+These are duplicates:
 
 - a further call of the handler for the same record (topic, partition, offset);
-- of one attempt, more records than calls of the attempt before it failed; more dead letters than last attempts failed;
-- of one attempt, more posts than there were of the attempt before it.
+- more records of one attempt than failed calls of the attempt before it; more dead letters than failed last attempts;
+- more posts of one attempt than posts of the attempt before it.
 
-The bound. What is done again was under way when a fault came. Each call of the handler, and each delivery, can be
-followed by one more of its kind only once, so there are at most as many duplicates as there are calls and deliveries
-that were *exposed* to a fault, however many faults there were:
+The bound: work is done again only if it was under way when a fault came. Each call of the handler and each delivery can
+be repeated only once. So there are at most as many duplicates as calls and deliveries that were *exposed* to a fault.
+The number of faults does not matter.
 
-- a call is exposed to a fault of its consumer if it was begun, and its record not yet committed, when the fault came.
-  What is committed is known from the looks at the group's offsets: the last one before the fault holds. It is exposed
-  to a fault of any consumer where the whole group has to stop: members come or go, and commits fail because Kafka or
-  Redis is in trouble before the group is at work again (`NOTICED_S`); or Kafka or Redis has the fault itself;
-- a consumer that was stopped repeats what others have taken over: what it begins until `AFTER_S` after its end;
-- a delivery is exposed to a fault of a worker, Redis, Kafka, or the way to one of them, from `IN_HAND_S` before it (the
-  longest job) until `AFTER_S` after it.
+- A call is exposed to a fault of its consumer if it had begun and its record was not committed when the fault came. The
+  watch of the group's offsets shows the commits; its last look before the fault decides.
+- A call is exposed to a fault of any consumer if the whole group has to stop: because members come or go and commits
+  fail while Kafka or Redis is in trouble before the group works again (`NOTICED_S`), or because Kafka or Redis has the
+  fault itself.
+- A consumer that was stopped repeats the records of partitions that others have taken over. Its calls are exposed until
+  `AFTER_S` after the end of the stop.
+- A delivery is exposed to a fault of a worker, of Redis, of Kafka, or of the network to one of them, if it began from
+  `IN_HAND_S` before the fault (the longest job) to `AFTER_S` after it.
 
-A further call of a record that is neither is a violation by itself: no fault explains it.
+A further call of a record that was not exposed is a violation by itself, because no fault explains it.
 """
 
 from __future__ import annotations
@@ -38,34 +40,34 @@ if TYPE_CHECKING:
     from tests.torture.history import Call, Fault, History
 
 S = 10**9
-#: How long a process that was stopped goes on before it notices, and a cut connection is missed.
+#: How long a stopped process works before it notices the stop, and how long a cut connection stays unnoticed.
 AFTER_S = 2.0
 #: The session's end, and the five seconds that a rebalance waits for running calls.
 NOTICED_S = SESSION_S + 5 + 2
 #: A job of records waits 8 s for confirmations; one of 64 posts, 16 at once, four times for an answer.
 IN_HAND_S = max(8.0, 4 * HTTP_TIMEOUT_S)
-#: No call stays uncommitted for longer.
+#: The longest time that a call stays uncommitted.
 HORIZON_S = 120
 
 
 def is_of_consumers(fault: Fault) -> bool:
-    """Whether it can end, stop or cut off a consumer, or rebalance the group."""
+    """Return whether a fault can end, stop or disconnect a consumer, or rebalance the group."""
     return "consumer" in fault.target or is_outage(fault)
 
 
 def is_of_workers(fault: Fault) -> bool:
-    """Whether it can make a worker deliver again what was delivered."""
+    """Return whether a fault can make a worker repeat a delivery."""
     servers = ("kafka", "redis", "http", "receiver")
     return "worker" in fault.target or any(name in fault.kind or name in fault.target for name in servers)
 
 
 def is_outage(fault: Fault) -> bool:
-    """Whether it keeps consumers from committing while it lasts."""
+    """Return whether a fault keeps consumers from committing while it lasts."""
     return "kafka" in fault.kind or ("redis" in fault.kind and "workers" not in fault.kind)
 
 
 def repeated_calls(history: History) -> list[tuple[Call, Call]]:
-    """Further calls of a record, each with the call before it."""
+    """Return the further calls of each record, each with the call before it."""
     pairs: list[tuple[Call, Call]] = []
     for calls in history.calls_by_place.values():
         ordered = sorted(calls, key=lambda call: call.ns)
@@ -74,7 +76,7 @@ def repeated_calls(history: History) -> list[tuple[Call, Call]]:
 
 
 def count(history: History) -> Counter[str]:
-    """Duplicates by what was done again: calls, records, letters, posts."""
+    """Count the duplicates of each kind: calls, records, letters, posts."""
     found = Counter(calls=len(repeated_calls(history)))
     failed = Counter((call.id, call.attempt) for call in history.calls if call.outcome == "failed")
     records = Counter((record.id, record.attempt) for record in history.records if not record.is_original)
@@ -90,12 +92,12 @@ def count(history: History) -> Counter[str]:
 
 
 def bound(history: History) -> int:
-    """How many duplicates the faults explain at most; see the module's text."""
+    """Return the largest number of duplicates that the faults explain; see the module's docstring."""
     return len(exposed_calls(history)) + len(late_calls(history)) + exposed_deliveries(history)
 
 
 def exposed_calls(history: History) -> set[Call]:
-    """The calls that a fault found begun and not committed."""
+    """Return the calls that had begun and were not committed when a fault came."""
     calls = sorted(history.calls, key=lambda call: call.ns)
     times = [call.ns for call in calls]
     commits = sorted(history.commits, key=lambda commit: commit.ns)
@@ -119,7 +121,7 @@ def exposed_calls(history: History) -> set[Call]:
 
 
 def late_calls(history: History) -> set[Call]:
-    """The calls of consumers that were stopped, and had not noticed yet that others had taken over."""
+    """Return the calls of consumers that were stopped, before they noticed that others had taken over."""
     stops = [fault for fault in history.faults if fault.kind == "stop-consumer"]
     return {
         call
@@ -129,7 +131,7 @@ def late_calls(history: History) -> set[Call]:
 
 
 def exposed_deliveries(history: History) -> int:
-    """How many deliveries may have been in a worker's hand when a fault came."""
+    """Return how many deliveries may have been under way in a worker when a fault came."""
     times = sorted(
         [record.ms * 1_000_000 for record in history.records if not record.is_original]
         + [letter.ms * 1_000_000 for letter in history.letters]
@@ -144,7 +146,7 @@ def exposed_deliveries(history: History) -> int:
 
 
 def unexplained(history: History) -> list[tuple[Call, Call]]:
-    """Repeated calls, each with the one before it, which no fault had found uncommitted."""
+    """Return the repeated calls, each with the call before it, that no fault explains."""
     exposed, late = exposed_calls(history), late_calls(history)
     return [(first, second) for first, second in repeated_calls(history) if first not in exposed and second not in late]
 

@@ -1,4 +1,4 @@
-"""The handler: writes down the beginning and the end of each call, and does what the plan says in between."""
+"""The handler: it records the beginning and the end of each call. The plan decides its outcome."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 #: The status of a process that ended itself.
 CRASHED = 66
 
-#: Set for the process whose memory is measured: it has to live through the whole run.
+#: Set for the process whose memory is measured. It must live through the whole run.
 WITNESS = "TORTURE_WITNESS"
 
 _numbers = count(1)
 
 
 class RefusedError(Exception):
-    """What the handler raises on purpose."""
+    """The error that the handler raises on purpose."""
 
 
 @cache
@@ -61,7 +61,7 @@ def handle(record: Record) -> None:
 
 
 def _is_first(message_id: str) -> bool:
-    """Whether nobody has crashed over this message before."""
+    """Return whether no process has crashed with this message before."""
     try:
         os.close(os.open(Path(os.environ[DIRECTORY], f"crashed-{message_id}"), os.O_CREAT | os.O_EXCL))
     except FileExistsError:

@@ -1,4 +1,4 @@
-"""What a run left behind, as values: the material of the books."""
+"""The data of a finished run, as values. The checks in `books` read them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 Place = tuple[int, int]
 
-#: Which faults are told with the history of an id.
+#: The faults that are printed with the history of an id.
 AROUND_BEFORE_NS, AROUND_AFTER_NS = 10 * 10**9, 30 * 10**9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call of the handler; `end_ns` and `outcome` ("ok", "failed", "crash") are None where a kill cut it short."""
+    """One call of the handler. `end_ns` and `outcome` ("ok", "failed", "crash") are None if a kill ended it."""
 
     id: str
     attempt: int
@@ -35,7 +35,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """A record as it lies in a topic; `ms` is its timestamp."""
+    """A record in a topic. `ms` is its timestamp."""
 
     id: str
     partition: int
@@ -59,7 +59,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Post:
-    """A post that reached the HTTP receiver; `taken` if it was told 200."""
+    """A post that reached the HTTP receiver. `taken` is True if it got the answer 200."""
 
     id: str
     attempt: int
@@ -70,7 +70,7 @@ class Post:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Produced:
-    """A message that Kafka, or Redis for one over HTTP, has confirmed; `ns` is before that for the latter."""
+    """A confirmed message: by Kafka, or by Redis for a message over HTTP. For the latter, `ns` is before the call."""
 
     id: str
     ns: int
@@ -79,7 +79,7 @@ class Produced:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """Something that the driver did, or an end of a process that it did not ask for ("exit")."""
+    """A fault that the driver made, or the end of a process that the driver did not cause ("exit")."""
 
     kind: str
     target: str
@@ -94,7 +94,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """The group's offsets as Kafka told them; the answer came at `ns`."""
+    """The group's committed offsets in an answer of Kafka, which came at `ns`."""
 
     ns: int
     offsets: Mapping[int, int]
@@ -102,7 +102,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """Something that breaks the promise; `ids` are the messages concerned."""
+    """A broken rule. `ids` are the messages concerned."""
 
     kind: str
     text: str
@@ -111,7 +111,7 @@ class Violation:
 
 @dataclass(kw_only=True)
 class History:
-    """Everything of one run, from Kafka, Redis, the receiver, and the journals."""
+    """All data of one run, from Kafka, Redis, the receiver, and the journals."""
 
     produced: Mapping[str, Produced] = field(default_factory=dict)
     calls: Iterable[Call] = ()
@@ -145,7 +145,7 @@ class History:
         return _grouped(self.posts, lambda post: post.id)
 
     def all_of(self, message_id: str) -> list[str]:
-        """Everything that is known of one id, in its order, with the faults around it."""
+        """Return all events of one id in the order of time, with the faults around them."""
         told = sorted(self._own_story(message_id))
         if not told:
             return ["nothing is known of it"]

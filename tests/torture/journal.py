@@ -1,4 +1,4 @@
-"""What happened, written down at once: a file for each process, which outlives its SIGKILL."""
+"""Journals: each process appends its events to a file of its own at once, so that they survive a SIGKILL."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Where the processes of a run write, and what each is called.
+#: The directory of the journals, and the name of this process.
 DIRECTORY = "TORTURE_DIRECTORY"
 PART = "TORTURE_PART"
 
 
 class Journal:
-    """Appends lines of JSON to a file of this process' own; safe for threads."""
+    """Appends lines of JSON to this process's own file. Threads may share it."""
 
     def __init__(self, kind: str, directory: Path | None = None) -> None:
         directory = Path(os.environ[DIRECTORY]) if directory is None else directory
         name = f"{kind}-{os.environ.get(PART, 'driver')}-{os.getpid()}-{time.time_ns():x}.jsonl"
-        # One write a line, into the page cache: no process' end takes it away again.
+        # Each line is one write into the page cache, so it survives the end of the process.
         self._file = os.open(directory / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def write(self, **fields: Any) -> None:
@@ -30,7 +30,7 @@ class Journal:
 
 
 class Tail:
-    """Reads what all processes have written to their journals of one kind, as it grows."""
+    """Reads the journals of one kind from all processes while they grow."""
 
     def __init__(self, kind: str, directory: Path) -> None:
         self._kind = kind
@@ -38,7 +38,7 @@ class Tail:
         self._read: dict[Path, int] = {}
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """What is new since the last call. A line that a SIGKILL has cut short stays unread."""
+        """Yield the new lines since the last call. A line that a SIGKILL has cut is not read."""
         for path in sorted(self._directory.glob(f"{self._kind}-*.jsonl")):
             with path.open("rb") as file:
                 file.seek(self._read.get(path, 0))

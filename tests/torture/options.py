@@ -1,4 +1,4 @@
-"""What a run is told on its command line."""
+"""The command line options of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: The load and the shape of a run that nobody asks otherwise.
+#: The defaults for the load and the shape of a run.
 RATE = 60.0
 DRAIN_S = 180.0
 
@@ -20,14 +20,14 @@ class Options:
     """One run.
 
     Attributes:
-        minutes: how long the chaos lasts; start and drain come on top.
+        minutes: the time with faults, without the start and the drain.
         seed: the same seed gives the same faults in the same order, on the same kinds of targets.
         kafka: "apache" or "embedded". The embedded broker keeps its records in memory, so it is stopped, not killed.
-        rate: messages produced a second, Kafka and HTTP together.
-        pace: faults come this many times as often as they do by default.
-        drain_s: how long the healed system may take until everything is through.
-        only: names of faults; others do not happen. Empty means all.
-        keep_logs: a directory for every log and journal; None keeps them only where something is wrong.
+        rate: messages a second, Kafka and HTTP together.
+        pace: the frequency of the faults, as a multiple of the default.
+        drain_s: the longest time after the last fault until every message has ended, in seconds.
+        only: the names of the faults to make. Empty means all.
+        keep_logs: a directory for all logs and journals; None keeps them only after a violation.
     """
 
     minutes: float = 2.0
@@ -41,7 +41,7 @@ class Options:
 
 
 def parse(arguments: Sequence[str], faults: Sequence[str]) -> Options:
-    """Read a command line; `faults` are the names that `--only` takes."""
+    """Read a command line. `faults` are the allowed names for `--only`."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.torture",
         description="Kill, stop and cut off everything at random, then balance the books. Prints one JSON line; "

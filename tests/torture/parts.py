@@ -1,4 +1,4 @@
-"""The processes under torture, and the supervisor that starts again what has ended."""
+"""The processes under torture, and the supervisor that starts them again after their end."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
     from tests.torture.servers import Servers
 
-#: Seconds before something that ended is started again.
+#: The time before an ended part is started again, in seconds.
 RESTART_S = 0.5
 
 APP = ("-m", "celery", "-A", "tests.torture.app")
 
 
 class Part:
-    """One process that is to run: `python *arguments`, in a process group of its own, its output in a log."""
+    """One process of the run: `python *arguments`, in its own process group, with its output in a log."""
 
     def __init__(self, name: str, arguments: tuple[str, ...], environment: Mapping[str, str], logs: Path) -> None:
         self.name = name
@@ -56,7 +56,7 @@ class Part:
 
     @property
     def status(self) -> int | None:
-        """None while it runs, or was never started."""
+        """Return the exit status; None while the process runs, or if it was never started."""
         return None if self._process is None else self._process.poll()
 
     @property
@@ -64,14 +64,14 @@ class Part:
         return self._process is not None and self._process.poll() is None
 
     def children(self) -> list[int]:
-        """The pids of its direct children."""
+        """Return the pids of its direct children."""
         with contextlib.suppress(OSError, ValueError):
             tasks = Path(f"/proc/{self.pid}/task").glob("*/children")
             return [int(pid) for task in tasks for pid in task.read_text().split()]
         return []
 
     def signal(self, number: signal.Signals, *, group: bool = False) -> bool:
-        """Send a signal to the process, or to it and all its children; False if there is none."""
+        """Send a signal to the process, or with `group` also to all its children. Return False if none runs."""
         if not self.is_running or self.pid is None:
             return False
         with contextlib.suppress(ProcessLookupError):
@@ -79,7 +79,7 @@ class Part:
         return True
 
     def stop(self, timeout: float) -> int | None:
-        """SIGTERM, after the deadline SIGKILL; then nothing is left of any start of it."""
+        """Send SIGTERM, and after the timeout SIGKILL. Then no process of any start is left."""
         self.wanted = False
         self.signal(signal.SIGCONT, group=True)
         self.signal(signal.SIGTERM)
@@ -165,7 +165,7 @@ class Cast:
             "REBOUND_HTTP_TIMEOUT": str(HTTP_TIMEOUT_S),
             "REBOUND_HTTP_CONNECT_TIMEOUT": str(HTTP_TIMEOUT_S),
             "REBOUND_OUTAGE_MAX_DELAY": "4",
-            # By default three; here the innocent are hit that often.
+            # The default is three. Here the faults end so many workers that a good message would become a dead letter.
             "REBOUND_MAX_WORKER_LOSSES": "20",
             "TORTURE_RECEIVER": f"http://{HOST}:{servers.http.port}/hook",
         }

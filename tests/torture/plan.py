@@ -1,4 +1,4 @@
-"""What becomes of each message: pure functions of its id, so that the handler, the receiver and the books agree."""
+"""Decides the outcome of each message by pure functions of its id. Handler, receiver and checks all use them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEASE_S = 4.0
 SESSION_S = 6.0
 HTTP_TIMEOUT_S = 2.0
 
-#: A hanging handler sleeps for so long, which holds back its partition's commits.
+#: How long a hanging handler sleeps, in seconds. Meanwhile the commits of its partition are delayed.
 HANG_S = 3.0
 
 #: The share of messages that go over HTTP.
@@ -26,30 +26,30 @@ HTTP_SHARE = 0.15
 
 
 class Fate(StrEnum):
-    """What the handler does with a message."""
+    """The handler's outcome for a message."""
 
     SUCCEED = "succeed"
     FAIL = "fail"
     ALWAYS = "always"
-    #: The process ends at the first call; later ones succeed.
+    #: The process ends in the first call. Later calls succeed.
     CRASH = "crash"
     HANG = "hang"
 
 
 class Answer(StrEnum):
-    """What the HTTP receiver does with a post."""
+    """The HTTP receiver's answer to a post."""
 
     OK = "ok"
     ERROR = "error"
     HANG = "hang"
     CUT_ERROR = "cut-error"
-    #: 200, and the connection ends within the body: the status has said that it was taken.
+    #: 200, and the connection ends within the body. The status alone means that the post was taken.
     CUT_OK = "cut-ok"
     LATE = "late"
 
 
 def chance(question: str, message_id: str) -> float:
-    """A number from 0 to below 1 that looks random, but is always the same for this question and message."""
+    """Return a number from 0 to below 1 that looks random, but is always the same for this question and message."""
     digest = hashlib.blake2b(f"{question}:{message_id}".encode(), digest_size=6).digest()
     return int.from_bytes(digest) / 2**48
 
@@ -59,7 +59,7 @@ def is_http(message_id: str) -> bool:
 
 
 def key_of(message_id: str) -> bytes | None:
-    """The record's key; one message in ten has none."""
+    """Return the record's key; None for one message in ten."""
     number = chance("key", message_id)
     return None if number < 0.1 else f"key-{int(number * KEYS)}".encode()
 
@@ -73,7 +73,7 @@ def fate(message_id: str) -> Fate:
 
 
 def failures(message_id: str) -> int:
-    """How many attempts fail before one succeeds."""
+    """Return how many attempts fail before one succeeds."""
     found = fate(message_id)
     if found == Fate.ALWAYS:
         return 1 + MAX_RETRIES
@@ -81,7 +81,7 @@ def failures(message_id: str) -> int:
 
 
 def answer(message_id: str, attempt: int) -> Answer:
-    """What the receiver answers to this attempt. One message in ten is never taken."""
+    """Return the receiver's answer to this attempt. One message in ten is never taken."""
     if chance("never", message_id) < 0.1:
         return Answer.ERROR
     number = chance(f"answer-{attempt}", message_id)
@@ -98,5 +98,5 @@ def answer(message_id: str, attempt: int) -> Answer:
 
 
 def delay_ns(attempt: int) -> int:
-    """Nanoseconds between the failure of an attempt and the next one."""
+    """Return the nanoseconds between the failure of an attempt and the next attempt."""
     return int(BASE_DELAY_S * 10**9) << (attempt - 1)

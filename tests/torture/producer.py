@@ -1,4 +1,4 @@
-"""A producer, which writes down what Kafka (or Redis, for messages over HTTP) has confirmed.
+"""A producer that records each confirmation of Kafka (or of Redis, for messages over HTTP).
 
 python -m tests.torture.producer RATE
 """
@@ -22,12 +22,12 @@ from tests.torture.app import rebound
 from tests.torture.journal import PART, Journal
 from tests.torture.plan import BASE_DELAY_S, DEAD_TOPIC, MAX_RETRIES, TOPIC, is_http, key_of
 
-#: A record that is not confirmed within so many seconds is given up; what lies in the topic counts all the same.
+#: A record without a confirmation is given up after this time, in seconds. It still counts if it is in the topic.
 CONFIRM_S = 20
 
 
 class Sender:
-    """Sends messages one after the other, and writes down which were taken."""
+    """Sends messages one after the other, and records the confirmed ones."""
 
     def __init__(self) -> None:
         self._journal = Journal("produced")
@@ -54,12 +54,12 @@ class Sender:
             self._fail(message_id, error)
 
     def note(self, *, wait: bool = False) -> None:
-        """Write down what is known by now of what was sent."""
+        """Record the confirmations so far. With `wait`, wait for all of them."""
         while self._open and (wait or self._open[0][1].is_done):
             message_id, future = self._open.popleft()
             try:
                 place = future.get(timeout=CONFIRM_S + 5)
-            except Exception as error:  # noqa: BLE001 - whatever it is: not confirmed
+            except Exception as error:  # noqa: BLE001 - any error means that the record is not confirmed
                 self._fail(message_id, error)
             else:
                 self._journal.write(id=message_id, ns=time.time_ns(), partition=place.partition, offset=place.offset)
@@ -85,7 +85,7 @@ class Sender:
         self._journal.write(unconfirmed=message_id, ns=time.time_ns(), error=repr(error))
         producer, self._producer = self._producer, None
         if producer is not None:
-            # An idempotent producer takes nothing more after some errors.
+            # After some errors an idempotent producer refuses all further records.
             with contextlib.suppress(KafkaError):
                 producer.close(timeout=1)
 
@@ -99,7 +99,7 @@ def main(rate: float) -> None:
         sender.send(f"{prefix}-{number}")
         sender.note()
         number += 1
-        # After an outage it does not catch up: the load is bounded.
+        # After an outage the missed messages are not sent, because the load must stay bounded.
         ahead = began + number / rate - time.monotonic()
         if ahead > 0:
             time.sleep(ahead)

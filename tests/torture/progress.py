@@ -1,4 +1,4 @@
-"""What is said while a run goes on: to stderr, since stdout has the one line of figures."""
+"""Prints the progress of a run to stderr, because stdout has only the line of figures."""
 
 from __future__ import annotations
 

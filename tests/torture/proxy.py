@@ -1,4 +1,4 @@
-"""A TCP proxy that cuts, stalls, delays, or lets one direction vanish."""
+"""A TCP proxy that can cut, stall or delay connections, or drop the data of one direction."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ HOST = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What a proxy does to the connections that it hits.
+    """A fault of some of a proxy's connections.
 
     Attributes:
-        kind: "cut" (end them), "stall" (nothing moves), "delay" (each piece waits), "drop-up" or "drop-down" (what
-            goes to the server, or comes from it, vanishes).
-        share: the share of connections that it hits.
-        delay_s: for "delay".
+        kind: "cut" (the connections end), "stall" (no data moves), "delay" (each piece of data waits), "drop-up" (data
+            to the server is dropped) or "drop-down" (data from the server is dropped).
+        share: the share of the connections with the fault, from 0 to 1.
+        delay_s: the delay of each piece for "delay", in seconds.
     """
 
     kind: str
@@ -37,7 +37,7 @@ class Link:
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
     is_hit: bool
-    #: Bytes have vanished: nothing that follows can be understood, so the link ends with the trouble.
+    #: Whether bytes were dropped. The later bytes make no sense without them, so the link ends with the fault.
     is_broken: bool = False
     flows: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -48,7 +48,7 @@ class Link:
 
 
 class Proxy:
-    """Listens on a free port of 127.0.0.1 and passes on to `target_port`, in a thread of its own."""
+    """Listens on a free port of 127.0.0.1 and passes the data to `target_port`, in its own thread."""
 
     def __init__(self, target_port: int, seed: int) -> None:
         self.target_port = target_port
@@ -63,7 +63,7 @@ class Proxy:
         ready.wait()
 
     def begin(self, trouble: Trouble) -> None:
-        """Trouble the present connections, and unless it is a cut, new ones too, until `heal`."""
+        """Begin a fault of the present connections. Except for a cut, new connections have it too, until `heal`."""
         self._loop.call_soon_threadsafe(self._begin, trouble)
 
     def heal(self) -> None:
@@ -133,7 +133,7 @@ class Proxy:
                 await link.flows.wait()
                 writer.write(data)
                 await writer.drain()
-        # One side has ended; so does the other, unless it is not to be heard of.
+        # One side has ended. The other side ends too, unless a fault keeps it from noticing.
         await link.flows.wait()
         if not writer.is_closing():
             writer.close()

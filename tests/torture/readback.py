@@ -1,4 +1,4 @@
-"""Reads a run back: Kafka's topics to their ends, Redis, and the journals."""
+"""Reads the data of a finished run: Kafka's topics to their ends, Redis, and the journals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TIMEOUT_S = 120.0
 
 
 def read_history(brokers: str, redis_url: str, directory: Path) -> History:
-    """Everything; nobody may write to the topics any more."""
+    """Return the history of the run. No process may write to the topics any more."""
     offsets = Journal("commits", directory)
     reader = KafkaConsumer(bootstrap_servers=brokers, group_id=GROUP, enable_auto_commit=False)
     try:
@@ -53,7 +53,7 @@ def read_history(brokers: str, redis_url: str, directory: Path) -> History:
 
 
 def _keep(records: Mapping[str, list[Position]], directory: Path) -> None:
-    """Kafka is gone after the run; what it held stays with the journals."""
+    """Write Kafka's records to the journals' directory, because Kafka is removed after the run."""
     for topic, positions in records.items():
         lines = (json.dumps(dataclasses.asdict(position)) + "\n" for position in positions)
         (directory / f"topic-{topic}.jsonl").write_text("".join(lines))
@@ -91,7 +91,7 @@ def _faults(directory: Path) -> list[Fault]:
     found: dict[tuple[str, str, int], Fault] = {}
     for line in Tail("events", directory).lines():
         kind, target, start = line.pop("kind"), line.pop("target"), line.pop("start")
-        # The second line of a fault, with its end, replaces the first.
+        # The second line of a fault has its end and replaces the first line.
         found[kind, target, start] = Fault(
             kind=kind, target=target, start_ns=start, end_ns=line.pop("end", start), details=line
         )
@@ -109,8 +109,11 @@ def _message_id(task_id: str) -> str:
 
 
 def _read_topics(brokers: str) -> dict[str, list[Position]]:
-    """All records of both topics. Each partition is given a record that marks its end: an end offset, which would be
-    simpler to ask for, is not exact on the embedded broker."""
+    """Return all records of both topics.
+
+    A record that marks the end is added to each partition. An end offset would be simpler, but the embedded broker does
+    not return exact ones.
+    """
     mark = uuid.uuid4().bytes
     places = [TopicPartition(topic, number) for topic in (TOPIC, DEAD_TOPIC) for number in range(PARTITIONS)]
     producer = KafkaProducer(bootstrap_servers=brokers, delivery_timeout_ms=30_000)

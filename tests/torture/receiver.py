@@ -1,4 +1,4 @@
-"""The HTTP receiver: answers as the plan says. `python -m tests.torture.receiver port`."""
+"""The HTTP receiver. The plan decides its answers. `python -m tests.torture.receiver port`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from tests.torture.journal import Journal
 from tests.torture.plan import HTTP_TIMEOUT_S, Answer, answer
 
-#: How long a post stays without any answer.
+#: How long a post gets no answer, in seconds.
 HANG_S = 3 * HTTP_TIMEOUT_S
 LATE_S = 1.5 * HTTP_TIMEOUT_S
 
@@ -29,8 +29,9 @@ class Receiver(BaseHTTPRequestHandler):
         message_id, attempt = json.loads(body)["id"], int(self.headers["Rebound-Attempt"])
         kind = answer(message_id, attempt)
         time.sleep({Answer.HANG: HANG_S, Answer.LATE: LATE_S}.get(kind, 0))
-        # Who has hung up before the answer does not take it for a success; who is there may. The note comes before
-        # the answer: a receiver that is killed in between has been told of a message that comes once more.
+        # A client that closed the connection before the answer does not count the post as a success. A client that is
+        # still there may. The journal is written before the answer. If the receiver is killed in between, the message
+        # is in the journal and is posted once more.
         taken = kind in (Answer.OK, Answer.CUT_OK) or (kind == Answer.LATE and not self._peer_is_gone())
         self.journal.write(id=message_id, attempt=attempt, ns=began, end_ns=time.time_ns(), answer=kind, taken=taken)
         if kind == Answer.HANG:
@@ -49,7 +50,7 @@ class Receiver(BaseHTTPRequestHandler):
         return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class' name
-        """The journal says it all."""
+        """Log nothing, because the journal has every post."""
 
 
 class Server(ThreadingHTTPServer):
@@ -57,7 +58,7 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Peers hang up here all the time."""
+        """Log nothing, because clients often close the connection here."""
 
 
 if __name__ == "__main__":

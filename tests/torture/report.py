@@ -1,4 +1,4 @@
-"""The figures of a run, as the one line of JSON says them."""
+"""Computes the figures of a run for the line of JSON."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 S = 10**9
 
-#: Seconds around a fault in which there must be no other, so that the time to recover is that fault's own.
+#: The time around a fault without another fault, in seconds. Then the time to recover belongs to this fault alone.
 ALONE_BEFORE_S, ALONE_AFTER_S = 1.0, 8.0
 
 
 def figures(options: Options, history: History, violations: Sequence[Violation], restarts: int) -> dict[str, Any]:
-    """What is printed; times in seconds."""
+    """Return the printed figures; times are in seconds."""
     kinds = Counter(violation.kind for violation in violations)
     faults = [fault for fault in history.faults if fault.kind != "exit"]
     found = duplicates.count(history)
@@ -64,10 +64,12 @@ def _crashes(history: History) -> int:
 
 
 def recovery(history: History, chosen: Callable[[Fault], bool], *, from_end: bool = False) -> dict[str, float] | None:
-    """How long after a fault (or its end) all that was due by then was in its topic; only of faults that stand alone.
+    """Return the times to recover: from a fault (or its end) until all retries due by then were in their topics.
+
+    Only faults without another fault around them count.
 
     Returns:
-        how many there were, the median, and the longest; None if there were none.
+        the number of such faults, the median and the longest time; None if there were none.
     """
     failed: dict[tuple[str, int], int] = {}
     for call in history.calls:
@@ -97,5 +99,5 @@ def recovery(history: History, chosen: Callable[[Fault], bool], *, from_end: boo
 
 
 def _is_echo(other: Fault, fault: Fault) -> bool:
-    """An end that a kill has brought about."""
+    """Return whether the other fault is the end of a process that this kill has caused."""
     return other.kind == "exit" and other.target == fault.target

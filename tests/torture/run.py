@@ -1,4 +1,4 @@
-"""One run, from the first server to the balanced books."""
+"""One run, from the start of the first server to the checks at the end."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from tests.torture.history import History
     from tests.torture.options import Options
 
-#: How long everything may take to be up, and a part to end.
+#: The longest start of all parts, and the longest end of one part, in seconds.
 START_S, STOP_S = 90.0, 45.0
 
-#: Of how many ids the whole history is told.
+#: How many ids are printed with their whole history.
 TOLD = 5
 
 
 class Run:
-    """Everything that one run has started."""
+    """One run with all servers and processes that it has started."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -100,7 +100,7 @@ class Run:
     def _start_parts(self) -> None:
         cast, add = self._cast, self._supervisor.add
         add(cast.receiver())
-        # A witness of each kind lives through the run; its memory is measured.
+        # One part of each kind is never killed, so that its memory can be measured over the whole run.
         add(cast.worker(1, "threads", 4))
         add(cast.worker(2, "prefork", 2))
         add(cast.worker(3, "threads", 4))
@@ -111,7 +111,7 @@ class Run:
             add(cast.producer(number, 2))
 
     def _drain(self) -> bool:
-        """Stop the producers, mend what is not mended, and wait until every message has come to its end."""
+        """Stop the producers, end all faults, and wait until every message has come to its end."""
         began = time.monotonic()
         for part in self._supervisor.of_kind("producer"):
             self._supervisor.remove(part.name, STOP_S)
@@ -121,7 +121,7 @@ class Run:
         say("healed; waiting until everything is through")
         drained = self._wait(self._is_through, self._options.drain_s, None)
         self._drained_s = round(time.monotonic() - began, 1)
-        # What was finished may be uncommitted yet.
+        # Finished records may still be uncommitted.
         time.sleep(3)
         return drained
 
@@ -131,7 +131,7 @@ class Run:
         return self._confirmed <= self._ended and not waiting(self._servers.redis.url, QUEUE)
 
     def _progress(self) -> int:
-        """Read on in the calls' journals; returns how many messages have come to an end."""
+        """Read the new lines in the journals of the calls. Return how many messages have come to an end."""
         for line in self._calls.lines():
             if line["what"] == "begin":
                 self._begun[line["call"]] = line["id"], line["attempt"]
@@ -152,7 +152,7 @@ class Run:
         return False
 
     def _stop_parts(self) -> None:
-        """Stop all at once; consumers and workers have to end in order."""
+        """Stop all parts at the same time. Consumers and workers must end without an error."""
         names = list(self._supervisor.parts)
         with ThreadPoolExecutor(len(names)) as threads:
             statuses = list(threads.map(lambda name: self._supervisor.remove(name, STOP_S), names))

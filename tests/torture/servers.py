@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class ProxiedApache(ApacheKafka):
-    """Two listeners: clients of the first are sent through the proxy, those of the second are not."""
+    """Apache Kafka with two listeners. Clients of the first go through the proxy; clients of the second do not."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(free_port())
@@ -44,7 +44,7 @@ class ProxiedApache(ApacheKafka):
 
 
 class ProxiedEmbedded(EmbeddedKafka):
-    """It has one listener, so who checks the books goes through the proxy as well."""
+    """The embedded Kafka. It has one listener, so the checks go through the proxy as well."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(free_port())
@@ -74,7 +74,7 @@ class Servers:
         )
         self.redis = RedisServer(free_port(), aof_dir=directory / "aof")
         self.receiver_port = free_port()
-        # Consumers and workers have a way of their own, so that one kind can be cut off from Redis alone.
+        # Consumers and workers have their own proxies to Redis, so that one kind can be disconnected alone.
         self.redis_for_consumers = Proxy(self.redis.port, seed + 1)
         self.redis_for_workers = Proxy(self.redis.port, seed + 2)
         self.http = Proxy(self.receiver_port, seed + 3)

@@ -1,4 +1,4 @@
-"""What is looked at while the run goes on: committed offsets, and the memory of what lives through it."""
+"""Watches the run: it samples the committed offsets, and the memory of the processes that live through the run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EVERY_S = 2.0
 
 
 class OffsetWatch:
-    """Asks Kafka for the group's committed offsets, and writes them down."""
+    """Asks Kafka for the group's committed offsets, and writes them to the journal."""
 
     def __init__(self, brokers: str, journal: Journal) -> None:
         self._brokers = brokers
@@ -38,7 +38,7 @@ class OffsetWatch:
 
     def _run(self) -> None:
         while not self._stopping.wait(EVERY_S):
-            # A new one each time it fails: who watches must not depend on what is being watched.
+            # After each failure a new reader is made, so that faults of the run cannot stop the watch.
             with contextlib.suppress(KafkaError, OSError):
                 self._look()
 
@@ -54,7 +54,7 @@ class OffsetWatch:
 
 
 def look(reader: KafkaConsumer, journal: Journal) -> dict[int, int]:
-    """Ask once, and write it down with the time by which the answer was there."""
+    """Ask once, and write the answer to the journal with the time of its arrival."""
     offsets = {
         number: reader.committed(TopicPartition(TOPIC, number), timeout_ms=3000) or 0 for number in range(PARTITIONS)
     }
@@ -78,7 +78,7 @@ class MemoryWatch:
         self._thread.join(10)
 
     def levels(self, early_s: float) -> dict[str, tuple[float, float, float]]:
-        """In MB for each part: the median at about `early_s` seconds, of the last half minute, and the most."""
+        """Return for each part, in MB: the median at about `early_s` seconds, that of the last 30 s, and the maximum."""
         found = {}
         for name, samples in self._samples.items():
             if not samples:

@@ -1,4 +1,4 @@
-"""The forms in which a destination may be given, and what is refused."""
+"""The forms of a destination, and the values that are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Rebound(app)` on apps of every kind: what it adds, when it reads settings, and what callers are told."""
+"""`Rebound(app)` on apps of every kind: its changes to the app, the time at which it reads settings, and its errors."""
 
 from __future__ import annotations
 

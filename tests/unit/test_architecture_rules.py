@@ -1,4 +1,4 @@
-"""Every house rule bites: each is applied to a small made-up package that breaks it, and to one that keeps it."""
+"""Every architecture rule works: it refuses a small package that breaks it, and accepts a package that keeps it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stored form of a message: what each version wrote is read, and what is damaged or later is told apart."""
+"""The stored form of a message: the forms of all versions are read. Damaged and later forms get different errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `rebound_*` settings: where they come from, which wins, and what a bad one is told."""
+"""The `rebound_*` settings: their sources, the precedence of the sources, and the errors for wrong values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The consumer benchmark: its durations, what it prints, and how it takes signals."""
+"""The consumer benchmark: its durations, its output, and its handling of signals."""
 
 from __future__ import annotations
 

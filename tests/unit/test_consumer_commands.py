@@ -1,4 +1,4 @@
-"""`celery rebound consume`: what it refuses, in one line, before anything connects."""
+"""`celery rebound consume` refuses wrong arguments in one line, before anything connects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a consumer's configuration takes and refuses, and what follows from it."""
+"""A consumer's configuration: the values that it accepts and refuses, and the settings that follow from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The handler as a task of the app: what Celery's signals tell of it, and what Celery does for Django."""
+"""The handler as a task of the app: Celery's signals for it, and Celery's clean-up for Django."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The key_queues: order by key, never two of a key at once, and taking out what is not begun."""
+"""The key queues: order by key, never two records of a key at once, and the removal of records that are not started."""
 
 from __future__ import annotations
 

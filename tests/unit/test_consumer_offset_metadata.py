@@ -1,4 +1,4 @@
-"""The metadata of a commit: every set of ranges comes back, within its bounds, and foreign text is told from damage."""
+"""The metadata of a commit: every set of ranges is read back within its bounds. Foreign and damaged texts fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The offset tracker: how far a partition may be committed, and what counts as what."""
+"""The offset tracker: the offset to commit in a partition, and the counts of the records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the rebalance listener does about partitions that it knows, and about those that are new to it."""
+"""The rebalance listener: partitions that it has tracked before, and new partitions."""
 
 from __future__ import annotations
 

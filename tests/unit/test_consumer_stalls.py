@@ -1,4 +1,4 @@
-"""When a partition counts as stalled, and when it does not."""
+"""The conditions under which a partition counts as stalled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The statistics' words and numbers."""
+"""The names and the numbers of the statistics."""
 
 from __future__ import annotations
 

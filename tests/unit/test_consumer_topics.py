@@ -1,4 +1,4 @@
-"""What a consumer says of its topics at the start."""
+"""The errors and log lines about a consumer's topics at the start."""
 
 from __future__ import annotations
 

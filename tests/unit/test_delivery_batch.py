@@ -1,4 +1,4 @@
-"""What follows each outcome of a delivery: decided without Redis, Kafka or a worker."""
+"""The decision after each outcome of a delivery, without Redis, Kafka or a worker."""
 
 from __future__ import annotations
 

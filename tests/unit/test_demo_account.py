@@ -1,4 +1,4 @@
-"""The account and the summary, on runs written by hand: what they must find, and what they must not."""
+"""The account and the summary of the demo, on runs written by hand: they find every fault, and report no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pages say is so: paths exist, commands can be parsed, and tables match the code."""
+"""The documentation is true: its paths exist, its commands can be parsed, and its tables match the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the doctor says of consumers' options, and of what a Kafka broker tells of itself."""
+"""The doctor's findings on consumers' options, and on the settings that a Kafka broker reports."""
 
 from __future__ import annotations
 

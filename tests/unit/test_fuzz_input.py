@@ -1,4 +1,4 @@
-"""Whatever a user writes into settings, environment, addresses or a command line is used, or refused clearly."""
+"""Any value in settings, environment, addresses or a command line is used, or refused with a clear error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever Redis or Kafka hold, reading it gives a whole message or the one error that says it is damaged."""
+"""Any data from Redis or Kafka is read as a whole message, or refused with the one error for damaged messages."""
 
 from __future__ import annotations
 

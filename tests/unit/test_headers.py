@@ -1,4 +1,4 @@
-"""Rebound's headers: written once each, read back, and never trusted."""
+"""Rebound's headers: each is written once and read back. Values of other programs are never trusted."""
 
 from __future__ import annotations
 

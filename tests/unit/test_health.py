@@ -1,4 +1,4 @@
-"""The health file: whole at every moment, touched only by who is well, and never its process' end."""
+"""The health file: it is whole at every moment, a stalled process does not renew it, and its errors end no process."""
 
 from __future__ import annotations
 

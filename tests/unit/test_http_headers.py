@@ -1,4 +1,4 @@
-"""The headers of the POST that delivers a message: safe to send whatever a Kafka header held."""
+"""The headers of the POST that delivers a message: they are safe for every value of a Kafka header."""
 
 from __future__ import annotations
 

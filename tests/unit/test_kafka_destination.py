@@ -1,4 +1,4 @@
-"""The Kafka destination without a broker: its options, its clients, and what it does when there is none."""
+"""The Kafka destination without a broker: its options, its clients, and its outcomes when no broker answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each destination has a lane of its own, under a name that a person can read and type."""
+"""Each destination has its own lane. A person can read and type the lane's name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The message that travels: its ids, what follows a failed attempt, and the bounded text of what failed."""
+"""The message: its ids, its next state after a failed attempt, and the bounded text of its failure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every patch of celery, kombu and kafka-python is declared, documented, and fits the code that is installed."""
+"""Every patch of celery, kombu and kafka-python is declared, documented, and fits the installed code."""
 
 from __future__ import annotations
 

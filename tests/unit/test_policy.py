@@ -1,4 +1,4 @@
-"""When a failed attempt is tried again, and which policies are refused."""
+"""The retry policy: the due time after a failed attempt, and the policies that are refused."""
 
 from __future__ import annotations
 

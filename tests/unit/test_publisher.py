@@ -1,4 +1,4 @@
-"""What is stored for a retry is what Celery's own `apply_async(eta=...)` would store."""
+"""The stored form of a retry is the one that Celery's own `apply_async(eta=...)` would store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the README shows is what runs."""
+"""The code in the README runs."""
 
 from __future__ import annotations
 

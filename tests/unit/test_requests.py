@@ -1,4 +1,4 @@
-"""What `schedule_retry` takes: one typed request, and the message that it becomes."""
+"""RetryRequest: the arguments of `schedule_retry` in one typed value, and the message that is made from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls of several threads share a run: each caller hears of the end of its own, and none waits for ever."""
+"""Calls of several threads share a run: each caller gets the end of its own call, and none waits for ever."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections look for Redis more often than kombu's, and tell as little of it."""
+"""Connections try Redis more often than kombu's own, and do not log more."""
 
 from __future__ import annotations
 

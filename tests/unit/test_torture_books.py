@@ -1,4 +1,4 @@
-"""Every check of the torture run's books finds what it is there for, in made-up histories."""
+"""Every check of the torture run finds its kind of violation in made-up histories."""
 
 from __future__ import annotations
 

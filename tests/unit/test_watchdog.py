@@ -1,4 +1,4 @@
-"""What the watchdog takes for a fault, and what for a worker that is busy, paused or without its Redis."""
+"""The watchdog's decisions: a fault, or a worker that is busy, paused or without its Redis."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Small Celery apps that tests run workers of."""
+"""Small Celery apps for the workers of the tests."""

@@ -1,4 +1,4 @@
-"""The app `scheduled` in a worker that stops claiming, in the way that FAULT says; its watchdog is in a hurry."""
+"""The app `scheduled` in a worker that stops claiming. FAULT chooses the fault; the watchdog checks often."""
 
 from __future__ import annotations
 

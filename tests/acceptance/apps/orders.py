@@ -1,6 +1,6 @@
 """A shop with retries, as a user would write it: `celery -A tests.acceptance.apps.orders worker`.
 
-Everything about its surroundings comes from the environment: ORDERS_REDIS, and rebound's own REBOUND_* variables.
+All settings come from the environment: ORDERS_REDIS, and rebound's own REBOUND_* variables.
 """
 
 from __future__ import annotations

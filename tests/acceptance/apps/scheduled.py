@@ -1,4 +1,4 @@
-"""A Celery app that has only the schedule: no Kafka anywhere. Its tasks tell Redis what they did."""
+"""A Celery app with the schedule alone, without Kafka. Its tasks write their calls to Redis."""
 
 from __future__ import annotations
 

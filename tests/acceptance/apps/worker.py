@@ -1,4 +1,4 @@
-"""A worker inside of the test process: quick to start, and its log is the test's log."""
+"""A worker in the test's own process: it starts quickly, and its log is the test's log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Celery app and the handler of all processes of a step. The one with CRASH_STEP is killed there."""
+"""The Celery app and the handler of all processes of a step. The process with CRASH_STEP is killed there."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ rebound = Rebound(app)
 
 
 def work(record: Record) -> None:
-    """What begins with `once` fails at its first attempt, `never` at each."""
+    """Handle a record. A value that begins with `once` fails at the first attempt, one with `never` at each."""
     word = (record.value or b"").decode().partition("-")[0]
     if word == "never" or (word == "once" and record.attempt == 1):
         raise ValueError(f"{word} is refused")
 
 
 def handle(record: Record) -> None:
-    # Line and line end in one write: handlers run side by side.
+    # The line and its end are one write, because several handlers run at the same time.
     print(f"handled {(record.value or b'').decode()} attempt {record.attempt}\n", end="", flush=True)
     work(record)
 

@@ -1,4 +1,4 @@
-"""Schedules what CRASH_CALL tells of, as JSON: one request, or several at once; it is no worker and no consumer.
+"""A process that only schedules the retry requests in CRASH_CALL: one request, or several at once, as JSON.
 
 `python -m tests.acceptance.crash_points.call`.
 """

@@ -1,6 +1,6 @@
 """The steps of a process that only schedules: row of the table in docs/guarantees.md -> the steps that show it.
 
-Each is followed by another process that makes the same call, and by the deliveries.
+After each step, another process makes the same call, and the messages are delivered.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ WITHOUT_ID, DELIVERED = "without an id", "delivered meanwhile"
 ONCE = {"post 2": 1}
 TWICE = {"post 2": 2}
 
-# Redis takes what has been sent, though nobody waits for its answer.
+# Redis runs the sent script, although no process waits for its answer.
 SENT = before(WAIT_FOR_REDIS)
 
 CALLERS = {

@@ -1,18 +1,18 @@
-"""Where the kills are: functions of the product, and of the libraries that it calls."""
+"""The functions at which a process is killed: functions of the product, and of the libraries that it calls."""
 
 from __future__ import annotations
 
 # Who schedules
 SCHEDULE_RETRY = "rebound_celery.app:Rebound.schedule_retry"
 SCHEDULE_RETRIES = "rebound_celery.app:Rebound.schedule_retries"
-#: A script's call is sent; Redis' answer is read.
+#: Sends the call of a script, and reads the answer of Redis.
 WAIT_FOR_REDIS = "rebound_celery.schedule.store.script_runner:_answer"
 
 # The consumer
 POLL = "kafka:KafkaConsumer.poll"
 COMMIT = "kafka:KafkaConsumer.commit_async"
 LAST_COMMIT = "kafka:KafkaConsumer.commit"
-#: Called once Kafka has answered that it has the offsets.
+#: Called after Kafka has confirmed the offsets.
 COMMITTED = "rebound_celery.consumer.offset_tracker:OffsetTracker.confirm"
 HANDLER = "tests.acceptance.crash_points.app:handle"
 INSIDE_HANDLER = "tests.acceptance.crash_points.app:work"
@@ -32,7 +32,7 @@ WAIT_FOR_ANSWER = "urllib3.connection:HTTPConnection.getresponse"
 TELL_RESULT = "celery.backends.redis:RedisBackend.set"
 CHILD_IS_THROUGH = "rebound_celery.delivery.task:DeliverTask.run_batch"
 PARENT_HEARS = "rebound_celery.delivery.job:Job.on_done"
-#: Asks Redis which leases go on, once a child was lost.
+#: Asks Redis for the remaining leases after a child was lost.
 LET_GO = "rebound_celery.schedule.transport.qos:LeasingQoS.let_go"
 TOLD = "rebound_celery.schedule.transport.claimed:ClaimedMessages._bury_lost"
 ACKNOWLEDGED = "rebound_celery.schedule.transport.leases:Leases.end_all"

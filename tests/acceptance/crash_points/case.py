@@ -1,4 +1,4 @@
-"""One step's processes, topics and Redis database, and the account of what happened."""
+"""The processes, topics and Redis database of one step, and the counts of its messages."""
 
 from __future__ import annotations
 
@@ -34,31 +34,31 @@ if TYPE_CHECKING:
 
     from tests.acceptance.crash_points.steps import Step
 
-#: message -> what -> how often
+#: message -> event -> its number
 Counts = dict[str, Counter[str]]
 
 PACKAGE = "tests.acceptance.crash_points"
 
-#: Seconds: how long a killed worker's messages rest, and how long a killed consumer counts as a member. Brokers take
-#: no shorter session.
+#: The lease of a killed worker's messages, and the session of a killed consumer, in seconds. Brokers do not accept a
+#: shorter session.
 LEASE_S = 2
 SESSION_MS = 6_000
 
-#: Seconds until the step must be reached, and until all must be through after it.
+#: The longest time until the step is reached, and from there until every message has ended, in seconds.
 DEADLINE_S = 60.0
 
 _HANDLED = re.compile(r"^handled (\S+) attempt (\d+)$", re.MULTILINE)
 
 
 class Case:
-    """What one step needs; to be entered, and it leaves nothing running.
+    """The processes and topics of one step. Use it in a `with` statement, which ends all processes.
 
     Args:
         step: the step.
-        url: a Redis database of its own, empty.
-        brokers: where Kafka is.
-        producer: a producer to it.
-        marker: a file that does not exist; the process that kills makes it.
+        url: an empty Redis database for this step alone.
+        brokers: Kafka's `host:port`.
+        producer: a producer of that Kafka.
+        marker: a file that does not exist. The process that kills creates it.
     """
 
     def __init__(self, step: Step, url: str, brokers: str, producer: KafkaProducer, marker: Path) -> None:
@@ -69,7 +69,7 @@ class Case:
         self._group = f"{self.topic}-group"
         self.dead_letter_topic = f"{self.topic}-dlq"
         self.receiver = Receiver()
-        #: How many messages the scene has.
+        #: The number of messages in the scene.
         self.messages = 0
         self._producer = producer
         self._marker = marker
@@ -82,7 +82,7 @@ class Case:
         self.redis = self._stack.enter_context(redis.Redis.from_url(self.url))
         self.store = Store(self.redis, QueueKeys("", "rebound", (0, 3, 6, 9)))
         app = Celery("web", broker=self.url, set_as_current=False)
-        #: The app of a process that only schedules, such as a web server.
+        #: The app of a process that only schedules, for example a web server.
         self.rebound = Rebound(app)
         return self
 
@@ -100,7 +100,7 @@ class Case:
     # Starting
 
     def receive(self, **options: Any) -> None:
-        """Put another receiver in place of the one that takes everything."""
+        """Replace the receiver that takes every post by another one."""
         self.receiver.close()
         self.receiver = Receiver(**options)
 
@@ -109,7 +109,7 @@ class Case:
         create_topics(self.brokers, {self.topic: partitions, self.dead_letter_topic: 1})
 
     def produce(self, *values: str) -> None:
-        """Put first attempts into the topic, into each partition in turn."""
+        """Produce first attempts to the partitions of the topic in turn."""
         self._originals = self.messages = len(values)
         for number, value in enumerate(values):
             self._producer.send(self.topic, value.encode(), partition=number % self._partitions)
@@ -135,7 +135,7 @@ class Case:
         return self._start(*command, "--without-gossip", "--without-mingle", armed=armed, **env)
 
     def _start(self, *command: str, armed: bool, **env: str) -> Process:
-        # The surroundings of the developer's shell are not the test's.
+        # The environment of the developer's shell must not change the test.
         changed: dict[str, str | None] = {name: None for name in os.environ if name.startswith(("REBOUND_", "CELERY_"))}
         changed |= {
             "CRASH_REDIS": self.url,
@@ -152,7 +152,7 @@ class Case:
     # Waiting
 
     def killed(self, process: Process) -> None:
-        """Wait until the step was reached in `process`, and make sure that the kill was the one that the table says."""
+        """Wait until the step is reached in `process`, and check that the kill is the one in the table."""
         what = f"the step {self.step.name!r} is reached"
         wait_until(
             lambda: self._marker.exists() or not process.is_running,
@@ -171,12 +171,12 @@ class Case:
         assert process.wait(DEADLINE_S) == -signal.SIGKILL
 
     def through(self) -> None:
-        """Wait until nothing is left to do: every record is committed, and nothing waits in Redis."""
+        """Wait for the end: every record is committed, and no message waits in Redis."""
         wait_until(self._is_through, timeout=DEADLINE_S, interval=0.1, message=self.what_is_left)
 
     def _is_through(self) -> bool:
-        # In this order: what is committed first, then Redis, then the topic. A record that came from Redis in between
-        # is one more than there are commits.
+        # The order counts: first the commits, then Redis, then the topic. If a record comes from Redis in between, the
+        # topic has one record more than the commits.
         committed = self.committed()
         if self.redis.hlen(self.store.keys.messages) or any(
             self.redis.zcard(key) for key in self.redis.keys("*:waiting:*")
@@ -185,11 +185,11 @@ class Case:
         return committed is None or committed == len(read_topic(self.brokers, self.topic, committed))
 
     def what_is_left(self) -> str:
-        """For the message of a wait that was in vain."""
+        """Return the text for the error of a wait that failed."""
         return f"{self.step.name!r}: all is through; {everything(self.store)}, committed {self.committed()}"
 
     def committed(self) -> int | None:
-        """How many records of the topic the group has committed; None without a consumer."""
+        """Return how many records of the topic the group has committed; None without a consumer."""
         if not any("consume" in str(process) for process in self._processes):
             return None
         if self._consumed is None:
@@ -202,10 +202,12 @@ class Case:
     # Counting
 
     def counts(self) -> Counts:
-        """For each message how often what happened: `handled 1` (the handler was called for attempt 1), `record 2`
-        (Kafka has a record that begins attempt 2), `post 2`, `letter REASON 2` (in the dead letter topic after attempt
-        2), `kept REASON 2` (in the dead set; without an attempt where it cannot be read), `result STATE` (what the
-        result backend says of its task at the end)."""
+        """Return the number of each event for each message.
+
+        The events are `handled 1` (the handler was called for attempt 1), `record 2` (Kafka has a record that begins
+        attempt 2), `post 2`, `letter REASON 2` (in the dead letter topic after attempt 2), `kept REASON 2` (in the dead
+        set; without an attempt if it cannot be read), and `result STATE` (the task's last state in the result backend).
+        """
         counts: Counts = defaultdict(Counter)
         for process in self._processes:
             for value, attempt in _HANDLED.findall(process.output):
@@ -228,7 +230,7 @@ class Case:
             counts[letter.value.decode()][end] += 1
 
     def _least(self, kind: str) -> int:
-        """How many of this kind there must be, as the table says: a reader that has found fewer looks on."""
+        """Return the least number of events of this kind in the table. A reader that has found fewer reads on."""
         outcome = self.step.outcome.items()
         return self.messages * sum(least_and_most(times)[0] for what, times in outcome if what.startswith(kind))
 

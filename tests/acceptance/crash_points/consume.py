@@ -1,4 +1,7 @@
-"""A consumer; CRASH_CONSUMER is its configuration as JSON. `python -m tests.acceptance.crash_points.consume`."""
+"""A process with a consumer. CRASH_CONSUMER is its configuration as JSON.
+
+`python -m tests.acceptance.crash_points.consume`.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,6 @@ from tests.acceptance.crash_points import app
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("kafka").setLevel(logging.ERROR)
-    # By its name in the module: the step may have been put around it.
+    # Looked up in the module, because the step may have replaced it there.
     config = ConsumerConfig(handler=app.handle, **json.loads(os.environ["CRASH_CONSUMER"]))
     Consumer(config, app.app).run(handle_signals=True)

@@ -23,7 +23,7 @@ from tests.acceptance.crash_points.inject import (
 )
 from tests.acceptance.crash_points.steps import COMMIT_INTERVAL_S, Step
 
-#: What is not done is not committed either, though there was time for it.
+#: A record that is not done is not committed either, although there is time for a commit.
 LONGER_THAN_A_COMMIT_S = 2 * COMMIT_INTERVAL_S
 
 COMMITS = before(COMMIT, matching=of_something)
@@ -33,13 +33,13 @@ ONCE = {"handled 1": 1}
 TWICE = {"handled 1": 2}
 ONCE_OR_TWICE = {"handled 1": (1, 2)}
 
-# A record that fails at its first attempt; the retry's own way is the second attempt of the same handler.
+# A record that fails at its first attempt. The same handler gets its retry as the second attempt.
 FAILED_ONCE = {"handled 1": 1, "record 2": 1, "handled 2": 1}
 FAILED_TWICE = {"handled 1": 2, "record 2": 1, "handled 2": 1}
 FAILED_ONCE_OR_TWICE = {"handled 1": (1, 2), "record 2": 1, "handled 2": 1}
 FAILED_TWICE_DELIVERED_TWICE = {"handled 1": 2, "record 2": 2, "handled 2": 2}
 
-# A record without retries that fails.
+# A record that fails and has no retries.
 DEAD_ONCE = {"handled 1": 1, "letter retries-exhausted 1": 1}
 DEAD_TWICE = {"handled 1": 2, "letter retries-exhausted 1": 1}
 DEAD_TWICE_WRITTEN_TWICE = {"handled 1": 2, "letter retries-exhausted 1": 2}

@@ -1,4 +1,4 @@
-"""The steps of the worker with what is given up: row of the table in docs/guarantees.md -> the steps that show it."""
+"""The steps of the worker with dead letters: row of the table in docs/guarantees.md -> the steps that show it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every call of the product that others see the effect of, read from its source: a new one needs its steps."""
+"""The calls in the product's source whose effect other processes see. Each new call needs its own steps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.acceptance.crash_points.calls import (
 
 ROOT = Path(rebound_celery.__file__).parent
 
-#: Where a message is on its way; what people and tools do about the schedule is not.
+#: The modules on a message's path. Modules with commands for people and tools are not among them.
 FILES = (
     "app.py",
     "consumer/*.py",
@@ -34,12 +34,12 @@ FILES = (
     "schedule/transport/claimer.py",
 )
 
-#: How the methods are called that reach Kafka, Redis or a receiver.
+#: The names of the methods that reach Kafka, Redis or a receiver.
 VERBS = {"poll", "commit", "commit_async", "store", "send", "request", "execute"}
 VERBS |= {"mark_as_done", "mark_as_failure", "mark_as_retry"}
 VERBS |= {"publish", "publish_messages", "bury", "produce", "enqueue", "claim", "confirm", "settle", "renew"}
 
-#: file and call -> what the kills around it are put to.
+#: file and call -> the call at which the kills before and after it happen.
 EFFECTS = {
     "app.py: self._publisher.publish_messages": RUN_SCRIPT,
     "consumer/commits.py: self._consumer.commit": LAST_COMMIT,
@@ -74,12 +74,12 @@ EFFECTS = {
     "schedule/transport/leases.py: store.over(self._thread_client).renew": RUN_SCRIPT,
 }
 
-#: Scripts that a message meets on its way; the others are for people and tools.
+#: Scripts on a message's path. The other scripts are for people and tools.
 SCRIPTS = {"bury", "enqueue", "claim", "confirm", "settle", "renew"}
 
 
 def calls() -> Iterator[str]:
-    """The calls of the product as EFFECTS names them."""
+    """Yield the calls of the product, in the form of the keys of EFFECTS."""
     for path in sorted(path for pattern in FILES for path in ROOT.glob(pattern)):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in VERBS:

@@ -20,7 +20,7 @@ from tests.acceptance.crash_points.calls import RUN_SCRIPT
 
 
 class Victim(StrEnum):
-    """Who is killed."""
+    """The process that is killed."""
 
     #: The process that was started, by itself.
     PROCESS = "process"
@@ -32,7 +32,7 @@ class Victim(StrEnum):
 
 @dataclass(frozen=True)
 class Call:
-    """A call of the function: its arguments, and its result where it has one already."""
+    """A call of the function: its arguments, and its result if it has returned."""
 
     args: tuple[Any, ...]
     result: Any = None
@@ -43,14 +43,14 @@ class Kill:
     """The moment of a kill.
 
     Attributes:
-        when: "before" the call, or "after" it: all of its effects are there, and its caller does not know yet.
+        when: "before" the call, or "after" it. After it, all of its effects exist, but its caller has no answer yet.
         call: `module:function` or `module:Class.method`.
-        script: of the calls that run a script of the schedule, those of this one.
-        matching: which calls count.
-        number: the how-manieth of these it is.
-        victim: who is killed.
-        pause_s: how long this thread rests there before the kill. Meanwhile the others may do what they should not,
-            such as commit a record whose retry is not stored.
+        script: for calls that run a script of the schedule, the name of the script.
+        matching: a condition; only calls that meet it count.
+        number: the number of the call among these; the first is 1.
+        victim: the process that is killed.
+        pause_s: how long this thread waits before the kill, in seconds. Meanwhile other threads have the time for a
+            fault, for example to commit a record whose retry is not stored.
     """
 
     when: str
@@ -63,7 +63,7 @@ class Kill:
 
 
 def arm(kill: Kill, marker: Path) -> None:
-    """Let the first process that comes to this moment kill; who finds `marker` there goes on as ever."""
+    """Let the first process that comes to this moment kill. A process that finds the file `marker` goes on normally."""
     module, _, path = kill.call.partition(":")
     owner: Any = import_module(module)
     *outer, name = path.split(".")
@@ -87,7 +87,7 @@ def arm(kill: Kill, marker: Path) -> None:
 
     @wraps(original)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        # What is made one by one can be looked at once only.
+        # A generator can be read only once, so it becomes a list for both readers.
         args = tuple(list(one) if isinstance(one, GeneratorType) else one for one in args)
         if kill.when == "before":
             reached(Call(args))
@@ -109,7 +109,7 @@ def _kill(victim: int, marker: Path) -> None:
     os.kill(victim, signal.SIGKILL)
 
 
-# How the table speaks of moments
+# Names for the moments in the table
 
 
 def before(call: str, **options: Any) -> Kill:
@@ -121,51 +121,51 @@ def after(call: str, **options: Any) -> Kill:
 
 
 def before_script(name: str, **options: Any) -> Kill:
-    """Before Redis gets a script of the schedule."""
+    """Return the moment before Redis gets a script of the schedule."""
     return Kill("before", RUN_SCRIPT, script=name, **options)
 
 
 def after_script(name: str, **options: Any) -> Kill:
-    """Redis has run the script; its answer is looked at by nobody."""
+    """Return the moment after Redis has run the script, before its answer is used."""
     return Kill("after", RUN_SCRIPT, script=name, **options)
 
 
-# Which calls count
+# Conditions for calls
 
 
 def found(call: Call) -> bool:
-    """The poll brought records."""
+    """Return whether the poll brought records."""
     return bool(call.result)
 
 
 def of_something(call: Call) -> bool:
-    """Offsets that lie behind a record: a consumer also commits where it begins."""
+    """Return whether a commit covers a record. A consumer also commits the offset at which it begins."""
     return any(getattr(mark, "offset", mark) for mark in call.args[1].values())
 
 
 def claimed(call: Call) -> bool:
-    """The claim brought messages."""
+    """Return whether the claim brought messages."""
     _, ((_wait_ms, _unknown, ids, _messages),) = call.result
     return bool(ids)
 
 
 def confirmed(call: Call) -> bool:
-    """Kafka has taken the record."""
+    """Return whether Kafka has confirmed the record."""
     return isinstance(call.result, Delivered)
 
 
 def ends(what: str) -> Callable[[Call], bool]:
-    """The settling has an end of this kind among others."""
+    """Return the condition that a settle call has an outcome of this kind."""
     return lambda call: any(what in one.arguments for one in call.args[2])
 
 
 def broker_has_it(call: Call) -> Any:
-    """Kafka has taken the record whose confirmation is asked for next: wait for it in the product's place."""
+    """Wait until Kafka has confirmed the record, before the product itself waits for the confirmation."""
     sent = call.args[2]
-    # What Kafka refuses at once has no future.
+    # A record that is refused at once has no future.
     return hasattr(sent, "get") and sent.get(timeout=30)
 
 
 def several(call: Call) -> bool:
-    """More than one message is stored: one has a lane, and three arguments of its own behind three of the lane's."""
+    """Return whether more than one message is stored. One message has three arguments, after the three of its lane."""
     return any(len(one.arguments) > 3 + 1 + 3 + 3 for one in call.args[2])

@@ -1,8 +1,8 @@
-"""The delivery path on the pools of one process: steps that are told for one pool, on each of the others too.
+"""The steps of the delivery on each pool that has one process: the steps of one pool are repeated on the others.
 
-What a kill leaves behind does not depend on the pool, but who comes to a step does: on solo the worker's only thread
-claims and delivers, on gevent and eventlet there is no event loop to claim in, and on all of them another thread
-settles and renews. Prefork has steps of its own (`prefork_steps`), for it has two processes.
+A kill leaves the same state on every pool, but different threads come to a step. On solo, the worker's only thread
+claims and delivers. On gevent and eventlet there is no event loop that claims. On all of them another thread settles
+and renews. Prefork has its own steps (`prefork_steps`), because it has two processes.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from tests.acceptance.crash_points.steps import ON_POOLS, Step
 
 
 def on_pools(rows: Mapping[str, Sequence[Step]]) -> dict[str, list[Step]]:
-    """These rows, with their steps on every other pool that their flows are killed on.
+    """Return these rows with their steps on every other pool of their flows.
 
-    Of several between the same two effects it is the last: each costs two workers' start.
+    If several steps lie between the same two effects, only the last is repeated, because each step starts two workers.
     """
     return {
         row: [*steps, *_of_pools({step.place: step for step in steps if not step.variant}.values())]

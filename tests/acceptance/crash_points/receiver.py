@@ -1,4 +1,4 @@
-"""An HTTP receiver in the test's process that remembers every post."""
+"""An HTTP receiver in the test's process. It records every post."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 
 class Receiver:
-    """Answers 204.
+    """Answers each post with 204, except for the posts that the arguments name.
 
     Args:
-        refused: to posts of these attempts it answers 500.
-        hanging: so many first posts get their answer only once `release` is set.
+        refused: the attempts whose posts get the answer 500.
+        hanging: the number of first posts that get no answer until `release` is set.
     """
 
     def __init__(self, refused: Collection[int] = (), hanging: int = 0) -> None:
-        #: Body and attempt of each post, in the order in which they came.
+        #: Body and attempt of each post, in the order of their arrival.
         self.posts: list[tuple[str, int]] = []
         self.release = threading.Event()
         receiver = self
@@ -36,13 +36,13 @@ class Receiver:
                 self.end_headers()
 
             def log_message(self, *_: Any) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         class Server(ThreadingHTTPServer):
             daemon_threads = True
 
             def handle_error(self, *_: Any) -> None:
-                """The clients are killed on purpose."""
+                """Log nothing, because the clients are killed on purpose."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/"

@@ -1,4 +1,4 @@
-"""Drives each flow: up to the kill, then with another process, or the same parent, to the end of every message."""
+"""Runs each flow up to the kill, and then with another process, or the same parent, to the end of every message."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
-#: Only the end of a rebalance, or of the consumer, commits.
+#: With this interval, a consumer commits only at a rebalance and at its end.
 NEVER = MappingProxyType({"commit_interval": 3600})
 
 
@@ -34,7 +34,7 @@ NEVER = MappingProxyType({"commit_interval": 3600})
 
 
 def call(case: Case, count: int = 1) -> None:
-    """A process is killed while it schedules, and another makes the same call."""
+    """Kill a process while it schedules. Another process makes the same call."""
     case.messages = count
     requests: list[dict[str, Any]] = [
         {"destination": case.receiver.url, "message_data": f"message-{number}", "is_priority": number % 2 == 1}
@@ -68,9 +68,9 @@ def consume(
     meanwhile: Callable[[Process], Process | None] = lambda _killed: None,
     **config: Any,
 ) -> None:
-    """Records are consumed, and the consumer is killed. `meanwhile` brings it to the step, and may start its successor.
+    """Kill a consumer while it consumes records. `meanwhile` brings it to the step, and may start the next consumer.
 
-    The configuration `of_killed` is that consumer's alone.
+    Only the killed consumer has the configuration `of_killed`.
     """
     case.make_topics(partitions)
     case.produce(*values)
@@ -94,18 +94,18 @@ def consume(
 
 
 def deliver_all(case: Case) -> None:
-    """Make all due that waits: nobody waits for a minute here."""
+    """Make all waiting messages due, so that no test waits for a minute."""
     case.store.run_now(*(entry.id for entry in everything(case.store)))
 
 
 def delivered(case: Case, originals: int) -> bool:
-    """Whether something has come to Kafka from Redis, and nothing waits there."""
+    """Return whether a message has come from Redis to Kafka, and no message waits in Redis."""
     records, letters = (len(read_topic(case.brokers, name, 0)) for name in (case.topic, case.dead_letter_topic))
     return records + letters > originals and not case.store.count()
 
 
 def given_away(case: Case) -> None:
-    """A second consumer joins, so the first must give away what it has."""
+    """Start a second consumer, so that the first must give partitions away."""
 
     def join(killed: Process) -> Process:
         killed.wait_for_output("handled", timeout=DEADLINE_S, times=2)
@@ -126,7 +126,7 @@ def consumer_stop(case: Case) -> None:
 
 
 def schedule(case: Case, count: int = 1, **request: Any) -> None:
-    """So many messages are due; `request` is what `schedule_retry` takes."""
+    """Schedule `count` messages that are due. `request` are arguments of `schedule_retry`."""
     case.messages = count
     for number in range(count):
         case.rebound.schedule_retry(message_data=f"message-{number}", base_delay=1, **request)
@@ -141,9 +141,9 @@ def deliver(
     of_killed: Mapping[str, str] = NOTHING,
     meanwhile: Callable[[Process], object] = lambda _killed: None,
 ) -> None:
-    """What is due is delivered, and the worker is killed, or its child; the same, or another worker does the rest.
+    """Kill the worker, or its child, while it delivers due messages. The same or another worker delivers the rest.
 
-    `meanwhile` brings it to the step. The surroundings `of_killed` are that worker's alone.
+    `meanwhile` brings the worker to the step. Only the killed worker has the environment `of_killed`.
     """
     pool = case.step.variant or pool
     killed = case.worker(armed=True, pool=pool, **{**env, **of_killed})
@@ -177,12 +177,12 @@ def over_http(
 
 
 def with_results(scene: Callable[..., None], **arguments: Any) -> Callable[[Case], None]:
-    """A scene of one message, whose workers have a result backend; its task's id begins with the message's name."""
+    """Return a scene of one message whose workers have a result backend. The task's id begins with its name."""
     return lambda case: scene(case, id="message-0", worker={"env": {"CRASH_RESULTS": case.url}}, **arguments)
 
 
 def outage(case: Case) -> None:
-    """The worker that is killed does not reach Kafka."""
+    """Kill a worker that cannot reach Kafka."""
     nowhere = f"127.0.0.1:{free_port()}"
     to_kafka(case, worker={"of_killed": {"REBOUND_KAFKA_BROKERS": nowhere, "REBOUND_KAFKA_TIMEOUT": "1"}})
 
@@ -198,7 +198,7 @@ ONE_LOSS: Mapping[str, Any] = MappingProxyType({"pool": "prefork", "env": {"REBO
 
 
 def lost_workers(case: Case, *, of_a_dead_letter: bool = False) -> None:
-    """The child is killed while it posts."""
+    """Kill the child while it posts."""
     case.receive(hanging=1)
     url = case.receiver.url
 
@@ -207,13 +207,13 @@ def lost_workers(case: Case, *, of_a_dead_letter: bool = False) -> None:
         for child in Path(f"/proc/{killed.pid}/task/{killed.pid}/children").read_text().split():
             os.kill(int(child), signal.SIGKILL)
 
-    # Without a retry left it is the dead letter that is posted; else the lost message goes to the dead set.
+    # Without a further retry, the post is the dead letter. Otherwise the lost message goes to the dead set.
     schedule(case, destination=url, **({"max_retries": 0, "dead_destination": url} if of_a_dead_letter else {}))
     deliver(case, **ONE_LOSS, meanwhile=lose)
 
 
 def lost_workers_seen_by_the_claim(case: Case) -> None:
-    """So many leases of it ran out that no worker gets it any more, not even to give it up."""
+    """Let so many leases of the message run out that no worker gets it any more. The claim gives it up."""
     schedule(case, destination=case.receiver.url)
     (entry,) = everything(case.store)
     leases = 6
@@ -240,7 +240,7 @@ def broken_entry(case: Case) -> None:
 
 
 def worker_stop(case: Case) -> None:
-    """One post is under way, another message is held behind it, and the worker is told to stop."""
+    """Stop a worker while one post is under way and another message waits behind it."""
     case.receive(hanging=1)
 
     def stop(killed: Process) -> None:
@@ -263,7 +263,7 @@ def worker_stop(case: Case) -> None:
 
 PREFORK = MappingProxyType({"pool": "prefork"})
 
-#: flow -> what drives it.
+#: flow -> its scene.
 SCENES: dict[str, Callable[[Case], None]] = {
     "call": call,
     "calls": partial(call, count=4),

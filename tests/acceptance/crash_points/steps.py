@@ -1,4 +1,4 @@
-"""What a step is, and the flows: every way of a message as the list of its effects, in their order."""
+"""The class of a step, and the flows: each flow is the list of a message's effects, in their order."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from tests.acceptance.crash_points.inject import Kill
 
-#: A count, or the least and the most.
+#: A number, or the least and the largest number.
 Times = int | tuple[int, int]
 
-#: How often the consumers commit, in seconds.
+#: The time between two commits of a consumer, in seconds.
 COMMIT_INTERVAL_S = 0.5
 
 
@@ -18,7 +18,7 @@ def least_and_most(times: Times) -> tuple[int, int]:
     return (times, times) if isinstance(times, int) else times
 
 
-#: Each two neighbours are what a kill can fall between, and the table must have a step for it.
+#: A kill can happen between each two neighbours, and the table must have a step for it.
 FLOWS: dict[str, tuple[str, ...]] = {
     # Who schedules
     "call": ("start", "send", "answer", "return"),
@@ -58,7 +58,7 @@ FLOWS: dict[str, tuple[str, ...]] = {
     "worker stop": ("stop", "release", "exit"),
 }
 
-#: From the claim to the settling, whatever becomes of the message, and what keeps its lease meanwhile.
+#: From the claim to the settling of a message with any outcome, with the renewals of its lease.
 DELIVERY = ("retry", "refused post", "dead letter", "renewal")
 
 #: pool -> flows that are killed at each of their steps on this pool too, as the variant of that name. Without a variant
@@ -77,17 +77,17 @@ ON_PREFORK = ("refused post", "dead letter")
 
 @dataclass(frozen=True)
 class Step:
-    """A step that a process is killed at, and how all must have ended when the others are through.
+    """A step at which a process is killed, and the outcome after the other processes have finished.
 
     Attributes:
-        name: unique; the test's name.
-        place: the flow, and the two neighbours in it that the kill falls between: `flow: effect > effect`.
-        kill: where exactly.
-        outcome: for each message of the scene how often what happened, such as `{"handled 1": 2, "record 2": 1}`:
-            the handler was called for attempt 1 twice, and Kafka has one record that begins attempt 2. What is not
-            named must not have happened: so no attempt is skipped, and none begins anew. The words are those of
-            `case.Case.counts`.
-        variant: a word for the scene where a flow has several, such as the worker's pool.
+        name: the unique name of the test.
+        place: the flow, and the two neighbours in it around the kill: `flow: effect > effect`.
+        kill: the exact moment of the kill.
+        outcome: for each message of the scene the number of each event, for example `{"handled 1": 2, "record 2": 1}`:
+            the handler was called for attempt 1 twice, and Kafka has one record that begins attempt 2. An event that is
+            not named must not happen. So no attempt is skipped, and none begins again. `case.Case.counts` lists the
+            events.
+        variant: a word for the scene if a flow has several, for example the worker's pool.
     """
 
     name: str

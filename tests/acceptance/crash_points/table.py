@@ -1,4 +1,4 @@
-"""The whole table."""
+"""The table of all steps."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from tests.acceptance.crash_points.pool_steps import on_pools
 from tests.acceptance.crash_points.prefork_steps import PREFORK
 from tests.acceptance.crash_points.worker_steps import WORKER
 
-#: What is killed and when, in the words of the first column of the table in docs/guarantees.md -> its steps.
+#: A row, by the text in the first column of the table in docs/guarantees.md -> its steps.
 ROWS = {**CALLERS, **CONSUMER, **on_pools({**WORKER, **DEAD_LETTERS}), **PREFORK}
 
 STEPS = {step.name: step for steps in ROWS.values() for step in steps}
 
-#: Rows of the same table that no kill of a consumer or worker can show -> the tests that do.
+#: Rows of the same table that no kill of a consumer or worker can show -> the tests that show them.
 ELSEWHERE = {
     "Redis, before it confirms a retry": (
         "tests/acceptance/test_consume.py::test_restarted_redis_pauses_the_consumer_and_loses_no_failure"

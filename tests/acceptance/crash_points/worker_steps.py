@@ -196,7 +196,7 @@ WORKER = {
         Step(
             "worker has given back",
             "worker stop: release > exit",
-            # What was under way may be posted, and not settled yet.
+            # A message under way may be posted, but not settled yet.
             after_script("settle", matching=ends("release")),
             POSTED_ONCE_OR_TWICE,
         ),

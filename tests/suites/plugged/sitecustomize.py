@@ -1,4 +1,4 @@
-"""Python imports this at its start where this folder is on PYTHONPATH: so it reaches workers that tests start."""
+"""Puts the schedule under the workers that tests start: Python imports this file if its folder is on PYTHONPATH."""
 
 from tests.suites.plug import plug_in
 
