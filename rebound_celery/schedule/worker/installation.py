@@ -9,9 +9,11 @@ from weakref import ref
 
 from celery import Celery, signals
 
+from ...broker import check_known_broker, has_schedule
 from ...compat.celery_connections import add_transport_option
 from ...compat.kombu_reconnects import look_often
 from ...compat.kombu_transports import replace_transports
+from ...errors import UnsupportedBrokerError
 from ..port import ScheduleOptions, message_leases
 from ..transport import eta, installed
 from ..transport.installed import Installation
@@ -39,13 +41,18 @@ Options = ScheduleOptions | Mapping[str, Any]
 def install_schedule(app: Celery, options: Options | Callable[[], Options] | None = None) -> None:
     """Let every countdown of `app` wait in Redis under a lease, instead of in a worker's memory.
 
-    Broker URLs stay as they are (redis, rediss, sentinel, sockets), with all options; other brokers are not changed.
+    Broker URLs stay as they are (redis, rediss, sentinel, sockets), with all options. Another broker is refused: at
+    once where it is known already, else when a worker starts. With `memory://`, for tests, nothing is changed.
 
     Args:
         app: the Celery app.
         options: see `ScheduleOptions`; None means its defaults. A function is asked whenever a channel is opened, so
             that settings can be read late.
+
+    Raises:
+        UnsupportedBrokerError: if the app is known to have another broker than Redis.
     """
+    check_known_broker(app)
     replace_transports(_TRANSPORTS)
     token = f"{app.main}-{id(app):x}"
     setattr(app, _ATTRIBUTE, Installation(token, partial(_read, options), partial(_tell_dead, ref(app))))
@@ -90,6 +97,11 @@ def _prepare_worker(sender: Any = None, **_: Any) -> None:
     # Here, because only a worker has it, and importing it takes time.
     from ...compat.celery_request import use_request
 
+    try:
+        has_schedule(sender.app)
+    except UnsupportedBrokerError as error:
+        # Celery would log any other exception, and go on.
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
     worker_state.remember(sender)
     extend_panel()
     use_request(sender.app, _count_loss)
