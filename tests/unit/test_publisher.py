@@ -366,7 +366,7 @@ def test_threads_may_schedule_at_once_and_each_retry_is_stored_once(stored: list
 def test_a_broker_that_is_no_redis_is_told_where_redis_is_needed() -> None:
     _, rebound = make_app()
 
-    with pytest.raises(UnsupportedBrokerError, match="the broker is memory:.*rebound keeps what waits in Redis"):
+    with pytest.raises(UnsupportedBrokerError, match=r"the broker is memory:.*rebound keeps what waits in Redis"):
         rebound.check_redis()
 
 
