@@ -1,6 +1,6 @@
 """A consumer whose handler fails twice. The record comes back after 1 s, and then after 2 s.
 
-pip install "rebound-celery[demo]"
+pip install -e ".[demo]"
 python examples/01_consumer_with_policy.py
 """
 

@@ -1,6 +1,6 @@
 """A Celery task that schedules a retry when it fails. The retry arrives as a Kafka record, 1 s later.
 
-pip install "rebound-celery[demo]"
+pip install -e ".[demo]"
 python examples/02_schedule_retry_from_celery.py
 """
 

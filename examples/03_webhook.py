@@ -1,6 +1,6 @@
 """A webhook whose receiver answers 500 twice, and then 200. Each answer of 500 uses up an attempt.
 
-pip install "rebound-celery[demo]"
+pip install -e ".[demo]"
 python examples/03_webhook.py
 """
 

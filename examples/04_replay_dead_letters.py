@@ -1,6 +1,6 @@
 """Reads a dead letter topic with the reasons, and sends each record back to the topic that it came from.
 
-pip install "rebound-celery[demo]"
+pip install -e ".[demo]"
 python examples/04_replay_dead_letters.py
 """
 

@@ -1,6 +1,6 @@
 """A Celery app on Redis, without Kafka. Its countdowns wait in Redis, can be listed, and can be revoked for good.
 
-pip install "rebound-celery[demo]"
+pip install -e ".[demo]"
 python examples/05_countdowns_without_kafka.py
 """
 

@@ -1,4 +1,4 @@
-"""Remembers frozen values that most messages share, so that they are checked once and not for each message."""
+"""Caches frozen values that most messages share, so that each value is checked once and not for each message."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-#: How many values each cache holds. The least recently used one is dropped.
+#: The largest number of values in a cache. A full cache drops its least recently used value.
 _SIZE = 1_024
 
 
 def cached(make: Callable[..., T]) -> Callable[..., T]:
     """Wrap `make` so that it returns the same object for the same arguments. Use it only for immutable objects.
 
-    Arguments that cannot be hashed go to `make` itself, which raises its own error. Errors are not remembered.
+    If an argument cannot be hashed, `make` is called directly and raises its own error. Errors are not cached.
     """
-    # `typed`, because 1, 1.0 and True are equal, but only 1 is a number of retries.
+    # `typed`, because 1, 1.0 and True are equal, but only 1 is a valid number of retries.
     remembered = lru_cache(_SIZE, typed=True)(make)
 
     def intern(*arguments: object) -> T:

@@ -1,4 +1,4 @@
-"""The clock that the rest of the package reads: the only module that calls `time`."""
+"""The clock of the package. No other module calls `time`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Clock(Protocol):
         """Return the time of day in Unix milliseconds."""
 
     def monotonic(self) -> float:
-        """Return seconds of a clock that never goes back, for measuring how long something takes."""
+        """Return the seconds of a clock that never goes back. Use it to measure durations."""
 
     def sleep(self, seconds: float) -> None:
         """Wait for `seconds`."""
@@ -27,7 +27,7 @@ class SystemClock:
     def now_ms(self) -> int:
         return time.time_ns() // 1_000_000
 
-    # Looked up at each call: gevent and tests replace these functions in the `time` module.
+    # The functions are looked up at each call, because gevent and tests replace them in the `time` module.
     def monotonic(self) -> float:
         return time.monotonic()
 

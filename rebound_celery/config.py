@@ -1,4 +1,4 @@
-"""The app's settings: read from Celery's configuration and the environment, and checked.
+"""Reads the app's settings from Celery's configuration and the environment, and checks them.
 
 No other module of the package reads environment variables, apart from the demo and the embedded servers.
 """
@@ -12,11 +12,12 @@ from typing import Any
 
 from .errors import InvalidSettingError
 from .message.address import check_topic, is_port
+from .message.http_url import read_proxy
 from .policy import DEFAULT_BASE_DELAY_S, DEFAULT_MAX_RETRIES, RetryPolicy
 
 PREFIX = "rebound_"
 
-#: The client libraries that the Kafka destination can use. "auto" is confluent where it is installed.
+#: The client libraries of the Kafka destination. "auto" takes confluent if it is installed.
 KAFKA_CLIENTS = ("kafka-python", "confluent", "auto")
 
 
@@ -25,7 +26,7 @@ def parse_brokers(value: object, name: str = "brokers") -> tuple[str, ...]:
 
     Args:
         value: `host:port`, several of them with commas, or a list of them.
-        name: the name of the setting, for the error.
+        name: the name of the setting in the error.
 
     Raises:
         InvalidSettingError: for anything else.
@@ -72,12 +73,24 @@ def parse_path(value: object, name: str) -> str:
     """Return the path of a file as text.
 
     Raises:
-        InvalidSettingError: where `value` is no path.
+        InvalidSettingError: if `value` is not a path.
     """
     text = str(value) if isinstance(value, str | os.PathLike) else ""
     if not text or "\0" in text:
         raise InvalidSettingError(name, value, "it is the path of a file")
     return text
+
+
+def _proxy(name: str, value: object) -> str:
+    """An HTTP proxy's URL, or "" for none. What is wrong with a URL is said without its user and password."""
+    if not isinstance(value, str):
+        raise InvalidSettingError(name, value, 'it is the URL of a proxy, or "" for none')
+    if value:
+        try:
+            read_proxy(value)
+        except ValueError as error:
+            raise InvalidSettingError(name, "***", str(error)) from None
+    return value
 
 
 def _mapping(name: str, value: object) -> dict[str, Any]:
@@ -93,7 +106,7 @@ def _kafka_client(name: str, value: object) -> str:
 
 
 def _policy_field(field_name: str) -> Callable[[str, Any], Any]:
-    """Return a reader for a field of RetryPolicy, whose error names the setting."""
+    """Return a reader for a field of RetryPolicy. Its error names the setting."""
 
     def read(name: str, value: Any) -> Any:
         try:
@@ -117,6 +130,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "kafka_timeout": _seconds,
     "http_connect_timeout": _seconds,
     "http_timeout": _seconds,
+    "http_proxy": _proxy,
     "outage_delay": _seconds,
     "outage_max_delay": _seconds,
     "health_file": lambda name, value: parse_path(value, name),
@@ -130,19 +144,19 @@ _NUMBERS: dict[str, Callable[[str], Any]] = {"max_retries": int, "base_delay": f
 class Settings:
     """The `rebound_*` settings of a Celery app, here without that prefix.
 
-    Each may be set in the app's configuration (`app.conf.rebound_queue = ...`, or `CELERY_REBOUND_QUEUE` with Django's
-    namespace); else the environment variable (`REBOUND_QUEUE`) is used; else the default.
+    Each setting may come from three places, in this order: the app's configuration (`app.conf.rebound_queue = ...`, or
+    `CELERY_REBOUND_QUEUE` with Django's namespace), the environment variable (`REBOUND_QUEUE`), and the default.
 
     Attributes:
         queue: the queue of rebound's own tasks. A worker of an app without Rebound never reads it.
-        kafka_brokers: `host:port`, several with commas or as a list: where retries and dead letters are produced.
-        kafka_client: the library that produces to Kafka: "kafka-python"; "confluent", which takes a quarter of the
-            processor time and needs the extra `confluent`; or "auto", which is confluent in each process where it is
-            installed, and else kafka-python.
+        kafka_brokers: the brokers for retries and dead letters: `host:port`, several with commas or as a list.
+        kafka_client: the library that produces to Kafka: "kafka-python", "confluent" or "auto". "confluent" takes a
+            quarter of the processor time and needs the extra `confluent`. "auto" takes confluent in each process where
+            it is installed, and otherwise kafka-python.
         kafka_options: further options of the producer in kafka-python's names, such as `security_protocol` and
-            `sasl_mechanism`; they are translated for confluent, which also takes librdkafka's dotted names.
-        max_retries: how often `schedule_retry` tries again where the caller does not say; 0 to 100.
-        base_delay: seconds before the first retry where the caller does not say; 1 to 3600.
+            `sasl_mechanism`. They are translated for confluent, which also takes librdkafka's dotted names.
+        max_retries: the default number of retries for `schedule_retry`; 0 to 100.
+        base_delay: the default delay before the first retry for `schedule_retry`, in seconds; 1 to 3600.
         dead_letter_suffix: the end of a dead letter topic's name, after the name of the topic itself.
         lease: seconds that a worker's claim on a due message lasts. The worker renews it while it works; when the
             worker is gone, the message is due again after this time at the latest.
@@ -151,11 +165,13 @@ class Settings:
         http_timeout: seconds for a post as a whole: to connect, to send, and to read the answer. What cannot begin
             within half of that, because earlier posts to its host take so long, waits as in an outage.
         http_connect_timeout: how many of these seconds may go by until it is connected: look-up, all addresses, TLS.
+        http_proxy: the proxy of all posts, `http://host:port` or `http://user:password@host:port`; "" for none; None
+            for what HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY say.
         outage_delay: seconds before a delivery is tried again when its destination is away. The delay doubles with
             each further try.
-        outage_max_delay: the longest that this delay becomes, in seconds.
-        health_file: a file that a worker rewrites every few seconds while it is well, for probes; None for none. In
-            its path `%h` stands for the worker's full name, and `%n` for the part before the `@`.
+        outage_max_delay: the longest such delay, in seconds.
+        health_file: a file that a worker rewrites every few seconds while it works, for probes; None writes none. In
+            its path, `%h` is replaced by the worker's full name, and `%n` by the part before the `@`.
     """
 
     queue: str = "rebound"
@@ -170,6 +186,7 @@ class Settings:
     kafka_timeout: float = 30.0
     http_connect_timeout: float = 5.0
     http_timeout: float = 30.0
+    http_proxy: str | None = field(default=None, repr=False)
     outage_delay: float = 1.0
     outage_max_delay: float = 60.0
     health_file: str | None = None
@@ -192,6 +209,13 @@ class Settings:
             if value is not None:
                 values[setting.name] = _READERS[setting.name](name, value)
         return cls(**values)
+
+
+def environment_proxies() -> dict[str, str]:
+    """The proxies that the environment names to all HTTP clients: by scheme, `all`, and as `no` what needs none."""
+    from urllib.request import getproxies
+
+    return getproxies()
 
 
 def _from_environment(variable: str, environ: Mapping[str, str], convert: Callable[[str], Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Every error that rebound raises. The docstring of each says what it means and what to do next."""
+"""The errors that rebound raises. Each docstring gives the meaning of the error and the next step."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from kombu.exceptions import OperationalError
 
 
 class ReboundError(Exception):
-    """The root of all errors that rebound raises."""
+    """The base class of all errors that rebound raises."""
 
 
 class InvalidSettingError(ReboundError, ValueError):
-    """A value cannot be used. The text names the field, the value, and what is allowed."""
+    """A value cannot be used. The text names the field, the value, and the rule for it."""
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
         super().__init__(f"{field}={_shown(value)} cannot be used: {allowed}")
@@ -40,7 +40,7 @@ class NotInstalledError(ReboundError):
 
 
 class UnreachableError(ReboundError):
-    """A server does not answer. The text names its address: start the server, or correct the address."""
+    """A server does not answer. Start the server, or correct its address, which is in the text."""
 
     def __init__(self, service: str, address: str, cause: BaseException | str) -> None:
         super().__init__(f"cannot reach {service} at {address}: {cause}")
@@ -69,35 +69,46 @@ class UnsupportedBrokerError(ReboundError):
         return type(self), (self.address,)
 
 
-class NotStoredError(ReboundError, OperationalError):
-    """Redis has not confirmed that it stored a retry: keep the message and try again.
+class AlreadyStoredError(ReboundError):
+    """A task with this id waits or runs already, and the publisher asked for it to be kept. Nothing was stored."""
 
-    It is also kombu's OperationalError, which Celery's `apply_async` raises, so that existing handlers catch it.
+    def __init__(self, task_id: str, queue: str) -> None:
+        super().__init__(f"the queue {queue!r} holds a task with the id {task_id!r} already")
+        self.task_id = task_id
+        self.queue = queue
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.task_id, self.queue)
+
+
+class NotStoredError(ReboundError, OperationalError):
+    """Redis has not confirmed that it stored a retry. Keep the message and try again.
+
+    It is a subclass of kombu's OperationalError, which Celery's `apply_async` raises. So existing handlers catch it.
     """
 
 
 class ClientNotInstalledError(ReboundError):
-    """A setting asks for a client library that is not installed; the text says how to install it."""
+    """A setting needs a client library that is not installed. The text has the command that installs it."""
 
-    def __init__(self, setting: str, value: str, package: str, extra: str) -> None:
-        super().__init__(f"{setting}={value!r} needs {package}; run: pip install 'rebound-celery[{extra}]'")
+    def __init__(self, setting: str, value: str, package: str) -> None:
+        super().__init__(f"{setting}={value!r} needs {package}; run: pip install {package}")
         self.setting = setting
         self.value = value
         self.package = package
-        self.extra = extra
 
-    def __reduce__(self) -> tuple[type, tuple[str, str, str, str]]:
-        return type(self), (self.setting, self.value, self.package, self.extra)
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        return type(self), (self.setting, self.value, self.package)
 
 
 class WireFormatError(ReboundError):
-    """A stored message is damaged and cannot be read. It is kept aside, not dropped."""
+    """A stored message is damaged and cannot be read. The message is kept, not dropped."""
 
 
 class UnknownVersionError(ReboundError):
-    """A later version of rebound-celery wrote a stored message, and this one cannot act on it.
+    """A later version of rebound-celery wrote a stored message, and this version cannot act on it.
 
-    The message stays where it is, for a worker of that version: update the workers before the publishers.
+    The message stays in the schedule for a worker of the later version. Update the workers before the publishers.
     """
 
     def __init__(self, what: str) -> None:
@@ -109,11 +120,11 @@ class UnknownVersionError(ReboundError):
 
 
 class DeliveryError(ReboundError):
-    """A message was not delivered. The subclasses say whether and how the delivery is tried again."""
+    """A message was not delivered. Each subclass is one reason, with its own consequence."""
 
 
 class OutageError(DeliveryError):
-    """The destination is away. The message waits and is delivered later. No attempt is used up."""
+    """The destination does not answer. The message waits and is delivered later. No attempt is used up."""
 
 
 class RejectedError(DeliveryError):

@@ -13,25 +13,25 @@ from .clock import SYSTEM_CLOCK, Clock
 
 STARTING = "starting"
 OK = "ok"
-#: A server is away. A restart of the process would not bring it back.
+#: Kafka or Redis does not answer. A restart of the process would not help.
 WAITING = "waiting"
 STOPPING = "stopping"
-#: The process does not do its work, and its own remedies did not help: it should be restarted.
+#: The process does not work, and its own remedies did not help. It should be restarted.
 STALLED = "stalled"
 
 logger = logging.getLogger(__name__)
 
 
 class HealthFile:
-    """A file that a process rewrites, as a whole, each time that it reports its state.
+    """A file that a process rewrites as a whole with each report of its state.
 
-    The file's time of change is the last time that the process was well. It grows old when the process is stalled or
-    dead. The content is a JSON object: `state` (one of this module's words), `since` (when that state began), `detail`
-    and `pid`.
+    The file's modification time is the last time at which the process was not stalled. So the file gets old when the
+    process is stalled or dead. The content is a JSON object: `state` (a constant of this module), `since` (the start of
+    this state), `detail` and `pid`.
 
     Args:
         path: the file; None writes no file.
-        clock: tells the time.
+        clock: the clock to read.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, *, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -45,7 +45,12 @@ class HealthFile:
         self._removed = False
 
     def report(self, state: str, detail: str = "") -> None:
-        """Report the state of the process. A file that cannot be written is logged once, and nothing is raised."""
+        """Report the state of the process. If the file cannot be written, log that once, and do not raise.
+
+        Args:
+            state: a constant of this module.
+            detail: a text for the people who read the file; empty for none.
+        """
         if self._path is None:
             return
         with self._lock:
@@ -71,14 +76,14 @@ class HealthFile:
                     )
 
     def _write(self, path: Path, text: str) -> None:
-        # Written beside the file and then moved, so that a reader never sees half of it.
+        # A reader must never see half of the content. So it is written to a second file, which then replaces the first.
         beside = path.with_name(f"{path.name}.{os.getpid()}")
         beside.write_text(text, "utf-8")
         os.utime(beside, (self._well_at, self._well_at))
         beside.replace(path)
 
     def remove(self) -> None:
-        """Remove the file, because the process ends normally. Later reports do nothing."""
+        """Remove the file when the process ends normally. Later reports do nothing."""
         if self._path is None:
             return
         with self._lock:

@@ -12,7 +12,7 @@ _SHARED = ("security_protocol", "sasl_", "ssl_", "proxy_url", "socks5_proxy", "a
 #: The numbers of the codecs in a batch of records, and their names.
 CODECS = {1: "gzip", 2: "snappy", 3: "lz4", 4: "zstd"}
 
-INSTALL_CODECS = 'pip install "rebound-celery[codecs]"'
+INSTALL_CODECS = 'pip install "kafka-python[lz4,snappy,zstd]"'
 
 
 def shared_options(options: Mapping[str, Any]) -> dict[str, Any]:

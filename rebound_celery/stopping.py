@@ -1,15 +1,34 @@
-"""Tells whether this process is a Celery worker that was told to stop."""
+"""Tells whether this process is a Celery worker that was told to stop, or one of its pool's processes."""
 
 from __future__ import annotations
 
+import mmap
 import sys
+from typing import Any
+
+#: One byte that a worker has in common with the processes that it forks. The signal to stop does not reach those.
+_shared: mmap.mmap | None = None
+
+
+def share_with_children(**_: Any) -> None:
+    """Let the processes that a worker will fork hear that it was told to stop (a receiver of `worker_init`)."""
+    global _shared
+    _shared = mmap.mmap(-1, 1)
+
+
+def tell_children(**_: Any) -> None:
+    """Tell them (a receiver of `worker_shutting_down`)."""
+    if _shared is not None:
+        _shared[0] = 1
 
 
 def is_stopping() -> bool:
     """Whether the worker was told to stop, warm or cold. It is False in a process that is no worker."""
+    if _shared is not None and _shared[0]:
+        return True
     state = sys.modules.get("celery.worker.state")
     if state is None:
         return False
-    # Celery's own test (celery.worker.state.maybe_shutdown): the value is an exit code, and 0 means stop.
+    # As in celery.worker.state.maybe_shutdown: the value may be an exit code, so 0 also means stop.
     stop, terminate = state.should_stop, state.should_terminate
     return not ((stop is None or stop is False) and (terminate is None or terminate is False))

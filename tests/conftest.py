@@ -41,6 +41,8 @@ def _clean_surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in os.environ:
         if name.startswith(("REBOUND_", "CELERY_")) and not name.startswith("REBOUND_TEST_"):
             monkeypatch.delenv(name)
+        if name.lower() in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+            monkeypatch.delenv(name)
     default_app, current_app = _state.default_app, _state._tls.current_app
     yield
     _state.default_app, _state._tls.current_app = default_app, current_app

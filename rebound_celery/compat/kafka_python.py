@@ -1,4 +1,4 @@
-"""Mends faults of kafka-python 3.0. `patches.py` has a row for each piece of its private code that this touches."""
+"""Corrects faults of kafka-python 3.0. `patches.py` lists each piece of private code that this module changes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ warn_of_untested("kafka-python")
 
 
 def calm(consumer: KafkaConsumer) -> None:
-    """Make each poll wait for Kafka's answer for some time. Call it once for a consumer.
+    """Make each poll wait some time for Kafka's answer. Call it once for a consumer.
 
-    A poll of kafka-python waits until the next heartbeat, and does not wait while a heartbeat is overdue. With a broker
-    that hangs, the caller's loop then runs at full speed, and each poll adds a callback to the unanswered request:
-    about 10 MB a second. kafka-python sends heartbeats in a loop of their own, so a poll that waits delays none.
+    A poll of kafka-python waits until the next heartbeat. It does not wait at all while a heartbeat is overdue. If the
+    broker hangs, the caller's loop then runs at full speed. Each poll adds a callback to the unanswered request, which
+    takes about 10 MB a second. kafka-python sends heartbeats in a separate loop, so a poll that waits delays none.
     """
     coordinator = getattr(consumer, "_coordinator", None)
     time_to_next_poll = getattr(coordinator, "time_to_next_poll", None)
@@ -36,10 +36,10 @@ def calm(consumer: KafkaConsumer) -> None:
 def unstick(consumer: KafkaConsumer) -> None:
     """Give resumed partitions the records that were fetched before their pause. Call it before each poll.
 
-    kafka-python sets aside the records that it had parsed when their partition was paused. It takes them up again only
-    while no partition is current. But a partition stays current after its last record was taken, because
-    `Fetcher.fetched_records` compares it with None instead of asking whether it is used up. So the records that were
-    set aside wait for ever. Meanwhile their partition is not fetched: it has a lag, and no records come.
+    When a partition is paused, kafka-python sets its parsed records aside. It returns to them only while it has no
+    current partition. But a partition stays current after its last record was taken: `Fetcher.fetched_records` compares
+    the partition with None and does not check whether it has records left. So the records that were set aside wait
+    for ever. Meanwhile kafka-python does not fetch from their partition: it has a lag, and no records come.
     """
     fetcher = getattr(consumer, "_fetcher", None)
     current = getattr(fetcher, "_next_partition_records", None)
@@ -50,12 +50,12 @@ def unstick(consumer: KafkaConsumer) -> None:
 def finish_joins(consumer: KafkaConsumer) -> None:
     """Let a later poll finish the group join that an earlier poll began. Call it once for a consumer.
 
-    A poll can end before the group has answered the request to join. If the answer comes between two polls,
-    kafka-python throws it away and joins again, and this can repeat for generation after generation.
+    A poll can end before Kafka has answered the request to join. If the answer comes between two polls, kafka-python
+    drops it and joins again. This can repeat for many generations.
 
-    A second fault concerns the leader of a group that joins again because its topics have changed. It counts itself as
-    joined as soon as it has assigned the partitions. It never takes its own partitions, sends no heartbeat, and does
-    not learn that the group goes on without it.
+    A second fault concerns the leader of a group that joins again because its topics have changed. The leader counts
+    itself as joined as soon as it has assigned the partitions. It never takes its own partitions and sends no
+    heartbeat. It does not notice that the group goes on without it.
     """
     coordinator: Any = getattr(consumer, "_coordinator", None)
     need_rejoin = getattr(coordinator, "need_rejoin", None)
@@ -63,13 +63,13 @@ def finish_joins(consumer: KafkaConsumer) -> None:
     complete = getattr(coordinator, "_on_join_complete_async", None)
     if need_rejoin is None or join is None or complete is None:
         return
-    #: The answer that no poll has taken yet, with the generation that it belongs to.
+    #: The answer that no poll has taken yet, with its generation.
     untaken: list[tuple[Any, Any]] = []
 
     async def join_once() -> Any:
         if untaken:
             generation, assignment = untaken.pop()
-            # After another join this answer is out of date.
+            # After a later join this answer is out of date.
             if generation == coordinator._generation:
                 return assignment
         assignment = await join()
@@ -86,9 +86,9 @@ def finish_joins(consumer: KafkaConsumer) -> None:
 
 
 def positions(consumer: KafkaConsumer) -> dict[TopicPartition, int]:
-    """The next offset to fetch in each assigned partition, without those where it is not known yet.
+    """Return the next offset to fetch of each assigned partition. Partitions without a known position are left out.
 
-    `consumer.position` would ask Kafka for a position that is not known, and wait for the answer.
+    `consumer.position` would ask Kafka for an unknown position and wait for the answer.
     """
     found = {}
     for partition in consumer.assignment():
@@ -102,9 +102,10 @@ def positions(consumer: KafkaConsumer) -> dict[TopicPartition, int]:
 def committed_offsets(
     consumer: KafkaConsumer, partitions: list[TopicPartition], timeout_ms: int
 ) -> dict[TopicPartition, OffsetAndMetadata]:
-    """Ask for the committed offsets of several partitions, with their metadata, in one request.
+    """Return the committed offsets of several partitions, with their metadata, from one request.
 
-    `KafkaConsumer.committed` asks for one partition at a time. Partitions without a committed offset are left out.
+    `KafkaConsumer.committed` would make a request for each partition. Partitions without a committed offset are left
+    out.
 
     Raises:
         KafkaTimeoutError: if the group's coordinator does not answer in time.
@@ -120,12 +121,12 @@ class UnreadBatch:
     """A batch of records that kafka-python could not read.
 
     Attributes:
-        partition: where it lies.
-        position: kafka-python's position in the partition. It would fetch there again, and fail again.
-        offset: the first record that could not be read.
-        next_offset: where the next batch begins; None if that is not known.
-        raw: the batch as Kafka keeps it, with its header.
-        codec: the number of the batch's compression; 0 for none.
+        partition: the partition of the batch.
+        position: kafka-python's position in the partition. The next fetch would begin there and fail again.
+        offset: the offset of the first record that could not be read.
+        next_offset: the first offset of the next batch; None if it is not known.
+        raw: the batch in Kafka's own form, with its header.
+        codec: the number of the batch's compression; 0 means none.
         timestamp: the latest timestamp of its records, in Unix milliseconds; -1 if the batch has none.
         error: the exception that reading it raised.
     """
@@ -152,7 +153,7 @@ class _Traced:
         return self._records.next_batch()
 
     def unread(self, partition: TopicPartition, position: int, error: Exception) -> UnreadBatch:
-        """Describe the last batch. Values of a damaged batch that cannot be true are left out."""
+        """Describe the last batch. Impossible values of a damaged batch are left out."""
         raw = bytes(self._current or b"")
         following = self._records._next_slice
         offset, ends, codec, timestamp = position, [], 0, -1
@@ -169,8 +170,8 @@ class _Traced:
             ends.append(last + 1)
         if following is not None and following is not self._current and len(following) >= _BASE_OFFSET.size:
             ends.append(_BASE_OFFSET.unpack_from(following)[0])
-        # In a sound batch the first one is right. In a damaged batch each one may be wrong. The lowest skips no record
-        # that could be read.
+        # In a sound batch the first end is right. In a damaged batch each end may be wrong. The lowest end skips no
+        # record that could be read.
         next_offset = min((end for end in ends if end > position), default=None)
         if next_offset is not None and offset >= next_offset:
             offset = position
@@ -187,16 +188,15 @@ _BATCH_V1 = struct.Struct(">qiIbbq")
 
 
 def report_unreadable(consumer: KafkaConsumer, report: Callable[[UnreadBatch], None]) -> None:
-    """Call `report` for a batch that cannot be read, instead of raising. Call this once for a consumer.
+    """Make a poll call `report` for a batch that it cannot read, instead of raising. Call this once for a consumer.
 
-    Reading a batch can raise: its codec is not installed, or its CRC or its length is wrong. kafka-python 3.0.12 raises
-    the error from the poll and does not say where the batch is. In the next poll, `Fetcher.fetched_records` takes
-    records from the generator that this error has ended. It gets no record, does not see that the generator is used up,
-    and asks again for ever: at full speed, and inside the poll.
+    Reading a batch can fail: its codec is not installed, or its CRC or its length is wrong. kafka-python 3.0.12 raises
+    the error from the poll, without the position of the batch. This error ends the generator of the records. In the
+    next poll, `Fetcher.fetched_records` takes records from this generator and gets none. It does not notice that the
+    generator has ended and tries again for ever, at full speed, inside the poll.
 
-    With this patch the partition's records count as used up. The poll goes on with the other partitions, and the
-    position stays before the batch. `report` must pause the partition, because otherwise the batch is fetched again at
-    once.
+    With this patch the partition counts as read to its end. The poll goes on with the other partitions, and the
+    position stays before the batch. `report` must pause the partition. Otherwise the batch is fetched again at once.
     """
     fetcher: Any = getattr(consumer, "_fetcher", None)
     if not hasattr(fetcher, "PartitionRecords") or not hasattr(Fetcher.PartitionRecords, "_unpack_records"):
@@ -207,8 +207,8 @@ def report_unreadable(consumer: KafkaConsumer, report: Callable[[UnreadBatch], N
             traced = _Traced(records)
             try:
                 yield from super()._unpack_records(tp, traced, *deserializers)
-            except Exception as error:  # noqa: BLE001 - whatever a codec, or what reads a damaged record, raises
-                # Records below the position were read only to be left out.
+            except Exception as error:  # noqa: BLE001 - a codec or a damaged record may raise anything
+                # Records below the position were read but not returned, so the position is the later offset.
                 self.next_fetch_offset: int = max(self.next_fetch_offset, self.fetch_offset)
                 self.drain()
                 report(traced.unread(tp, self.next_fetch_offset, error))
@@ -217,7 +217,7 @@ def report_unreadable(consumer: KafkaConsumer, report: Callable[[UnreadBatch], N
 
 
 class _Lenient(bytearray):
-    """Bytes that decode as Java's Kafka client decodes them: a byte that is no UTF-8 becomes U+FFFD."""
+    """Bytes whose `decode` never fails. Like in Kafka's Java client, a byte that is not UTF-8 becomes U+FFFD."""
 
     def __getitem__(self, key: Any) -> Any:
         part = super().__getitem__(key)
@@ -228,10 +228,10 @@ class _Lenient(bytearray):
 
 
 def read_any_header_name() -> None:
-    """Read records that have a header whose name is no UTF-8. Call it once; it works for all consumers of the process.
+    """Let kafka-python read a record with a header name that is not UTF-8. One call serves the whole process.
 
-    Kafka accepts such records, but kafka-python raises for them. Each poll fails then, and the consumer never gets past
-    the record.
+    Kafka accepts such a record, but kafka-python raises an error for it. Then each poll fails, and the consumer never
+    gets past the record.
     """
     read = DefaultRecordBatch._read_msg
     if getattr(read, "rebound", False):

@@ -129,16 +129,6 @@ PATCHES: tuple[Patch, ...] = (
         "`KafkaConsumer.position` asks Kafka for a position that is not known, and waits for the answer.",
     ),
     _kafka(
-        "consumer.fetcher:Fetcher.PartitionRecords._unpack_records",
-        "overridden",
-        "After a batch that cannot be read, polls ask for its records for ever.",
-    ),
-    _kafka(
-        "record.memory_records:MemoryRecords._next_slice",
-        "used",
-        "It holds the bytes of the next batch, which may be one that cannot be read.",
-    ),
-    _kafka(
         "record.default_records:DefaultRecordBatch._read_msg",
         "replaced",
         "It raises for a header whose name is no UTF-8, and then the partition stands still for ever.",
@@ -239,6 +229,12 @@ PATCHES: tuple[Patch, ...] = (
     ),
     # kombu: transport and poller
     _kombu(
+        "connection:Connection.ensure",
+        "used",
+        _TRANSPORT,
+        "It repeats what is a connection error; for the worker OperationalError is one, for publishers it must not be.",
+    ),
+    _kombu(
         "transport.virtual.base:Transport._deliver",
         "overridden",
         _TRANSPORT,
@@ -300,12 +296,6 @@ PATCHES: tuple[Patch, ...] = (
     _kombu("transport.redis:PublishBatch._failed", "used", _BATCH, "A batch that failed is not used again."),
     # celery
     _celery(
-        "app.base:Celery._fixups",
-        "used",
-        "compat/celery_fixups.py",
-        "A consumer connects Django's clean-up around records, without the signal that a worker sends.",
-    ),
-    _celery(
         "app.base:Celery._connection",
         "replaced",
         "compat/celery_connections.py",
@@ -315,10 +305,23 @@ PATCHES: tuple[Patch, ...] = (
         "worker.control:Panel.data",
         "replaced",
         "compat/celery_panel.py",
-        "A worker's commands `revoke` and `scheduled` also reach what waits in Redis.",
+        "A worker's commands `revoke`, `scheduled` and `query_task` also reach what waits in Redis.",
     ),
     _celery("worker.control:revoke", "replaced", _REMOTE_CONTROL, "It also removes waiting tasks from the schedule."),
     _celery("worker.control:scheduled", "replaced", _REMOTE_CONTROL, "It also lists what waits in the schedule."),
+    _celery("worker.control:query_task", "replaced", _REMOTE_CONTROL, "It also knows what waits in the schedule."),
+    _kombu(
+        "pidbox:Node.dispatch",
+        "overridden",
+        _REMOTE_CONTROL,
+        "A command learns which question it answers, so that one of all workers shows what waits.",
+    ),
+    _celery(
+        "app.base:Celery.__reduce_keys__",
+        "used",
+        "schedule/worker/installation.py",
+        "Copies of an app, as in spawned processes, get the schedule because its fixups are copied.",
+    ),
     _celery(
         "app.control:Control.revoke",
         "overridden",

@@ -44,7 +44,9 @@ def warn_of_untested(*packages: str) -> None:
     _seen.update(new)
     for finding in untested(*new) if new else ():
         logger.warning(
-            "%s: patches of its private code may not fit; see docs/patches.md",
+            '%s: patches of its private code may not fit (see docs/patches.md); to go back: pip install "%s%s"',
             finding,
+            finding.package,
+            finding.tested,
             extra={"event": "untested_version"},
         )

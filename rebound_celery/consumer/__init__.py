@@ -1,4 +1,4 @@
-"""Stage 1: reads records from Kafka, calls the user's handler, and stores retries and dead letters of what fails.
+"""Stage 1: reads records from Kafka, calls the user's handler, and stores a retry or a dead letter after a failure.
 
 `Consumer` runs it, `ConsumerConfig` configures it, and `ConsumerStats` holds its counts.
 """

@@ -1,4 +1,4 @@
-"""Limits how much is fetched: pauses and resumes partitions by the number of records in memory."""
+"""Limits the fetching: pauses and resumes partitions by the number of records in memory."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from kafka import KafkaConsumer
 from .offset_tracker import OffsetTracker
 from .partition_tracker import Partition
 
-#: How many records one partition may have from its low-water mark on, as a multiple of max_in_flight. With more, only
-#: this partition is paused. Records behind a hung handler are done, but their partition cannot be committed past it.
+#: How many records one partition may have above its low-water mark, as a multiple of max_in_flight. A partition with
+#: more is paused. The records behind a hung handler may be done, but the commit cannot pass the record that hangs.
 MAX_SPAN_FACTOR = 10
 
 
@@ -23,13 +23,13 @@ class Backpressure:
         self._limit = limit
         #: Whether all partitions are paused.
         self.is_full = False
-        #: How many records the next poll may bring.
+        #: The largest number of records for the next poll.
         self.room = 1
         #: The partitions that are paused because of their own records.
         self._over_limit: set[Partition] = set()
 
     def regulate(self, *, closed: bool, kept_paused: Collection[tuple[str, int]] = ()) -> None:
-        """Pause the partitions that have enough records, and resume those that have room again.
+        """Pause the partitions that have enough records, and resume the partitions that have room again.
 
         Args:
             closed: pause all partitions.

@@ -1,4 +1,4 @@
-"""Commits what is done, soon after it is done."""
+"""Commits the offsets of records soon after they are done."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from .connection import FATAL
 from .offset_tracker import OffsetTracker
 from .partition_tracker import Mark, Partition
 
-#: A commit that is not answered within this time, in seconds, no longer delays the next one.
+#: How long a commit without an answer delays the next commit, in seconds.
 COMMIT_TIMEOUT_S = 10.0
 
 logger = logging.getLogger(__name__)
 
 
 def kafka_offsets(marks: Mapping[Partition, Mark]) -> dict[TopicPartition, OffsetAndMetadata]:
-    """Return marks in the form that kafka-python takes."""
+    """Return marks as kafka-python's offsets."""
     return {TopicPartition(*p): OffsetAndMetadata(mark.offset, mark.metadata, -1) for p, mark in marks.items()}
 
 
 class Commits:
-    """Sends one commit after the other: the next one when something is done, and the last one is answered.
+    """Sends the commits, one at a time. The next one waits for the answer to the last one, and for something to commit.
 
-    All methods belong to the loop's thread.
+    Only the loop's thread may call the methods.
 
     Args:
-        consumer: whose group's offsets are committed.
-        offset_tracker: knows what is done.
-        interval_s: the least time between the beginnings of two commits.
+        consumer: the KafkaConsumer of the group.
+        offset_tracker: the tracker of the records that are done.
+        interval_s: the least time between the starts of two commits, in seconds.
     """
 
     def __init__(
@@ -44,17 +44,17 @@ class Commits:
         self._interval_s = interval_s
         self._clock = clock
         self._next = clock.monotonic() + interval_s
-        #: When a commit that is under way is given up; None if none is.
+        #: The time at which the commit under way is given up; None if no commit is under way.
         self._deadline: float | None = None
         self._failing = False
 
     @property
     def is_under_way(self) -> bool:
-        """Whether a commit is not answered yet. The answer is read within a poll."""
+        """Whether a commit has no answer yet. A poll reads the answer."""
         return self._deadline is not None
 
     def send_if_due(self) -> None:
-        """Commit what is done, unless the last commit is too recent or not answered yet."""
+        """Send a commit, unless there is nothing new, or the last commit is too recent or has no answer yet."""
         now = self._clock.monotonic()
         if now < self._next or (self._deadline is not None and now < self._deadline):
             return
@@ -81,14 +81,14 @@ class Commits:
             self._failed(error)
 
     def send_last(self, marks: Mapping[Partition, Mark], timeout_s: float) -> None:
-        """Commit and wait for the answer, before the consumer leaves its group."""
+        """Send the commit before the consumer leaves its group, and wait for the answer for at most `timeout_s`."""
         try:
             try:
                 self._consumer.commit(kafka_offsets(marks), timeout_ms=timeout_s * 1000)
             except kafka_errors.OffsetMetadataTooLargeError:
                 offsets = kafka_offsets({partition: Mark(mark.offset) for partition, mark in marks.items()})
                 self._consumer.commit(offsets, timeout_ms=timeout_s * 1000)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the consumer must still leave the group
+        except Exception as error:  # noqa: BLE001 - after any error the consumer must still leave the group
             logger.warning(
                 "the last commit failed (%r); some records will be handled again",
                 error,
@@ -99,7 +99,7 @@ class Commits:
         if isinstance(error, kafka_errors.OffsetMetadataTooLargeError):
             shorten_metadata(self._offset_tracker)
             return
-        # A commit fails in every rebalance. The rebalance listener commits then, or the next turn of the loop does.
+        # A commit fails during every rebalance. The rebalance listener or the next turn of the loop commits again.
         level = logging.DEBUG if self._failing else logging.WARNING
         if isinstance(error, kafka_errors.RebalanceInProgressError):
             level = logging.INFO
@@ -109,7 +109,7 @@ class Commits:
 
 
 def shorten_metadata(offset_tracker: OffsetTracker) -> None:
-    """Make the metadata of later commits shorter, because Kafka refused one as too long."""
+    """Halve the longest metadata of later commits, because Kafka refused a commit's metadata as too long."""
     offset_tracker.max_metadata //= 2
     logger.warning(
         "Kafka refuses the metadata of a commit as too long (offset.metadata.max.bytes); it is cut to %d characters, "

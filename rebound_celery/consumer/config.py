@@ -1,4 +1,4 @@
-"""The configuration of a consumer. It is checked when it is made, so that a wrong value stops the start."""
+"""The configuration of a consumer. The constructor checks it, so a wrong value stops the start."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ..policy import RetryPolicy
 
 Handler = Callable[[Record], object]
 
-#: Options of kafka-python's KafkaConsumer that the user may not set, each with the reason that the error gives.
+#: Options of kafka-python's KafkaConsumer that the user may not set, each with the reason for the error's text.
 REFUSED_OPTIONS = {
     "bootstrap_servers": "it is the field `brokers`",
     "group_id": "it is the field `group`",
-    "enable_auto_commit": "the consumer commits a record when it is handled or its retry is stored, never by the clock",
+    "enable_auto_commit": "the consumer commits a record when it is handled or its retry is stored, never by time",
     "auto_commit_interval_ms": "the consumer commits by itself; see the field `commit_interval`",
     "allow_auto_create_topics": "it is the field `allow_auto_create`",
     "default_offset_commit_callback": "the consumer commits by itself",
@@ -32,7 +32,7 @@ REFUSED_OPTIONS = {
     "kafka_client": "the consumer gives its own",
 }
 
-#: What a consumer may do about records that cannot be read.
+#: The values of `on_unreadable`.
 ON_UNREADABLE = ("stop", "skip", "dead-letter")
 
 _COUNT_RULE = "it is a whole number from {} up"
@@ -69,44 +69,45 @@ def _check_options(options: object) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class ConsumerConfig:
-    """What to consume, which function handles it, and what happens to records that fail.
+    """The topics to consume, the handler, and the rules for records that fail.
 
     Attributes:
         group: the consumer group. Retries carry it, so that consumers of other groups skip them.
         topics: a name, several names, or a compiled pattern that a topic's *whole* name matches. A pattern never reads
             dead letter topics: those ending in the app's `rebound_dead_letter_suffix`, and `dead_letter_topic`.
-        handler: called with each `Record`, from `concurrency` threads, where the app is Celery's current app. Its
-            return value is ignored. An `Exception` means that this attempt failed. Anything else that it raises (such
-            as SystemExit) stops the consumer, and the record is consumed again later. While something is connected to
-            Celery's task signals (task_prerun, task_postrun, task_success, task_failure, task_retry), they are sent
-            for each record, as for a task of the handler's name.
+        handler: a function that is called with each `Record`, from `concurrency` threads. In these threads the app is
+            Celery's current app. The return value is ignored. An `Exception` means that this attempt failed. Any other
+            exception (for example SystemExit) stops the consumer, and the record is consumed again later. If a receiver
+            is connected to one of Celery's task signals (task_prerun, task_postrun, task_success, task_failure,
+            task_retry), the signals are sent for each record, as for a task with the handler's name.
         brokers: `host:port`, several with commas or as a sequence; None means the app's `rebound_kafka_brokers`.
-        max_retries: how often a failed record is tried again, 0 to 100; None means the app's `rebound_max_retries`.
+        max_retries: the number of retries of a failed record, 0 to 100; None means the app's `rebound_max_retries`.
         base_delay: seconds before the first retry, 1 to 3600; None means the app's `rebound_base_delay`.
-        policy: `max_retries` and `base_delay` in one value; give it, or them.
-        dead_letter_topic: where records go whose retries are spent. None means the topic where the record was first
-            read, with the app's `rebound_dead_letter_suffix` added.
-        retry_topic: where retries are sent; this consumer reads it too. None means the topic that the record came from.
-        concurrency: handler threads, from 1. Records with the same key in the same partition are handled one after
-            the other, in order.
-        max_in_flight: how many records may be in memory, waiting or with a handler, over all partitions, from 1. At
-            this number fetching pauses until half of them are done.
-        commit_interval: the least time between two commits in seconds, above 0. A commit is sent as soon as something
-            is done, this time has passed, and the last commit is answered. A commit covers what is handled or stored.
-            What is done and not committed is handled again after a crash.
-        stop_timeout: seconds that a stop waits for running handlers and for Redis; 0 does not wait. What is not
-            finished then stays uncommitted and is consumed again.
-        stats_interval: seconds between log lines with the statistics; 0 means none.
-        on_unreadable: what to do about records that cannot be read, because their codec is not installed or their batch
-            is damaged. "stop" (the default): their partition stops before them. This is logged, and reading is tried
-            again after 5 s to 5 min. "dead-letter": the batch's bytes, as Kafka keeps them, become one dead letter with
-            the reason `unreadable`. "skip": they are passed over. Other partitions go on in any case.
-        allow_auto_create: whether topics may be missing at the start. Kafka then creates them, if it is configured so.
-            By default a missing topic is an error that names topics with similar names.
-        health_file: a file that is rewritten every few seconds while the consumer works, for probes; None for none.
+        policy: a RetryPolicy in place of `max_retries` and `base_delay`; None means those two fields.
+        dead_letter_topic: the topic for dead letters. None means the topic where the record was first read, with the
+            app's `rebound_dead_letter_suffix` added.
+        retry_topic: the topic for retries. This consumer reads it too. None means the topic that the record came from.
+        concurrency: the number of handler threads, from 1. Records with the same key in the same partition are handled
+            one after the other, in order.
+        max_in_flight: the largest number of records in memory, waiting or with a handler, over all partitions, from 1.
+            At this number fetching pauses until half of them are done.
+        commit_interval: the least time between two commits in seconds, above 0. A commit is sent when a record is done,
+            this time has passed, and the last commit is answered. A commit covers records that are handled, or whose
+            retries are stored. Records that are done but not committed are handled again after a crash.
+        stop_timeout: the longest wait of a stop for running handlers and for Redis, in seconds; 0 does not wait.
+            Records that are not finished then stay uncommitted and are consumed again.
+        stats_interval: the time between two log lines with the statistics, in seconds; 0 logs none.
+        on_unreadable: the rule for records that cannot be read, because their codec is not installed or their batch is
+            damaged. "stop" (the default): their partition stops before them. This is logged, and reading is tried
+            again after 5 s to 5 min. "dead-letter": the batch's bytes, in Kafka's own form, become one dead letter with
+            the reason `unreadable`. "skip": the records are skipped. Other partitions go on in any case.
+        allow_auto_create: True allows topics that do not exist at the start. Kafka creates them, if it is configured
+            so. With False, a missing topic is an error that names topics with similar names.
+        health_file: a file that is rewritten every few seconds while the consumer works, for probes; None writes none.
         kafka_options: further options for kafka-python's KafkaConsumer, such as `security_protocol`, `sasl_mechanism`,
-            `session_timeout_ms` or `auto_offset_reset` (here "earliest" unless given, so that a new group skips
-            nothing). With the app's own brokers, the security options in `rebound_kafka_options` hold here as well.
+            `session_timeout_ms` or `auto_offset_reset`. The default of `auto_offset_reset` is "earliest" here, so that
+            a new group skips nothing. With the app's own brokers, the security options in `rebound_kafka_options` hold
+            here as well.
 
     Raises:
         InvalidSettingError: naming the field, its value, and what is allowed.
@@ -174,7 +175,7 @@ class ConsumerConfig:
                 )
 
     def _check_handler(self) -> None:
-        call = getattr(self.handler, "__call__", None)  # noqa: B004 - an object whose __call__ is async
+        call = getattr(self.handler, "__call__", None)  # noqa: B004 # of the user: its __call__ may be async
         if not callable(self.handler):
             raise InvalidSettingError("handler", self.handler, "it is a function that takes a Record")
         if inspect.iscoroutinefunction(self.handler) or inspect.iscoroutinefunction(call):
@@ -194,7 +195,7 @@ class ConsumerConfig:
             RetryPolicy(base_delay=self.base_delay)
 
     def policy_for(self, settings: Settings) -> RetryPolicy:
-        """Return the policy, with the app's settings for what is not given."""
+        """Return the policy. The app's settings replace the fields that are None."""
         if self.policy is not None:
             return self.policy
         return RetryPolicy(
@@ -207,14 +208,14 @@ class ConsumerConfig:
         return settings.kafka_brokers if self.brokers is None else tuple(self.brokers)
 
     def topic_pattern(self, suffix: str) -> str | None:
-        """Return the regular expression to subscribe with, which leaves dead letter topics out; None for names."""
+        """Return the regular expression to subscribe with, without dead letter topics; None if `topics` are names."""
         if not isinstance(self.topics, re.Pattern):
             return None
-        # A pattern inside another one may not set flags for the whole. So the flags are set for this part alone.
+        # A part of a pattern may not set flags for the whole pattern. So the flags are set for this part alone.
         text = re.sub(r"^\(\?[aimsux]+\)", "", self.topics.pattern)
         letters = {re.IGNORECASE: "i", re.MULTILINE: "m", re.DOTALL: "s", re.VERBOSE: "x"}
         flags = "".join(letter for flag, letter in letters.items() if self.topics.flags & flag)
-        # A comment at the end of a verbose pattern would swallow what follows on its line.
+        # A verbose pattern may end with a comment. The line break ends the comment before the rest of the pattern.
         wanted = f"(?{flags}:{text}{chr(10) if 'x' in flags else ''})" if flags else f"(?:{text})"
         refused = rf"(?!.*{re.escape(suffix)}\Z)"
         if self.dead_letter_topic is not None:
@@ -223,6 +224,6 @@ class ConsumerConfig:
         return pattern if self.retry_topic is None else rf"(?:{re.escape(self.retry_topic)}\Z|{pattern})"
 
     def topic_names(self) -> tuple[str, ...]:
-        """Return all names to subscribe to, where `topics` is given by name."""
+        """Return all names to subscribe to. If `topics` is a pattern, this is only the retry topic, if there is one."""
         names = () if isinstance(self.topics, re.Pattern) else tuple(self.topics)
         return names if self.retry_topic is None or self.retry_topic in names else (*names, self.retry_topic)

@@ -41,12 +41,12 @@ def kafka_options(config: ConsumerConfig, settings: Settings) -> dict[str, Any]:
     brokers = config.brokers_for(settings)
     options: dict[str, Any] = {
         "client_id": "rebound-consumer",
-        # A new group must not skip the records that are there already.
+        # A new group must not skip the existing records.
         "auto_offset_reset": "earliest",
         "bootstrap_timeout_ms": BOOTSTRAP_TIMEOUT_MS,
-        # Metrics cost some 10 % of the throughput, and nobody reads them here.
+        # kafka-python's own metrics cost about 10 % of the throughput, and nothing reads them here.
         "metrics_enabled": False,
-        # kafka-python keeps what it has fetched ahead in memory. Its default is 50 MB.
+        # kafka-python keeps the fetched records in memory. Its default limit is 50 MB.
         "fetch_max_bytes": 8 * 1024 * 1024,
     }
     if set(brokers) == set(settings.kafka_brokers):
@@ -77,7 +77,7 @@ def connect(config: ConsumerConfig, settings: Settings) -> KafkaConsumer:
     try:
         consumer = KafkaConsumer(**options, kafka_client=client)
     except BaseException as error:
-        # A KafkaConsumer that cannot be made leaves its IO thread running. Each further try would add a thread.
+        # When its constructor fails, KafkaConsumer leaves its IO thread running. Each further try would add a thread.
         for one in clients:
             one.close()
         if isinstance(error, RetriableError | NodeNotReadyError | OSError):

@@ -1,4 +1,4 @@
-"""The consumer as users call it."""
+"""The public face of the consumer: it starts, stops and joins the loop."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ logger = logging.getLogger(__name__)
 class Consumer:
     """Reads topics, calls the handler, and stores retries of the records that fail.
 
-    Use `run()` to consume in this thread, or `with Consumer(config):` or `start()` and `close()` to consume in a thread
-    of its own. Nothing connects before that.
+    `run()` consumes in the caller's thread. `with Consumer(config):`, or `start()` and `close()`, consume in a thread
+    of the consumer's own. The constructor does not connect.
 
     Args:
-        config: what to consume and how.
+        config: the topics, the handler and all other settings.
         app: the Celery app that has `Rebound`; None means Celery's current app.
-        clock: tells the time; tests give their own.
+        clock: the clock to read; tests give their own.
 
     Raises:
-        NotInstalledError: if that app has no Rebound.
+        NotInstalledError: if the app has no Rebound.
     """
 
     def __init__(self, config: ConsumerConfig, app: Any = None, *, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -47,7 +47,7 @@ class Consumer:
         self._clock = clock
         self._offset_tracker = OffsetTracker()
         self._flag = StopFlag()
-        #: A signal may interrupt the main thread, because nothing is started yet that has to be finished.
+        #: Whether a signal may interrupt the main thread. It may until records are started.
         self._may_interrupt = False
         self._running = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -57,15 +57,15 @@ class Consumer:
         """Consume until `stop()` is called, then finish the started records, commit and leave the group.
 
         Args:
-            handle_signals: stop on SIGINT and SIGTERM; on a second one, without waiting for handlers. This works only
-                in the main thread. The earlier signal handlers are restored at the end.
+            handle_signals: stop on SIGINT and SIGTERM. A second signal stops without waiting for handlers. This works
+                only in the main thread. The earlier signal handlers are restored at the end.
 
         Raises:
-            UnreachableError: if Kafka or Redis is away at the start. Then `run()` may be called again. Later on, the
-                consumer waits for them.
-            InvalidSettingError: if a topic does not exist, unless the configuration says `allow_auto_create`.
-            KafkaError: kafka-python's, if Kafka refuses for good, for example because a right is missing.
-            BaseException: what a handler raised that is no `Exception`, after the consumer was stopped in order.
+            UnreachableError: if Kafka or Redis does not answer at the start. Then `run()` may be called again. After
+                the start, the consumer waits for them.
+            InvalidSettingError: if a topic does not exist, unless `allow_auto_create` is True.
+            KafkaError: kafka-python's error, if Kafka refuses for good, for example because a permission is missing.
+            BaseException: an exception of a handler that is not an `Exception`. The consumer stops in order first.
         """
         if not self._running.acquire(blocking=False):
             raise RuntimeError("this consumer is running already")
@@ -81,7 +81,8 @@ class Consumer:
             self._running.release()
 
     def _consume(self, file: HealthFile) -> None:
-        # kafka-python and Celery's worker take long to import. Who only makes a ConsumerConfig need not wait.
+        # kafka-python and Celery's worker take long to import. A program that only makes a ConsumerConfig
+        # need not wait.
         from ..compat.celery_fixups import install_worker_fixups
         from .handler_task import HandlerTask
         from .health_reporter import HealthReporter
@@ -94,7 +95,7 @@ class Consumer:
                 self._scheduler.check_redis()
             kafka = self._connect()
         except UnreachableError as error:
-            # The caller may try again. If not, the file gets old.
+            # The file stays, because the caller may try again. Otherwise the file gets old, and probes notice that.
             file.report(health.WAITING, str(error))
             raise
         try:
@@ -130,7 +131,7 @@ class Consumer:
             return connect(self._config, self._scheduler.settings)
 
     def _connect_again(self, file: HealthFile) -> Any:
-        """Return a new KafkaConsumer; None if this consumer is to stop. It waits for Kafka, which was there before."""
+        """Wait for Kafka and return a new KafkaConsumer. Return None if this consumer has to stop."""
         while not self._flag.stop:
             try:
                 return self._connect()
@@ -139,9 +140,9 @@ class Consumer:
         return None
 
     def start(self) -> None:
-        """Call `run()` in a thread of its own. What it raises is logged, and raised by `join()` or `close()`.
+        """Call `run()` in a new thread. An error of `run()` is logged, and `join()` or `close()` raises it.
 
-        The thread is a daemon: a program that ends without `close()` ends at once, and what was not committed is
+        The thread is a daemon: a program that ends without `close()` ends at once. Records that are not committed are
         consumed again.
         """
         if self._thread is not None:
@@ -154,10 +155,13 @@ class Consumer:
         self._flag.stop = True
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until a started consumer has ended, at most `timeout` seconds (None: as long as it takes).
+        """Wait until a started consumer has ended. If an error ended it, raise the error, once.
+
+        Args:
+            timeout: the longest wait in seconds; None waits without limit.
 
         Returns:
-            whether it has ended. If an error ended it, this raises the error, once.
+            whether the consumer has ended.
         """
         if self._thread is None:
             return True
@@ -170,7 +174,7 @@ class Consumer:
         return True
 
     def close(self, timeout: float | None = None) -> bool:
-        """Call `stop()` and `join(timeout)`. A stop takes little more than the configured `stop_timeout`."""
+        """Call `stop()` and `join(timeout)`. A stop takes little longer than the configured `stop_timeout`."""
         self.stop()
         return self.join(timeout)
 
@@ -213,7 +217,7 @@ class Consumer:
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """Let a signal end the body at once: a server that does not answer would delay the stop."""
+        """Let a signal end the body at once. Otherwise a server that does not answer would delay the stop."""
         self._may_interrupt = True
         try:
             yield

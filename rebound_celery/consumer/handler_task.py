@@ -1,7 +1,7 @@
-"""Calls the handler as Celery's worker calls a task: with the app as the current app, and with Celery's task signals.
+"""Calls the handler in the same way as Celery's worker calls a task: with the current app and with the task signals.
 
-Whatever is connected to these signals works around each record too: Django's clean-up of database connections, which
-Celery connects itself, and the user's tracing and metrics.
+So the receivers of these signals also run for each record: Django's clean-up of database connections, which Celery
+connects itself, and the user's tracing and metrics.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .config import ConsumerConfig
 
 
 class Outcome:
-    """How a call of the handler ended; `task_postrun` tells it."""
+    """The outcome of a call of the handler. `task_postrun` carries it."""
 
     def __init__(self, task: Any) -> None:
         self._task = task
@@ -35,8 +35,8 @@ class Outcome:
         """Send `task_retry`, or `task_failure` for a dead letter.
 
         Args:
-            error: what the handler raised; to be called while it is handled.
-            is_dead: no attempt follows.
+            error: the exception that the handler raised. Call this method in its `except` block.
+            is_dead: whether no further attempt follows.
         """
         self.value = error
         request = self._task.request
@@ -57,11 +57,11 @@ class Outcome:
 
 
 class HandlerTask:
-    """The handler of a consumer as a task of the app. The app does not register it.
+    """The handler of a consumer as a task of the app. The app does not register the task.
 
     Args:
-        app: the app whose task it is.
-        config: the consumer's.
+        app: the Celery app of the task.
+        config: the consumer's configuration.
     """
 
     def __init__(self, app: Celery, config: ConsumerConfig) -> None:
@@ -76,8 +76,8 @@ class HandlerTask:
 
     @staticmethod
     def is_observed() -> bool:
-        """Whether anything is connected to the signals. Otherwise `run` would do nothing that anybody sees."""
-        # Written out, because this runs for every record.
+        """Whether a receiver is connected to one of the signals. Without receivers, `run` has no visible effect."""
+        # Without a loop over the signals, because this runs for every record.
         return bool(
             signals.task_prerun.receivers
             or signals.task_postrun.receivers
@@ -88,7 +88,7 @@ class HandlerTask:
 
     @contextmanager
     def run(self, record: Record) -> Iterator[Outcome]:
-        """Send `task_prerun`, then `task_postrun` after the body, which calls the handler."""
+        """Send `task_prerun` before the body and `task_postrun` after it. The body calls the handler."""
         task = self._get_task()
         call = {"task_id": f"{record.id}:{record.attempt}", "task": task, "args": (record,), "kwargs": {}}
         outcome = Outcome(task)
@@ -112,7 +112,7 @@ class HandlerTask:
             task.pop_request()
 
     def _get_task(self) -> Any:
-        # Made when first needed. If two threads make one at once, either serves.
+        # Made at the first need. If two threads each make a task at the same time, both tasks work.
         if self._task is None:
             kind: Any = type("HandlerTask", (self._app.Task,), {"name": self._name, "ignore_result": True})
             kind.bind(self._app)
@@ -121,6 +121,6 @@ class HandlerTask:
 
 
 def _name_of(handler: Callable[..., object]) -> str:
-    """The name under which signals tell of the handler: that of the function, or of the object's class."""
+    """Return the handler's name for the signals: the name of the function, or of the object's class."""
     named: Any = handler if hasattr(handler, "__qualname__") else type(handler)  # any callable of the user
     return f"{named.__module__}.{named.__qualname__}"

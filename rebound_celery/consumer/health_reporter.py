@@ -1,4 +1,4 @@
-"""Checks every few seconds whether the consumer works, and writes that into its health file."""
+"""Checks every few seconds whether the consumer works, and writes the result to its health file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHECK_INTERVAL_S = 3.0
 
 
 class HealthReporter:
-    """Reports the state of a consumer. It serves all KafkaConsumers that the consumer has one after the other.
+    """Reports the state of a consumer. It stays the same when the KafkaConsumer is replaced.
 
     Args:
         file: the consumer's health file.
@@ -38,14 +38,14 @@ class HealthReporter:
         outage: str | None,
         note: str = "",
     ) -> bool:
-        """Check and report, if it is time; between two polls.
+        """Check and report, if the time for it has come. Call this between two polls.
 
         Args:
-            consumer: the KafkaConsumer of now.
-            offset_tracker: knows which partitions have records in flight.
-            unknown_positions: partitions for which Kafka has not told the committed offset yet.
-            outage: what the consumer waits for, or None.
-            note: what to report of a consumer that works, or the empty text.
+            consumer: the current KafkaConsumer.
+            offset_tracker: the tracker of the records in flight.
+            unknown_positions: partitions whose committed offset is not known yet.
+            outage: the reason why the consumer waits; None if it does not wait.
+            note: the detail to report of a consumer that works; empty for none.
 
         Returns:
             whether the KafkaConsumer must be replaced by a new one.
@@ -54,7 +54,7 @@ class HealthReporter:
         if now < self._next_check:
             return False
         if outage is not None or now - self._next_check > 2 * CHECK_INTERVAL_S:
-            # Kafka was not polled, because of the outage or because the loop was held up. So no record could come.
+            # Kafka was not polled, because of the outage or because the loop was delayed. So no record could come.
             self._stall_detector.reset()
         self._next_check = now + CHECK_INTERVAL_S
         if outage is not None:
@@ -69,7 +69,7 @@ class HealthReporter:
         return found is FetchState.REPLACE
 
     def report_stopping(self) -> None:
-        """Report, if it is time, that the consumer finishes the records that are started."""
+        """Report that the consumer is stopping, if the time for a report has come."""
         now = self._clock.monotonic()
         if now >= self._next_check:
             self._next_check = now + CHECK_INTERVAL_S

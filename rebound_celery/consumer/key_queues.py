@@ -1,7 +1,7 @@
-"""Queues the records that wait for a handler thread, and keeps those with the same key in order.
+"""Queues the records that wait for a handler thread, and keeps records with the same key in order.
 
-The records of one partition with the same key form a queue. At most one record of a queue is ready or with a handler;
-the others follow one after the other. Records without a key have no order.
+The records of one partition with the same key form a queue. At most one record of a queue is ready or with a handler.
+The others follow one at a time. Records without a key have no order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class KeyQueues:
 
     Args:
         low_mark: when only this number of records is left, `wake` is set, so that the loop fetches more.
-        wake: wakes the loop. It is also set when no record is left.
+        wake: the event that wakes the loop. It is also set when no record is left.
     """
 
     def __init__(self, low_mark: int, wake: threading.Event) -> None:
@@ -27,22 +27,24 @@ class KeyQueues:
         self._lock = threading.Lock()
         #: Threads that wait for a record.
         self._idle = threading.Condition(self._lock)
-        #: How many threads wait for a record and were not woken yet.
+        #: The number of threads that wait for a record and were not woken yet.
         self._waiting_threads = 0
+        #: How many threads were woken and do not run yet.
+        self._woken_threads = 0
         self._ready: deque[Job] = deque()
-        #: The queues of which one record is ready or with a handler, and the records that follow it. None stands for an
-        #: empty deque: most keys have no second record, and a deque takes 600 bytes.
+        #: The key of each queue with a record that is ready or with a handler -> the records that follow it. None is an
+        #: empty queue: most keys have no second record, and a deque takes 600 bytes.
         self._followers: dict[tuple[Partition, bytes], deque[Job] | None] = {}
         self._size = 0
         self._closed = False
 
     @property
     def size(self) -> int:
-        """How many records wait or are with a handler."""
+        """The number of records that wait or are with a handler."""
         return self._size
 
     def add(self, jobs: Collection[Job]) -> None:
-        """Add records; those of one partition in the order of their offsets."""
+        """Add records. The records of one partition must come in the order of their offsets."""
         with self._lock:
             for job in jobs:
                 key = job.queue_key
@@ -56,14 +58,13 @@ class KeyQueues:
                     self._followers[key] = None
                 self._ready.append(job)
             self._size += len(jobs)
-            if self._waiting_threads and self._ready:
-                self._wake_one()
+            self._wake_threads()
 
     def take(self, finished: Job | None = None) -> Job | None:
-        """Wait for a record and start it; None means that the queues are closed.
+        """Wait for a record, mark it as started, and return it. None means that the queues are closed.
 
         Args:
-            finished: the record that this thread took before, if it is done with it. This saves a call of `finish`.
+            finished: the last record of this thread, if it is done. This saves a call of `finish`. None: there is none.
         """
         with self._lock:
             if finished is not None:
@@ -71,29 +72,29 @@ class KeyQueues:
             while not self._ready and not self._closed:
                 self._waiting_threads += 1
                 self._idle.wait()
+                self._woken_threads -= 1
             if self._closed:
                 return None
             job = self._ready.popleft()
-            # Each thread that takes a record wakes the next one. So the others sleep on where the handler is faster
-            # than a thread switch.
-            if self._waiting_threads and self._ready:
-                self._wake_one()
+            self._wake_threads()
             tracker = job.tracker
             if job.record.offset > tracker.last_started:
                 tracker.last_started = job.record.offset
             return job
 
     def finish(self, job: Job) -> None:
-        """Enter that a handler is done with a record, so that the next one of its queue is ready."""
+        """Note that a handler is done with a record. The next record of its queue becomes ready."""
         with self._lock:
             self._finish(job)
-            if self._waiting_threads and self._ready:
-                self._wake_one()
+            self._wake_threads()
 
-    def _wake_one(self) -> None:
-        # Counted here, since the thread may take a while to wake up. It must not be woken again by every record.
-        self._waiting_threads -= 1
-        self._idle.notify()
+    def _wake_threads(self) -> None:
+        """Wake as many waiting threads as there are records for them. The caller holds the lock."""
+        # A thread may take a while to wake up. Until then it counts as woken, so that no record wakes it again.
+        if self._waiting_threads and (count := min(len(self._ready) - self._woken_threads, self._waiting_threads)) > 0:
+            self._waiting_threads -= count
+            self._woken_threads += count
+            self._idle.notify(count)
 
     def _finish(self, job: Job) -> None:
         self._size -= 1
@@ -113,9 +114,9 @@ class KeyQueues:
         """Remove and return the records of these partitions that no handler has started, in the order of their offsets.
 
         Args:
-            trackers: the partitions.
-            everything: also remove records below one that a handler has started. They stay otherwise, because the
-                commit cannot pass them, and only the metadata of the commit would keep what is done above them.
+            trackers: the trackers of the partitions.
+            everything: also remove the records below a started record. By default they stay and are handled, because
+                the commit cannot pass them.
         """
         chosen = {id(tracker) for tracker in trackers}
         partitions: dict[Partition, list[Job]] = {}
@@ -128,7 +129,7 @@ class KeyQueues:
             return True
 
         with self._lock:
-            # Followers have higher offsets than the record that they follow. Where it is removed, they are too.
+            # Followers have higher offsets than the record before them. If it is removed, all its followers are too.
             without_first = set()
             ready: deque[Job] = deque()
             for job in self._ready:
@@ -143,7 +144,7 @@ class KeyQueues:
                 if key in without_first and not stay:
                     del self._followers[key]
                 elif key in without_first:
-                    # The partition came back meanwhile: these followers belong to its new tracker.
+                    # The partition was assigned again in the meantime. These followers belong to its new tracker.
                     self._ready.append(stay.popleft())
                     self._followers[key] = stay or None
                 else:
@@ -151,10 +152,11 @@ class KeyQueues:
             for jobs in partitions.values():
                 jobs.sort(key=lambda job: job.record.offset)
                 self._size -= len(jobs)
+            self._wake_threads()
         return partitions
 
     def close(self) -> None:
-        """Let the handler threads end, and drop what waits."""
+        """Let the handler threads end, and drop the waiting records."""
         with self._lock:
             self._closed = True
             self._ready.clear()

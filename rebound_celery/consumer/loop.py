@@ -1,7 +1,7 @@
 """The loop that owns a KafkaConsumer: it polls, hands records to the handler threads, commits, and stops in order.
 
-Handler threads take records from the key queues, and the retry writer stores what fails. The loop goes on polling Kafka
-meanwhile, so that slow handlers do not cost the membership of the group.
+Handler threads take records from the key queues. The retry writer stores the failed records. Meanwhile the loop goes
+on polling Kafka, because a consumer that does not poll must leave its group.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from .topics import PatternWatch, report_start
 from .unreadable import Unreadable
 from .workers import Workers
 
-#: How long a poll waits for records, in milliseconds: while nothing is in flight, and while something is. A commit can
-#: be sent, and its answer is read, only between and within polls.
+#: How long a poll waits for records, in milliseconds: while no record is in flight, and while records are in flight. A
+#: commit is sent between two polls, and a poll reads its answer. So the second one is short.
 IDLE_POLL_MS = 100
 BUSY_POLL_MS = 10
 
-#: While something is in flight or fetching is paused, polls are short. kafka-python cannot finish some of its work in a
-#: short poll, such as the search for new topics of a pattern. So from time to time a poll is as long as an idle one.
+#: The time between two long polls, in seconds. While records are in flight or fetching is paused, polls are short. In a
+#: short poll kafka-python cannot finish some of its work, for example the search for new topics of a pattern.
 LONG_POLL_EVERY_S = 1.0
 
-#: How long the loop waits for the handlers, in seconds, when it has nothing to give them.
+#: How long the loop waits for the handlers when memory is full, in seconds.
 WAIT_S = 0.02
 
-#: How long the last commit may take, and then leaving the group, in seconds.
+#: The time for the last commit, and again the time for leaving the group, in seconds.
 LEAVE_TIMEOUT_S = 5.0
 
 FIRST_BACKOFF_S = 0.5
@@ -103,7 +103,7 @@ class Loop:
         self._backpressure = Backpressure(consumer, offset_tracker, config.max_in_flight)
         self._pattern_watch = PatternWatch(consumer, config, clock=clock)
         self._draining = False
-        #: The KafkaConsumer has to be replaced by a new one, with a loop of its own.
+        #: Whether the KafkaConsumer must be replaced by a new one. The new one has its own loop.
         self.replace = False
         self._next_stats = clock.monotonic() + (config.stats_interval or float("inf"))
         self._next_long_poll = 0.0
@@ -112,7 +112,10 @@ class Loop:
         self._backoff = FIRST_BACKOFF_S
 
     def run(self) -> None:
-        """Consume until the flag says stop; raises what ended it otherwise."""
+        """Consume until the flag says stop or the KafkaConsumer must be replaced.
+
+        Raises the error that ends the loop.
+        """
         pattern = self._config.topic_pattern(self._settings.dead_letter_suffix)
         if pattern is None:
             self._consumer.subscribe(topics=self._config.topic_names(), listener=self._listener)
@@ -130,7 +133,7 @@ class Loop:
 
     def _turn(self) -> None:
         if self._key_queues.size >= self._config.max_in_flight:
-            # Most often the handlers are done with half of the records at once. Then no partition has to be paused.
+            # Usually the handlers finish half of the records within this wait. Then no partition has to be paused.
             self._wait()
         self._backpressure.regulate(
             closed=self._retry_writer.is_down, kept_paused={*self._unreadable.kept_paused(), *self._positions.unknown}
@@ -190,7 +193,7 @@ class Loop:
 
     def _admit(self, polled: Mapping[Any, Sequence[KafkaRecord]]) -> None:
         if self._draining:
-            return  # A rebalance during the stop. Nobody will handle these records, and they are not committed.
+            return  # A rebalance during the stop brought these records. They are not handled and not committed.
         group = self._config.group
         for partition, batch in polled.items():
             records: list[tuple[int, Record | None]] = []
@@ -204,12 +207,12 @@ class Loop:
             self._key_queues.add(jobs)
 
     def _end(self) -> None:
-        """Finish the started records, store what failed, commit, and leave the group."""
+        """Finish the started records, store the failed ones, commit, and leave the group."""
         deadline = self._clock.monotonic() + self._config.stop_timeout
         self._draining = self._listener.draining = True
         try:
             trackers = self._offset_tracker.trackers()
-            # Where a handler has ended the consumer, the records that follow with the same key must not be started.
+            # If a handler has ended the consumer, later records with the same key must not be started.
             removed = self._key_queues.remove_waiting(trackers, everything=self._workers.fatal is not None)
             for tracker in trackers:
                 tracker.held += removed.get(tracker.partition, [])
@@ -220,7 +223,7 @@ class Loop:
                 self._health_reporter.report_stopping()
                 self._commits.send_if_due()
         except Exception:
-            # Kafka refuses. Perhaps what is done can still be committed.
+            # Kafka refuses. Perhaps the records that are done can still be committed.
             logger.exception("waiting for the last records failed", extra={"event": "stop_failed"})
         finally:
             self._log_hung_handlers()

@@ -1,11 +1,11 @@
-"""Keeps in a commit's metadata which offsets beyond the committed one are done.
+"""Writes and reads the metadata of a commit: the offsets above the committed offset that are done.
 
-A partition can only be committed up to its first record that is not done. One slow record therefore holds the commit
-back while many records behind it are done. When a consumer is killed, the next owner of the partition reads this
-metadata and skips those records.
+The committed offset of a partition cannot pass its first record that is not done. So one slow record delays the commit
+of many records behind it. When a consumer is killed, the next owner of the partition reads this metadata and skips the
+records that are done.
 
-The text is `rebound-done-1:` and the base64 of compressed lengths: how many offsets from the committed one on are not
-done, how many after them are done, and so on.
+The text is `rebound-done-1:` and the base64 of compressed lengths. From the committed offset on, the first length
+counts offsets that are not done, the second length counts offsets that are done, and so on.
 """
 
 from __future__ import annotations
@@ -16,47 +16,47 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-#: A first offset, and the offset behind the last one.
+#: The first offset, and the offset after the last one.
 OffsetRange = tuple[int, int]
 
 _NAME: Final = "rebound-done-"
 _PREFIX: Final = f"{_NAME}1:"
 
-#: The longest text, in characters. Kafka's `offset.metadata.max.bytes` allows 4096 bytes unless it is changed.
+#: The longest text, in characters. By default, Kafka's `offset.metadata.max.bytes` allows 4096 bytes.
 MAX_TEXT: Final = 4000
 
-#: Bounds on a text that somebody else wrote: bytes of lengths, and the largest offset.
+#: Bounds for a text that another program may have written: the bytes of the lengths, and the largest offset.
 _MAX_LENGTHS: Final = 1_000_000
 _MAX_OFFSET: Final = 2**63 - 1
 
 
 class UnknownMetadataError(ValueError):
-    """The metadata was not written by this version of rebound: by another program, or by a later version."""
+    """Another program, or a later version of rebound, wrote the metadata."""
 
 
 def encode(offset: int, ranges: Sequence[OffsetRange], max_text: int = MAX_TEXT) -> str:
-    """Return the metadata for a commit of `offset`, or the empty text if there is nothing to keep.
+    """Return the metadata for a commit of `offset`, or the empty text if there are no ranges.
 
     Args:
         offset: the committed offset.
         ranges: the offsets above it that are done, in order, without overlaps.
-        max_text: the longest text. The last ranges are left out where it would be longer.
+        max_text: the longest text, in characters. If the text would be longer, the last ranges are left out.
     """
     kept = list(ranges)
     while kept:
         text = _PREFIX + b64encode(zlib.compress(_pack(offset, kept))).decode()
         if len(text) <= max_text:
             return text
-        # The length grows about as the number of ranges does; a tenth less makes a second try succeed mostly.
+        # The length grows about in proportion to the number of ranges. With a tenth less, the second try usually fits.
         del kept[min(len(kept) - 1, len(kept) * max_text * 9 // (len(text) * 10)) :]
     return ""
 
 
 def decode(offset: int, text: str) -> list[OffsetRange]:
-    """Return the ranges that `encode` was given.
+    """Return the ranges in a text of `encode`.
 
     Args:
-        offset: the committed offset that the metadata belongs to.
+        offset: the committed offset of the metadata.
         text: the metadata; the empty text holds no range.
 
     Raises:

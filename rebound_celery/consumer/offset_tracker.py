@@ -1,6 +1,6 @@
-"""Tracks all partitions of a consumer: which records are fetched, started and done, and what may be committed.
+"""Tracks all partitions of a consumer: the records that are fetched and done, and the offsets to commit.
 
-Handler threads, the retry writer's thread, the loop and kafka-python's IO thread all call it, so one lock guards it.
+The handler threads, the retry writer's thread, the loop and kafka-python's IO thread all call it. One lock guards it.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from .stats import ConsumerStats
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How much one partition holds: records in flight, and records from the low-water mark on."""
+    """The number of a partition's records: those in flight, and those above the low-water mark (`span`)."""
 
     in_flight: int
     span: int
 
 
 class OffsetTracker:
-    """All partitions of a consumer, and its counts."""
+    """The trackers of all partitions of a consumer, and its counts."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._trackers: dict[Partition, PartitionTracker] = {}
         self._succeeded = self._retried = self._dead = self._errors = self._skipped = 0
-        #: Handled, but not entered yet. Were the handler threads to take the lock for every record, they would spend
-        #: most of their time handing it to one another.
+        #: Records that are handled, but not counted yet. If the handler threads took the lock for every record, they
+        #: would spend most of their time waiting for it.
         self._finished: deque[Job] = deque()
-        #: Enters that the handler returned; from any thread, without a lock.
+        #: Note that the handler has returned. Any thread may call this; it takes no lock.
         self.succeed: Callable[[Job], None] = self._finished.append
         #: The longest metadata of a commit, in characters.
         self.max_metadata = MAX_TEXT
 
     def _enter_finished(self) -> None:
-        """Enter what was handled. The caller holds the lock."""
+        """Count the records that were handled. The caller holds the lock."""
         finished = self._finished
         while finished:
             job = finished.popleft()
@@ -61,7 +61,7 @@ class OffsetTracker:
             )
 
     def trackers(self, partitions: Iterable[tuple[str, int]] | None = None) -> list[PartitionTracker]:
-        """Return the trackers of these partitions, as far as there are any; all with None."""
+        """Return the existing trackers of these partitions; None means all partitions."""
         with self._lock:
             if partitions is None:
                 return list(self._trackers.values())
@@ -71,12 +71,12 @@ class OffsetTracker:
     def open(
         self, partition: tuple[str, int], committed: Mark | None = None, completed: Sequence[OffsetRange] = ()
     ) -> None:
-        """Begin to track a partition that this consumer has got, unless it is tracked already.
+        """Begin to track an assigned partition, unless it is tracked already.
 
         Args:
             partition: the partition.
-            committed: what Kafka has for the group; None if it has nothing.
-            completed: offsets from there on that an earlier owner has done.
+            committed: the group's commit in Kafka; None if the group has committed nothing.
+            completed: offsets above it that an earlier owner has done.
         """
         key = Partition(*partition)
         with self._lock:
@@ -84,7 +84,7 @@ class OffsetTracker:
                 self._trackers[key] = PartitionTracker(key, committed, completed)
 
     def advance(self, positions: Mapping[tuple[str, int], int]) -> None:
-        """Enter up to where the partitions were fetched, which may lie behind the last record that was seen."""
+        """Note the position of each partition. It may be higher than the offset after the last fetched record."""
         with self._lock:
             for partition, position in positions.items():
                 tracker = self._trackers.get(Partition(*partition))
@@ -97,16 +97,16 @@ class OffsetTracker:
         records: Collection[tuple[int, Record | None]],
         next_offset: int | None = None,
     ) -> tuple[list[Job], PartitionTracker | None]:
-        """Enter fetched records, in order; None stands for a record that is not for this group, or is passed over.
+        """Add fetched records, in order. A record of None is for another group, or is skipped.
 
         Args:
-            partition: where they were read.
-            records: their offsets and the records.
-            next_offset: where fetching goes on after them, if that is not right behind the last one.
+            partition: the partition of the records.
+            records: the offset of each record, and the record.
+            next_offset: the next offset to fetch; None means the offset after the last record.
 
         Returns:
-            the jobs to do, and the tracker that these records replace, if there is one. Offsets that go back mean that
-            the log was truncated, or that the topic was created again: what was known of it holds no more.
+            the jobs for the handlers, and the tracker that is replaced by a new one, or None. A tracker is replaced if
+            the offsets go back: the log was truncated, or the topic was created again.
         """
         replaced = None
         key = Partition(*partition)
@@ -132,7 +132,7 @@ class OffsetTracker:
         return jobs, replaced
 
     def stored(self, jobs: Iterable[tuple[Job, bool]]) -> None:
-        """Enter that the retries of these jobs, or with True their dead letters, are stored in Redis."""
+        """Note that the retries (False) or the dead letters (True) of these jobs are stored in Redis."""
         with self._lock:
             for job, dead in jobs:
                 if job.tracker.released:
@@ -144,21 +144,21 @@ class OffsetTracker:
                     self._retried += 1
 
     def abandon(self, job: Job) -> None:
-        """Enter that nobody works at this record any more and that it is not done: it stays uncommitted."""
+        """Note that a record is not done and that no handler works on it any more. It stays uncommitted."""
         with self._lock:
             if not job.tracker.released:
                 job.tracker.in_flight -= 1
                 self._errors += 1
 
     def release(self, tracker: PartitionTracker, not_started: int) -> int:
-        """Stop tracking a partition; what still comes in for it is ignored.
+        """Stop tracking a partition. Later reports on its records are ignored.
 
         Args:
             tracker: the partition's tracker.
-            not_started: how many of its records in flight no handler has started. They are no errors.
+            not_started: the number of its records in flight that no handler has started. They do not count as errors.
 
         Returns:
-            how many records are left unfinished or unstored.
+            the number of records that were started, but are not finished or not stored.
         """
         with self._lock:
             self._enter_finished()
@@ -172,10 +172,10 @@ class OffsetTracker:
             return unfinished
 
     def busy(self, trackers: Iterable[PartitionTracker] | None = None) -> int:
-        """Count the records that wait for a handler, are with one, or wait to be stored. Held ones do not count.
+        """Count the records that wait for a handler, are with a handler, or wait to be stored. Held ones do not count.
 
         Args:
-            trackers: whose records; None means all.
+            trackers: the trackers to count; None means all.
         """
         with self._lock:
             self._enter_finished()
@@ -183,13 +183,17 @@ class OffsetTracker:
             return sum(tracker.in_flight - len(tracker.held) for tracker in chosen if not tracker.released)
 
     def loads(self) -> dict[Partition, Load]:
-        """Return how much each partition holds."""
+        """Return the number of records of each partition."""
         with self._lock:
             self._enter_finished()
             return {p: Load(t.in_flight, t.span) for p, t in self._trackers.items()}
 
     def to_commit(self, trackers: Iterable[PartitionTracker] | None = None) -> dict[Partition, Mark]:
-        """Return the marks that Kafka does not have yet: of these trackers, or of all that are not revoked."""
+        """Return the marks that Kafka does not have yet.
+
+        Args:
+            trackers: the trackers to look at; None means all that are not revoked.
+        """
         with self._lock:
             self._enter_finished()
             chosen = [t for t in self._trackers.values() if not t.revoked] if trackers is None else trackers
@@ -206,7 +210,7 @@ class OffsetTracker:
             return marks
 
     def confirm(self, marks: Mapping[Partition, Mark]) -> None:
-        """Enter that Kafka has these marks."""
+        """Note that Kafka has confirmed these marks."""
         with self._lock:
             for partition, mark in marks.items():
                 tracker = self._trackers.get(partition)

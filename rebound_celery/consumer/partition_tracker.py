@@ -1,4 +1,4 @@
-"""Tracks the records of one partition from the poll that brought them to the commit that covers them."""
+"""Tracks the records of one partition from their fetch to their commit."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from .offset_metadata import MAX_TEXT, OffsetRange, encode
 
 
 class Partition(NamedTuple):
-    """A topic's partition; equal to, and hashed as, kafka-python's TopicPartition."""
+    """A partition of a topic. It has the equality and the hash of kafka-python's TopicPartition."""
 
     topic: str
     partition: int
 
 
 class Mark(NamedTuple):
-    """What is committed for a partition.
+    """The commit of a partition.
 
     Attributes:
         offset: the low-water mark. Every record below it is done.
-        metadata: which records above it are done; see `offset_metadata`.
+        metadata: the records above it that are done; see `offset_metadata`. Empty if there are none.
     """
 
     offset: int
@@ -32,12 +32,12 @@ class Mark(NamedTuple):
 class PartitionTracker:
     """The records of one partition between fetch and commit. It has no lock of its own.
 
-    Offsets come in fetch order. They have gaps where the log was compacted, and where it has transaction markers.
+    Offsets come in the order of the fetch. They have gaps if the log was compacted or has transaction markers.
 
     Args:
         partition: the partition.
-        committed: what Kafka has for the group; None if it has nothing.
-        completed: offsets from `committed` on that an earlier owner of the partition has done, in order.
+        committed: the group's commit in Kafka; None if the group has committed nothing.
+        completed: offsets above `committed` that an earlier owner of the partition has done, in order.
     """
 
     __slots__ = (
@@ -62,31 +62,31 @@ class PartitionTracker:
     ) -> None:
         self.partition = partition
         self._completed = deque(completed)
-        #: Fetched and not below the low-water mark, in order.
+        #: The fetched offsets that are not below the low-water mark, in order.
         self._pending: deque[int] = deque()
-        #: Those of `_pending` that are done.
+        #: The offsets in `_pending` that are done.
         self._done: set[int] = set()
-        #: Where fetching goes on: every offset below it was fetched, or has no record. None while it is not known.
+        #: The next offset to fetch: every lower offset was fetched or has no record. None while it is not known.
         self.next_offset: int | None = None if committed is None else committed.offset
-        #: How many records are fetched, and neither done nor abandoned.
+        #: The number of fetched records that are not done and not abandoned.
         self.in_flight = 0
         #: The highest offset that a handler has started. KeyQueues writes it.
         self.last_started = -1
-        #: What Kafka has confirmed; None if nothing.
+        #: The last commit that Kafka has confirmed; None if there is none.
         self.committed = committed
-        #: How many changes there were, and how many of them the last commit and the last confirmed commit covered.
+        #: The number of changes in all, in the last commit, and in the last confirmed commit.
         self.changes = 1
         self.changes_sent = 0
         self.changes_committed = 0
-        #: The partition is revoked, and it is not known yet whether it comes back.
+        #: Whether the partition is revoked, and may still be assigned again.
         self.revoked = False
-        #: The partition belongs to another consumer now. Nothing counts any more.
+        #: Whether the partition is no longer tracked. Reports on its records are then ignored.
         self.released = False
-        #: Jobs that were taken out of the key queues while the partition is revoked.
+        #: Jobs that were removed from the key queues while the partition is revoked.
         self.held: list[Job] = []
 
     def add(self, offsets: Sequence[int]) -> Collection[int]:
-        """Enter fetched records, in order; returns those that an earlier owner has done, which nobody must handle."""
+        """Add fetched records, in order. Return those that an earlier owner has done: no handler may get them again."""
         if not offsets:
             return ()
         self._pending.extend(offsets)
@@ -107,31 +107,31 @@ class PartitionTracker:
         return found
 
     def done(self, offset: int) -> None:
-        """Enter that a record was handled, or that its retry is stored, or that it is not for this group."""
+        """Note that a record is done: it was handled, its retry is stored, or it is for another group."""
         self._done.add(offset)
         self.in_flight -= 1
         self.changes += 1
 
     def advance(self, position: int) -> None:
-        """Enter that all records below `position` were fetched: the offsets before it may hold no records."""
+        """Note that all records below `position` were fetched. The last offsets below it may have no records."""
         if self.next_offset is None or position > self.next_offset:
             self.next_offset = position
             self.changes += 1
 
     @property
     def span(self) -> int:
-        """How many records lie between the low-water mark and the last one fetched."""
+        """The number of records from the low-water mark to the last fetched record."""
         return len(self._pending)
 
     def low_water(self) -> int | None:
-        """Return the offset to commit: every record below it is done. None while no position is known."""
+        """Return the offset to commit; None while no position is known. Every record below this offset is done."""
         pending, done = self._pending, self._done
         while pending and pending[0] in done:
             done.discard(pending.popleft())
         return pending[0] if pending else self.next_offset
 
     def mark(self, max_text: int = MAX_TEXT) -> Mark | None:
-        """Return what to commit; None while no position is known.
+        """Return the commit of the partition; None while no position is known.
 
         Args:
             max_text: the longest metadata, in characters.
@@ -143,7 +143,7 @@ class PartitionTracker:
         return Mark(offset, encode(offset, self._done_ranges(), max_text) if ahead else "")
 
     def _done_ranges(self) -> list[OffsetRange]:
-        """The offsets above the low-water mark that are done; offsets without a record belong to the range before."""
+        """Return the offsets above the low-water mark that are done. Gaps without records join the range before."""
         ranges: list[OffsetRange] = []
         done, start = self._done, None
         for offset in self._pending:
@@ -155,7 +155,7 @@ class PartitionTracker:
                 start = None
         if start is not None and self.next_offset is not None:
             ranges.append((start, self.next_offset))
-        # What an earlier owner has done, and this one has not fetched yet.
+        # Offsets that an earlier owner has done, and that are not fetched yet.
         ranges += [(max(first, self.next_offset or 0), end) for first, end in self._completed if self._is_ahead(end)]
         return ranges
 
@@ -164,7 +164,7 @@ class PartitionTracker:
 
 
 class Job:
-    """One record on its way through a handler. `queue_key` is None for a record without key: those have no order."""
+    """A fetched record with its tracker. `queue_key` is None for a record without a key, which has no order."""
 
     __slots__ = ("queue_key", "record", "tracker")
 

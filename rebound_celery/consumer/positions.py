@@ -1,4 +1,4 @@
-"""Finds out where the group stands in newly assigned partitions, and which records an earlier owner has done there."""
+"""Finds the committed offsets of newly assigned partitions, and the records that an earlier owner has done."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .offset_metadata import OffsetRange, UnknownMetadataError, decode
 from .offset_tracker import OffsetTracker
 from .partition_tracker import Mark
 
-#: The time in milliseconds that the loop waits for Kafka to tell committed offsets.
+#: How long the loop waits for the committed offsets, in milliseconds.
 _TIMEOUT_MS = 2_000
 
 logger = logging.getLogger(__name__)
 
 
 class Positions:
-    """Opens the trackers of assigned partitions at the offset that the group has committed.
+    """Opens the trackers of assigned partitions at the committed offset of the group.
 
-    The rebalance listener names the partitions. It cannot ask Kafka itself, because kafka-python calls it where nothing
-    may block. Until the loop has asked, records of these partitions are not handled.
+    The rebalance listener names the partitions. It cannot ask Kafka itself, because kafka-python calls it on its IO
+    thread, which must not block. Records of these partitions are not handled until the loop has asked.
     """
 
     def __init__(self, consumer: KafkaConsumer, offset_tracker: OffsetTracker) -> None:
@@ -36,35 +36,35 @@ class Positions:
 
     @property
     def unknown(self) -> Collection[TopicPartition]:
-        """The assigned partitions for which Kafka has not told the committed offset yet."""
+        """The assigned partitions whose committed offset is not known yet."""
         return self._unknown.keys()
 
     def ask_for(self, partition: TopicPartition, fallback: int | None = None) -> None:
-        """Have the loop ask for the committed offset of an assigned partition.
+        """Let the loop ask for the committed offset of an assigned partition.
 
         Args:
             partition: the partition.
-            fallback: where to go on if the group has committed nothing; None means where kafka-python goes on.
+            fallback: the next offset to fetch if the group has committed nothing; None leaves kafka-python's position.
         """
         if self._unknown.get(partition) is None:
             self._unknown[partition] = fallback
 
     def keep(self, assigned: Collection[Any]) -> None:
-        """Ask no more for partitions that are not among `assigned`."""
+        """Remove the partitions that are not in `assigned` from the unknown ones."""
         self._unknown = {partition: offset for partition, offset in self._unknown.items() if partition in assigned}
 
     def discard(self, lost: Collection[Any]) -> None:
-        """Ask no more for these partitions."""
+        """Remove these partitions from the unknown ones."""
         self._unknown = {partition: offset for partition, offset in self._unknown.items() if partition not in lost}
 
     def known(self, polled: Mapping[Any, Any]) -> Mapping[Any, Any]:
-        """Return what was polled without the partitions whose committed offset is not known yet."""
+        """Return the polled records without those of unknown partitions."""
         if not self._unknown:
             return polled
         return {partition: batch for partition, batch in polled.items() if partition not in self._unknown}
 
     def find(self) -> list[TopicPartition]:
-        """Ask Kafka, set the positions, and open the trackers; between two polls.
+        """Ask Kafka, set the positions, and open the trackers. Call this between two polls.
 
         Returns:
             the partitions in which the group has committed nothing yet.
@@ -78,7 +78,7 @@ class Positions:
         except (KafkaError, ValueError) as error:
             # The next turn of the loop asks again.
             logger.info(
-                "Kafka does not tell the committed offsets of %s: %r",
+                "Kafka has not returned the committed offsets of %s: %r",
                 ", ".join(f"{topic}[{number}]" for topic, number in self._unknown),
                 error,
                 extra={"event": "positions_unknown"},
@@ -100,16 +100,16 @@ class Positions:
         return new
 
     def note(self) -> None:
-        """Tell the offset tracker up to where the partitions were fetched; between two polls.
+        """Give the positions of the partitions to the offset tracker. Call this between two polls.
 
-        The position lies behind the last record where transaction markers, aborted transactions or compacted records
-        follow. Without this, the group would keep a lag there for ever.
+        Transaction markers, aborted transactions or compacted records may follow the last record. Then the position is
+        above it. Without this call, the commit would stop at the last record, and the group would keep a lag for ever.
         """
         at = positions(self._consumer)
         self._offset_tracker.advance({p: offset for p, offset in at.items() if p not in self._unknown})
 
     def _completed(self, partition: TopicPartition, found: OffsetAndMetadata) -> list[OffsetRange]:
-        """The offsets beyond the committed one that an earlier owner has done."""
+        """Return the offsets above the committed one that an earlier owner has done."""
         fields = {"topic": partition.topic, "partition": partition.partition}
         try:
             ranges = decode(found.offset, found.metadata or "")

@@ -1,4 +1,4 @@
-"""Reads the records that kafka-python gives into those that a handler gets."""
+"""Turns kafka-python's records into the records for the handler."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ logger = logging.getLogger(__name__)
 
 
 def read_safely(raw: KafkaRecord, group: str) -> Record:
-    """Return a record as `read_record` does; if that fails, a first attempt with all headers.
+    """Return the result of `read_record`. If it fails, return a first attempt with all headers.
 
-    This never raises: nothing that a producer wrote may stop the consumer's loop.
+    This never raises, because a producer's data must not stop the consumer's loop.
     """
     try:
         return read_record(raw, group)

@@ -1,7 +1,7 @@
-"""Finishes, commits and hands over partitions when the group is rebalanced.
+"""Finishes and commits the records of revoked partitions, and takes over assigned partitions, in a rebalance.
 
-kafka-python calls these methods on its IO thread, while the loop's thread is blocked inside `poll` or `close`.
-Meanwhile the handlers and the retry writer go on. Blocking calls of the consumer raise here; awaiting is allowed.
+kafka-python calls these methods on its IO thread, while the loop's thread is blocked inside `poll` or `close`. The
+handlers and the retry writer go on meanwhile. Blocking calls of the KafkaConsumer raise here, but `await` is allowed.
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ from .offset_tracker import OffsetTracker
 from .partition_tracker import PartitionTracker
 from .positions import Positions
 
-#: How long a rebalance waits for the handlers, in seconds. The whole group waits that long too. A record that is not
-#: done by then may be handled twice. Heartbeats go on meanwhile, so the session timeout does not matter here.
+#: How long a rebalance waits for the handlers, in seconds. The whole group waits as long. A record that is not done by
+#: then may be handled twice. Heartbeats go on meanwhile, so the session timeout has no effect here.
 REVOKE_WAIT_S = 5.0
 
-#: The time between two checks whether the handlers are done, in seconds.
+#: The time between two checks of the handlers' progress, in seconds.
 _STEP_S = 0.02
 
 logger = logging.getLogger(__name__)
 
 
 class RebalanceListener(AsyncConsumerRebalanceListener):
-    """Finishes and commits the started records of a revoked partition, and goes on with it if it comes back.
+    """Finishes and commits the started records of a revoked partition, and continues if it is assigned again.
 
-    With the usual (eager) assignors every rebalance revokes all partitions, and gives most of them back. kafka-python
-    then keeps its position in them: it does not go back to the committed offset. So records that were fetched and not
-    started are held. If they were dropped, nobody would fetch them again, and a later commit would pass over them.
+    With the usual (eager) assignors, each rebalance revokes all partitions and assigns most of them again.
+    kafka-python then keeps its position and does not return to the committed offset. So this class holds the records
+    that were fetched but not started. If it dropped them, nobody would fetch them again, and a later commit would lose
+    them.
     """
 
     def __init__(
@@ -53,17 +54,17 @@ class RebalanceListener(AsyncConsumerRebalanceListener):
         self._key_queues = key_queues
         self._positions = positions
         self._clock = clock
-        # The loop cannot poll meanwhile. A member that does not poll for max_poll_interval_ms leaves the group.
+        # The loop cannot poll during this wait. A member that does not poll for max_poll_interval_ms leaves the group.
         self._wait_s = min(REVOKE_WAIT_S, consumer.config["max_poll_interval_ms"] / 2000)
-        #: The generation of the group, and this member's id in it, when partitions were last revoked.
+        #: The group's generation and this member's id at the last revocation; None before the first one.
         self._revoked_in: tuple[int, str] | None = None
-        #: Set by the loop at a stop: held records are not started any more.
+        #: The loop sets this at a stop. Held records are not started any more.
         self.draining = False
-        #: Set by the loop when all is done: closing the consumer revokes the partitions once more.
+        #: The loop sets this after the last commit, because closing the consumer revokes the partitions once more.
         self.closing = False
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
-        """Wait for started records and commit; kafka-python calls it before other members get the partitions."""
+        """Wait for started records and commit. kafka-python calls this before other members get the partitions."""
         if self.closing:
             return
         self._revoked_in = self._generation()
@@ -80,17 +81,18 @@ class RebalanceListener(AsyncConsumerRebalanceListener):
         await self._commit(trackers, deadline + self._wait_s / 2)
         assigned, topics = self._consumer.assignment(), self._consumer.subscription() or ()
         for tracker in trackers:
-            # A cooperative assignor revokes what is already gone. If that comes back, another consumer has had it.
+            # A cooperative assignor revokes only partitions that another member gets. If such a partition is assigned
+            # again, another consumer has had it.
             if TopicPartition(*tracker.partition) not in assigned or tracker.partition.topic not in topics:
                 self._release(tracker)
         logger.info("revoked: %s", _names(revoked), extra={"event": "revoked", "partitions": _names(revoked)})
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
-        """Go on with partitions that came back, and have the loop ask for the committed offsets of the others."""
-        # Had there been a generation without this member, or had the member another id in it, another consumer may have
-        # had the partitions. Then what is known of them is out of date, and so is the position that kafka-python keeps.
+        """Continue with partitions that are assigned again. The loop asks for the committed offsets of the others."""
+        # If this member missed a generation or has a new id, another consumer may have had the partitions. Then the
+        # trackers are out of date, and kafka-python's positions too.
         number, member = self._generation()
-        # (Tansu keeps the number when a member joins again and nothing has changed.)
+        # The number may stay the same: Tansu keeps it when a member joins again and nothing has changed.
         is_next = self._revoked_in in ((number - 1, member), (number, member))
         self._positions.keep(self._consumer.assignment())
         for tracker in self._offset_tracker.trackers():
@@ -109,16 +111,16 @@ class RebalanceListener(AsyncConsumerRebalanceListener):
         for partition in assigned:
             if partition not in tracked:
                 self._positions.ask_for(partition)
-                # No record can be handled before the committed offset is known.
+                # No record may be handled before the committed offset is known.
                 self._consumer.pause(partition)
         logger.info("assigned: %s", _names(assigned), extra={"event": "assigned", "partitions": _names(assigned)})
 
     async def on_partitions_lost(self, lost: Collection[TopicPartition]) -> None:
-        """Release partitions that other members may have by now."""
+        """Release partitions that other members may have already."""
         self._positions.discard(lost)
         unfinished = sum(self._release(tracker) for tracker in self._offset_tracker.trackers(lost))
         logger.warning(
-            "lost %s: Kafka did not hear of this consumer for too long; %d unfinished records will be handled again",
+            "lost %s: Kafka has removed this consumer from its group; %d unfinished records will be handled again",
             _names(lost),
             unfinished,
             extra={"event": "lost", "partitions": _names(lost)},
@@ -126,7 +128,7 @@ class RebalanceListener(AsyncConsumerRebalanceListener):
 
     def _go_on(self, partition: TopicPartition, tracker: PartitionTracker) -> None:
         if tracker.next_offset is not None:
-            # kafka-python keeps this position. It is set all the same, since everything depends on it.
+            # kafka-python should have kept this position. It is set anyway, because a wrong position loses records.
             self._consumer.seek(partition, tracker.next_offset)
         tracker.revoked = False
         if not self.draining:
@@ -148,14 +150,14 @@ class RebalanceListener(AsyncConsumerRebalanceListener):
     def _sleep(self) -> Any:
         # kafka-python has an event loop of its own, and the loop's timer has no public name. A Future that another
         # thread completes would not wake the loop.
-        return self._consumer._net.sleep(_STEP_S)  # noqa: SLF001
+        return self._consumer._net.sleep(_STEP_S)  # noqa: SLF001 # of kafka-python
 
     async def _commit(self, trackers: list[PartitionTracker], deadline: float) -> None:
         while marks := self._offset_tracker.to_commit(trackers):
             future = self._consumer.commit_async(kafka_offsets(marks))
             while not future.is_done and self._clock.monotonic() < deadline:
                 await self._sleep()
-            # While the coordinator is unknown, the future is that of the lookup, and its value is the coordinator.
+            # While the coordinator is unknown, this is the future of the lookup. Its value is then the coordinator.
             if future.succeeded() and future.value is None:
                 self._offset_tracker.confirm(marks)
                 return
@@ -165,7 +167,8 @@ class RebalanceListener(AsyncConsumerRebalanceListener):
             is_final = future.failed() and not future.retriable()
             if is_final or self._clock.monotonic() >= deadline:
                 logger.warning(
-                    "what is done in %s could not be committed before it was given away (%s); it will be done again",
+                    "the finished records of %s could not be committed before the rebalance (%s); they will be handled "
+                    "again",
                     _names(marks),
                     future.exception or KafkaError("no answer in time"),
                     extra={"event": "commit_failed"},
@@ -175,7 +178,7 @@ class RebalanceListener(AsyncConsumerRebalanceListener):
 
 
 def release(offset_tracker: OffsetTracker, key_queues: KeyQueues, tracker: PartitionTracker) -> int:
-    """Stop tracking a partition; returns how many started records are left unfinished or unstored."""
+    """Stop tracking a partition. Return the number of started records that are not finished or not stored."""
     removed = key_queues.remove_waiting([tracker], everything=True)
     not_started = len(removed.get(tracker.partition, [])) + len(tracker.held)
     tracker.held = []

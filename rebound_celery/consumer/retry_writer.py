@@ -1,6 +1,6 @@
-"""Stores failed records in Redis, many at once, in a thread of its own.
+"""Stores failed records in Redis, many at once, in its own thread.
 
-During a rebalance the loop's thread is blocked inside kafka-python, and failed records have to be stored all the same.
+The loop's thread cannot do this, because it is blocked inside kafka-python during a rebalance.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..registry import RetryScheduler
 from .failure_handler import FailedRecord
 from .offset_tracker import OffsetTracker
 
-#: What one call of `store` takes at most: messages, and bytes of their values.
+#: The largest batch for one call of `store`: the number of messages, and the bytes of their values.
 BATCH_MESSAGES = 500
 BATCH_BYTES = 8_000_000
 
@@ -45,7 +45,7 @@ class RetryWriter:
         self._clock = clock
         self._waiting: deque[FailedRecord] = deque()
         self._changed = threading.Condition(threading.Lock())
-        #: The thread waits, or is about to, and has to be woken.
+        #: Whether the thread waits, or is about to wait, and must be woken.
         self._is_idle = False
         self._closed = False
         self._is_down = False
@@ -53,7 +53,7 @@ class RetryWriter:
 
     @property
     def is_down(self) -> bool:
-        """Whether the last try to store failed, so that nothing more should be fetched."""
+        """Whether the last call of `store` failed. Then no more records should be fetched."""
         return self._is_down
 
     def start(self) -> None:
@@ -61,21 +61,21 @@ class RetryWriter:
         self._thread.start()
 
     def put(self, failed: FailedRecord) -> None:
-        """Have a failed record stored; from any thread."""
-        # Without a lock: the thread says that it is idle before it looks for records.
+        """Add a failed record to be stored. Any thread may call this."""
+        # No lock is needed: the writer's thread sets `_is_idle` before it looks for records.
         self._waiting.append(failed)
         if self._is_idle:
             with self._changed:
-                # Only once, since the thread may take a while to wake up.
+                # The thread may wake up late. Further records must not notify it again.
                 self._is_idle = False
                 self._changed.notify()
 
     def close(self) -> None:
-        """End the thread. What is not stored stays uncommitted."""
+        """End the thread. Records that are not stored stay uncommitted."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        # The thread may be inside a call to Redis. It is a daemon, so nobody has to wait for that.
+        # The thread may be inside a call to Redis. It is a daemon, so the process can end without it.
         self._thread.join(1.0)
 
     def _run(self) -> None:
@@ -92,7 +92,7 @@ class RetryWriter:
                 backoff = min(2 * backoff, LAST_BACKOFF_S)
 
     def _next_batch(self) -> list[FailedRecord]:
-        """Wait for failed records and return the next ones; none when the writer is closed."""
+        """Wait for failed records and return the next batch. An empty batch means that the writer is closed."""
         while True:
             with self._changed:
                 self._is_idle = True
@@ -101,7 +101,7 @@ class RetryWriter:
                     self._is_idle = True
                 self._is_idle = False
                 if len(self._waiting) < BATCH_MESSAGES and not self._closed:
-                    # Most often others follow at once, and one call for many costs little more than a call for one.
+                    # Usually others follow at once. One call for many costs little more than a call for one.
                     self._changed.wait_for(lambda: self._closed, LINGER_S)
                 if self._closed:
                     return []
@@ -120,7 +120,7 @@ class RetryWriter:
         return batch
 
     def _sleep(self, seconds: float) -> bool:
-        """Wait; returns True at once when the writer is closed."""
+        """Wait for `seconds`. Return True at once when the writer is closed, else False."""
         deadline = self._clock.monotonic() + seconds
         with self._changed:
             while not self._closed and (left := deadline - self._clock.monotonic()) > 0:
@@ -128,7 +128,7 @@ class RetryWriter:
             return self._closed
 
     def _store(self, batch: list[FailedRecord]) -> list[FailedRecord]:
-        """Store these; returns those that are not stored."""
+        """Store these records. Return the records that are not stored."""
         try:
             self._scheduler.store([(failed.message, failed.due_ms) for failed in batch])
         except NotStoredError as error:
@@ -136,8 +136,8 @@ class RetryWriter:
             return batch
         except Exception as error:
             if len(batch) == 1:
-                # The fault lies in this message, not in Redis. It is kept all the same, so its partition is not
-                # committed past it.
+                # The fault lies in this message and not in Redis. The message is kept and tried again, so the commit
+                # of its partition cannot pass it.
                 if not self._is_down:
                     logger.exception("%s cannot be stored", batch[0].message, extra={"event": "not_stored"})
                 self._report_down(error)

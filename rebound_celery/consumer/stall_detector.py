@@ -1,6 +1,6 @@
-"""Detects partitions that have a lag and bring no records, and makes kafka-python fetch them again, or reports them.
+"""Detects partitions that have a lag but bring no records, and tries to make kafka-python fetch from them again.
 
-kafka-python 3.0.7 and 3.0.8 had such stalls. Their users saw only a growing lag.
+kafka-python 3.0.7 and 3.0.8 had such stalls. The only sign was a growing lag.
 """
 
 from __future__ import annotations
@@ -19,64 +19,64 @@ from ..compat.kafka_python import positions
 #: How long a partition may have a lag without bringing a record, in seconds. Each remedy has the same time to help.
 STALL_TIMEOUT_S = 10.0
 
-#: The time in milliseconds that the loop waits for Kafka to tell where the partitions end. A Kafka that does not answer
-#: has no stalled partitions.
+#: How long the loop waits for the end offsets of the partitions, in milliseconds. Without an answer, no partition
+#: counts as stalled.
 _TIMEOUT_MS = 2_000
 
-#: How many remedies are tried before the consumer is reported as stalled.
+#: The number of remedies that are tried before the consumer is reported as stalled.
 _REMEDIES = 2
-#: After how many further tries the KafkaConsumer is replaced again.
+#: The number of further tries before the KafkaConsumer is replaced again.
 _REPLACE_EVERY = 6
 
 logger = logging.getLogger(__name__)
 
 
 class FetchState(Enum):
-    """What a check found."""
+    """The result of a check."""
 
     OK = "ok"
-    #: The KafkaConsumer must be replaced by a new one, which forgets everything that kafka-python knows.
+    #: The KafkaConsumer must be replaced by a new one, which does not keep its state.
     REPLACE = "replace"
     #: No remedy helped.
     STALLED = "stalled"
 
 
 class StallDetector:
-    """Checks the positions of one consumer. It outlives the KafkaConsumer, which is replaced as a remedy."""
+    """Checks the positions of one consumer. It stays the same when the KafkaConsumer is replaced as a remedy."""
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
-        #: The position of each partition that had a lag in the last check, and since when it is there.
+        #: Partitions that had a lag in the last check -> the position, and the time since when it has not changed.
         self._behind: dict[Any, tuple[int, float]] = {}
-        #: The positions of the partitions that the last remedy was for.
+        #: Partitions of the last remedy -> the position at that time.
         self._stalled: dict[Any, int] = {}
         self._tried = 0
 
     @property
     def detail(self) -> str:
-        """The partitions that no remedy helped, or the empty text."""
+        """The stalled partitions in one line; the empty text if there are none."""
         return f"{_names(self._stalled)}: there is a lag, and no record comes" if self._stalled else ""
 
     def reset(self) -> None:
-        """Start all times again, because the consumer could not fetch until now."""
+        """Start all times again. Call this if the consumer could not fetch until now."""
         self._behind = {}
 
     def check(self, consumer: KafkaConsumer, exempt: Collection[Any]) -> FetchState:
-        """Check once, and try the next remedy where one is needed; between two polls, in the loop's thread.
+        """Check once, and try the next remedy if one is needed. The loop's thread calls this between two polls.
 
         Args:
-            consumer: the consumer to check.
-            exempt: partitions that need not bring records now: paused ones, and those with records in flight.
+            consumer: the KafkaConsumer to check.
+            exempt: partitions that cannot stall now: they are paused, or have records in flight.
         """
         now = self._clock.monotonic()
         at, assigned = positions(consumer), consumer.assignment()
         if not assigned:
-            # The consumer joins its group, or the group has more consumers than partitions.
+            # The consumer is joining its group, or the group has more consumers than partitions.
             return FetchState.OK
         self._clear_if_helped(at, assigned)
         quiet = {partition: offset for partition, offset in at.items() if partition not in exempt}
         ends = _ends(consumer, quiet)
-        # Tansu may tell an end that is too low, so that a stall is seen late. It never tells one that is too high.
+        # Tansu may return an end offset that is too low. Then a stall is detected late. It never returns one too high.
         self._behind = {
             partition: (offset, self._since(partition, offset, now))
             for partition, offset in quiet.items()
@@ -92,7 +92,7 @@ class StallDetector:
         return since if before == offset else now
 
     def _clear_if_helped(self, at: Mapping[Any, int], assigned: Collection[Any]) -> None:
-        # A partition without a position has not got one yet; one that is not assigned belongs to another consumer.
+        # A partition without a position counts as not moved. A partition that is not assigned has another owner.
         left = {p: offset for p, offset in self._stalled.items() if p in assigned and at.get(p, offset) == offset}
         if self._stalled and not left:
             moved = {partition for partition in self._stalled if partition in assigned}
@@ -122,14 +122,14 @@ class StallDetector:
 
 
 def _ends(consumer: KafkaConsumer, partitions: Collection[Any]) -> dict[Any, int]:
-    """Where the partitions end, as far as Kafka tells it in time."""
+    """Return the end offsets of the partitions. It is empty if Kafka does not answer in time."""
     if not partitions:
         return {}
     try:
         return dict(consumer.end_offsets(list(partitions), timeout_ms=_TIMEOUT_MS))
     except (KafkaError, KeyError, AttributeError) as error:
-        # kafka-python raises the last two for a partition that Kafka does not know.
-        logger.debug("Kafka does not tell where the partitions end: %r", error)
+        # kafka-python raises KeyError or AttributeError for a partition that does not exist in Kafka.
+        logger.debug("Kafka has not returned the end offsets: %r", error)
         return {}
 
 

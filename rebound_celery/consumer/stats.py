@@ -17,8 +17,8 @@ class ConsumerStats:
         dead: the handler raised for the last time, and the dead letter is stored.
         errors: records let go before they were finished or stored: their handler hung at the stop, their partition
             went to another consumer, or Redis was away to the end. They stay uncommitted and are consumed again.
-        skipped: retries that are for another consumer group, and batches that could not be read and were passed over;
-            they are in no other count.
+        skipped: retries that are for another consumer group, batches that could not be read and were passed over, and
+            records that an earlier consumer of the group had done. They are in no other count.
     """
 
     succeeded: int = 0
@@ -43,7 +43,7 @@ class ConsumerStats:
         return 100 * self.retried / self.total if self.total else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the counts and, in per cent with two decimals, the rates, by the names of Rebound's Go consumer."""
+        """Return the counts, and the rates in per cent with two decimals, under the names of Rebound's Go consumer."""
         return {
             "TotalMessages": self.total,
             "SuccessfulMessages": self.succeeded,

@@ -1,10 +1,10 @@
-"""Tells the loop to stop."""
+"""The flag that stops the loop."""
 
 from __future__ import annotations
 
 
 class StopFlag:
-    """Whether a consumer is to stop. Plain attributes: a signal handler may interrupt a thread that holds a lock."""
+    """Whether a consumer has to stop. It has no lock, because a signal handler may interrupt a thread that holds it."""
 
     def __init__(self) -> None:
         #: Finish the records that are started, then end.

@@ -1,4 +1,4 @@
-"""Tells at the start which topics are missing, and from where a new group reads."""
+"""Checks the topics at the start, and logs the offset at which a new group begins."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from ..errors import InvalidSettingError
 from ..kafka_common import near_matches
 from .config import ConsumerConfig
 
-#: The time between two warnings that a pattern matches no topic, in seconds. The first one comes after a moment, since
-#: kafka-python has to ask Kafka for the topics first.
+#: The time between two warnings that a pattern matches no topic, and the time before the first one, in seconds.
+#: kafka-python must ask Kafka for the topics before the first one.
 _WARN_EVERY_S = 60.0
 _FIRST_WARNING_S = 2.0
 
-#: The time in milliseconds that the loop waits for Kafka to tell where the partitions begin and end.
+#: How long the loop waits for the first and the end offsets of partitions, in milliseconds.
 _TIMEOUT_MS = 2_000
 
 logger = logging.getLogger(__name__)
 
 
 def check_topics(consumer: KafkaConsumer, config: ConsumerConfig) -> None:
-    """Ask Kafka for its topics, unless the consumer may create them or reads by a pattern.
+    """Check that the topics exist, unless the consumer may create them or reads by a pattern.
 
     Raises:
-        InvalidSettingError: for a topic that Kafka does not have, with names that are like it.
+        InvalidSettingError: for a topic that does not exist, with the names of similar topics.
     """
     if config.allow_auto_create or isinstance(config.topics, re.Pattern):
         return
@@ -48,7 +48,7 @@ def check_topics(consumer: KafkaConsumer, config: ConsumerConfig) -> None:
 
 
 class PatternWatch:
-    """Warns again and again while a pattern matches no topic."""
+    """Warns at regular times while a pattern matches no topic."""
 
     def __init__(self, consumer: KafkaConsumer, config: ConsumerConfig, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._consumer = consumer
@@ -58,7 +58,7 @@ class PatternWatch:
         self._next = clock.monotonic() + _FIRST_WARNING_S
 
     def warn_if_nothing_matches(self) -> None:
-        """Warn if it is time; between two polls."""
+        """Warn if the time for it has come. Call this between two polls."""
         if self._pattern is None or self._clock.monotonic() < self._next:
             return
         self._next = self._clock.monotonic() + _WARN_EVERY_S
@@ -72,9 +72,9 @@ class PatternWatch:
 
 
 def report_start(consumer: KafkaConsumer, group: str, partitions: Sequence[TopicPartition]) -> None:
-    """Log where a group starts to read in partitions in which it has committed nothing.
+    """Log the start of a group in partitions in which it has committed nothing.
 
-    The line also tells how many records lie before and after the start.
+    The log line also counts the records before and after the start.
     """
     reset = consumer.config["auto_offset_reset"]
     if reset not in ("earliest", "latest"):
@@ -83,8 +83,8 @@ def report_start(consumer: KafkaConsumer, group: str, partitions: Sequence[Topic
         begins = consumer.beginning_offsets(partitions, timeout_ms=_TIMEOUT_MS)
         ends = consumer.end_offsets(partitions, timeout_ms=_TIMEOUT_MS)
     except (KafkaError, KeyError, AttributeError) as error:
-        # kafka-python raises the last two for a partition that Kafka does not know.
-        logger.debug("Kafka does not tell where the partitions begin and end: %r", error)
+        # kafka-python raises KeyError or AttributeError for a partition that does not exist in Kafka.
+        logger.debug("Kafka has not returned the first and the end offsets: %r", error)
         return
     count = sum(max(0, ends[partition] - begins[partition]) for partition in partitions)
     before, after = (count, 0) if reset == "latest" else (0, count)

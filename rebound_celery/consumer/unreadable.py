@@ -1,6 +1,6 @@
-"""Handles batches of records that kafka-python cannot read: their partition stops, or they are passed over.
+"""Handles batches of records that kafka-python cannot read: their partition stops, or the batches are skipped.
 
-This happens where a codec is not installed, and where a batch is damaged. The other partitions go on.
+A batch cannot be read if its codec is not installed, or if it is damaged. The other partitions go on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .partition_tracker import Partition
 from .rebalance import release
 from .retry_writer import RetryWriter
 
-#: How long a stopped partition waits for the next try, in seconds: at first, and at most.
+#: The first and the longest wait of a stopped partition before the next try, in seconds.
 FIRST_TRY_S = 5.0
 LAST_TRY_S = 300.0
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Stopped:
-    """A partition that stopped: where, why, and when it is tried again."""
+    """A partition that stopped: its position, the reason, and the time of the next try."""
 
     position: int
     text: str
@@ -43,7 +43,7 @@ class _Stopped:
 
 
 class Unreadable:
-    """Notes each batch that a poll cannot read, and acts on it by `on_unreadable` after the poll."""
+    """Notes each batch that a poll cannot read. After the poll, it does what `on_unreadable` says."""
 
     def __init__(
         self,
@@ -68,14 +68,14 @@ class Unreadable:
         report_unreadable(consumer, self._note)
 
     def _note(self, found: UnreadBatch) -> None:
-        """Note a batch, and pause its partition; kafka-python calls this inside a poll, in the loop's thread."""
+        """Note a batch and pause its partition. kafka-python calls this inside a poll, in the loop's thread."""
         # Without the pause, the same poll would fetch the batch again and again.
         self._consumer.pause(found.partition)
         self._found.append(found)
 
     @property
     def detail(self) -> str:
-        """The partitions that stopped, in one line, or the empty text."""
+        """The stopped partitions in one line; the empty text if there are none."""
         return "; ".join(stopped.text for stopped in self._stopped.values())
 
     def kept_paused(self) -> set[Partition]:
@@ -86,11 +86,10 @@ class Unreadable:
         return {partition for partition, stopped in self._stopped.items() if now < stopped.due}
 
     def act(self, unknown_positions: Collection[Any]) -> None:
-        """Act on what the last poll could not read; after the records of that poll were admitted.
+        """Act on the batches that the last poll could not read. The records of that poll must be admitted before.
 
         Args:
-            unknown_positions: partitions for which Kafka has not told the committed offset yet. What was found there
-                does not count.
+            unknown_positions: partitions whose committed offset is not known yet. Their batches are left out.
         """
         if not self._found and not self._stopped:
             return
@@ -115,7 +114,7 @@ class Unreadable:
 
     def _act_on(self, one: UnreadBatch) -> None:
         choice = self._config.on_unreadable
-        # A lack of memory may pass. And where the end of the batch is not known, nothing can be passed over.
+        # A lack of memory may pass. And if the end of the batch is not known, the batch cannot be skipped.
         if choice == "stop" or one.next_offset is None or isinstance(one.error, MemoryError):
             self._stop(one)
             return
@@ -143,7 +142,7 @@ class Unreadable:
         if stopped is None:
             stopped = self._stopped[partition] = _Stopped(one.position, "", FIRST_TRY_S, now)
         elif now < stopped.due:
-            return  # a rebalance had resumed the partition
+            return  # a rebalance resumed the partition too early
         else:
             stopped.pause_s = min(2 * stopped.pause_s, LAST_TRY_S)
         stopped.due = now + stopped.pause_s
@@ -156,7 +155,7 @@ class Unreadable:
         )
 
     def _record(self, one: UnreadBatch) -> Record:
-        """Return the batch as a record whose value is the batch's bytes, as Kafka keeps them."""
+        """Return the batch as one record. Its value is the bytes of the batch, in Kafka's own form."""
         topic, number = one.partition
         return Record(
             topic=topic,

@@ -1,4 +1,4 @@
-"""Calls the handler, in threads."""
+"""The threads that call the handler."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Workers:
         self._wake = wake
         self._clock = clock
         self._current: list[Job | None] = [None] * config.concurrency
-        #: What a handler raised that is no Exception: the consumer ends with it.
+        #: An exception of a handler that is not an `Exception`, for example SystemExit. It ends the consumer.
         self.fatal: BaseException | None = None
 
     def start(self) -> None:
@@ -74,7 +74,7 @@ class Workers:
             return
         try:
             self._handler(job.record)
-        except Exception as error:  # noqa: BLE001 - whatever the user's handler raises is a failed attempt
+        except Exception as error:  # noqa: BLE001 - any exception of the user's handler is a failed attempt
             self._retry_writer.put(self._failure_handler.decide(job, error, self._clock.now_ms()))
         else:
             self._offset_tracker.succeed(job)
@@ -85,7 +85,7 @@ class Workers:
         with self._handler_task.run(job.record) as outcome:
             try:
                 value = self._handler(job.record)
-            except Exception as error:  # noqa: BLE001 - whatever the user's handler raises is a failed attempt
+            except Exception as error:  # noqa: BLE001 - any exception of the user's handler is a failed attempt
                 failed = self._failure_handler.decide(job, error, self._clock.now_ms())
                 outcome.failed(error, is_dead=failed.dead)
             else:

@@ -1,4 +1,4 @@
-"""Stage 5: reading and removing what was given up."""
+"""Stage 5: reads and removes dead letters."""
 
 from __future__ import annotations
 

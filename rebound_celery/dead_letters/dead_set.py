@@ -1,4 +1,4 @@
-"""Reading the dead set: the dead letters that are kept in Redis."""
+"""Reads the dead set: the dead letters that Redis keeps."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from ..message import Message, codec, message_id_of
 from ..policy import MAX_RETRIES_LIMIT
 from ..schedule.port import DeadEntry, Schedule
 
-#: How many dead letters are read at a time.
+#: How many dead letters are read in one call.
 _PAGE = 100
 
 
 class DeadSet:
-    """The dead letters that are kept in Redis, because they had no topic or URL to go to. They are never trimmed.
+    """The dead letters that Redis keeps, because they had no topic or URL to go to. They are never trimmed.
 
-    Iterate over it for the messages, the oldest first. Letters that this version cannot read are counted, but not
-    among those messages.
+    Iterate over it to get the messages, the oldest first. The iteration leaves out dead letters that this version
+    cannot read, but `len()` counts them.
 
     Args:
         open_schedule: opens the schedule of rebound's queue.
@@ -43,7 +43,7 @@ class DeadSet:
                     return
 
     def remove(self, *ids: str) -> int:
-        """Remove dead letters by the ids of their messages, or of their entries; returns how many there were."""
+        """Remove dead letters by the ids of their messages or of their entries. Return how many were removed."""
         if not ids:
             return 0
         with self._open() as schedule:
@@ -55,12 +55,12 @@ def _read(letter: DeadEntry) -> Message | None:
         message, _ = codec.decode(message_id_of(letter.id), letter.stored)
     except (WireFormatError, UnknownVersionError):
         return None
-    # The schedule gives up messages too, whose last attempt nobody could note in the message itself.
+    # The schedule also gives up messages, without writing the reason into the message.
     return message if message.reason is not None else message.dead(letter.reason)
 
 
 def _entries_of(identity: str) -> Iterator[str]:
-    """The ids under which the dead letter of a message may be kept: its own, or the one under which it waited last."""
+    """Return all ids that the dead letter's entry may have: that of the dead letter, or that of the last attempt."""
     yield identity
     yield f"{identity}:dead"
     for attempt in range(1, MAX_RETRIES_LIMIT + 2):

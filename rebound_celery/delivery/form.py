@@ -19,6 +19,7 @@ from kombu import serialization
 
 from ..errors import WireFormatError
 from ..message import codec
+from ..message.ids import task_ids_of
 from ..schedule.port import Claimed
 from .delivery import Delivery
 from .lanes import is_slow
@@ -80,6 +81,10 @@ class DeliveryForm:
             "headers": headers,
             "properties": properties,
         }
+
+    def task_ids_of(self, id: str) -> list[str]:  # noqa: A002 - as in the Protocol
+        """The tasks of each attempt of the message with this id; see `schedule.port.MessageForm`."""
+        return task_ids_of(id)
 
     def as_task(self, delivery: Delivery, now_ms: int) -> dict[str, Any]:
         """The Celery message for a broker that has no schedule: its argument is the stored form as base64."""

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import msgspec
+from celery.utils.time import utcoffset
 from kombu import serialization
 
 from ..celery_conf import LiveSetting
@@ -70,7 +71,7 @@ class SentEvents:
             "type": "task-sent",
             "timestamp": now_ms / 1000,
             "hostname": dispatcher.hostname,
-            "utcoffset": 0,
+            "utcoffset": utcoffset(),
             "pid": dispatcher.pid,
             "name": TASK_NAME,
             "kwargs": "{}",

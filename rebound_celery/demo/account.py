@@ -20,14 +20,32 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """The numbers of an account, for the live display."""
+    """The numbers of an account, for the live display.
 
-    consumed: int
+    Attributes:
+        produced: messages that the producer has sent: the sum of `succeeded`, `dead` and `waiting`.
+        calls: calls of the handler; attempt -> count.
+        next_due_ms: when the first of the retries that wait is due.
+        last_due_ms: when the last of them is due.
+    """
+
+    produced: int
     succeeded: int
-    retried: int
-    redelivered: Mapping[int, int]
     dead: int
+    waiting: int
+    calls: Mapping[int, int]
     next_due_ms: int | None
+    last_due_ms: int | None
+
+    @property
+    def consumed(self) -> int:
+        """All calls of the handler."""
+        return sum(self.calls.values())
+
+    @property
+    def first_calls(self) -> int:
+        """The calls with records that the producer sent."""
+        return self.calls.get(1, 0)
 
 
 @dataclass(slots=True)
@@ -38,6 +56,7 @@ class Account:
         policy: the retry policy of the run; it says when a retry is due.
         calls: the handler's calls, by message id and by the name of the call.
         positions: the partition and offset of each delivery of a message in the consumed topic.
+        calls_by_attempt: how many calls the handler had; attempt -> count.
         redelivered: how many records of the consumed topic are redeliveries; attempt -> count.
         dead: the dead letters, by message id.
     """
@@ -45,12 +64,12 @@ class Account:
     policy: RetryPolicy
     calls: dict[str, dict[str, Call]] = field(default_factory=dict)
     positions: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    calls_by_attempt: Counter[int] = field(default_factory=Counter)
     redelivered: Counter[int] = field(default_factory=Counter)
     dead: dict[str, list[DeadLetter]] = field(default_factory=dict)
     _arrived: dict[str, int] = field(default_factory=dict)
     _due: dict[str, tuple[int, int]] = field(default_factory=dict)
     _handled: set[str] = field(default_factory=set)
-    _consumed: int = 0
     _retried: int = 0
 
     def add_call(self, call: Call) -> None:
@@ -58,7 +77,7 @@ class Account:
         if call.call in calls:
             return
         calls[call.call] = call
-        self._consumed += 1
+        self.calls_by_attempt[call.attempt] += 1
         if not call.failed:
             self._handled.add(call.id)
         elif call.attempt <= self.policy.max_retries:
@@ -93,7 +112,7 @@ class Account:
     @property
     def consumed(self) -> int:
         """All of the handler's calls."""
-        return self._consumed
+        return self.calls_by_attempt.total()
 
     @property
     def delivered(self) -> int:
@@ -111,12 +130,17 @@ class Account:
             times[message_id] += sum(not call.failed for call in self.calls[message_id].values())
         return {message_id for message_id, count in times.items() if count > 1}
 
-    def counts(self) -> Counts:
+    def counts(self, produced: Collection[str], now_ms: int) -> Counts:
+        """The numbers of these messages. A retry that was due before `now_ms` is on its way and no longer waits."""
+        waiting = self.unfinished(produced)
+        succeeded = len(self._handled.intersection(produced))
+        due = [due_ms for _, due_ms in self._due.values() if due_ms > now_ms]
         return Counts(
-            consumed=self._consumed,
-            succeeded=len(self._handled),
-            retried=self._retried,
-            redelivered=dict(sorted(self.redelivered.items())),
-            dead=len(self.dead),
-            next_due_ms=min((due for _, due in self._due.values()), default=None),
+            produced=len(produced),
+            succeeded=succeeded,
+            dead=len(produced) - len(waiting) - succeeded,
+            waiting=len(waiting),
+            calls=dict(sorted(self.calls_by_attempt.items())),
+            next_due_ms=min(due, default=None),
+            last_due_ms=max(due, default=None),
         )

@@ -1,13 +1,14 @@
-"""Shows a run while it goes on, on stderr, and prints its summary."""
+"""Shows a run while it goes on, on stderr."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
@@ -15,10 +16,16 @@ from rich.text import Text
 
 from ..clock import SYSTEM_CLOCK, Clock
 from .account import Counts
-from .summary import Summary
+from .output import closing_noticed, say
 
 #: Seconds between two lines where stderr is no terminal, as in a log of CI.
 _PLAIN_EVERY_S = 10.0
+
+#: How many of the lines that stay are shown in the panel.
+_NOTES_SHOWN = 3
+
+#: From this width on, addresses stand in the column of the other values.
+_WIDE = 60
 
 
 @dataclass(slots=True)
@@ -28,42 +35,75 @@ class View:
     Attributes:
         phase: what the run does, such as "producing".
         elapsed_s: the seconds since the first message.
-        produced: how many messages Kafka has confirmed.
-        waiting: how many of them are neither handled nor dead.
+        duration_s: the seconds after which producing ends.
         counts: the numbers that the run's topics give.
         addresses: the addresses of the servers and of Flower, by name.
     """
 
     phase: str = "starting"
     elapsed_s: float = 0.0
-    produced: int = 0
-    waiting: int = 0
+    duration_s: float = 0.0
     counts: Counts | None = None
     addresses: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def title(self) -> str:
+        if self.phase == "producing" and self.elapsed_s <= self.duration_s:
+            return f"producing, {self.elapsed_s:.0f} of {self.duration_s:g} s"
+        return f"{self.phase}, {self.elapsed_s:.0f} s" if self.elapsed_s else self.phase
+
 
 class Display:
-    """Shows a live panel on a terminal; elsewhere it writes a plain line from time to time."""
+    """Shows a panel if it is `live`, which needs a terminal; else it writes a plain line from time to time.
 
-    def __init__(self, console: Console, *, clock: Clock = SYSTEM_CLOCK) -> None:
+    The panel is on the terminal's alternate screen, as an editor's text is: nothing of it is left afterwards, whatever
+    was done to the window. Lines that stay are in the panel too, and are written when it ends.
+    """
+
+    def __init__(self, console: Console, *, live: bool, clock: Clock = SYSTEM_CLOCK) -> None:
         self._console = console
         self._clock = clock
-        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        # The demo's own process writes nothing else to the terminal, so nothing has to be redirected.
+        self._live = (
+            Live(console=console, auto_refresh=False, screen=True, redirect_stdout=False, redirect_stderr=False)
+            if live
+            else None
+        )
+        self._notes: list[str] = []
         self._next_line = 0.0
         self._phase = ""
 
     def __enter__(self) -> Self:
         if self._live is not None:
-            self._live.start()
+            with closing_noticed(self._console):
+                self._live.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._live is not None:
-            self._live.stop()
+            with closing_noticed(self._console):
+                self._live.stop()
+        for text in self._notes:
+            say(self._console, text)
+        self._notes.clear()
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Give the terminal back for a while."""
+        if self._live is None or not self._live.is_started:
+            yield
+            return
+        self._live.stop()
+        try:
+            yield
+        finally:
+            self._live.start()
 
     def show(self, view: View) -> None:
         if self._live is not None:
-            self._live.update(_panel(view, self._clock.now_ms()), refresh=True)
+            panel = _panel(view, self._notes[-_NOTES_SHOWN:], self._clock.now_ms(), wide=self._console.width >= _WIDE)
+            with closing_noticed(self._console):
+                self._live.update(panel, refresh=True)
             return
         now = self._clock.monotonic()
         if view.phase != self._phase or now >= self._next_line:
@@ -72,87 +112,69 @@ class Display:
 
     def say(self, text: str) -> None:
         """Write a line that stays."""
-        say(self._console, text)
-
-
-def say(console: Console, text: str) -> None:
-    """Write a line without markup, colours and wrapping."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _redelivered(counts: Mapping[int, int]) -> str:
-    return ", ".join(f"attempt {attempt}: {count}" for attempt, count in counts.items()) or "none"
-
-
-def _due_next(next_due_ms: int | None, now_ms: int) -> str:
-    if next_due_ms is None:
-        return "-"
-    left_s = (next_due_ms - now_ms) / 1000
-    return f"in {left_s:.1f} s" if left_s > 0 else "now"
+        if self._live is not None and self._live.is_started:
+            self._notes.append(text)
+        else:
+            say(self._console, text)
 
 
 def _line(view: View) -> str:
-    if view.counts is None:
-        return f"{view.phase} ..."
     counts = view.counts
+    if counts is None or not counts.produced or view.phase not in ("producing", "draining"):
+        return f"{view.phase} ..."
     return (
-        f"{view.phase}, {view.elapsed_s:.0f} s: produced {view.produced}, consumed {counts.consumed}, "
-        f"succeeded {counts.succeeded}, waiting {view.waiting}, dead {counts.dead}, "
-        f"redelivered {_redelivered(counts.redelivered)}"
+        f"{view.title}: {counts.produced} produced = {counts.succeeded} succeeded + {counts.dead} dead "
+        f"+ {counts.waiting} waiting; {_consumed(counts)}; {_retries(counts) or 'no retries yet'}"
     )
 
 
-def _panel(view: View, now_ms: int) -> Panel:
+def _consumed(counts: Counts) -> str:
+    return f"{counts.consumed} consumed = {counts.first_calls} first + {counts.consumed - counts.first_calls} retries"
+
+
+def _retries(counts: Counts) -> str:
+    """The retries by attempt; many attempts are shortened to the first three and the rest."""
+    numbers = [(attempt, count) for attempt, count in counts.calls.items() if attempt > 1]
+    texts = [f"{count} at attempt {attempt}" for attempt, count in numbers[:3]]
+    if rest := sum(count for _, count in numbers[3:]):
+        texts.append(f"{rest} later")
+    return ", ".join(texts)
+
+
+def _due(counts: Counts, now_ms: int) -> str:
+    if counts.next_due_ms is None or counts.last_due_ms is None:
+        return "no retry waits"
+    next_s, last_s = (max(0, due_ms - now_ms) / 1000 for due_ms in (counts.next_due_ms, counts.last_due_ms))
+    return f"in {next_s:.1f} s" + (f", the last in {last_s:.1f} s" if last_s > next_s else "")
+
+
+def _panel(view: View, notes: list[str], now_ms: int, *, wide: bool) -> Panel:
     table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold")
+    table.add_column(style="bold", no_wrap=True)
     table.add_column()
     if view.counts is not None:
         counts = view.counts
         rows = [
-            ("produced", f"{view.produced}"),
-            ("consumed", f"{counts.consumed}"),
+            ("produced", f"{counts.produced} = succeeded + dead + waiting"),
             ("succeeded", f"{counts.succeeded}"),
-            ("waiting", f"{view.waiting}"),
-            ("due next", _due_next(counts.next_due_ms, now_ms)),
-            ("redelivered", _redelivered(counts.redelivered)),
             ("dead", f"{counts.dead}"),
+            ("waiting", f"{counts.waiting}"),
+            ("due next", _due(counts, now_ms)),
+            ("consumed", _consumed(counts).replace("consumed ", "")),
+            ("retries", _retries(counts) or "none yet"),
         ]
         for name, value in rows:
             table.add_row(name, Text(value, style=_STYLES.get(name, "")))
-    for name, address in view.addresses.items():
-        table.add_row(Text(name, style="dim"), Text(address, style="dim"))
-    title = f"rebound demo: {view.phase}" + (f", {view.elapsed_s:.0f} s" if view.elapsed_s else "")
-    return Panel(table, title=title, title_align="left", subtitle="Ctrl-C stops it", subtitle_align="right")
-
-
-_STYLES = {"succeeded": "green", "waiting": "yellow", "redelivered": "cyan", "dead": "red"}
-
-
-def print_summary(console: Console, summary: Summary, faults: Sequence[str], kept: str | None) -> None:
-    """Print the summary, the faults, and what was left on the user's own servers."""
-    rows = [
-        (summary.produced, "messages produced"),
-        (summary.consumed, "calls of the handler"),
-        (summary.succeeded, "messages succeeded"),
-        (summary.retried, f"calls failed and were to be retried; {summary.delivered} retries were delivered"),
-        (summary.dead, f"messages are dead letters; {summary.always_failing} were picked to fail every time"),
-        (summary.waiting, "messages still wait"),
-        (summary.lost, "messages lost"),
-        (summary.duplicates, "messages finished more than once"),
+    # In a narrow terminal an address has a line of its own, because one that is broken cannot be clicked on.
+    name_width = 11 if wide else 7
+    lines = [
+        Text(f"{name:<{name_width}}{address}", style="dim", overflow="fold") for name, address in view.addresses.items()
     ]
-    table = Table.grid(padding=(0, 1))
-    table.add_column(justify="right")
-    table.add_column()
-    for number, words in rows:
-        table.add_row(str(number), words)
-    say(console, f"After {summary.duration_s:.1f} s, by comparing every message id with the records in Kafka:")
-    console.print(table, highlight=False)
-    if faults:
-        for fault in faults[:10]:
-            say(console, f"WRONG: {fault}")
-        if len(faults) > 10:
-            say(console, f"WRONG: ... and {len(faults) - 10} more")
-    else:
-        say(console, "Attempts, delays and dead letters are as the policy says.")
-    if kept is not None:
-        say(console, kept)
+    lines += [Text(note, style="yellow") for note in notes]
+    title = f"rebound demo: {view.title}"
+    return Panel(
+        Group(table, *lines), title=title, title_align="left", subtitle="Ctrl-C ends it", subtitle_align="right"
+    )
+
+
+_STYLES = {"succeeded": "green", "waiting": "yellow", "retries": "cyan", "dead": "red"}

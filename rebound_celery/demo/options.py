@@ -33,11 +33,13 @@ class DemoOptions:
         always_fail_rate: share of messages whose handler fails every time.
         rate: messages a second.
         policy: how failures are tried again.
-        pool: the worker's pool. The default is threads, because the children of a prefork worker that is killed live on
-            for a moment.
+        worker_pool: the worker's pool. The default is threads, because the children of a prefork worker that is killed
+            live on for a moment.
         drain: whether to wait, after producing, until no message is waiting.
         flower: whether Flower is started.
-        json: whether the summary is one JSON object on stdout.
+        exits: whether the demo ends after the balance, or keeps Flower until Ctrl-C. None means that it keeps Flower
+            where people look at it: on a terminal, without `json`.
+        json: whether the balance is one JSON object on stdout.
         kafka: `host:port`, several with commas; None means an embedded broker.
         redis: a URL; None means an embedded server.
     """
@@ -47,9 +49,10 @@ class DemoOptions:
     always_fail_rate: float = 0.05
     rate: float = 50.0
     policy: RetryPolicy = field(default_factory=lambda: RetryPolicy(DEFAULT_MAX_RETRIES, 1))
-    pool: str = "threads"
-    drain: bool = False
+    worker_pool: str = "threads"
+    drain: bool = True
     flower: bool = True
+    exits: bool | None = None
     json: bool = False
     kafka: str | None = None
     redis: str | None = None
@@ -64,9 +67,10 @@ class DemoOptions:
         rate: str,
         max_retries: str,
         base_delay: str,
-        pool: str,
+        worker_pool: str,
         drain: bool,
         flower: bool,
+        exits: bool | None,
         json: bool,
         kafka: str | None,
         redis: str | None,
@@ -86,13 +90,20 @@ class DemoOptions:
             always_fail_rate=_share("always_fail_rate", always_fail_rate),
             rate=messages_a_second,
             policy=RetryPolicy(retries, _number("base_delay", base_delay, "it is a number of seconds")),  # type: ignore[arg-type]
-            pool=_pool(pool),
+            worker_pool=_pool(worker_pool),
             drain=drain,
             flower=flower,
+            exits=exits,
             json=json,
             kafka=None if kafka is None else ",".join(parse_brokers(kafka, "kafka")),
             redis=None if redis is None else _redis_url(redis),
         )
+
+    def stays(self, *, on_terminal: bool) -> bool:
+        """Whether Flower is kept after the balance, for somebody who looks at it."""
+        if self.exits is None:
+            return self.flower and on_terminal and not self.json
+        return self.flower and not self.exits
 
 
 def parse_duration(text: str) -> float:
@@ -128,9 +139,9 @@ def _share(name: str, text: str) -> float:
 
 def _pool(name: str) -> str:
     if name not in POOLS:
-        raise InvalidSettingError("pool", name, f"it is one of {', '.join(POOLS)}")
+        raise InvalidSettingError("worker_pool", name, f"it is one of {', '.join(POOLS)}")
     if name in ("gevent", "eventlet") and find_spec(name) is None:
-        raise InvalidSettingError("pool", name, f"it is not installed; run: pip install {name}")
+        raise InvalidSettingError("worker_pool", name, f"it is not installed; run: pip install {name}")
     return name
 
 

@@ -18,7 +18,11 @@ from .stored import check
 
 FLOWER_PORT = 5555
 
-_STOP_DEADLINE_S = 20.0
+#: Seconds that the worker or the consumer may take to finish its work.
+STOP_DEADLINE_S = 20.0
+
+#: Seconds that Flower may take, which has nothing to finish.
+_QUICK_STOP_S = 5.0
 
 #: Flower's default leaves out `args`, which describe a retry.
 FLOWER_COLUMNS = "name,args,state,result,exception,retries,received,started,runtime,worker,uuid"
@@ -33,7 +37,7 @@ class Parts:
         kafka: `host:port` of the Kafka broker.
         redis: the URL of Redis.
         names: the names of topics, group and queue.
-        flower_url: the URL of Flower while it runs, else None.
+        flower_url: the URL of Flower's page of tasks while it runs, else None.
     """
 
     def __init__(self, options: DemoOptions, plan: Plan) -> None:
@@ -60,7 +64,7 @@ class Parts:
             ReboundError: with one line that says what is missing or cannot be reached.
         """
         if self._options.flower and importlib.util.find_spec("flower") is None:
-            raise MissingExtraError("Flower", ModuleNotFoundError("No module named 'flower'"))
+            raise MissingExtraError("Flower", "No module named 'flower'")
         if self._options.redis is None:
             redis = EmbeddedRedis()
             self._servers.append(redis)
@@ -73,8 +77,16 @@ class Parts:
         create_topics(self.kafka, self.names.topics)
 
     def start_worker_and_consumer(self) -> None:
-        pool = self._options.pool
-        arguments = ["--pool", pool, "--concurrency", "8", "--loglevel", "WARNING", "--hostname", "demo@%h"]
+        arguments = [
+            "--pool",
+            self._options.worker_pool,
+            "--concurrency",
+            "8",
+            "--loglevel",
+            "WARNING",
+            "--hostname",
+            "demo@%h",
+        ]
         if self._options.redis is not None:
             # On a Redis that others use too, the queue named `celery` belongs to another app.
             arguments += ["--queues", self.names.queue]
@@ -117,7 +129,11 @@ class Parts:
     def flower_url(self) -> str | None:
         if self._flower is None or not self._flower.is_running:
             return None
-        return f"http://{HOST}:{self._flower_port}"
+        return f"http://{HOST}:{self._flower_port}/tasks"
+
+    def flower_ended(self) -> str | None:
+        """A text that says how Flower has ended by itself, or None while it runs."""
+        return None if self._flower is None or self._flower.is_running else self._flower.how_it_ended()
 
     @property
     def _environment(self) -> dict[str, str]:
@@ -155,19 +171,19 @@ class Parts:
 
     # Stopping
 
-    def stop_consumer_and_worker(self, deadline_s: float | None = None) -> list[str]:
-        """Stop the consumer, which may still store retries, and then the worker. Returns a text for each fault."""
-        deadline_s = _STOP_DEADLINE_S if deadline_s is None else deadline_s
-        return [
-            complaint
-            for child in (self._consumer, self._worker)
-            if child is not None and (complaint := child.stop(deadline_s)) is not None
-        ]
+    def stop_consumer(self, deadline_s: float = STOP_DEADLINE_S) -> str | None:
+        """Stop the consumer, which may still store retries. Returns a text if it had to be killed."""
+        return None if self._consumer is None else self._consumer.stop(deadline_s)
+
+    def stop_worker(self, deadline_s: float = STOP_DEADLINE_S) -> str | None:
+        """Stop the worker, which may still deliver retries. Returns a text if it had to be killed."""
+        return None if self._worker is None else self._worker.stop(deadline_s)
 
     def close(self) -> None:
-        """Stop all parts that still run."""
-        self.stop_consumer_and_worker(5)
+        """Stop Flower and the servers, after the parts that use them."""
         if self._flower is not None:
-            self._flower.stop(5)
+            self._flower.stop(_QUICK_STOP_S)
         for server in reversed(self._servers):
+            # They have nothing to save, and Kafka takes seconds for an orderly end.
+            server.kill()
             server.stop()

@@ -69,13 +69,9 @@ class Tail:
         self._thread = threading.Thread(target=self._run, name="rebound-demo-tail", daemon=True)
         self._thread.start()
 
-    def counts(self) -> Counts:
+    def counts(self, produced: set[str], now_ms: int) -> Counts:
         with self._lock:
-            return self._account.counts()
-
-    def unfinished(self, produced: set[str]) -> int:
-        with self._lock:
-            return len(self._account.unfinished(produced))
+            return self._account.counts(produced, now_ms)
 
     def stop(self) -> None:
         self._stopping.set()

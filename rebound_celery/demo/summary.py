@@ -55,10 +55,10 @@ def summarize(
     return Summary(
         produced=len(produced),
         consumed=account.consumed,
-        succeeded=len(account.handled),
+        succeeded=len(account.handled.intersection(produced)),
         retried=account.retried,
         delivered=account.delivered,
-        dead=len(account.dead),
+        dead=len(account.dead.keys() & set(produced)),
         always_failing=sum(plan.always_fails(message_id) for message_id in produced),
         waiting=len(unfinished & set(held)),
         lost=len(unfinished - set(held)),

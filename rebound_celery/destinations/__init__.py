@@ -1,4 +1,4 @@
-"""Where messages are delivered: one module or package for each kind of destination, all behind one Protocol."""
+"""Destinations of messages: one module or package for each kind, all with the same Protocol."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Delivered:
     """The destination has confirmed the message.
 
     Attributes:
-        where: where the message is now, for logs and Flower: `kafka:orders[3]@1207`.
+        where: the place of the message now, for logs and Flower: `kafka:orders[3]@1207`.
     """
 
     where: str
@@ -26,8 +26,9 @@ class Failed:
     """The destination has answered with a failure: this attempt is used up.
 
     Attributes:
-        error: what went wrong, with the destination's name.
-        retry_after_s: how many seconds the destination asks to wait before the next attempt; None if it does not say.
+        error: the error text, with the destination's name.
+        retry_after_s: the least delay before the next attempt that the destination asks for, in seconds; None if it
+            asks for none.
     """
 
     error: str
@@ -39,7 +40,7 @@ class Rejected:
     """The destination will never take this message: it becomes a dead letter at once.
 
     Attributes:
-        error: what the destination said, with its name.
+        error: the destination's answer, with its name.
     """
 
     error: str
@@ -47,20 +48,20 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """The destination is away: the message waits and is delivered later. No attempt is used up.
+    """The destination does not answer: the message waits and is delivered later. No attempt is used up.
 
     Attributes:
-        error: what went wrong, with the destination's name.
+        error: the error text, with the destination's name.
     """
 
     error: str
 
 
 Undelivered = Failed | Rejected | Unavailable
-#: What became of one message.
+#: The outcome of one delivery.
 Outcome = Delivered | Undelivered
 
-#: The exception that stands for an outcome in `AsyncResult` and in the headers of a dead letter.
+#: The exception that users see for an outcome: in `AsyncResult`, and in the headers of a dead letter.
 _EXCEPTIONS: dict[type[Undelivered], type[DeliveryError]] = {
     Failed: AttemptFailedError,
     Rejected: RejectedError,
@@ -69,7 +70,7 @@ _EXCEPTIONS: dict[type[Undelivered], type[DeliveryError]] = {
 
 
 def exception_of(outcome: Undelivered) -> DeliveryError:
-    """The exception that users see for `outcome`: in `AsyncResult`, and as the exception class of a dead letter."""
+    """Return the exception that users see for `outcome`: in `AsyncResult`, and in the headers of a dead letter."""
     return _EXCEPTIONS[type(outcome)](outcome.error)
 
 

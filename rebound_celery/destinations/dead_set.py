@@ -1,4 +1,4 @@
-"""Writing to the dead set: dead letters are kept in Redis where they have no topic or URL to go to."""
+"""Writes to the dead set: Redis keeps the dead letters that have no topic or URL to go to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..message import Message, codec
 from ..schedule.port import DeadEntry, Schedule
 from . import Delivered, Outcome, Unavailable
 
-#: The reason of a letter that has none: only a caller that does not go through a delivery can send one.
+#: The reason of a message that has none. Only a caller other than the delivery can send such a message.
 _NO_REASON = "none"
 
 
@@ -29,7 +29,7 @@ class DeadSetDestination:
         ]
         try:
             self._keep(letters)
-        except Exception as error:  # noqa: BLE001 - Redis is away or refuses: the messages stay in the schedule
+        except Exception as error:  # noqa: BLE001 - Redis does not answer or refuses: the messages stay in the schedule
             return [Unavailable(f"the dead set in Redis: {error}") for _ in messages]
         return [Delivered(f"dead-set {message.id}") for message in messages]
 
@@ -38,4 +38,4 @@ class DeadSetDestination:
             schedule.bury(letters)
 
     def close(self) -> None:
-        """Nothing is kept open between two calls of `send`."""
+        """Do nothing: no connection stays open between two calls of `send`."""

@@ -7,10 +7,12 @@ that sends one byte a second never exceeds them.
 from __future__ import annotations
 
 import io
+import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from typing import Any, Protocol
 
 import urllib3
@@ -18,32 +20,50 @@ from urllib3 import connection
 from urllib3.exceptions import NameResolutionError, NewConnectionError
 
 from ..clock import SYSTEM_CLOCK
+from .look_up import look_up
 
 #: How many bytes are sent under one time-out of the socket.
 _PIECE_BYTES = 65_536
 
 
-class _Limits(threading.local):
-    """The deadlines of the post that runs in this thread, as times of the monotonic clock."""
+#: The status line of an interim answer. 101 is none: with it the server leaves HTTP.
+_INTERIM = re.compile(rb"HTTP/1\.[0-9] +1(?!01)[0-9][0-9]\b")
+_LONGEST_LINE = 65_536
 
+
+class _Limits(threading.local):
+    """What holds for the post that runs in this thread. Times are those of the monotonic clock."""
+
+    connect_s: float = 0.0
     connect_by: float = 0.0
     end_by: float = 0.0
+    #: Whether its connection must be a new one.
+    is_fresh: bool = False
+    #: Whether its connection has carried a post before, and whether a byte of the answer has come.
+    is_reused: bool = False
+    is_answered: bool = False
 
 
 _limits = _Limits()
 
 
 @contextmanager
-def time_limits(connect_s: float, total_s: float) -> Iterator[None]:
-    """Set the deadlines for what connections of `pool_manager` do in this thread.
+def time_limits(connect_s: float, end_by: float, *, fresh: bool = False) -> Iterator[None]:
+    """Set the deadlines for what connections of the pool managers do in this thread.
 
     Args:
         connect_s: seconds to look up the host, to connect, and for the TLS handshake.
-        total_s: seconds for everything together.
+        end_by: when everything together ends, as a time of the monotonic clock.
+        fresh: whether a new connection is used.
     """
-    now = SYSTEM_CLOCK.monotonic()
-    _limits.connect_by, _limits.end_by = now + min(connect_s, total_s), now + total_s
+    _limits.connect_s, _limits.end_by, _limits.is_fresh = connect_s, end_by, fresh
+    _limits.is_reused = _limits.is_answered = False
     yield
+
+
+def was_stale() -> bool:
+    """Whether the connection of the last post in this thread had been used before, and nothing of an answer came."""
+    return _limits.is_reused and not _limits.is_answered
 
 
 def _left(by: float) -> float:
@@ -79,11 +99,27 @@ class _Reader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         self._socket.settimeout(_left(_limits.end_by))
         read: int | None = self._file.readinto(buffer)
+        _limits.is_answered = _limits.is_answered or bool(read)
         return read
 
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+class _Answer(io.BufferedReader):
+    """An answer without the interim ones (1xx) before it: http.client takes each of them but 100 for the answer."""
+
+    _is_final = False
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(size)
+        while not self._is_final and _INTERIM.match(line):
+            while super().readline(_LONGEST_LINE) not in (b"\r\n", b"\n", b""):
+                pass
+            line = super().readline(size)
+        self._is_final = True
+        return line
 
 
 class _TimedSocket:
@@ -103,19 +139,24 @@ class _TimedSocket:
             rest = rest[self._socket.send(rest[:_PIECE_BYTES]) :]
 
     def makefile(self, *_: Any) -> io.BufferedReader:
-        return io.BufferedReader(_Reader(self._socket))
+        return _Answer(_Reader(self._socket))
 
 
 # Errors show the names of these classes.
 
 
 class HTTPConnection(connection.HTTPConnection):
+    _has_posted = False
+
     def _new_conn(self) -> socket.socket:
         """Connect to the first address of the host that accepts; all addresses share one deadline."""
+        _limits.connect_by = min(SYSTEM_CLOCK.monotonic() + _limits.connect_s, _limits.end_by)
         try:
-            found = socket.getaddrinfo(self._dns_host.strip("[]"), self.port, type=socket.SOCK_STREAM)
+            found = look_up(self._dns_host.strip("[]"), self.port, _left(_limits.connect_by))
         except socket.gaierror as error:
             raise NameResolutionError(self.host, self, error) from error
+        except TimeoutError as error:
+            raise NewConnectionError(self, f"Failed to establish a new connection: {error}") from error
         cause: OSError | None = None
         for family, kind, protocol, _, address in found:
             try:
@@ -140,6 +181,14 @@ class HTTPConnection(connection.HTTPConnection):
         super().connect()
         self.sock = _TimedSocket(self.sock)
 
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        _limits.is_reused, self._has_posted = self._has_posted, True
+        super().request(*args, **kwargs)
+
+    def close(self) -> None:
+        self._has_posted = False
+        super().close()
+
 
 class HTTPSConnection(HTTPConnection, connection.HTTPSConnection):
     _watch: threading.Timer | None = None
@@ -154,11 +203,17 @@ class HTTPSConnection(HTTPConnection, connection.HTTPSConnection):
         self._watch.start()
         return sock
 
+    def _tunnel(self) -> None:
+        super()._tunnel()
+        # To http.client, an answer that the timer has cut off looks like one that has ended.
+        _left(_limits.connect_by)
+
     def connect(self) -> None:
         try:
             super().connect()
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             if SYSTEM_CLOCK.monotonic() >= _limits.connect_by:
+                self.close()
                 raise TimeoutError("connecting timed out") from error
             raise
         finally:
@@ -173,17 +228,45 @@ def _shut_down(sock: socket.socket) -> None:
         sock.shutdown(socket.SHUT_RDWR)
 
 
-class HTTPConnectionPool(urllib3.HTTPConnectionPool):
+class _Pool(urllib3.HTTPConnectionPool):
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        conn = super()._get_conn(timeout)
+        if _limits.is_fresh:
+            conn.close()
+        return conn
+
+
+class HTTPConnectionPool(_Pool):
     ConnectionCls = HTTPConnection
 
 
-class HTTPSConnectionPool(urllib3.HTTPSConnectionPool):
+class HTTPSConnectionPool(_Pool, urllib3.HTTPSConnectionPool):
     ConnectionCls = HTTPSConnection
+
+
+_POOLS = {"http": HTTPConnectionPool, "https": HTTPSConnectionPool}
 
 
 def pool_manager(hosts: int, per_host: int) -> urllib3.PoolManager:
     """A pool of connections that keep to `time_limits`: for at most `hosts` hosts, and `per_host` for each."""
     # `HostThreads` bounds the posts to a host. A pool that blocks would wait for a place beyond the deadline.
     manager = urllib3.PoolManager(num_pools=hosts, maxsize=per_host, block=False, retries=False)
-    manager.pool_classes_by_scheme = {"http": HTTPConnectionPool, "https": HTTPSConnectionPool}
+    manager.pool_classes_by_scheme = _POOLS
+    return manager
+
+
+def proxied_pool_manager(proxy: str, headers: Mapping[str, str], hosts: int, per_host: int) -> urllib3.PoolManager:
+    """The same through an HTTP proxy: `http` with the whole URL in the request, `https` in a tunnel (CONNECT).
+
+    Args:
+        proxy: its URL, without user and password.
+        headers: for the proxy only.
+        hosts: of how many hosts connections are kept.
+        per_host: how many connections to each.
+    """
+    # All hosts of `http` share the connections to the proxy.
+    manager = urllib3.ProxyManager(
+        proxy, num_pools=hosts, maxsize=max(hosts, per_host), block=False, retries=False, proxy_headers=headers
+    )
+    manager.pool_classes_by_scheme = _POOLS
     return manager

@@ -1,8 +1,8 @@
 """Kafka and Redis servers as child processes, for the demo, the examples, the tests and the benchmarks.
 
 The servers come from wheels (the extra `demo`). They keep everything in memory and listen on 127.0.0.1 only. `stop()`
-leaves nothing of them behind. On Linux they also end when this process ends, even by SIGKILL; elsewhere only `stop()`
-ends them. They are no servers for production.
+ends a server and removes its files. On Linux a server also ends when this process ends, even by SIGKILL. On other
+systems only `stop()` ends it. The servers are not for production.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class EmbeddedKafka(Server):
 
 
 def kafka_answers(port: int) -> bool:
-    """Whether a Kafka broker on 127.0.0.1 answers ApiVersions, the first request of every client."""
+    """Return whether a Kafka broker on 127.0.0.1 answers ApiVersions, the first request of every client."""
     api_versions, version, correlation = 18, 0, 1
     client = b"rebound"
     request = struct.pack(f">hhih{len(client)}s", api_versions, version, correlation, len(client), client)

@@ -1,4 +1,4 @@
-"""Start programs that end together with this process, and end whole process groups."""
+"""Starts programs that end together with this process, and ends whole process groups."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import IO
 
-# This program asks the kernel to end it together with its parent, and then replaces itself by the server. A
-# `preexec_fn` would save the start of a Python, but it runs code between fork and exec, and that can deadlock in a
+# This program asks the kernel to end it together with its parent, and then replaces itself by the server. With a
+# `preexec_fn` no second Python would start. But a `preexec_fn` runs code between fork and exec, which can deadlock in a
 # process that has threads.
 _EXEC_WITH_PARENT = """
 import ctypes, os, signal, sys
@@ -29,13 +29,13 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start a program in a session of its own, so that Ctrl-C does not reach it.
 
-    On Linux the kernel kills the program when this process ends, whatever ends it.
+    On Linux the kernel kills the program when this process ends in any way.
 
     Args:
         command: the program (an absolute path) and its arguments.
-        environment: all of the program's environment variables.
-        output: the file that takes the program's stdout and stderr.
-        directory: the program's working directory; None means that of this process.
+        environment: all environment variables of the program.
+        output: the file for the program's stdout and stderr.
+        directory: the program's working directory; None means this process's own.
 
     Raises:
         OSError: if the program cannot be started.
@@ -74,9 +74,9 @@ def spawn(
 
 
 def end_group(process: subprocess.Popen[bytes], first_signal: signal.Signals, deadline_s: float) -> None:
-    """Send a signal to the leader of a process group, wait for it, and then kill what is left of the group.
+    """End a process group: send a signal to its leader, wait for the leader, and kill the remaining processes.
 
-    The leader has `deadline_s` seconds to end. All processes of the group that are then alive get SIGKILL.
+    The leader has `deadline_s` seconds to end. Then all living processes of the group get SIGKILL.
     """
     if process.poll() is None:
         process.send_signal(first_signal)

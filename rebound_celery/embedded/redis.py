@@ -36,12 +36,12 @@ class EmbeddedRedis(Server):
 
 
 def redis_options(port: int, directory: str) -> list[str]:
-    """The command line options of a Redis server that listens on 127.0.0.1 and writes nothing to disk."""
+    """Return the command line options of a Redis server that listens on 127.0.0.1 and writes nothing to disk."""
     return ["--bind", HOST, "--port", str(port), "--dir", directory, "--save", "", "--appendonly", "no"]
 
 
 def redis_answers(port: int) -> bool:
-    """Whether a Redis server on 127.0.0.1 answers PING with PONG. While it loads its data it answers LOADING."""
+    """Return whether a Redis server on 127.0.0.1 answers PING with PONG. While it loads its data it answers LOADING."""
     with socket.create_connection((HOST, port), timeout=1) as connection:
         connection.sendall(b"PING\r\n")
         return connection.recv(7, socket.MSG_WAITALL) == b"+PONG\r\n"

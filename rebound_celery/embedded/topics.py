@@ -1,4 +1,4 @@
-"""Topics of a Kafka broker."""
+"""Creates topics of a Kafka broker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def create_topics(brokers: str, topics: Mapping[str, int], timeout_s: float = 15
     Args:
         brokers: `host:port` of a broker.
         topics: topic name -> number of partitions.
-        timeout_s: seconds that each request may take.
+        timeout_s: the longest time of each request, in seconds.
 
     Raises:
         InvalidSettingError: if a topic has less than one partition.
@@ -28,7 +28,7 @@ def create_topics(brokers: str, topics: Mapping[str, int], timeout_s: float = 15
     from kafka.errors import KafkaError, for_code
 
     for name, count in topics.items():
-        if count < 1:  # Tansu would accept it
+        if count < 1:  # Tansu would accept it without an error
             raise InvalidSettingError(f"partitions of {name}", count, "at least 1")
     if not topics:
         return

@@ -1,4 +1,4 @@
-"""What travels: the record as consumed, and the message that carries its value from one attempt to the next."""
+"""The consumed record, and the message that carries its value from one attempt to the next."""
 
 from __future__ import annotations
 

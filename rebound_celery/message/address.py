@@ -1,4 +1,4 @@
-"""Where a message can go: a Kafka topic, an HTTP URL, or the dead set in Redis."""
+"""Addresses of messages: a Kafka topic, an HTTP URL, or the dead set in Redis."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ import msgspec
 
 from ..caching import cached
 from ..errors import InvalidSettingError
+from .http_url import HttpUrl, read_http_url
 
 #: Kafka's own rule: org.apache.kafka.common.internals.Topic.
 _TOPIC_FORM = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _TOPIC_RULE = "a Kafka topic has 1 to 249 of the characters a-z A-Z 0-9 . _ - and is not '.' or '..'"
+#: How many characters of a value an error shows.
+_LONGEST_SHOWN = 300
+#: Query and fragment.
+_AFTER_PATH = re.compile(r"(?<=[?#]).*", re.DOTALL)
 _URL_RULE = "use kafka://topic, kafka://host:port/topic, http://host/path or https://host/path"
 
 
@@ -25,22 +30,28 @@ def check_topic(topic: object, field: str = "topic") -> str:
     return topic
 
 
-#: What may be secret in a URL: user and password, and the query.
-_SECRET = re.compile(r"(?<=//)[^/]*@|(?<=\?).*", re.DOTALL)
-
-
 def _shown(value: object) -> object:
-    """Return `value` as an error may show it: a URL without user, password and query."""
+    """Return `value` as an error may show it: a URL without user, password, query and fragment."""
     if isinstance(value, str):
-        return _SECRET.sub(lambda found: "***@" if found[0].endswith("@") else "***", value)
+        shown = _without_secrets(value)
+        return shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}..."
     if isinstance(value, Mapping):
         return {name: _shown(item) for name, item in value.items()}
     return value
 
 
+def _without_secrets(text: str) -> str:
+    """Hide what may be secret in a text that should be a URL. By mistake a password can hold any character."""
+    scheme, separator, rest = text.partition("://") if "://" in text else ("", "", text)
+    hidden, at, place = rest.rpartition("@")
+    if "@" in scheme or _AFTER_PATH.search(hidden):
+        return f"{'' if '@' in scheme else scheme}{separator}***"
+    return f"{scheme}{separator}{'***@' if at else ''}{_AFTER_PATH.sub('***', place)}"
+
+
 def is_port(text: str) -> bool:
-    """Tell whether a text is the number of a port."""
-    # int() refuses a text of thousands of digits with an error of its own.
+    """Return whether a text is the number of a port."""
+    # int() raises its own error for a text of thousands of digits.
     return text.isdecimal() and len(text) <= 5 and 0 < int(text) < 65536
 
 
@@ -55,7 +66,7 @@ class KafkaAddress(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
     Attributes:
         topic: the topic's name.
         brokers: `host:port`, or several with commas; None means the app's own (`rebound_kafka_brokers`).
-        partition: a fixed partition; None lets the key decide, as for the original record.
+        partition: a fixed partition; None lets the record's key decide, as it did for the original record.
     """
 
     kind: ClassVar[str] = "kafka"
@@ -88,7 +99,11 @@ class KafkaAddress(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
 
 
 class HttpAddress(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
-    """A URL that takes a POST."""
+    """A URL that takes a POST.
+
+    Attributes:
+        url: as it was given. User and password become the header `Authorization`.
+    """
 
     kind: ClassVar[str] = "http"
 
@@ -96,27 +111,33 @@ class HttpAddress(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
 
     def __post_init__(self) -> None:
         try:
-            parts = urlsplit(self.url)
-            valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except (ValueError, AttributeError, TypeError):
-            valid = False
-        if not valid or any(ch <= " " or ch == "\x7f" for ch in self.url):
-            raise InvalidSettingError("destination url", _shown(self.url), "use http://host/path or https://host/path")
+            read_http_url(self.url)
+        except ValueError as error:
+            raise InvalidSettingError("destination url", _shown(self.url), str(error)) from None
+
+    @property
+    def parts(self) -> HttpUrl:
+        """What a request needs of the URL."""
+        return read_http_url(self.url)
 
     def __str__(self) -> str:
-        """The URL without what may be secret: user, password and query."""
+        """The URL without its user, password and query, which may be secret."""
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(url={_shown(self.url)!r})"
+        parts = urlsplit(self.url)
+        user = "***@" if "@" in parts.netloc else ""
+        query = "?***" if parts.query else ""
+        place = f"{parts.netloc.rpartition('@')[2]}{parts.path}"
+        return f"{type(self).__name__}(url={f'{parts.scheme}://{user}{place}{query}'!r})"
 
     def to_wire(self) -> dict[str, Any]:
         return {"url": self.url}
 
 
 class DeadSetAddress(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
-    """The dead set in Redis: where a dead letter stays that has no other place to go."""
+    """The dead set in Redis. It keeps the dead letters that have no topic or URL to go to."""
 
     kind: ClassVar[str] = "dead-set"
 
@@ -150,7 +171,7 @@ def _from_url(text: str, kind: str | None, field: str) -> Address:
     raise InvalidSettingError(field, _shown(text), _URL_RULE)
 
 
-#: The fields of an address as `to_wire` writes it.
+#: The names of all fields that `to_wire` writes.
 ADDRESS_FIELDS = frozenset({"topic", "brokers", "partition", "url", "dead_set"})
 
 
@@ -174,17 +195,17 @@ def _from_mapping(fields: Mapping[str, Any], field: str) -> Address:
 
 
 def parse_address(value: object, *, kind: str | None = None, field: str = "destination") -> Address:
-    """Read an address from what a user may give: a URL, a mapping, or an address.
+    """Read an address from a URL, a mapping, or an address object.
 
     Args:
         value: `kafka://topic`, `kafka://host:port/topic`, `https://...`; or a mapping with `host`, `port` and
             `topic`, or with `url`; or an address, which is returned as it is.
-        kind: the destination type that the caller states, "kafka" or "http"; None takes what the value says.
-            With "kafka" a bare topic name will do.
-        field: the name that an error message uses.
+        kind: the expected destination type, "kafka" or "http"; None accepts both. With "kafka", `value` may also be
+            a bare topic name.
+        field: the name of this field in error messages.
 
     Raises:
-        InvalidSettingError: for anything else, or where `kind` and `value` disagree.
+        InvalidSettingError: if `value` is anything else, or its type is not `kind`.
     """
     if kind not in (None, "kafka", "http"):
         raise InvalidSettingError(f"{field}_type", kind, "it is 'kafka' or 'http'")
@@ -198,5 +219,5 @@ def parse_address(value: object, *, kind: str | None = None, field: str = "desti
     else:
         raise InvalidSettingError(field, value, _URL_RULE)
     if kind is not None and address.kind != kind:
-        raise InvalidSettingError(field, _shown(value), f"it is not of the type {kind!r} that {field}_type states")
+        raise InvalidSettingError(field, _shown(value), f"its type is not {kind!r}, the value of {field}_type")
     return address

@@ -1,18 +1,25 @@
-"""The stored form of a message: what waits in Redis.
+"""The stored form of a message: the bytes that wait in Redis.
 
-    byte 0        the version of the form; `_READERS` names the reader of each
-    the rest      0x10: the packed message; 0x11: the same, compressed with dictionary 1
+    byte 0        the version of the form; `_READERS` has a reader for each version
+    the rest      version 0x10: the packed message
+                  version 0x11: the packed message, compressed with dictionary 1
 
-The packed message is a msgpack array, `_Packed`, without the message's id: Redis stores that as the field's name. A
-later version adds its fields to the mapping `more`, by name; a worker that does not know them keeps them and writes
-them back. What a worker must not act on without knowing it needs a new first byte, a new kind of policy, or a new field
-of an address: the worker then leaves the message where it is. `extensions.py` has what msgpack
-cannot hold.
+The packed message is a msgpack array, `_Packed`. It does not hold the message's id, because the id is the name of the
+field in Redis.
 
-`ormsgpack` packs as fast as `msgspec` does; but `msgspec` checks the types while it reads, and makes Structs, by
-position, ten times as fast as dataclasses are made. `zstandard` uses a context again for the next message and
-decompresses one in 0.7 us; `backports.zstd`, which is `compression.zstd` of Python 3.14, makes a context for each
-frame: 20 us. `python -m benchmarks.message_cost` measures both directions.
+A later version can add a field in two ways:
+
+- An older worker may ignore the field. The field goes into the mapping `more`, by name. The older worker keeps it and
+  writes it back.
+- An older worker must not ignore the field. The field comes with a new first byte, with a new kind of policy, or in an
+  address. The older worker then leaves the message in the schedule.
+
+`extensions.py` stores the values that msgpack cannot hold.
+
+`ormsgpack` packs as fast as `msgspec`. But `msgspec` checks the types while it reads, and it makes Structs (by
+position) ten times as fast as Python makes dataclasses. `zstandard` uses a context again for the next message and
+decompresses a message in 0.7 us. `backports.zstd`, which is `compression.zstd` of Python 3.14, makes a context for each
+frame, which takes 20 us. `python -m benchmarks.message_cost` measures both directions.
 """
 
 from __future__ import annotations
@@ -32,7 +39,7 @@ from .history import History
 from .message import Message
 from .record import Headers, Origin
 
-#: The first byte of what `encode` writes. Versions from 0x10 on have been used; the next free one is 0x12.
+#: The first byte of a stored form. The versions begin at 0x10; the next free one is 0x12.
 PLAIN = 0x10
 COMPRESSED_1 = 0x11
 
@@ -45,7 +52,7 @@ _Attempt = Annotated[int, msgspec.Meta(ge=1, le=1 + MAX_RETRIES_LIMIT)]
 
 
 class _Fields(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=True):
-    """What differs from one message to the next. Their order is part of the form."""
+    """The fields that differ from one message to the next. Their order is part of the stored form."""
 
     attempt: _Attempt
     value: bytes | None
@@ -65,15 +72,15 @@ class _Fields(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=T
 
 
 class _Packed(_Fields, array_like=True, gc=False, forbid_unknown_fields=True):
-    """The packed form. The route is packed and read once, and copied for all further messages that have the same."""
+    """The packed form. A route that many messages share is packed once and read once."""
 
     route: msgspec.Raw
 
 
-#: What many messages have in common: where they go, where they go as dead letters, and their policy.
+#: The fields that many messages share: the destination, the destination of the dead letter, and the policy.
 Route = tuple[Address, Address, RetryPolicy]
 
-#: What reading damaged bytes raises.
+#: The exceptions that reading damaged bytes may raise.
 _DAMAGE = (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError, MemoryError)
 
 
@@ -86,8 +93,9 @@ def encode(message: Message, context: Context = _NO_CONTEXT) -> bytes:
     """Return the stored form of a message.
 
     Args:
-        message: its id is not part of the stored form.
-        context: what the delivery keeps beside the message, such as how often it was tried: what msgpack can hold.
+        message: the message. Its id is not part of the stored form.
+        context: the delivery's own data about the message, for example its number of tries. msgpack must be able to
+            hold the values.
     """
     packed = pack(message, context)
     frame = _dictionary_1.compress(packed)
@@ -95,12 +103,12 @@ def encode(message: Message, context: Context = _NO_CONTEXT) -> bytes:
 
 
 def encode_many(messages: Iterable[tuple[Message, Context]]) -> list[bytes]:
-    """Return what `encode` does for each message. Use it for many: see `Compression.compress_many`."""
+    """Return the stored form of each message. For many messages this is faster; see `Compression.compress_many`."""
     return seal_many([pack(message, context) for message, context in messages])
 
 
 def seal_many(packed: list[bytes]) -> list[bytes]:
-    """Return the stored form of each message that `pack` has packed."""
+    """Return the stored form of each packed message."""
     frames = _dictionary_1.compress_many(packed)
     return [
         _COMPRESSED_1 + frame if len(frame) < len(plain) else _PLAIN + plain
@@ -109,10 +117,10 @@ def seal_many(packed: list[bytes]) -> list[bytes]:
 
 
 def decode(id: str, stored: bytes) -> tuple[Message, dict[str, Any]]:  # noqa: A002 - the name of the field
-    """Read what `encode` wrote: the message, and the context.
+    """Read a stored form. Return the message and its context.
 
     Raises:
-        UnknownVersionError: if a later version wrote it; the message stays where it is.
+        UnknownVersionError: if a later version wrote it. The message must stay in the schedule.
         WireFormatError: if it is damaged.
     """
     read = _READERS.get(stored[0]) if stored else None
@@ -122,7 +130,7 @@ def decode(id: str, stored: bytes) -> tuple[Message, dict[str, Any]]:  # noqa: A
 
 
 def decode_many(stored: Sequence[tuple[str, bytes]]) -> list[tuple[Message, dict[str, Any]] | ReboundError]:
-    """Read many messages, each with its id: what `decode` returns for each, or the error that it raises."""
+    """Read many stored forms, each with its id. Return for each the result of `decode`, or the error that it raises."""
     packed = None
     if all(form[:1] == _COMPRESSED_1 for _, form in stored):
         packed = _dictionary_1.decompress_many([form[1:] for _, form in stored])
@@ -143,7 +151,7 @@ def _or_error(
 
 
 def _refusal(stored: bytes) -> ReboundError:
-    """Say why there is no reader for a stored form."""
+    """Return the error for a stored form that has no reader."""
     if not stored:
         return WireFormatError("a stored message is empty")
     if stored[0] > COMPRESSED_1:
@@ -157,7 +165,7 @@ def _read(id: str, packed: bytes) -> tuple[Message, dict[str, Any]]:  # noqa: A0
         fields = _decoder.decode(packed)
         route = _read_route(bytes(fields.route))
     except _DAMAGE:
-        # Damage, or what msgpack cannot hold by itself.
+        # The bytes are damaged, or they hold extensions.
         return _read_slowly(id, packed)
     context, more = fields.context, fields.more
     if context or more:
@@ -166,24 +174,24 @@ def _read(id: str, packed: bytes) -> tuple[Message, dict[str, Any]]:  # noqa: A0
 
 
 def check_version(stored: bytes) -> None:
-    """Raise UnknownVersionError if a later version wrote this. Nothing is decoded."""
+    """Raise UnknownVersionError if a later version wrote this stored form. Only the first byte is read."""
     if stored and stored[0] > COMPRESSED_1:
         raise UnknownVersionError(f"a message in the form {stored[0]:#x}")
 
 
 def pack(message: Message, context: Context = _NO_CONTEXT) -> bytes:
-    """Return the packed form: what `encode` compresses."""
+    """Return the packed form of a message, which `encode` compresses."""
     fields = _take_apart(message, context)
     try:
         return _encoder.encode(fields)
     except (UnicodeEncodeError, OverflowError, TypeError):
-        # What msgpack cannot hold, or a subclass of a plain type, such as Django's SafeString.
+        # A value that msgpack cannot hold, or a subclass of a plain type, for example Django's SafeString.
         values = msgspec.structs.astuple(fields)
         return _encoder.encode([*map(storable, values[:-1]), fields.route])
 
 
 def _take_apart(message: Message, context: Context) -> _Packed:
-    # By position: ten times as fast as by name.
+    # Arguments by position are ten times as fast as arguments by name.
     return _Packed(
         message.attempt,
         message.value,
@@ -246,11 +254,11 @@ def _read_address(wire: Any) -> Address:
 
 
 def _read_slowly(id: str, packed: bytes) -> tuple[Message, dict[str, Any]]:  # noqa: A002 - the name of the field
-    """Read what has extensions in it, or find out that it is damaged."""
+    """Read a packed form that has extensions. Raise WireFormatError if it is damaged."""
     try:
         *values, route = _any_decoder.decode(packed)
         check([values, route])
-        # Without this, a text would pass as the base64 of bytes.
+        # Without `builtin_types`, a text in place of bytes would be read as base64.
         fields = msgspec.convert(values, _Fields, builtin_types=(bytes,))
         message = _build(id, fields, _read_route(_encoder.encode(storable(route))))
     except _DAMAGE as error:
@@ -260,7 +268,7 @@ def _read_slowly(id: str, packed: bytes) -> tuple[Message, dict[str, Any]]:  # n
 
 _dictionary_1 = Compression(1)
 
-#: The reader of each version: from what follows the first byte to the packed message.
+#: version -> its reader. The reader takes the bytes after the first byte and returns the packed message.
 _READERS: dict[int, Callable[[bytes], bytes]] = {
     PLAIN: bytes,
     COMPRESSED_1: _dictionary_1.decompress,

@@ -11,35 +11,36 @@ import zstandard
 
 from ..errors import WireFormatError
 
-#: No message becomes longer than this when it is decompressed. Redis holds no longer values either.
+#: The longest message after decompression, in bytes. Redis does not hold longer values either.
 MAX_BYTES = 512 * 1024 * 1024
 
 #: Every frame begins with these bytes, so they are not stored.
 _MAGIC = zstandard.FRAME_HEADER
 
-#: Higher levels gain less than 3 bytes a message; from 5 on they take twice the time.
+#: Higher levels save less than 3 bytes a message. Levels from 5 on take twice the time.
 _LEVEL = 1
 
-#: One call for many makes contexts of its own, which does not pay for fewer than this.
+#: The fewest items for which one call for all is faster. Such a call makes its own contexts, and that takes time.
 _FEW = 8
 
-#: Frames that become longer than this are decompressed one by one: one call for many would hold all of them at once.
+#: Frames with longer content than this, in bytes, are decompressed one by one. One call for many would hold all
+#: contents in memory at once.
 _LARGE = 1024 * 1024
 
 
 def _segments(result: zstandard.BufferWithSegmentsCollection) -> Iterable[zstandard.BufferSegment]:
-    """Return what is in a result of zstandard's, whose types leave out that it can be iterated over."""
+    """Return the segments of a zstandard result. The result is iterable, but its type hints do not say so."""
     return cast("Iterable[zstandard.BufferSegment]", result)
 
 
 class Compression:
     """Compresses and decompresses with one trained dictionary. Threads may share it.
 
-    A zstandard context serves one call at a time and is used again, for making one takes 20 times as long as using it.
-    Those that are not in use wait in a deque, whose `pop` and `append` are atomic.
+    A zstandard context serves one call at a time. It is used again, because making a context takes 20 times as long as
+    using one. A deque holds the unused contexts; its `pop` and `append` are atomic.
 
     Args:
-        number: which of the dictionaries in this package, from 1.
+        number: the number of the dictionary in this package; the first is 1.
     """
 
     def __init__(self, number: int) -> None:
@@ -60,7 +61,7 @@ class Compression:
         return zstandard.ZstdCompressor(level=_LEVEL, dict_data=self._load(), write_dict_id=False)
 
     def compress(self, data: bytes) -> bytes:
-        """Return a frame without its first four bytes."""
+        """Return a frame without its first four bytes, which are the same in every frame."""
         try:
             compressor = self._compressors.pop()
         except IndexError:
@@ -70,10 +71,11 @@ class Compression:
         return frame[4:]
 
     def compress_many(self, items: list[bytes]) -> list[bytes]:
-        """Return what `compress` does for each of `items`.
+        """Return the frame of each item, in the form that `compress` returns.
 
-        zstandard lets other threads run during each call. Where another thread is busy, the caller then waits for its
-        turn, 5 ms, once for each call: 8,000 messages a second one by one, and 60,000 in one call for 500.
+        zstandard releases the GIL during each call. If another thread is busy, the caller waits up to 5 ms after each
+        call before it has the GIL again. With a busy thread, 8,000 messages a second were compressed in a call each,
+        and 60,000 in calls for 500 messages.
         """
         if len(items) < _FEW:
             return [self.compress(item) for item in items]
@@ -86,18 +88,18 @@ class Compression:
         return frames
 
     def decompress(self, frame: bytes) -> bytes:
-        """Read what `compress` wrote.
+        """Return the content of a frame that `compress` wrote.
 
         Raises:
-            WireFormatError: if it is damaged, or longer than MAX_BYTES.
+            WireFormatError: if the frame is damaged, or its content is longer than MAX_BYTES.
         """
         frame = _MAGIC + frame
         decompressor = self._take_decompressor()
         try:
-            # Without its length in the frame, zstandard would ask for the memory of the longest.
+            # zstandard allocates as much memory as the frame states, so the stated length is checked first.
             if not 0 <= zstandard.frame_content_size(frame) <= MAX_BYTES:
-                raise WireFormatError("a compressed message does not say how long it is, or is too long")
-            # By position: no bound of its own, one frame, and nothing after it.
+                raise WireFormatError("a compressed message does not state its length, or is too long")
+            # By position, because that is faster: max_output_size (0 is none), read_across_frames, allow_extra_data.
             return decompressor.decompress(frame, 0, False, False)
         except (zstandard.ZstdError, MemoryError) as error:
             raise WireFormatError(f"a compressed message is damaged: {error}") from error
@@ -105,9 +107,10 @@ class Compression:
             self._decompressors.append(decompressor)
 
     def decompress_many(self, frames: list[bytes]) -> list[bytes] | None:
-        """Return what `decompress` does for each frame, in one call; None where they need a call each.
+        """Return the content of each frame, from one call. Return None if each frame needs its own call.
 
-        See `compress_many` for why. Damaged and large frames need a call each.
+        Each frame needs its own call if there are few, or if one of them is damaged or large. `compress_many` says why
+        one call is faster.
         """
         if len(frames) < _FEW:
             return None

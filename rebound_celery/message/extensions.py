@@ -1,4 +1,4 @@
-"""What msgpack cannot hold by itself, as extensions of it; and what is too much for it."""
+"""msgpack extensions for the values that msgpack cannot hold, and the check of what a stored message may hold."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from msgspec.msgpack import Ext
 
 from ..errors import WireFormatError
 
-#: How deep lists and mappings may lie in one another in the fields that a later version or a caller adds.
+#: The deepest nesting of lists and mappings in a field that a later version or a caller adds.
 MAX_DEPTH = 64
 
-#: Extension types: a text with lone surrogates, which UTF-8 cannot hold; a number of over 64 bits.
+#: Extension types: a text with lone surrogates, which UTF-8 cannot hold; a number of more than 64 bits.
 _TEXT = 1
 _NUMBER = 2
 
 
 def read_extension(code: int, data: memoryview) -> Any:
-    """Return the value of an extension; one that is unknown stays as it is."""
+    """Return the value of an extension. An unknown extension stays an `Ext`."""
     if code == _TEXT:
         return bytes(data).decode("utf-8", "surrogatepass")
     if code == _NUMBER and len(data) <= 1000:
@@ -28,7 +28,7 @@ def read_extension(code: int, data: memoryview) -> Any:
 
 
 def storable(value: Any) -> Any:
-    """Return `value` of plain types, with extensions in place of what msgpack cannot hold."""
+    """Return a copy of `value` in plain types. Extensions replace the values that msgpack cannot hold."""
     if isinstance(value, str):
         return str.__str__(value) if _is_utf8(value) else Ext(_TEXT, str.encode(value, "utf-8", "surrogatepass"))
     if isinstance(value, bool | None):
@@ -58,14 +58,14 @@ def _is_utf8(text: str) -> bool:
 
 
 def check(value: Any) -> None:
-    """Raise WireFormatError for what `encode` could not write again: deep nesting, or keys that are no text."""
+    """Raise WireFormatError if `encode` could not write `value` again: its nesting is too deep or a key is not text."""
     level = [value]
     for _ in range(MAX_DEPTH):
         below: list[Any] = []
         for item in level:
             if isinstance(item, dict):
                 if not all(isinstance(name, str) and _is_utf8(name) for name in item):
-                    raise WireFormatError("a stored message is damaged: the key of a mapping is no text")
+                    raise WireFormatError("a stored message is damaged: the key of a mapping is not text")
                 below += item.values()
             elif isinstance(item, list):
                 below += item

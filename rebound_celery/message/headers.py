@@ -1,6 +1,6 @@
 """Writes and reads the headers that rebound adds to a Kafka record or an HTTP request.
 
-All are UTF-8 text. Each replaces its earlier value, so that they do not pile up over the attempts.
+All are UTF-8 text. A new value replaces the earlier one, so the number of headers does not grow with the attempts.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ OWN_HEADERS = frozenset(
     }
 )
 
-#: How long the history may become in the record's headers, in bytes. The oldest attempts are left out.
+#: The longest history in a record's headers, in bytes. The oldest attempts of a longer history are left out.
 MAX_HISTORY_BYTES = 2_048
 
 #: A number as rebound writes it. int() alone would also take "1_0", " 2" and digits of other scripts.
@@ -64,7 +64,7 @@ logger = logging.getLogger(__name__)
 
 
 class KafkaRecord(Protocol):
-    """What rebound needs of kafka-python's ConsumerRecord."""
+    """The fields of kafka-python's ConsumerRecord that rebound reads."""
 
     @property
     def topic(self) -> str: ...
@@ -83,11 +83,11 @@ class KafkaRecord(Protocol):
 
 
 class _BrokenHeaderError(Exception):
-    """One of rebound's headers holds what rebound never writes."""
+    """One of rebound's headers holds a value that rebound never writes."""
 
 
 class _HistoryEntry(msgspec.Struct, frozen=True, gc=False):
-    """An attempt of the history, as the header names its parts."""
+    """A past attempt in the header. Its field names are the names in the header's JSON."""
 
     attempt: int
     failed_at: int
@@ -108,7 +108,7 @@ def _number(own: dict[str, str], name: str) -> int | None:
 
 
 def _split(headers: Headers | list[tuple[str, bytes | None]]) -> tuple[dict[str, str], Headers]:
-    """Return rebound's own headers as text, and the user's as they are."""
+    """Return rebound's own headers as text, and the user's headers unchanged."""
     own: dict[str, str] = {}
     users: list[tuple[str, bytes | None]] = []
     for name, value in headers:
@@ -120,10 +120,10 @@ def _split(headers: Headers | list[tuple[str, bytes | None]]) -> tuple[dict[str,
 
 
 def read_record(record: KafkaRecord, group: str) -> Record:
-    """Return a consumed record with the attempt that its headers tell. Broken headers make it a first attempt.
+    """Return a consumed record with the attempt from its headers. Broken headers make it a first attempt.
 
     Args:
-        record: as kafka-python gives it, key and value as bytes.
+        record: the record of kafka-python, with key and value as bytes.
         group: the reading consumer group. It is part of a new record's id, because two groups that both fail on a
             record have two retries, not one.
     """
@@ -136,7 +136,7 @@ def read_record(record: KafkaRecord, group: str) -> Record:
     else:
         users = ()
     record_id = derive_record_id(group, topic, partition, offset, timestamp)
-    # By position: this runs for every record.
+    # Arguments by position are faster, and this runs for every record.
     return Record(topic, partition, offset, timestamp, record.key, record.value, users, record_id, here)
 
 
@@ -190,14 +190,14 @@ def _read_own(own: dict[str, str], here: Origin) -> tuple[int, int | None, Origi
 
 
 def _read_history(text: str | None, here: Origin) -> History:
-    """Return the history that a header tells; none where the header is broken."""
+    """Return the history from its header. It is empty if the header is missing or broken."""
     if text is None:
         return ()
     try:
         if len(text) > 4 * MAX_HISTORY_BYTES:
             raise ValueError(f"{len(text)} characters")  # noqa: TRY301 - handled like text that is broken
         entries = _history_decoder.decode(text)
-        # Messages are stored with numbers of 64 bits at most.
+        # The stored form of a history holds numbers of at most 64 bits.
         if any(abs(entry.attempt) > _LARGEST or abs(entry.failed_at) > _LARGEST for entry in entries):
             raise ValueError("a number is too large")  # noqa: TRY301 - handled like text that is broken
     except (ValueError, RecursionError) as error:
@@ -207,7 +207,7 @@ def _read_history(text: str | None, here: Origin) -> History:
 
 
 def _history_text(history: History) -> bytes:
-    """Return the header's text, without the oldest attempts where it would become too long."""
+    """Return the text of the history's header. The oldest attempts are left out if the text would be too long."""
     entries = [_HistoryEntry(p.attempt, p.failed_at_ms, p.error, p.by) for p in history]
     try:
         text = msgspec.json.encode(entries)
@@ -227,7 +227,7 @@ def _utf8(text: str) -> str:
 def own_headers(message: Message) -> list[tuple[str, str]]:
     """Return the headers that rebound adds to a delivery of `message`, in a fixed order, without its history.
 
-    The history goes to Kafka only: HTTP servers refuse headers that are long.
+    Only Kafka gets the history, because HTTP servers refuse long headers.
     """
     origin = message.origin
     candidates: list[tuple[str, object]] = [
@@ -256,7 +256,8 @@ def own_headers(message: Message) -> list[tuple[str, str]]:
 def kafka_headers(message: Message) -> list[tuple[str, bytes | None]]:
     """Return all headers of the record that delivers `message`: the user's in their order, then rebound's own."""
     headers = [(name, value) for name, value in message.headers if name not in OWN_HEADERS]
-    # A lone surrogate (from an exception's text, say) cannot be UTF-8; it must not stop the delivery.
+    # A text may hold a lone surrogate, for example from an exception. UTF-8 cannot hold it, and it must not stop the
+    # delivery.
     headers += [(name, text.encode("utf-8", "replace")) for name, text in own_headers(message)]
     if message.history:
         headers.append((HISTORY, _history_text(message.history)))

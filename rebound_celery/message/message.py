@@ -1,4 +1,4 @@
-"""The message: a value, its destination, its attempt and its history, from one attempt to the next."""
+"""The message: a value with its destination, its attempt and its history."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from .record import Headers, Origin
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
-    """What waits, and is delivered: the caller's data, where it goes, and how far it has come.
+    """A value that waits in the schedule and is then delivered, with its destination, its attempt and its history.
 
     Attributes:
-        id: stable over all attempts.
-        value, key, headers: kept byte for byte.
-        destination: where a retry goes.
-        dead_destination: where it goes once it is given up.
-        attempt: the attempt that the next delivery begins; on a dead letter, the last one that failed.
-        policy: so that any worker can decide what comes after a failed delivery.
-        reason: None while it is alive; on a dead letter why it was given up: a constant of `policy`.
-        failure: what the last attempt failed with.
+        id: the same over all attempts.
+        value, key, headers: kept byte for byte. A value or key of None is kept as None.
+        destination: the address of a retry.
+        dead_destination: the address of the dead letter.
+        attempt: the attempt that the next delivery begins; on a dead letter, the last attempt, which failed.
+        policy: the retry policy. The message carries it, so that any worker can decide what follows a failed delivery.
+        reason: the reason of a dead letter, for example a constant of `policy`; None if it is not a dead letter.
+        failure: the failure of the last attempt; None if it is not known.
         history: the attempts so far, the newest last; at most ten.
-        group: the consumer group that the retry is for.
-        origin: where it was first read.
-        first_failed_at: Unix milliseconds.
-        content_type: what an HTTP receiver is told; None means what the headers say, or bytes.
-        source, client_id: free words of the caller's that travel along.
+        group: the consumer group that the retry is for; None means every group.
+        origin: the record that it was first read from; None if it was not read from Kafka.
+        first_failed_at: the time of the first failure in Unix milliseconds; None if it is not known.
+        content_type: the content type for an HTTP delivery, if its headers have none; None means bytes.
+        source, client_id: free texts of the caller, delivered as headers; None sends no such header.
         unknown: fields that a later version wrote. They have no effect here and are written back.
     """
 
-    # Their order counts where many messages are made: arguments by position cost a tenth of those by name.
+    # Callers that make many messages give these by position, which takes a tenth of the time. So their order counts.
     id: str
     value: bytes | None
     destination: Address
@@ -58,22 +58,22 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def target(self) -> Address:
-        """Where the next delivery goes."""
+        """The address of the next delivery."""
         return self.destination if self.reason is None else self.dead_destination
 
     @property
     def task_id(self) -> str:
-        """The id of the Celery task that delivers this attempt: derived, so that storing twice is one task."""
+        """The id of the Celery task that delivers this attempt. A message that is stored twice has one task."""
         return f"{self.id}:{self.attempt if self.reason is None else 'dead'}"
 
     def failed(self, failure: Failure | None, decision: Decision, *, now_ms: int, by: str) -> Message:
-        """Return what the message is after its attempt has failed: the next attempt, or a dead letter.
+        """Return the message after its attempt has failed: for the next attempt, or as a dead letter.
 
         Args:
-            failure: why it failed; None where nobody says.
-            decision: what `policy.decide` says.
-            now_ms: when, in Unix milliseconds.
-            by: who tried; see `PastAttempt`.
+            failure: the failure; None if it is not known.
+            decision: the result of `policy.decide`.
+            now_ms: the time of the failure, in Unix milliseconds.
+            by: the process that made the attempt; see `PastAttempt`.
         """
         if isinstance(decision, Retry):
             attempt, reason = decision.attempt, None
@@ -101,7 +101,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         )
 
     def dead(self, reason: str, failure: Failure | None = None) -> Message:
-        """Return the same message, given up outside of an attempt."""
+        """Return the message as a dead letter. No attempt is added to its history."""
         return replace(self, reason=reason, failure=failure or self.failure)
 
     def __str__(self) -> str:

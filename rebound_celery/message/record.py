@@ -1,4 +1,4 @@
-"""The record as the consumer reads it."""
+"""The record, in the form that the consumer gives to the handler."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Headers = tuple[tuple[str, bytes | None], ...]
 
 
 class Origin(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """Where a message was first read: topic, partition, offset, and the record's timestamp in Unix milliseconds."""
+    """The record that a message was first read from. `timestamp` is the record's own, in Unix milliseconds."""
 
     topic: str
     partition: int
@@ -26,22 +26,22 @@ class Origin(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """A Kafka record as the handler gets it: the fields of kafka-python's ConsumerRecord, and which attempt this is.
+    """A Kafka record for the handler: the fields of kafka-python's ConsumerRecord, and the attempt.
 
     Attributes:
-        topic, partition, offset: where this record was read.
-        timestamp: Unix milliseconds, as the record carries it.
-        key, value: the bytes as produced; None where the record has none.
-        headers: pairs of name and bytes in their order, without those that rebound adds.
-        attempt: which try of the processing this is; 1 is the first.
-        id: the same over all attempts of one message, so that a handler can drop duplicates by it.
-        first_failed_at: Unix milliseconds of the first failure; None on the first attempt.
-        origin: where the message was first read; this record itself on the first attempt.
+        topic, partition, offset: the position of this record.
+        timestamp: the record's own timestamp, in Unix milliseconds.
+        key, value: the bytes as produced; None if the record has none.
+        headers: pairs of name and bytes in their order, without the headers that rebound adds.
+        attempt: the number of this try of the processing; 1 is the first.
+        id: the same over all attempts of one message. A handler can drop duplicates by it.
+        first_failed_at: the time of the first failure in Unix milliseconds; None on the first attempt.
+        origin: the record that the message was first read from; on the first attempt this record itself.
         group: the consumer group that a retry is for; None on records that are not retries.
         history: the earlier attempts, the newest last; at most ten.
     """
 
-    # Their order counts, as in Message.
+    # The order of the fields counts, as in Message.
     topic: str
     partition: int
     offset: int
@@ -58,10 +58,13 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 def normalize_headers(headers: Mapping[str, Any] | Iterable[tuple[str, Any]] | None) -> Headers:
-    """Return headers as pairs of text and bytes, from a mapping or from pairs; text values become UTF-8.
+    """Return headers as pairs of text and bytes, from a mapping or from pairs. Text values become UTF-8.
+
+    Args:
+        headers: a mapping or pairs; None means no headers.
 
     Raises:
-        TypeError: for a name that is not text, or a value that is neither bytes, text nor None.
+        TypeError: if a name is not text, or a value is not bytes, text or None.
     """
     pairs = headers.items() if isinstance(headers, Mapping) else headers or ()
     result: list[tuple[str, bytes | None]] = []

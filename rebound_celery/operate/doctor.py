@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any
 
 from celery import Celery
+from redis.exceptions import NoPermissionError
 
 from ..compat.versions import untested
 from ..config import Settings
@@ -14,10 +15,14 @@ from ..delivery import PROMISED, TASK_NAME, DeliverTask
 from ..errors import ReboundError
 from ..schedule.port import open_schedule, server_checks
 from .doctor_kafka import check_codecs, check_kafka, check_options
-from .finding import OK, PROBLEM, WARNING, Finding
+from .finding import NOTE, OK, PROBLEM, WARNING, Finding
 
 #: Seconds. A worker waits for a slow Redis for up to 5 s, so a shorter lease can end while the worker still works.
 _LEAST_LEASE_S = 10
+
+
+#: Seconds after which it is no chance that nobody has claimed what is due.
+_UNCLAIMED_S = 60
 
 
 def examine(
@@ -36,7 +41,7 @@ def examine(
         "packages": _packages,
         "task": lambda: chain(_task(app), _settings(app.rebound.settings)),
         "redis": lambda: _redis(app),
-        "workers": lambda: _workers(app, patience_s),
+        "workers": lambda: chain(_workers(app, patience_s), _claims(app)),
         "consumers": lambda: check_options(options),
         "codecs": check_codecs,
         "kafka": lambda: check_kafka(app.rebound.settings, topics, options),
@@ -86,12 +91,31 @@ def _settings(settings: Settings) -> Iterator[Finding]:
 def _redis(app: Celery) -> Iterator[Finding]:
     app.rebound.check_redis()
     with open_schedule(app, app.conf.task_default_queue) as schedule:
-        info = schedule.server_info()
+        try:
+            info = schedule.server_info()
+        except NoPermissionError:
+            text = "this user of Redis may not call INFO, so its version, role, eviction and persistence cannot be seen"
+            yield Finding(NOTE, "redis", f"{text}; allow it (ACL SETUSER ... +info), or look at them yourself")
+            return
     for problem in (server_checks.role(info), server_checks.eviction(info)):
         if problem is not None:
             yield Finding(PROBLEM, "redis", problem)
     for text in server_checks.persistence(info):
         yield Finding(WARNING, "redis", text)
+
+
+def _claims(app: Celery) -> Iterator[Finding]:
+    """Whether somebody claims what is due, whatever the workers answer."""
+    queue = app.rebound.settings.queue
+    with open_schedule(app, queue) as schedule:
+        unclaimed_s = schedule.unclaimed_ms() / 1000
+    if unclaimed_s >= _UNCLAIMED_S:
+        yield Finding(
+            PROBLEM,
+            "workers",
+            f"messages are due in the queue {queue}, and no worker has claimed any for {unclaimed_s:,.0f} s; start a "
+            "worker that consumes it",
+        )
 
 
 def _workers(app: Celery, patience_s: float) -> Iterator[Finding]:

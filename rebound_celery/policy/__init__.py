@@ -1,4 +1,4 @@
-"""Pure decisions: what follows a failed attempt."""
+"""Pure decisions after a failed attempt: a retry or a dead letter, and when."""
 
 from __future__ import annotations
 

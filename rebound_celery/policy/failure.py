@@ -1,4 +1,4 @@
-"""Why an attempt failed, in bounded text."""
+"""The failure of an attempt, as bounded text."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ MAX_STACKTRACE = 8_000
 
 
 class Failure(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """Why an attempt failed.
+    """The failure of an attempt.
 
     Attributes:
-        exception_class: the full name of the exception's class; empty where the caller gave only a text.
+        exception_class: the full name of the exception's class; empty if the caller gave only a text.
         message: the exception's text.
-        stacktrace: the end of the stack trace; only dead letters carry it.
+        stacktrace: the end of the stack trace. Only dead letters carry it; otherwise it is empty.
         permanent: no later attempt can succeed, so the message becomes a dead letter at once.
-        retry_after_s: how many seconds the destination asks to be left alone.
+        retry_after_s: the least delay before the next attempt that the destination asked for, in seconds; None if it
+            asked for none.
     """
 
     exception_class: str
@@ -30,21 +31,23 @@ class Failure(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     @classmethod
     def of(cls, error: BaseException | str, *, with_stack: bool = False) -> Failure:
-        """Describe an exception, or a text that a caller gives as the error.
+        """Describe an exception, or an error that the caller gives as a text. This never raises.
 
-        This never raises. Set `with_stack` for dead letters only: formatting the stack trace costs far more than
-        storing a retry does.
+        Args:
+            error: the exception or the text.
+            with_stack: add the stack trace. Use it for dead letters only, because formatting a stack trace takes far
+                longer than storing a retry.
         """
         if isinstance(error, str):
             return cls("", _plain(error))
         try:
             text = _plain(str(error))
-        except Exception:  # noqa: BLE001 - an exception of the user's whose __str__ itself fails
+        except Exception:  # noqa: BLE001 - the __str__ of a user's exception may fail
             text = "(its text could not be read)"
         kind = type(error)
         try:
             module, name = kind.__module__, kind.__qualname__
-        except Exception:  # noqa: BLE001 - a metaclass of the user's may do anything
+        except Exception:  # noqa: BLE001 - a user's metaclass may raise anything
             module, name = "builtins", "(its class could not be read)"
         if module != "builtins":
             name = f"{module}.{name}"
@@ -55,13 +58,13 @@ class Failure(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 def _plain(text: str) -> str:
-    """Return the bounded text: of a plain str, whatever a subclass of str does."""
+    """Return the bounded text as a plain str. The methods of a subclass of str are not called."""
     return str.__getitem__(str.__str__(text), slice(MAX_ERROR_TEXT))
 
 
 def format_stack(error: BaseException) -> str:
-    """Return the end of an exception's stack trace: the last lines say where it was raised."""
+    """Return the end of an exception's stack trace. Its last lines say where the exception was raised."""
     try:
         return "".join(traceback.format_exception(error, limit=-20))[-MAX_STACKTRACE:]
-    except Exception:  # noqa: BLE001 - a user's exception may break whatever looks at it
+    except Exception:  # noqa: BLE001 - formatting calls methods of a user's exception, which may fail
         return "(the stack trace could not be read)"

@@ -1,4 +1,4 @@
-"""How often, and after which delays, a failed message is tried again."""
+"""The retry policy: the number of retries of a message, and the delay before each."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _FIELDS = frozenset({"kind", "max_retries", "base_delay"})
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
-    """How often and how long apart a failed message is tried again.
+    """The number of retries of a message, and the delay before each.
 
-    Retry n follows failed attempt n and waits `base_delay * 2**(n-1)` seconds: `max_retries=3, base_delay=5` waits
-    5, 10 and 20 s. The handler is called `1 + max_retries` times in all; then the message is a dead letter.
+    Retry n follows failed attempt n and waits `base_delay * 2**(n-1)` seconds. `max_retries=3, base_delay=5` waits
+    5, 10 and 20 s. The handler is called at most `1 + max_retries` times; then the message becomes a dead letter.
 
     Args:
-        max_retries: whole number from 0 to 100. 0 means none: the first failure makes a dead letter.
-        base_delay: seconds before the first retry, from 1 to 3600; fractions are allowed.
-            No single delay exceeds ten years.
-        unknown: options of a later version, packed. They have no effect here and are written back.
+        max_retries: a whole number from 0 to 100. With 0, the first failure makes a dead letter.
+        base_delay: the delay before the first retry in seconds, from 1 to 3600; fractions are allowed. No delay is
+            longer than ten years.
+        unknown: options that a later version wrote, packed. They have no effect here and are written back.
 
     Raises:
         InvalidSettingError: for any other value.
@@ -43,7 +43,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
 
     max_retries: int = DEFAULT_MAX_RETRIES
     base_delay: float = DEFAULT_BASE_DELAY_S
-    # Packed as msgpack, so that the policy can be hashed whatever the options hold.
+    # Packed as msgpack, so that the policy can be hashed even if an option is a list or a mapping.
     unknown: bytes = b""
 
     def __post_init__(self) -> None:
@@ -62,7 +62,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
 
     @property
     def attempts(self) -> int:
-        """How many times a message is tried at most."""
+        """The largest number of attempts of a message."""
         return 1 + self.max_retries
 
     def delay_s(self, attempt: int) -> float:
@@ -70,7 +70,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
         return float(min(self.base_delay * 2 ** (attempt - 1), MAX_DELAY_S))
 
     def to_wire(self) -> dict[str, Any]:
-        """Return the policy as a mapping, with what a later version added to it."""
+        """Return the policy as a mapping, with the options that a later version added."""
         delay = self.base_delay
         wire: dict[str, Any] = {
             "kind": EXPONENTIAL,
@@ -84,11 +84,11 @@ class RetryPolicy(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
 
     @classmethod
     def from_wire(cls, wire: object) -> RetryPolicy:
-        """Read what `to_wire` wrote, in this version or another.
+        """Read a mapping that `to_wire` wrote, in this version or another.
 
         Raises:
-            UnknownVersionError: for a kind of policy that this version does not know.
-            ValueError: for what is no policy.
+            UnknownVersionError: if this version does not have this kind of policy.
+            ValueError: if it is not a policy.
         """
         if not isinstance(wire, Mapping):
             raise ValueError(f"a policy is a mapping, not {type(wire).__name__}")  # noqa: TRY004 - damage, not misuse

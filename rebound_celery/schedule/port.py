@@ -57,6 +57,10 @@ class MessageForm(Protocol):
             ValueError: it is damaged; the schedule makes it a dead letter with the reason "unreadable".
         """
 
+    def task_ids_of(self, id: str) -> Iterable[str]:  # noqa: A002 - the field's own word
+        """Ids under which messages may be stored that people know by `id`, beside `id` itself; `revoke` looks for
+        them."""
+
 
 @dataclass(frozen=True, slots=True)
 class ScheduleOptions:
@@ -151,6 +155,12 @@ class Schedule(Protocol):
 
     def overdue_ms(self) -> int:
         """For how long the first due message has waited for a worker; 0 if none is due. Paused lanes do not count."""
+
+    def unclaimed_ms(self) -> int:
+        """For how long messages have been due while no worker has claimed anything, or had no room; 0 if none is due.
+
+        More than some seconds mean that no worker consumes the queue, or that none of them does its work.
+        """
 
     def purge(self) -> int:
         """Remove all waiting and leased messages; returns how many there were. Dead letters stay."""

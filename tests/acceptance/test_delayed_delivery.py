@@ -74,7 +74,7 @@ class Bench:
 
     def left(self) -> list[str]:
         """Keys of the schedule and of kombu that still hold a message."""
-        kept = (":stats", ":claims", ":unconfirmed", ":next")
+        kept = (":stats", ":claims", ":unconfirmed", ":next", ":claimed")
         keys = [key for key in self.redis.keys("*") if not key.endswith(kept)]
         return [key for key in keys if key.startswith("rebound:") or key in ("celery", "unacked")]
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
 import urllib.request
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ FIELDS = [
 DEMO = ("-m", "celery", "rebound", "demo")
 
 
-def children_of(process: Process) -> dict[int, str]:
+def children_of(process: Process | subprocess.Popen[bytes]) -> dict[int, str]:
     """The processes that a process has started, by their ids, with their command lines."""
     lists = Path(f"/proc/{process.pid}/task").glob("*/children")
     pids = [int(pid) for one in lists for pid in one.read_text().split()]
@@ -70,8 +72,8 @@ def flower_rows(url: str) -> list[dict[str, Any]]:
 def test_a_drained_run_accounts_for_every_message(
     kafka_brokers: str, redis_url: str, read_topic: Callable[..., list[Any]], pool: str
 ) -> None:
-    options = ["--duration", "6", "--rate", "40", "--max-retries", "2", "--drain", "--json", "--no-flower"]
-    options += ["--pool", pool]
+    options = ["--duration", "6", "--rate", "40", "--max-retries", "2", "--json", "--no-flower"]
+    options += ["--worker-pool", pool]
     done = subprocess.run(
         [sys.executable, *DEMO, *options, "--kafka", kafka_brokers, "--redis", redis_url],
         capture_output=True,
@@ -141,6 +143,7 @@ def test_flower_shows_readable_rows_and_ctrl_c_leaves_nothing_running(run_proces
     assert [command for pid, command in children.items() if is_running(pid)] == []
     assert len(children) == 5, children
     assert 'data-column="args"' in page
+    assert 'data-column="exception"' in page
     assert rows[0]["name"] == "rebound.deliver"
     assert re.fullmatch(r"orders\[\d\]@\d+ attempt 2/4 -> kafka:orders", rows[0]["args"])
     assert rows[0]["kwargs"] == "{}"
@@ -168,3 +171,130 @@ def test_a_killed_worker_is_named_and_a_killed_demo_takes_all_its_children_with_
     assert bereft.wait(timeout=40) == 1
     assert f"the worker (pid {worker}) was ended by SIGKILL" in bereft.output
     assert list(summary_of(bereft)) == FIELDS
+
+
+class Terminal:
+    """The demo on a terminal of its own: 80 columns and 24 lines."""
+
+    def __init__(self, *options: str) -> None:
+        self._end, terminal = pty.openpty()
+        os.set_blocking(self._end, False)
+        environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
+        self.process = subprocess.Popen(
+            [sys.executable, *DEMO, *options],
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            env=environment,
+            start_new_session=True,
+        )
+        os.close(terminal)
+        self._written = b""
+
+    @property
+    def text(self) -> str:
+        """All that was written so far, escape sequences included."""
+        with contextlib.suppress(OSError):
+            while read := os.read(self._end, 65536):
+                self._written += read
+        return self._written.decode()
+
+    @property
+    def left(self) -> str:
+        """What was written after the panel was gone, or before it came."""
+        return self.text.rpartition("\x1b[?1049l")[2]
+
+    def wait_for(self, words: str) -> None:
+        wait_until(lambda: words in self.text, timeout=60, message=lambda: f"{words} in {self.text}")
+
+    def children(self) -> dict[int, str]:
+        return children_of(self.process)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._end)
+
+
+@pytest.fixture
+def on_terminal() -> Iterator[Callable[..., Terminal]]:
+    started: list[Terminal] = []
+
+    def start(*options: str) -> Terminal:
+        started.append(Terminal(*options))
+        return started[-1]
+
+    yield start
+    for terminal in started:
+        terminal.close()
+
+
+def test_on_a_terminal_the_balance_stands_and_flower_stays_until_ctrl_c(
+    on_terminal: Callable[..., Terminal],
+) -> None:
+    terminal = on_terminal("--duration", "2", "--max-retries", "1")
+    terminal.wait_for("Flower stays at")
+    flower = re.search(r"Flower stays at (\S+)/tasks until Ctrl-C", terminal.left)
+    assert flower is not None
+    rows = flower_rows(flower[1])
+    children = terminal.children()
+    terminal.process.send_signal(signal.SIGINT)
+
+    assert terminal.process.wait(40) == 0
+    assert any("worker" in command for command in children.values()), "Flower shows a worker that answers"
+    assert not any("demo.consume" in command for command in children.values())
+    assert not any(map(is_running, children))
+    assert rows
+    assert "╭─ rebound demo: producing" in terminal.text
+    assert not set("╭│╰") & set(terminal.left)
+    balance = r"^(\d+) produced = (\d+) succeeded \+ (\d+) dead \+ 0 waiting \+ 0 lost"
+    numbers = re.search(balance, terminal.left, re.MULTILINE)
+    assert numbers is not None
+    assert int(numbers[1]) == int(numbers[2]) + int(numbers[3])
+    assert terminal.text.count("\x1b[?25l") == terminal.text.count("\x1b[?25h"), "the cursor is back"
+
+
+def test_a_second_ctrl_c_ends_all_at_once_and_leaves_nothing(
+    on_terminal: Callable[..., Terminal], kafka_brokers: str, redis_url: str
+) -> None:
+    terminal = on_terminal("--base-delay", "60", "--no-flower", "--kafka", kafka_brokers, "--redis", redis_url)
+    terminal.wait_for("producing, 2 of")
+    children = terminal.children()
+    terminal.process.send_signal(signal.SIGINT)
+    terminal.process.send_signal(signal.SIGTERM)
+
+    assert terminal.process.wait(20) == 130
+    assert terminal.left.strip() == "Ended at once, without a balance."
+    assert len(children) == 2
+    assert not any(map(is_running, children))
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        assert [key for key in client.scan_iter() if "rebound" in key] == []
+
+
+def test_a_closed_pipe_ends_it_quietly(kafka_brokers: str, redis_url: str) -> None:
+    """As in `celery rebound demo 2>&1 | head -1`."""
+    command = [sys.executable, *DEMO, "--no-flower", "--kafka", kafka_brokers, "--redis", redis_url]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    lines = iter(process.stdout)
+    assert next(lines) == "starting ...\n"
+    process.stdout.close()
+
+    assert process.wait(40) == 1
+
+
+def test_a_balance_that_cannot_be_written_is_an_error(kafka_brokers: str, redis_url: str) -> None:
+    options = ("--duration", "1", "--max-retries", "0", "--json", "--no-flower")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, *DEMO, *options, "--kafka", kafka_brokers, "--redis", redis_url],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last == "Error: the balance cannot be written to stdout: [Errno 28] No space left on device"

@@ -49,7 +49,7 @@ def test_example_runs_by_the_command_in_its_first_lines(example: Path) -> None:
         assert found >= 0, f"{promise!r} is missing in\n{done.stdout}"
         position = found + len(promise)
     # The log line of a dead letter is part of what 04 shows.
-    noise = [line for line in done.stderr.splitlines() if "failed with ValueError: retries-exhausted" not in line]
+    noise = [line for line in done.stderr.splitlines() if "it becomes a dead letter: retries-exhausted" not in line]
     assert noise == []
 
 

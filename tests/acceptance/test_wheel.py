@@ -97,7 +97,10 @@ def test_the_wheel_carries_its_licence_and_celerys_entry_point(wheel: Path) -> N
 
     assert "MIT" in texts["LICENSE"]
     assert "[celery.commands]" in texts["entry_points.txt"]
-    assert "Requires-Python: >=3.11" in texts["METADATA"]
+    metadata = texts["METADATA"].splitlines()
+    assert "Requires-Python: >=3.11" in metadata
+    assert "Requires-Dist: celery>=5.7" in metadata
+    assert not [line for line in metadata if line.startswith(("Project-URL", "Home-page"))]
 
 
 def test_a_plain_install_brings_what_is_needed_and_no_more(venv: Path) -> None:

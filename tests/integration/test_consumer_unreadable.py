@@ -54,7 +54,7 @@ class Fault:
 def fault(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Fault:
     if request.param == "codec":
         # The one codec that needs no package, as if it did; for reading only, or the producer could not write it.
-        fault = Fault("gzip", "UnsupportedCodecError", 'pip install "rebound-celery[codecs]"')
+        fault = Fault("gzip", "UnsupportedCodecError", 'pip install "kafka-python[lz4,snappy,zstd]"')
         check = DefaultRecordBatch._assert_has_codec
 
         def has_codec(batch: Any, number: int) -> None:

@@ -27,7 +27,7 @@ from rebound_celery.schedule.transport import celery_form as stored
 from rebound_celery.schedule.transport import forms
 from rebound_celery.schedule.worker import announcements
 from rebound_celery.schedule.worker.installation import install_schedule
-from rebound_celery.schedule.worker.remote_control import list_scheduled
+from rebound_celery.schedule.worker.shown import list_scheduled
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
 from tests.fuzzing import DEEP, SLOW, changed, damaged, jsons, stored_form, texts
 from tests.scheduling import buried, everything, raw

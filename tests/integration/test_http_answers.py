@@ -7,7 +7,10 @@ import gzip
 import socket
 import struct
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 
 import pytest
 
@@ -31,6 +34,7 @@ class Receiver:
         self.answer: Answer = say(b"HTTP/1.1 204 x\r\n\r\n")
         self.open: set[socket.socket] = set()
         self.requests = 0
+        self.heads: list[bytes] = []
         self.released = threading.Event()
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=100)
         self.port = self._socket.getsockname()[1]
@@ -62,6 +66,7 @@ class Receiver:
             if not part:
                 return False
             data += part
+        self.heads.append(data.partition(b"\r\n\r\n")[0])
         return True
 
     def close(self) -> None:
@@ -106,6 +111,9 @@ def chunked(*chunks: bytes) -> bytes:
     return head + b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in (*chunks, b""))
 
 
+HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\nLink: </b>\r\n\r\n"
+INTERIM = b"HTTP/1.1 100 x\r\n\r\nHTTP/1.1 102 x\r\n\r\n" + HINTS + b"HTTP/1.1 199 x\r\na: b\r\n\r\n"
+
 BOMB = gzip.compress(b"x" * 50_000_000)
 
 #: name -> the answer, and what the outcome's text says.
@@ -115,8 +123,19 @@ FORMS: dict[str, tuple[Answer, str]] = {
     "204": (say(b"HTTP/1.1 204 x\r\n\r\n"), "answered 204"),
     "204 with a body": (say(whole(204, b"x" * 1000)), "answered 204"),
     "304": (say(b"HTTP/1.1 304 x\r\n\r\n"), "answered 304"),
-    "redirect": (say(whole(302, b"y" * 1000, b"Location: http://127.0.0.1:1/")), "answered 302: yyy"),
+    "205 without length": (say(b"HTTP/1.1 205 x\r\n\r\n"), "answered 205"),
+    "205": (say(whole(205, b"")), "answered 205"),
+    "408": (say(whole(408, b"late")), "answered 408: late"),
+    "421": (say(whole(421, b"who?")), "answered 421: who?"),
+    "redirect": (
+        say(whole(302, b"y" * 1000, b"Location: http://u:secret@127.0.0.1:1/new?token=secret#x")),
+        "answered 302, a redirect to http://127.0.0.1:1/new, and redirects are not followed: yyy",
+    ),
+    "redirect to a path": (say(whole(308, b"", b"Location: /new")), "answered 308, a redirect to /new,"),
     "redirect without body": (say(whole(307, b"", b"Location: //")), "answered 307"),
+    "redirect that cannot be read": (say(whole(307, b"", b"Location: http://[")), "a redirect to (unreadable)"),
+    "redirect on two lines": (say(whole(303, b"", b"Location: http://a\r\n /b")), "a redirect to http://a"),
+    "300 without location": (say(whole(300, b"which?")), "answered 300: which?"),
     "Connection: close": (say_and_close(whole(500, b"x" * 1000, b"Connection: close")), "answered 500: xxx"),
     "Connection: close, kept open": (say(whole(500, b"x" * 1000, b"Connection: close")), "answered 500: xxx"),
     "no length": (say_and_close(b"HTTP/1.1 500 x\r\n\r\n" + b"x" * 1000), "answered 500: xxx"),
@@ -128,7 +147,10 @@ FORMS: dict[str, tuple[Answer, str]] = {
     "broken chunk": (say(b"HTTP/1.1 200 x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), "answered 200"),
     "half a chunk": (say_and_close(chunked(b"x" * 100)[:-80]), "answered 500"),
     "100, then 500": (say(b"HTTP/1.1 100 x\r\n\r\n" * 3 + whole(500, b"x" * 1000)), "answered 500: xxx"),
-    "103, then 204": (say(b"HTTP/1.1 103 x\r\n\r\nHTTP/1.1 204 x\r\n\r\n"), "answered 103"),
+    "103, then 204": (say(HINTS + b"HTTP/1.1 204 x\r\n\r\n"), "answered 204"),
+    "100, 102, 103, 199, then 500": (say(INTERIM + whole(500, b"why")), "answered 500: why"),
+    "102, then nothing": (say_and_close(b"HTTP/1.1 102 x\r\n\r\n"), "POST http"),
+    "half of 103": (say_and_close(HINTS[:-4]), "POST http"),
     "101": (say(b"HTTP/1.1 101 x\r\n\r\nframes"), "answered 101"),
     "nothing": (say_and_close(b""), "without response"),
     "reset": (reset, "Connection aborted"),
@@ -197,9 +219,9 @@ def test_an_answer_that_was_read_to_its_end_leaves_its_connection_for_the_next_p
     destination.close()
 
 
-def test_what_follows_an_interim_answer_is_no_answer_to_the_next_post(receiver: Receiver) -> None:
+def test_a_final_answer_that_comes_after_an_interim_one_is_the_answer(receiver: Receiver) -> None:
     def answer(connection: socket.socket) -> None:
-        connection.sendall(b"HTTP/1.1 103 x\r\n\r\n")
+        connection.sendall(HINTS)
         receiver.released.wait(0.2)
         connection.sendall(b"HTTP/1.1 204 x\r\n\r\n")
 
@@ -208,5 +230,168 @@ def test_what_follows_an_interim_answer_is_no_answer_to_the_next_post(receiver: 
 
     outcomes = [send(destination, receiver.url)[0] for _ in range(3)]
 
-    assert all(isinstance(outcome, Failed) and "answered 103" in outcome.error for outcome in outcomes)
+    assert outcomes == [Delivered(f"{receiver.url} answered 204")] * 3
+    assert (receiver.requests, len(receiver.open)) == (3, 1)
+    destination.close()
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (b"7", 7.0),
+        (b" 120 ", 120.0),
+        (b"9999999", 86_400.0),
+        (b"9" * 5_000, 86_400.0),
+        (b"Fri, 31 Dec 2100 23:59:59 GMT", 86_400.0),
+        (b"0", None),
+        (b"-1", None),
+        (b"1.5", None),
+        (b"soon", None),
+        (b"", None),
+        (b"Fri, 31 Dec 1999 23:59:59 GMT", None),
+    ],
+)
+@pytest.mark.parametrize("status", [302, 413, 429, 503])
+def test_a_failure_says_how_long_the_receiver_wants_to_be_left_alone(
+    status: int, value: bytes, seconds: float | None, receiver: Receiver
+) -> None:
+    receiver.answer = say(whole(status, b"", b"Retry-After: " + value))
+    destination = HttpDestination(5, 10)
+
+    (outcome,) = send(destination, receiver.url)
+
+    assert isinstance(outcome, Failed)
+    assert outcome.retry_after_s == seconds
+    destination.close()
+
+
+@pytest.mark.parametrize(
+    "date", ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"]
+)
+def test_a_date_to_wait_for_counts_by_the_receivers_clock(date: str, receiver: Receiver) -> None:
+    headers = (f"Retry-After: {date}".encode(), b"Date: Sun, 06 Nov 1994 08:49:07 GMT")
+    receiver.answer = say(whole(503, b"", *headers))
+    destination = HttpDestination(5, 10)
+
+    (outcome,) = send(destination, receiver.url)
+
+    assert isinstance(outcome, Failed)
+    assert outcome.retry_after_s == 30
+    destination.close()
+
+
+def test_a_connection_that_was_closed_while_it_was_idle_costs_no_attempt(receiver: Receiver) -> None:
+    receiver.answer = say_and_close(whole(200, b""))
+    destination = HttpDestination(5, 10)
+
+    outcomes = [send(destination, receiver.url)[0] for _ in range(POSTS)]
+
+    assert all(isinstance(outcome, Delivered) for outcome in outcomes), outcomes
+    assert receiver.requests == POSTS
+    destination.close()
+
+
+def closes_just_when_the_next_post_comes(*then: Answer) -> Answer:
+    """Answers the first post of a connection, and ends the connection at its second post without an answer."""
+    served: Counter[socket.socket] = Counter()
+    later = list(then)
+
+    def answer(connection: socket.socket) -> None:
+        served[connection] += 1
+        if served[connection] == 1:
+            (later.pop(0) if later else say(whole(200, b"")))(connection)
+        else:
+            reset(connection)
+
+    return answer
+
+
+def test_a_post_on_a_connection_that_its_server_is_closing_is_sent_once_more(receiver: Receiver) -> None:
+    receiver.answer = closes_just_when_the_next_post_comes()
+    destination = HttpDestination(5, 10)
+
+    outcomes = [send(destination, receiver.url)[0] for _ in range(3)]
+
+    assert all(isinstance(outcome, Delivered) for outcome in outcomes), outcomes
+    # The first, the second on its connection and on a new one, and the third in the same way.
+    assert receiver.requests == 5
+    destination.close()
+
+
+def test_all_idle_connections_may_be_stale_at_once(receiver: Receiver) -> None:
+    def slowly(connection: socket.socket) -> None:
+        time.sleep(0.1)
+        connection.sendall(whole(200, b""))
+
+    receiver.answer = closes_just_when_the_next_post_comes(*[slowly] * 8)
+    destination = HttpDestination(5, 10)
+
+    first, second = (send(destination, *[receiver.url] * 8) for _ in range(2))
+
+    assert all(isinstance(outcome, Delivered) for outcome in first + second), second
+    destination.close()
+
+
+def test_a_post_is_sent_once_more_only(receiver: Receiver) -> None:
+    receiver.answer = closes_just_when_the_next_post_comes(say(whole(200, b"")), reset)
+    destination = HttpDestination(5, 10)
+
+    first, second = (send(destination, receiver.url)[0] for _ in range(2))
+
+    assert isinstance(first, Delivered)
+    assert isinstance(second, Failed)
+    assert receiver.requests == 3
+    destination.close()
+
+
+@pytest.mark.parametrize("start", [b"HTTP/1.1 20", b"HTTP/1.1 103 x\r\n\r\n", b"H"])
+def test_a_post_of_whose_answer_something_came_is_not_sent_again_at_once(start: bytes, receiver: Receiver) -> None:
+    destination = HttpDestination(5, 10)
+    receiver.answer = say(whole(200, b""))
+    send(destination, receiver.url)
+    receiver.answer = say_and_close(start)
+
+    (outcome,) = send(destination, receiver.url)
+
+    assert isinstance(outcome, Failed)
+    assert receiver.requests == 2
+    destination.close()
+
+
+def test_a_post_on_a_new_connection_that_breaks_is_a_failed_attempt(receiver: Receiver) -> None:
+    receiver.answer = reset
+    destination = HttpDestination(5, 10)
+
+    (outcome,) = send(destination, receiver.url)
+
+    assert isinstance(outcome, Failed)
+    assert receiver.requests == 1
+    destination.close()
+
+
+def test_the_bytes_of_a_post(receiver: Receiver) -> None:
+    destination = HttpDestination(5, 10)
+
+    send(destination, f"{receiver.url}gr\u00f6\u00dfe?q=\u00f6", value=b"")
+
+    head = receiver.heads[0].decode().split("\r\n")
+    assert head[0] == "POST /gr%C3%B6%C3%9Fe?q=%C3%B6 HTTP/1.1"
+    fields = dict(line.split(": ", 1) for line in head[1:] if line)
+    assert fields["Host"] == f"127.0.0.1:{receiver.port}"
+    assert fields["Content-Length"] == "0"
+    assert fields["Accept-Encoding"] == "identity"
+    assert fields["User-Agent"] == f"rebound-celery/{version('rebound-celery')}"
+    assert not fields.keys() & {"Authorization", "Expect", "Transfer-Encoding", "TE", "Connection"}
+    destination.close()
+
+
+def test_a_url_with_a_user_is_posted_with_basic_authentication_and_without_the_user(receiver: Receiver) -> None:
+    destination = HttpDestination(5, 10)
+
+    outcomes = send(destination, receiver.url.replace("http://", "HTTP://us%40er:p%2Fw@"))
+
+    head = receiver.heads[0]
+    assert outcomes == [Delivered(f"{receiver.url} answered 204")]
+    assert b"\r\nAuthorization: Basic dXNAZXI6cC93" in head
+    assert b"us%40er" not in head
     destination.close()

@@ -163,7 +163,6 @@ def test_all_addresses_of_a_host_share_the_time_to_connect(deaf: int, monkeypatc
 def test_a_look_up_without_end_does_not_hold_the_job(
     make_receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rebound_celery.destinations.http._GRACE_S", 0.1)
     real, released = socket.getaddrinfo, threading.Event()
 
     def look_up(host: str, *args: object, **kwargs: object) -> object:
@@ -175,12 +174,77 @@ def test_a_look_up_without_end_does_not_hold_the_job(
     receiver = make_receiver(OK)
     destination = HttpDestination(TIMEOUT, TIMEOUT)
 
-    slow, good = send(destination, "http://slow.invalid/", receiver.url, within_s=1.5 * TIMEOUT + MARGIN)
+    *slow, good = send(destination, *["http://slow.invalid/"] * 30, receiver.url, within_s=TIMEOUT + MARGIN)
 
-    assert isinstance(slow, Failed)
+    assert [type(outcome) for outcome in slow] == [Failed] * 8 + [Unavailable] * 22
+    assert "timed out in looking up the host" in str(slow[0])
     assert isinstance(good, Delivered)
+    look_ups = [thread for thread in threading.enumerate() if thread.name == "rebound-look-up"]
+    assert len(look_ups) == 1, "all posts to a host wait for one look-up"
+    assert look_ups[0].daemon, "it does not hold up the end of the process"
     released.set()
     destination.close()
+
+
+def test_a_host_is_looked_up_again_after_a_look_up_that_failed(
+    make_receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failures = socket.getaddrinfo, [socket.gaierror("try again")]
+
+    def look_up(host: str, *args: object, **kwargs: object) -> object:
+        if failures:
+            raise failures.pop()
+        return real(host, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    receiver = make_receiver(OK)
+    destination = HttpDestination(TIMEOUT, TIMEOUT)
+
+    first, second = (send(destination, receiver.url)[0] for _ in range(2))
+
+    assert isinstance(first, Failed)
+    assert isinstance(second, Delivered)
+    destination.close()
+
+
+def test_one_call_ends_with_the_time_out_however_late_a_post_has_begun(
+    make_receiver: MakeReceiver, destination: HttpDestination
+) -> None:
+    answers: list[Answer] = []
+
+    def answer(connection: socket.socket) -> None:
+        answers.append(answer)
+        if len(answers) <= 8:
+            time.sleep(0.4 * TIMEOUT)
+            connection.sendall(whole(200, b""))
+        else:
+            silent(connection)
+
+    receiver = make_receiver(answer)
+
+    outcomes = send(destination, *[receiver.url] * 64, within_s=TIMEOUT + 0.4)
+
+    assert [type(outcome) for outcome in outcomes] == [Delivered] * 8 + [Failed] * 8 + [Unavailable] * 48
+
+
+def test_no_post_begins_when_the_worker_is_told_to_stop(
+    make_receiver: MakeReceiver, destination: HttpDestination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from celery.worker import state
+
+    def stop(connection: socket.socket) -> None:
+        wait_until(lambda: receiver.requests >= 8)
+        state.should_stop = 0
+        connection.sendall(whole(200, b""))
+
+    monkeypatch.setattr(state, "should_stop", None)
+    receiver = make_receiver(stop)
+
+    outcomes = send(destination, *[receiver.url] * 64)
+
+    assert receiver.requests == 8
+    assert [type(outcome) for outcome in outcomes] == [Delivered] * 8 + [Unavailable] * 56
+    assert "the worker is stopping" in str(outcomes[-1])
 
 
 @pytest.mark.parametrize(

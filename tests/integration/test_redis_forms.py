@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 import subprocess
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,35 +15,31 @@ import redis
 from celery import Celery
 from redis.sentinel import Sentinel as SentinelClient
 
+import rebound_celery
+from rebound_celery import Rebound
 from rebound_celery.embedded import free_port
+from rebound_celery.operate import doctor
+from rebound_celery.schedule.port import DeadEntry, open_schedule
+from rebound_celery.schedule.store.claims import ClaimId
+from rebound_celery.schedule.store.keys import QueueKeys
+from rebound_celery.schedule.store.store import Store
 from rebound_celery.schedule.worker.installation import install_schedule
-from rebound_celery.schedule.worker.remote_control import list_scheduled
+from rebound_celery.schedule.worker.shown import list_scheduled
+from rebound_celery.schedule.worker.start_checks import warn_of_eviction
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
 from tests.servers import RedisServer, Sentinel, redis_programs, redis_version, taking
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
-    from rebound_celery.schedule.store.store import Store
+OPERATIONS = Path(rebound_celery.__file__).parents[1] / "docs" / "operations.md"
 
-#: What an app with the schedule asks of Redis, and no more; `~` names its keys, `&` its channels. kombu: the queue, its
-#: priorities, its bindings and unacknowledged messages, remote control and events. The schedule: its keys and scripts.
-#: SCRIPT LOAD and EVALSHA run nothing that the other words do not allow.
-LEAST_KEYS = ["~celery*", "~_kombu.binding*", "~unacked*", "~rebound:1:{celery}:*", "~*.pidbox*"]
-#: Patterns are compared as they are: "&/0.*" would allow no subscription to "/0.celeryev/worker.*".
-LEAST_CHANNELS = ["&/0.celery.pidbox", "&/0.celeryev/*", "&/0.celeryev/worker.*"]
-LEAST_COMMANDS = [
-    *("+ping", "+client", "+info", "+multi", "+exec", "+watch", "+unwatch"),
-    *("+lpush", "+rpush", "+brpop", "+rpop", "+llen", "+del", "+exists"),
-    *("+sadd", "+srem", "+smembers"),
-    *("+hset", "+hget", "+hmget", "+hgetall", "+hdel", "+hlen", "+hexists", "+hsetnx", "+hscan", "+hincrby"),
-    *("+zadd", "+zrem", "+zrange", "+zrangebyscore", "+zremrangebyrank", "+zscore", "+zcard", "+zcount"),
-    *("+zrevrangebyscore", "+set", "+get", "+mget", "+expire", "+pexpire", "+unlink"),
-    *("+publish", "+subscribe", "+psubscribe", "+unsubscribe", "+punsubscribe"),
-    *("+time", "+evalsha", "+script|load"),
-]
+
+def least_rights() -> list[str]:
+    """The rules of the page, which are all that an app asks of Redis."""
+    (rules,) = re.findall(r"```text\nACL SETUSER rebound (.*?)```", OPERATIONS.read_text(), re.DOTALL)
+    return rules.replace("PASSWORD", "pw").split()
 
 
 @contextmanager
@@ -78,9 +76,10 @@ def passes_through(app: Celery, count: int = 3) -> None:
 
 def left_over(url: str, **options: Any) -> list[bytes]:
     """All keys but kombu's table of queues, and what the schedule remembers of its claims and counts."""
-    kept = (b":stats", b":claims", b":unconfirmed", b":next")
+    kept = (b":stats", b":claims", b":unconfirmed", b":next", b":claimed")
     with redis.Redis.from_url(url, **options) as client:
-        return [key for key in client.keys("*") if b"_kombu.binding" not in key and not key.endswith(kept)]
+        others = [key for key in client.keys("*") if b"_kombu.binding" not in key and b"}:answer:" not in key]
+    return [key for key in others if not key.endswith(kept)]
 
 
 @pytest.mark.parametrize("program", redis_programs(), ids=redis_version)
@@ -116,15 +115,26 @@ def test_password():
         assert left_over(url) == []
 
 
-def test_acl_user_with_the_least_it_needs():
-    """What LEAST_COMMANDS, LEAST_KEYS and LEAST_CHANNELS list is enough for a publisher and a worker."""
+@contextmanager
+def server_with_rights(rights: list[str]) -> Iterator[RedisServer]:
+    """A server with the users `worker`, who has these rights, and `keeper`, who has all."""
     with RedisServer() as server:
         with redis.Redis.from_url(server.url) as admin:
-            rules = ["on", ">pw", *LEAST_KEYS, *LEAST_CHANNELS, *LEAST_COMMANDS]
-            admin.execute_command("ACL", "SETUSER", "worker", *rules)
+            admin.execute_command("ACL", "SETUSER", "worker", *rights)
             admin.execute_command("ACL", "SETUSER", "keeper", "on", ">pw", "allkeys", "allcommands")
             admin.execute_command("ACL", "SETUSER", "default", "off")
-        ran: list[int] = []
+        yield server
+
+
+def denied(server: RedisServer) -> list[tuple[str, str]]:
+    with redis.Redis.from_url(f"redis://keeper:pw@{server.address}/0") as keeper:
+        return [(entry["reason"], entry["object"]) for entry in keeper.acl_log()]
+
+
+def test_acl_user_with_the_least_it_needs():
+    """What the page lists is enough for a publisher and a worker, and for those who look and steer."""
+    ran: list[int] = []
+    with server_with_rights(least_rights()) as server:
         with scheduled_app(f"redis://worker:pw@{server.address}/0") as app:
             passes_through(app)
 
@@ -137,11 +147,75 @@ def test_acl_user_with_the_least_it_needs():
                     app.send_task("t", (number,), countdown=0.3)
                 app.send_task("t", (3,))
                 wait_until(lambda: len(ran) == 4, timeout=20)
+                gone = app.send_task("t", countdown=60)
+                inspect = app.control.inspect(timeout=5)
+                assert [len(answer) for answer in inspect.scheduled().values()] == [1]
+                assert [list(answer) for answer in inspect.query_task(gone.id).values()] == [[gone.id]]
+                app.control.revoke(gone.id)
+                app.send_task("t", countdown=60)
+                assert app.control.purge() == 1
 
-        with redis.Redis.from_url(f"redis://keeper:pw@{server.address}/0") as keeper:
-            denied = [(entry["reason"], entry["object"]) for entry in keeper.acl_log()]
-            assert denied == []
-            wait_until(lambda: not left_over(f"redis://keeper:pw@{server.address}/0"))
+        assert denied(server) == []
+        wait_until(lambda: not left_over(f"redis://keeper:pw@{server.address}/0"))
+
+
+def test_acl_user_of_an_app_with_rebound():
+    with server_with_rights(least_rights()) as server:
+        with scheduled_app(f"redis://worker:pw@{server.address}/0") as app:
+            rebound = Rebound(app)
+            rebound.schedule_retry("kafka://orders", b"x", id="one", base_delay=600)
+            rebound.schedule_retry("kafka://orders", b"x", id="two", base_delay=600)
+            app.control.revoke("one")
+            with open_schedule(app, "rebound") as schedule:
+                assert schedule.counts().waiting == 1
+                schedule.bury([DeadEntry("a", "old", b"x")])
+                assert schedule.dead_letter("a") is not None
+                assert schedule.remove_dead("a") == 1
+                schedule.pause("kafka:orders", 10**15)
+                schedule.set_rate("kafka:orders", 5.0)
+                schedule.resume("kafka:orders")
+                assert schedule.lanes()[0].rate == 5.0
+                assert schedule.unclaimed_ms() == 0
+                assert schedule.purge() == 1
+            assert not any(finding.level == "problem" for finding in doctor._redis(app))
+
+        assert denied(server) == []
+
+
+def test_without_info_the_doctor_says_what_it_cannot_see(caplog: pytest.LogCaptureFixture):
+    rights = [right for right in least_rights() if right != "+info"]
+    with server_with_rights(rights) as server, scheduled_app(f"redis://worker:pw@{server.address}/0") as app:
+        Rebound(app)
+        (finding,) = doctor._redis(app)
+        assert finding.level == "note"
+        assert "may not call INFO" in finding.text
+        assert "eviction" in finding.text
+
+        passes_through(app)
+        warn_of_eviction(app)
+        assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+        assert {what for what in denied(server) if what != ("command", "info")} == set()
+
+
+def test_the_doctor_finds_that_nobody_claims_what_is_due(redis_url: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor, "_UNCLAIMED_S", 0.2)
+    with scheduled_app(redis_url) as app:
+        rebound = Rebound(app)
+        rebound.schedule_retry("kafka://orders", b"x", id="one", base_delay=600)
+        with open_schedule(app, "rebound") as schedule:
+            assert list(doctor._claims(app)) == []
+            schedule.run_now("one:2")
+            wait_until(lambda: schedule.unclaimed_ms() > 300)
+            (finding,) = doctor._claims(app)
+            assert finding.level == "problem"
+            assert "no worker has claimed any" in finding.text
+
+            with redis.Redis.from_url(redis_url) as client:
+                store = Store(client, QueueKeys("", "rebound", (0, 3, 6, 9)))
+                # A worker that is there, and has no room.
+                store.claim(ClaimId("w", 1), 0, 1000, 1000)
+            assert schedule.unclaimed_ms() < 200
+            assert schedule.overdue_ms() > 300
 
 
 @pytest.fixture(scope="module")

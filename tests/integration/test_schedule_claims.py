@@ -146,6 +146,9 @@ def test_broadcast_with_a_countdown_does_not_wait_in_a_queue_of_one_worker(app: 
 class Form:
     """The form of a queue's owner: the version, and the name of a task."""
 
+    def task_ids_of(self, id: str) -> list[str]:  # noqa: A002
+        return [f"{id}:{number}" for number in range(3)]
+
     def open(self, claimed: Claimed) -> dict[str, Any]:
         if claimed.stored[:1] != b"\x11":
             raise UnknownVersionError(f"version {claimed.stored[:1]!r}")

@@ -22,12 +22,13 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from rebound_celery.schedule.store.keys import QueueKeys
-from rebound_celery.schedule.store.store import CHUNK, MAX_SLEEP_MS, Store
+from rebound_celery.schedule.store.script_runner import CHUNK, MAX_SLEEP_MS
+from rebound_celery.schedule.store.store import Store
 from rebound_celery.schedule.store.values import Entry
 from rebound_celery.schedule.transport import celery_form as stored
 from rebound_celery.schedule.transport import channel as channel_module
 from rebound_celery.schedule.worker.installation import install_schedule
-from rebound_celery.schedule.worker.remote_control import list_scheduled
+from rebound_celery.schedule.worker.shown import list_scheduled
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
 from tests.scheduling import LEASE_MS, buried, entry, everything, now_ms, number_of, raw, settle, take
 from tests.servers import RedisServer, send_due, taking
@@ -87,7 +88,7 @@ def running(app: Celery, act: Callable[[int], object] = bool) -> list[int]:
 
 def keys_left(client: redis.Redis) -> list[bytes]:
     """All keys but kombu's table of queues, and what the schedule remembers of its claims and counts."""
-    kept = (b":stats", b":claims", b":unconfirmed", b":next")
+    kept = (b":stats", b":claims", b":unconfirmed", b":next", b":claimed")
     return [key for key in client.keys("*") if not key.startswith(b"_kombu.binding") and not key.endswith(kept)]
 
 

@@ -18,7 +18,7 @@ from redis import Redis
 from rebound_celery import InvalidSettingError, NotStoredError, Rebound, UnreachableError
 from rebound_celery.delivery.delivery import Delivery
 from rebound_celery.schedule.port import open_schedule
-from rebound_celery.schedule.store.store import CHUNK
+from rebound_celery.schedule.store.script_runner import CHUNK
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
 from tests.processes import Process
 from tests.servers import RedisServer

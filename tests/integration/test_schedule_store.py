@@ -10,7 +10,8 @@ import redis
 
 from rebound_celery.schedule.store.claims import ClaimId, End
 from rebound_celery.schedule.store.keys import QueueKeys
-from rebound_celery.schedule.store.store import Store, next_claims_in
+from rebound_celery.schedule.store.listing import next_claims_in
+from rebound_celery.schedule.store.store import Store
 from rebound_celery.schedule.store.values import DeadEntry, Entry, Position
 from tests.scheduling import LEASE_MS, Taken, buried, entry, everything, now_ms, number_of, settle, take
 from tests.servers import RedisServer, redis_programs, redis_version
@@ -94,7 +95,14 @@ def test_done_message_is_gone(store: Store, client: redis.Redis):
     assert settle(store, taken) == 1
     assert settle(store, taken) == 0
     assert store.count() == 0
-    left = {store.keys.stats, store.keys.claims, store.keys.unconfirmed, store.keys.wake, store.keys.next}
+    left = {
+        store.keys.stats,
+        store.keys.claims,
+        store.keys.unconfirmed,
+        store.keys.wake,
+        store.keys.next,
+        store.keys.claimed,
+    }
     assert {key.decode() for key in client.keys("*")} <= left
 
 

@@ -18,7 +18,8 @@ from kombu import Exchange, Producer, Queue
 from kombu.asynchronous import Hub
 
 from rebound_celery.schedule.store.keys import QueueKeys
-from rebound_celery.schedule.store.store import MAX_SLEEP_MS, Store
+from rebound_celery.schedule.store.script_runner import MAX_SLEEP_MS
+from rebound_celery.schedule.store.store import Store
 from rebound_celery.schedule.transport import channel as channel_module
 from rebound_celery.schedule.transport import leases as leases_module
 from rebound_celery.schedule.worker.installation import install_schedule

@@ -182,9 +182,10 @@ def test_an_unknown_destination_type_is_refused_with_the_two_that_there_are(kind
 
 
 def test_text_for_logs_holds_no_secret_of_a_url() -> None:
-    text = str(HttpAddress("https://user:hunter2@receiver:8443/path?token=hunter2#hunter2"))
+    address = HttpAddress("https://user:hunter2@receiver:8443/path?token=hunter2")
 
-    assert text == "https://receiver:8443/path"
+    assert str(address) == "https://receiver:8443/path"
+    assert repr(address) == "HttpAddress(url='https://***@receiver:8443/path?***')"
 
 
 @pytest.mark.parametrize(
@@ -193,6 +194,11 @@ def test_text_for_logs_holds_no_secret_of_a_url() -> None:
         ("https://user:hunter2@receiver:0/path?token=hunter2", None),
         ("https://hunter2@receiver:0/", None),
         ("https://user:hunter@2@receiver/path?token=hunter2", "kafka"),
+        ("https://user:hunter/2@receiver/", None),
+        ("https://user:hunter2@[receiver/", None),
+        ("https://user:hunter2@receiver\u2100/", None),
+        ("https://receiver/#token=hunter2", None),
+        ("user:hunter2@receiver/path", None),
         ("amqp://user:hunter2@receiver/vhost", None),
         ({"url": "https://user:hunter2@receiver/", "color": "red"}, None),
         ({"url": "https://receiver/?token=hunter2"}, "kafka"),
@@ -205,6 +211,14 @@ def test_the_error_about_a_url_names_it_without_its_secrets(given: Any, kind: st
 
     assert "hunter" not in str(refused.value)
     assert "hunter" not in repr(refused.value)
+
+
+@pytest.mark.parametrize("url", ["https://receiver/?token=a@hunter2", "https://user:hunter?2@receiver/ #"])
+def test_an_error_hides_all_of_a_url_in_which_a_secret_cannot_be_told_from_the_host(url: str) -> None:
+    with pytest.raises(InvalidSettingError, match=r"https://\*\*\*' cannot") as refused:
+        parse_address(url, kind="kafka")
+
+    assert "hunter" not in str(refused.value)
 
 
 def test_text_for_logs_names_a_topic_without_its_brokers() -> None:

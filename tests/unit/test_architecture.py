@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import rebound_celery
-from tests.architecture.allowances import EXCEPTIONS, NOT_YET
+from tests.architecture.allowances import EXCEPTIONS
 from tests.architecture.house import ALLOWED, COMMON, PORTS, STAGES
 from tests.architecture.rules import RULES, key_start
 from tests.architecture.tree import Tree
@@ -20,11 +20,7 @@ DOCS = [ROOT.parent / "README.md", *sorted((ROOT.parent / "docs").glob("*.md"))]
 @pytest.mark.parametrize("name", RULES)
 def test_the_sources_keep_the_rule(name: str) -> None:
     rule = RULES[name]
-    violations = [
-        str(violation)
-        for violation in rule(TREE)
-        if (name, violation.path) not in EXCEPTIONS and violation.path not in NOT_YET.get(name, ())
-    ]
+    violations = [str(violation) for violation in rule(TREE) if (name, violation.path) not in EXCEPTIONS]
 
     assert not violations, f"{rule.__doc__}\n" + "\n".join(violations)
 
@@ -33,13 +29,13 @@ def test_the_sources_keep_the_rule(name: str) -> None:
 def test_every_allowance_is_still_needed(name: str) -> None:
     """What no longer breaks its rule must leave the list, so that it cannot come back unseen."""
     broken = {violation.path for violation in RULES[name](TREE)}
-    allowed = {path for rule, path in EXCEPTIONS if rule == name} | NOT_YET.get(name, frozenset())
+    allowed = {path for rule, path in EXCEPTIONS if rule == name}
 
     assert allowed <= broken, f"take these out of tests/architecture/allowances.py: {sorted(allowed - broken)}"
 
 
 def test_the_allowances_name_rules_that_exist() -> None:
-    assert {rule for rule, _ in EXCEPTIONS} | set(NOT_YET) <= set(RULES)
+    assert {rule for rule, _ in EXCEPTIONS} <= set(RULES)
 
 
 def test_the_table_of_arrows_lets_stages_meet_only_at_ports() -> None:

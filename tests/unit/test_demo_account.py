@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 
 import pytest
 from rich.console import Console
 
 from rebound_celery.demo.account import Account, DeadLetter
-from rebound_celery.demo.display import Display, View, print_summary
+from rebound_celery.demo.balance import print_balance
+from rebound_celery.demo.display import Display, View
 from rebound_celery.demo.handler import Call
+from rebound_celery.demo.output import DemoConsole, OutputClosedError, say
 from rebound_celery.demo.plan import Plan
 from rebound_celery.demo.summary import faults, summarize
 from rebound_celery.policy import RetryPolicy
@@ -113,35 +117,149 @@ def test_a_message_that_always_fails_must_not_be_handled() -> None:
     assert "always fail were handled: a" in "\n".join(faults(account, ALL_DIE, {"a"}, set()))
 
 
-def test_a_retry_is_due_until_it_has_arrived_whichever_topic_is_read_first() -> None:
+def test_a_retry_waits_until_it_is_due_or_has_arrived_whichever_topic_is_read_first() -> None:
     account = account_of([call("a", 1, failed=True, at_ms=1000), call("b", 2, failed=True, at_ms=500)])
     account.add_delivery("c", 2, 0, 7)
     account.add_call(call("c", 1, failed=True, at_ms=0))
 
-    assert account.counts().next_due_ms == 2000  # a's; b's second delay is 2 s, and c has arrived
-    account.add_delivery("a", 2, 0, 8)
-    assert account.counts().next_due_ms == 2500
+    def due(now_ms: int) -> tuple[int | None, int | None]:
+        counts = account.counts({"a", "b", "c"}, now_ms)
+        return counts.next_due_ms, counts.last_due_ms
+
+    assert due(1000) == (2000, 2500)  # a's first delay is 1 s, b's second is 2 s, and c has arrived
+    assert due(2000) == (2500, 2500)  # a's is being delivered
     account.add_delivery("b", 3, 0, 9)
-    assert account.counts().next_due_ms is None
-    assert account.counts().redelivered == {2: 2, 3: 1}
+    assert due(1000) == (2000, 2000)
+    account.add_delivery("a", 2, 0, 8)
+    assert due(1000) == (None, None)
     assert account.delivered == 3
 
 
-def test_the_display_and_the_summary_say_all_the_counts() -> None:
-    account = account_of(dying("a"), [DeadLetter("a", DEAD_HEADERS)])
-    account.add_delivery("a", 2, 0, 1)
-    view = View("producing", 12.0, 3, 2, account.counts(), {"Flower": "http://127.0.0.1:5555"})
+def test_the_counts_of_the_display_add_up() -> None:
+    account = account_of(
+        [
+            *dying("a"),
+            *dying("b")[:2],
+            call("c", 1, failed=False, at_ms=0),
+            call("unconfirmed", 1, failed=False, at_ms=0),
+        ],
+        [DeadLetter("a", DEAD_HEADERS)],
+    )
 
-    for terminal in (True, False):
-        out = io.StringIO()
-        console = Console(file=out, force_terminal=terminal, width=100)
-        with Display(console) as display:
-            display.show(view)
-        for text in ("producing", "produced", "waiting", "attempt 2: 1", "dead"):
-            assert text in out.getvalue()
+    counts = account.counts({"a", "b", "c", "d"}, 0)
 
+    assert counts.produced == counts.succeeded + counts.dead + counts.waiting == 4
+    assert (counts.succeeded, counts.dead, counts.waiting) == (1, 1, 2)
+    assert counts.calls == {1: 4, 2: 2, 3: 1}
+    assert (counts.consumed, counts.first_calls) == (7, 4)
+
+
+class StoppedClock:
+    """It is always 400 ms after the epoch."""
+
+    def now_ms(self) -> int:
+        return 400
+
+    def monotonic(self) -> float:
+        return 0.4
+
+    def sleep(self, seconds: float) -> None: ...
+
+
+def shown(view: View, *, live: bool, width: int = 100, notes: Sequence[str] = ()) -> str:
+    """What the display writes; on a terminal, its last panel."""
     out = io.StringIO()
-    summary = summarize(account, ALL_DIE, {"a"}, set(), 1)
-    print_summary(Console(file=out, width=100), summary, ["[red]odd[/red]"], "Topics left at x: y")
-    assert "WRONG: [red]odd[/red]" in out.getvalue()
-    assert "1 messages are dead letters; 1 were picked" in out.getvalue()
+    console = Console(file=out, force_terminal=live, width=width, height=24)
+    with Display(console, live=live, clock=StoppedClock()) as display:
+        for note in notes:
+            display.say(note)
+        display.show(view)
+        if live:
+            return out.getvalue().rpartition("\x1b[H")[2]
+    return out.getvalue()
+
+
+def view_of(attempts: int = 3) -> View:
+    account = Account(RetryPolicy(max_retries=attempts, base_delay=1))
+    for attempt in range(1, attempts + 1):
+        account.add_call(call("a", attempt, failed=True, at_ms=0))
+    addresses = {"Redis": "redis://127.0.0.1:42085/0", "Flower": "http://127.0.0.1:45555/tasks"}
+    return View("producing", 12.0, 30.0, account.counts({"a", "b"}, 400), addresses)
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_the_display_says_all_the_counts(live: bool) -> None:
+    text = shown(view_of(), live=live)
+
+    for words in ("producing, 12 of 30 s", "succeeded", "dead", "waiting", "consumed", "1 first + 2 retries"):
+        assert words in text
+    assert "1 at attempt 2, 1 at attempt 3" in text
+
+
+def test_the_panel_counts_down_to_the_next_retry_and_to_the_last() -> None:
+    view = view_of()
+    assert view.counts is not None
+    view.counts = dataclasses.replace(view.counts, next_due_ms=700, last_due_ms=4300)
+
+    assert "in 0.3 s, the last in 3.9 s" in shown(view, live=True)
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_the_panel_fits_and_breaks_no_address(width: int) -> None:
+    view = view_of(attempts=90)
+    assert view.counts is not None
+    view.counts = dataclasses.replace(view.counts, produced=123_456, next_due_ms=700, last_due_ms=64_300)
+    text = re.sub(
+        r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown(view, live=True, width=width, notes=["a note", "the worker ended"])
+    )
+
+    lines = text.splitlines()
+    assert {len(line) for line in lines} == {width}
+    assert len(lines) <= 24
+    assert lines[0].startswith("╭")
+    assert any(line.startswith("╰") for line in lines)
+    assert not re.search(r"^[^│╭╰ ]", text, re.MULTILINE)
+    for whole in ("http://127.0.0.1:45555/tasks", "redis://127.0.0.1:42085/0", "86 later", "the worker ended"):
+        assert any(whole in line for line in lines), whole
+
+
+def test_lines_that_stay_are_written_when_the_panel_ends() -> None:
+    out = io.StringIO()
+    with Display(Console(file=out, force_terminal=True, width=80, height=24), live=True) as display:
+        display.show(view_of())
+        display.say("the worker ended")
+
+    assert out.getvalue().rpartition("\x1b[?1049l")[2].strip() == "the worker ended"
+
+
+def test_the_balance_says_all_the_counts_and_what_is_wrong() -> None:
+    account = account_of(dying("a"), [DeadLetter("a", DEAD_HEADERS)])
+    out = io.StringIO()
+
+    print_balance(
+        Console(file=out, width=100),
+        summarize(account, ALL_DIE, {"a", "b"}, {"b"}, 1),
+        first_calls=1,
+        faults=["[red]odd[/red]"],
+        kept="Topics left at x: y",
+    )
+
+    lines = out.getvalue().splitlines()
+    assert "1 are dead letters; 1 were made to fail every time" not in lines  # b was made to as well
+    assert "1 are dead letters; 2 were made to fail every time" in lines
+    assert "3 times the handler was called: 1 first deliveries + 2 retries" in lines
+    assert "2 produced = 0 succeeded + 1 dead + 1 waiting + 0 lost" in lines
+    assert lines[-2:] == ["WRONG: [red]odd[/red]", "Topics left at x: y"]
+
+
+class Closed(io.StringIO):
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+def test_a_closed_output_is_told_once_and_then_nothing_is_written() -> None:
+    console = DemoConsole(file=Closed())
+    with pytest.raises(OutputClosedError):
+        say(console, "first")
+
+    say(console, "second")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
+from rebound_celery.demo import options, run
 from rebound_celery.demo.command import demo
 from rebound_celery.demo.options import DemoOptions, parse_duration
 from rebound_celery.errors import InvalidSettingError
@@ -15,9 +16,10 @@ DEFAULTS = {
     "rate": "50",
     "max_retries": "3",
     "base_delay": "1",
-    "pool": "threads",
-    "drain": False,
+    "worker_pool": "threads",
+    "drain": True,
     "flower": True,
+    "exits": None,
     "json": False,
     "kafka": None,
     "redis": None,
@@ -57,7 +59,7 @@ def test_what_is_given_is_read() -> None:
     [
         ["--duration", "soon"],
         ["--failure-rate", "1.5"],
-        ["--pool", "processes"],
+        ["--worker-pool", "processes"],
         ["--failure-rate", "some"],
         ["--always-fail-rate", "-0.1"],
         ["--always-fail-rate", "nan"],
@@ -81,3 +83,52 @@ def test_a_bad_value_is_one_line_that_names_the_option_and_exit_status_2(argumen
     assert answer.stdout == ""
     assert answer.stderr.count("\n") == 1
     assert answer.stderr.startswith(f"Error: {arguments[0]} ")
+
+
+def test_a_pool_that_is_not_installed_is_one_line_that_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "find_spec", lambda name: None)
+
+    answer = CliRunner().invoke(demo, ["--worker-pool", "gevent"])
+
+    assert answer.exit_code == 2
+    assert answer.stderr == (
+        "Error: --worker-pool 'gevent' cannot be used: it is not installed; run: pip install gevent\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "worker_pool", "drain"),
+    [
+        ([], "threads", True),
+        (["--drain"], "threads", True),
+        (["--no-drain", "--pool", "solo"], "solo", False),
+        (["--worker-pool", "prefork"], "prefork", True),
+    ],
+)
+def test_the_demo_drains_unless_told_otherwise_and_knows_the_earlier_name_of_the_pool(
+    arguments: list[str], worker_pool: str, drain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[DemoOptions] = []
+    monkeypatch.setattr(run, "run", lambda options: ran.append(options) or 0)
+
+    assert CliRunner().invoke(demo, arguments).exit_code == 0
+    assert [(one.worker_pool, one.drain) for one in ran] == [(worker_pool, drain)]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "on_terminal", "stays"),
+    [
+        ({}, True, True),
+        ({}, False, False),
+        ({"json": True}, True, False),
+        ({"flower": False}, True, False),
+        ({"exits": True}, True, False),
+        ({"exits": False}, False, True),
+        ({"exits": False, "json": True}, True, True),
+        ({"exits": False, "flower": False}, True, False),
+    ],
+)
+def test_flower_stays_where_somebody_looks_at_it_or_where_that_is_asked_for(
+    chosen: dict[str, bool], on_terminal: bool, stays: bool
+) -> None:
+    assert DemoOptions(**chosen).stays(on_terminal=on_terminal) is stays  # type: ignore[arg-type]

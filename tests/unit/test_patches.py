@@ -26,6 +26,9 @@ from tests.architecture.tree import Tree
 ROOT = Path(rebound_celery.__file__).parent
 UPSTREAM = ("celery", "kombu", "kafka")
 TREE = Tree(ROOT)
+PROJECT = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+#: Package -> the versions that the package requires.
+ALLOWED = {Requirement(text).name: Requirement(text).specifier for text in PROJECT["dependencies"]}
 DECLARED = {(patch.home, patch.name) for patch in PATCHES}
 
 
@@ -182,11 +185,15 @@ def test_the_installed_versions_are_tested_ones() -> None:
 
 def test_what_was_tested_can_be_installed() -> None:
     """The requirements of the package allow the tested versions."""
-    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
-    allowed = {Requirement(text).name: Requirement(text).specifier for text in project["dependencies"]}
-
     for package in TESTED:
-        assert importlib.metadata.version(package) in allowed[package]
+        assert importlib.metadata.version(package) in ALLOWED[package]
+
+
+def test_a_later_celery_may_be_installed_and_is_then_warned_of() -> None:
+    """No upper bound of ours keeps an app from updating Celery; see `versions.py`."""
+    for package in ("celery", "kombu"):
+        assert ALLOWED[package].contains("99.0")
+        assert not TESTED[package].contains("99.0")
 
 
 def test_an_untested_version_is_warned_of_once(
@@ -204,6 +211,7 @@ def test_an_untested_version_is_warned_of_once(
     assert "kombu 6.0.0" in text
     assert str(TESTED["kombu"]) in text
     assert "docs/patches.md" in text
+    assert f'pip install "kombu{TESTED["kombu"]}"' in text
 
 
 def test_the_record_holds_no_digest_of_what_is_not_declared() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -326,7 +327,19 @@ def test_the_signals_of_many_retries_come_in_pairs_so_that_no_two_become_one_tra
     ]
 
 
-def test_a_task_sent_event_tells_watchers_what_apply_async_would(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=["UTC", "Asia/Tokyo"])
+def time_zone(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The process' time zone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", request.param)
+        time.tzset()
+        yield request.param
+    time.tzset()
+
+
+def test_a_task_sent_event_tells_watchers_what_apply_async_would(
+    time_zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     app, rebound = make_app()
     events: list[tuple[str, str, dict[str, Any]]] = []
 

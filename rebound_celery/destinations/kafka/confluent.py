@@ -1,4 +1,4 @@
-"""Producing with confluent-kafka, which wraps librdkafka: a quarter of kafka-python's processor time."""
+"""Produces with confluent-kafka, which wraps librdkafka. It takes a quarter of kafka-python's processor time."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from .port import Produced, ProducerRecord, TooLarge, Wait, never_free, where
 
 _TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
 
-#: Errors that mean "never this record"; every other error means "not now". An error that concerns all records, such as
-#: a wrong password, is no reason to move them all to a dead letter topic.
+#: Errors after which this record can never be produced. After every other error the record waits: an error that
+#: concerns all records, for example a wrong password, must not move all of them to a dead letter topic.
 _PERMANENT = frozenset(
     {
         KafkaError.INVALID_RECORD,
@@ -32,17 +32,18 @@ _PERMANENT = frozenset(
     }
 )
 
-#: librdkafka's "let the partitioner decide".
+#: The partition number with which librdkafka's partitioner decides.
 _ANY_PARTITION = -1
 
-#: Seconds that the wait for a confirmation may exceed the delivery timeout, within which librdkafka reports on every
-#: record. This only guards against its faults.
+#: How much longer than the delivery timeout a confirmation is waited for, in seconds. librdkafka reports on every
+#: record within the delivery timeout; this guards against its faults.
 _PATIENCE_S = 10.0
 
-#: Seconds that one call into librdkafka waits. Signals are handled between two calls.
+#: How long one call into librdkafka waits, in seconds. Signals are handled between two calls.
 _POLL_S = 0.2
 
-#: Seconds between two looks where calls must not wait (gevent, eventlet): it doubles from the first to the last.
+#: The pause between two polls under gevent and eventlet, where a poll must not wait, in seconds. It doubles from the
+#: shortest to the longest.
 _SHORTEST_PAUSE_S = 0.0005
 _LONGEST_PAUSE_S = 0.01
 
@@ -50,7 +51,7 @@ _PROPERTY = re.compile(r'property "([^"]+)"|producer: ([a-z.]+) failed')
 
 
 class _Batch:
-    """Records that were handed over together, and what became of each."""
+    """Records that were handed over together, and the outcome of each."""
 
     def __init__(self, client: ConfluentClient, records: Sequence[ProducerRecord]) -> None:
         self.records = records
@@ -61,7 +62,7 @@ class _Batch:
         self._client = client
 
     def report(self, index: int, error: Any, message: Any) -> None:
-        """librdkafka's report on one record; called by whichever thread polls."""
+        """Take librdkafka's report on one record. The thread that polls calls this."""
         if error is None:
             self.settle(index, where(message.topic(), message.partition(), message.offset()))
         else:
@@ -79,7 +80,7 @@ class _Batch:
 
 
 class _LastError:
-    """librdkafka's last error about a connection. A record's own error says no more than that it has timed out."""
+    """Keeps librdkafka's last error about a connection, because a record's own error says only that it timed out."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -92,7 +93,7 @@ class ConfluentClient:
     """One confluent-kafka Producer. See `KafkaClient`.
 
     Raises:
-        InvalidSettingError: for an option that neither translates nor is librdkafka's, or a value that it cannot use.
+        InvalidSettingError: if librdkafka does not have an option, or cannot use its value.
     """
 
     def __init__(
@@ -101,10 +102,10 @@ class ConfluentClient:
         self._brokers = brokers
         self._timeout_s = timeout_s
         self._clock = clock
-        # An object of its own: a method of this one would make a cycle with the producer, which would then be freed
-        # when garbage is next collected, and perhaps in a child process.
+        # A separate object. A method of this client would make a reference cycle with the producer. The garbage
+        # collector would then free the producer at any time, perhaps in a child process.
         self._last_error = _LastError()
-        #: Held by the one thread that waits in librdkafka; it serves the reports on everyone's records.
+        #: Held by the one thread that waits in librdkafka. This thread takes the reports for all threads.
         self._polling = threading.Lock()
         self._waiting: set[_Batch] = set()
         # librdkafka waits in C, where gevent and eventlet cannot switch to another greenlet.
@@ -117,16 +118,16 @@ class ConfluentClient:
                 "topic.metadata.propagation.max.ms": min(timeout_ms, 10_000),
                 "message.max.bytes": MAX_REQUEST_BYTES,
                 "batch.size": 128 * 1024,
-                # Long enough for a batch to gather: without it, librdkafka makes three times as many requests.
+                # This delay lets batches gather. Without it, librdkafka makes three times as many requests.
                 "linger.ms": min(0.5, timeout_ms / 2),
                 "reconnect.backoff.ms": 200,
                 "reconnect.backoff.max.ms": 2_000,
-                # The partition that Kafka's Java client and kafka-python choose.
+                # It chooses the same partition as Kafka's Java client and kafka-python.
                 "partitioner": "murmur2_random",
             },
             translate(options),
             {
-                # What the promise rests on. `translate` refuses other values.
+                # No message may be lost, so these are fixed. `translate` refuses other values.
                 "bootstrap.servers": brokers,
                 "acks": "all",
                 "enable.idempotence": False,
@@ -158,14 +159,14 @@ class ConfluentClient:
                     headers=_whole_names(headers),
                 )
             except BufferError as error:
-                # The queue is full (1 GB): reports make room.
+                # librdkafka's queue is full (1 GB). Each report that is taken makes room.
                 if self._clock.monotonic() < deadline:
                     self._poll(_LONGEST_PAUSE_S)
                     continue
                 outcome: Produced = Unavailable(f"kafka:{topic} at {self._brokers}: {error}")
             except KafkaException as error:
                 outcome = self.classify(record, error.args[0])
-            except Exception as error:  # noqa: BLE001 - a fault of the library's: the message is kept
+            except Exception as error:  # noqa: BLE001 - the library has a fault: the message is kept
                 outcome = Unavailable(f"kafka:{topic} at {self._brokers}: {error!r}")
             else:
                 return
@@ -180,14 +181,15 @@ class ConfluentClient:
             for record, outcome in zip(batch.records, batch.outcomes, strict=True)
         ]
         if len(outcomes) > 1:
-            # A broker that finds a batch of records too large refuses all of it, and librdkafka does not split it.
+            # A broker refuses a batch as a whole if it is too large, and librdkafka does not split the batch. So each
+            # of its records is produced again, alone.
             for index, outcome in enumerate(outcomes):
                 if isinstance(outcome, TooLarge):
                     (outcomes[index],) = self.start(batch.records[index : index + 1])()
         return outcomes
 
     def _serve(self, batch: _Batch, deadline: float) -> None:
-        """Serve librdkafka's reports until the batch is complete, or another thread has done so."""
+        """Take librdkafka's reports until the batch is complete. Only one thread polls at a time; the others wait."""
         pause_s = _SHORTEST_PAUSE_S
         self._waiting.add(batch)
         try:
@@ -202,7 +204,7 @@ class ConfluentClient:
                             self._producer.poll(_POLL_S)
                     finally:
                         self._polling.release()
-                        # One of the other threads must go on polling.
+                        # Another thread must now poll for the remaining batches.
                         for other in tuple(self._waiting):
                             other.look_again.set()
                 else:
@@ -219,7 +221,7 @@ class ConfluentClient:
 
     def classify(self, record: ProducerRecord, error: KafkaError) -> Rejected | Unavailable:
         code = error.code()
-        if code == KafkaError._UNKNOWN_PARTITION and record.partition is not None:  # noqa: SLF001 - a public constant
+        if code == KafkaError._UNKNOWN_PARTITION and record.partition is not None:  # noqa: SLF001 # of confluent-kafka
             return Rejected(f"kafka:{record.topic} has no partition {record.partition}")
         text = f"kafka:{record.topic} at {self._brokers}: {error.str()}"
         if code in _TOO_LARGE:
@@ -232,7 +234,7 @@ class ConfluentClient:
         deadline = self._clock.monotonic() + timeout_s
         while len(self._producer) and self._clock.monotonic() < deadline:
             self._poll(_LONGEST_PAUSE_S)
-        # Freeing the producer would wait for what is under way.
+        # After a purge, no record is under way. Otherwise freeing the producer would wait for them.
         self._producer.purge(blocking=False)
         self._producer.poll(0)
 
@@ -242,7 +244,7 @@ _clients: weakref.WeakSet[ConfluentClient] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    # Freeing a producer waits for its threads, which do not exist in the child.
+    # Freeing a producer waits for its threads. They do not exist in the child, so the wait would never end.
     for client in list(_clients):
         never_free(client)
     _clients.clear()
@@ -252,7 +254,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def _whole_names(headers: list[tuple[str, bytes | None]]) -> list[tuple[str, bytes | None]]:
-    """The headers as librdkafka takes them: a name that holds a NUL would end there, so U+FFFD stands for the NUL."""
+    """Return the headers with U+FFFD for each NUL in a name, because librdkafka ends a name at a NUL."""
     for name, _ in headers:
         if "\0" in name:
             return [(name.replace("\0", "\ufffd"), value) for name, value in headers]
@@ -263,8 +265,8 @@ def _make_producer(defaults: dict[str, Any], options: dict[str, Any], fixed: dic
     try:
         return Producer({**defaults, **options, **fixed})
     except (KafkaException, TypeError, ValueError) as error:
-        if isinstance(error, KafkaException) and error.args[0].code() == KafkaError._CRIT_SYS_RESOURCE:  # noqa: SLF001
-            raise  # no more threads, say: nothing is wrong with the options
+        if isinstance(error, KafkaException) and error.args[0].code() == KafkaError._CRIT_SYS_RESOURCE:  # noqa: SLF001 # of confluent-kafka
+            raise  # the system has no more threads, for example: the options are right
         text = error.args[0].str() if isinstance(error, KafkaException) else str(error)
         found = _PROPERTY.search(text)
         named = (found[1] or found[2]) if found else ""
@@ -277,13 +279,13 @@ def _make_producer(defaults: dict[str, Any], options: dict[str, Any], fixed: dic
 def _is_refused(name: str, value: Any) -> bool:
     try:
         Producer({name: value, "logger": _quiet_logger()})
-    except Exception:  # noqa: BLE001 - that is the question
+    except Exception:  # noqa: BLE001 - any error means that librdkafka refuses the option
         return True
     return False
 
 
 def _quiet_logger() -> logging.Logger:
-    """The logger for librdkafka's log, turned off unless its level was set; see `kafka_python._quiet_logging`."""
+    """Return the logger for librdkafka, turned off unless its level was set; see `kafka_python._quiet_logging`."""
     log = logging.getLogger("confluent_kafka")
     if log.level == logging.NOTSET:
         log.setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""Republishing to Kafka: value, key and headers byte for byte, confirmed by all in-sync replicas."""
+"""Republishes messages to Kafka: value, key and headers byte for byte, confirmed by all in-sync replicas."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ logger = logging.getLogger(__name__)
 
 
 class KafkaDestination:
-    """Produces to Kafka; one client for each set of brokers, made when first needed.
+    """Produces to Kafka. Each set of brokers has one client, which is made when it is first needed.
 
     Args:
-        brokers: where topics live whose address names no brokers.
+        brokers: the brokers for addresses that name none, each as `host:port`.
         options: further options of the producer; see `options.py`.
         timeout_s: seconds until an unconfirmed record counts as an outage.
-        client: the client library: "kafka-python", "confluent", or "auto", which is confluent where it is installed.
+        client: the client library: "kafka-python", "confluent" or "auto". "auto" takes confluent if it is installed.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class KafkaDestination:
     def send(self, messages: Sequence[Message]) -> list[Outcome]:
         outcomes = self._send(messages, compress=False)
         if not COMPRESSION & self._options.keys():
-            # A producer that compresses may have written what is too large for the same topic uncompressed.
+            # The record may come from a producer that compresses. Then it fits into the topic only with compression.
             large = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, TooLarge)]
             for i, outcome in zip(large, self._send([messages[i] for i in large], compress=True), strict=True):
                 outcomes[i] = outcome
@@ -75,17 +75,17 @@ class KafkaDestination:
             except (InvalidSettingError, ClientNotInstalledError) as error:
                 self._report_fault(error)
                 outcomes.update((index, Unavailable(str(error))) for index in indices)
-            except Exception as error:  # noqa: BLE001 - the brokers are away, or the client library has a fault
+            except Exception as error:  # noqa: BLE001 - no broker answers, or the client library has a fault
                 outcomes.update(
                     (index, Unavailable(f"kafka:{records[index].topic} at {brokers}: {error}")) for index in indices
                 )
-        # All records are handed over before the first wait, so that brokers work at the same time.
+        # All records are handed over before the first wait, so that all brokers work at the same time.
         for indices, wait in waits:
             outcomes.update(zip(indices, wait(), strict=True))
         return [outcomes[index] for index in range(len(messages))]
 
     def _report_fault(self, error: Exception) -> None:
-        """Say once that a setting is wrong. Waiting does not mend it, unlike an outage."""
+        """Log once that a setting is wrong. Unlike an outage, a wrong setting does not pass with time."""
         text = str(error)
         if text not in self._reported_faults:
             self._reported_faults.add(text)
@@ -112,9 +112,9 @@ class KafkaDestination:
             client.close(_CLOSE_S)
 
     def _abandon_clients(self) -> None:
-        """Forget the clients of the parent process, without closing or freeing them."""
+        """Drop the clients of the parent process without closing or freeing them."""
         for client in self._clients.values():
-            # kafka-python would take the parent's sockets out of the epoll that both processes share.
+            # On a free, kafka-python would remove the parent's sockets from the epoll that both processes share.
             never_free(client)
         self._clients = {}
         self._lock = threading.Lock()
@@ -138,7 +138,7 @@ def _make_client(name: str, brokers: str, options: Mapping[str, Any], timeout_s:
     logger.info("producing to %s with %s", brokers, name, extra={"event": "kafka_client"})
     if name == "confluent":
         if not installed:
-            raise ClientNotInstalledError("rebound_kafka_client", name, "confluent-kafka", "confluent")
+            raise ClientNotInstalledError("rebound_kafka_client", name, "confluent-kafka")
         from .confluent import ConfluentClient
 
         return ConfluentClient(brokers, options, timeout_s)
@@ -148,7 +148,7 @@ def _make_client(name: str, brokers: str, options: Mapping[str, Any], timeout_s:
 
 
 def _headers(message: Message) -> list[tuple[str, bytes | None]]:
-    """The record's headers. A name that is not valid Unicode, which no client can encode, gets "?" for what is not."""
+    """Return the record's headers. A lone surrogate in a name becomes "?", because no client can encode it."""
     headers = kafka_headers(message)
     for name, _ in message.headers:
         if not name.isascii():

@@ -1,4 +1,4 @@
-"""Producing with kafka-python, the default client."""
+"""Produces with kafka-python, the default client."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .port import Produced, ProducerRecord, TooLarge, Wait, where
 
 _TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
 
-#: Errors that mean "never this record"; every other error means "not now". An error that concerns all records, such as
-#: a wrong password, is no reason to move them all to a dead letter topic.
+#: Errors after which this record can never be produced. After every other error the record waits: an error that
+#: concerns all records, for example a wrong password, must not move all of them to a dead letter topic.
 _PERMANENT = (
     kafka_errors.InvalidRecordError,
     kafka_errors.InvalidTopicError,
@@ -27,18 +27,18 @@ _PERMANENT = (
     kafka_errors.PolicyViolationError,
 )
 
-#: Errors of KafkaProducer's constructor that come from its arguments, not from the brokers.
+#: Errors of KafkaProducer's constructor that its arguments cause, and not the brokers.
 _WRONG_OPTION = (kafka_errors.KafkaConfigurationError, TypeError, ValueError, AssertionError)
 
-#: Seconds that the wait for a confirmation may exceed the delivery timeout, within which kafka-python settles every
-#: future. This only guards against its faults.
+#: How much longer than the delivery timeout a confirmation is waited for, in seconds. kafka-python completes every
+#: future within the delivery timeout; this guards against its faults.
 _PATIENCE_S = 10.0
 
 _NULL_VALUE = object()
 
 
 class _NullSafe(Serializer):
-    """Lets a record without key and value through, which Kafka allows but kafka-python's `send` refuses."""
+    """Serializes a record without key and value. Kafka allows such a record, but kafka-python's `send` refuses it."""
 
     def serialize(self, topic: str, headers: Any, data: Any) -> bytes | None:  # noqa: ARG002
         return None if data is _NULL_VALUE else data
@@ -47,9 +47,11 @@ class _NullSafe(Serializer):
 class KafkaPythonClient:
     """One KafkaProducer. See `KafkaClient`.
 
+    The constructor connects.
+
     Raises:
-        InvalidSettingError: for an option that kafka-python does not know, or a value that it cannot use.
-        kafka.errors.KafkaError: if no broker answers: the producer connects at once.
+        InvalidSettingError: if kafka-python does not have an option, or cannot use its value.
+        kafka.errors.KafkaError: if no broker answers.
     """
 
     def __init__(self, brokers: str, options: Mapping[str, Any], timeout_s: float) -> None:
@@ -68,12 +70,12 @@ class KafkaPythonClient:
                 "batch_size": 128 * 1024,
                 "reconnect_backoff_ms": 200,
                 **options,
-                # What the promise rests on. `check_options` refuses other values.
+                # No message may be lost, so these are fixed. `check_options` refuses other values.
                 "bootstrap_servers": brokers.split(","),
                 "acks": "all",
-                # With idempotence, one record that the broker refuses for good is fatal to kafka-python's producer:
-                # every later record gets this record's error. What idempotence would give, no second copy when a
-                # confirmation is lost, is not promised.
+                # With idempotence, a record that the broker refuses for good ends kafka-python's producer: every later
+                # record gets the same error. Idempotence would prevent a second copy when a confirmation is lost.
+                # rebound does not promise that, because it delivers at least once.
                 "enable_idempotence": False,
                 "key_serializer": None,
                 "value_serializer": _NullSafe(),
@@ -81,13 +83,13 @@ class KafkaPythonClient:
         )
 
     def start(self, records: Sequence[ProducerRecord]) -> Wait:
-        # kafka-python waits for a topic that it does not know, some seconds. One wait is enough for all its records.
+        # kafka-python waits some seconds for an unknown topic. One wait is enough for all records of the topic.
         unknown_topics: dict[str, Unavailable] = {}
         sent = [unknown_topics.get(record.topic) or self._start(record, unknown_topics) for record in records]
         return lambda: [self._confirm(record, result) for record, result in zip(records, sent, strict=True)]
 
     def _start(self, record: ProducerRecord, unknown_topics: dict[str, Unavailable]) -> Any:
-        """kafka-python's future for the record, or an outcome."""
+        """Return kafka-python's future for the record, or an outcome."""
         topic, partition, key, value, headers = record
         try:
             if partition is not None and partition not in self._producer.partitions_for(topic):
@@ -96,7 +98,7 @@ class KafkaPythonClient:
                 topic,
                 value=_NULL_VALUE if value is None else value,
                 key=key,
-                # kafka-python cannot produce a header without a value; the empty value is the nearest.
+                # kafka-python cannot produce a header without a value. It gets the empty value.
                 headers=[(name, b"" if data is None else data) for name, data in headers],
                 partition=partition,
             )
@@ -110,7 +112,7 @@ class KafkaPythonClient:
         if isinstance(sent, Rejected | Unavailable):
             return sent
         try:
-            # `get` costs more than all else that is done here, and after the first one most are confirmed.
+            # `get` is the most expensive call here. After the first `get`, most records are confirmed already.
             is_confirmed = sent.is_done and sent.exception is None
             metadata = sent.value if is_confirmed else sent.get(timeout=self._timeout_s + _PATIENCE_S)
         except Exception as error:  # noqa: BLE001 - as in _start
@@ -125,10 +127,10 @@ class KafkaPythonClient:
 
     def close(self, timeout_s: float) -> None:
         try:
-            # It waits up to this long twice: for what is under way, and for its thread.
+            # `close` waits up to this time twice: for the records under way, and for its thread.
             self._producer.close(timeout=timeout_s / 2)
         except Exception:
-            # Kafka hangs, say. What is not confirmed is delivered again.
+            # Kafka hangs, for example. Records that are not confirmed will be delivered again.
             logging.getLogger(__name__).debug("closing a producer failed", exc_info=True)
 
 
@@ -142,11 +144,11 @@ def _make_producer(options: Mapping[str, Any]) -> KafkaProducer:
     try:
         return KafkaProducer(**options, kafka_client=client)
     except BaseException as error:
-        # KafkaProducer leaves its sockets open when it cannot be made: an outage would pile them up.
+        # When its constructor fails, KafkaProducer leaves its sockets open. Their number would grow during an outage.
         for one in clients:
             one.close()
         if isinstance(error, _WRONG_OPTION) and not isinstance(error, kafka_errors.BrokerResponseError):
-            # Not the options themselves: there may be a password among them.
+            # Only the names of the options, because a value may be a password.
             raise InvalidSettingError("rebound_kafka_options", sorted(options), f"kafka-python: {error}") from error
         raise
 
@@ -154,8 +156,8 @@ def _make_producer(options: Mapping[str, Any]) -> KafkaProducer:
 def _quiet_logging() -> None:
     """Turn off kafka-python's log, unless its level was set.
 
-    It logs each step of each connection, and each failed one at ERROR: hundreds a second while Kafka is away. What
-    matters of that is in rebound's own log lines.
+    kafka-python logs each step of each connection, and each failed connection at ERROR. While Kafka does not answer,
+    these are hundreds of lines a second. rebound logs the important ones itself.
     """
     log = logging.getLogger("kafka")
     if log.level == logging.NOTSET:

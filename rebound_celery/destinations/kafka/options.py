@@ -1,4 +1,4 @@
-"""The producer's options: written once, in kafka-python's names, checked, and translated for librdkafka.
+"""Checks the producer's options, which have kafka-python's names, and translates them for librdkafka.
 
 librdkafka (confluent-kafka) also takes its own options, under their dotted names: `{"socket.nagle.disable": True}`.
 """
@@ -13,15 +13,16 @@ from typing import Any, NamedTuple
 
 from ...errors import InvalidSettingError
 
-#: The broker decides what is too large (`message.max.bytes`), not the client; this only bounds one request.
+#: The largest request, in bytes. It is high, because the broker decides which record is too large
+#: (`message.max.bytes`), and not the client.
 MAX_REQUEST_BYTES = 100 * 1024 * 1024
 
-#: The names under which compression is chosen.
+#: The names of the options that choose the compression.
 COMPRESSION = frozenset({"compression_type", "compression.type", "compression.codec"})
 
 _SETTING = "rebound_kafka_options"
 
-#: What may be secret in an option's name, so that its value is not shown.
+#: An option with one of these words in its name may be secret, so errors do not show its value.
 _SECRET_WORDS = ("password", "secret", "token", "jaas", "pem")
 
 
@@ -29,8 +30,8 @@ class _Option(NamedTuple):
     """An option that both clients have.
 
     Attributes:
-        dotted: librdkafka's name; None where librdkafka has no such option, and only one value is possible.
-        read: returns librdkafka's value; raises ValueError with what is allowed.
+        dotted: librdkafka's name; None if librdkafka has no such option. Then only one value is possible.
+        read: returns librdkafka's value, or raises ValueError with the rule for the value.
     """
 
     dotted: str | None
@@ -69,7 +70,7 @@ def _one_of(*allowed: Any) -> Callable[[Any], Any]:
 
 
 def _only(*allowed: Any) -> Callable[[Any], Any]:
-    """For what cannot be chosen with librdkafka."""
+    """Return a reader for an option whose value is fixed in librdkafka."""
 
     def read(value: Any) -> Any:
         if value not in allowed:
@@ -94,7 +95,7 @@ def _version(value: Any) -> Any:
     return ".".join(map(str, [*parts, 0][:3]))
 
 
-#: kafka-python's names.
+#: kafka-python's name -> the option.
 _COMMON: dict[str, _Option] = {
     "security_protocol": _Option("security.protocol", _one_of("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")),
     "sasl_mechanism": _Option("sasl.mechanisms", _text),
@@ -130,7 +131,8 @@ _COMMON: dict[str, _Option] = {
     "allow_auto_create_topics": _Option(None, _only(True)),
 }
 
-#: What the promise rests on, under the names of both clients: the values that may be written, and the reason.
+#: Options of both clients that the user may not change, because messages could be lost: the values that may be written
+#: anyway, and the reason.
 _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     **dict.fromkeys(
         ("bootstrap_servers", "bootstrap.servers", "metadata.broker.list"), ((), "set rebound_kafka_brokers instead")
@@ -152,14 +154,17 @@ _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
 
 
 def invalid_option(name: str, value: object, allowed: str) -> InvalidSettingError:
-    """The error for one option; it does not show what may be secret. An unknown name may be a misspelt password."""
+    """Return the error for one option. It does not show values that may be secret.
+
+    The value of an unknown option is not shown either, because the name may be that of a password, misspelt.
+    """
     is_known = name in _COMMON or name in _FIXED
     shown = value if is_known and not any(word in name for word in _SECRET_WORDS) else "***"
     return InvalidSettingError(f"{_SETTING}[{name!r}]", shown, allowed)
 
 
 def check_options(client: str, options: Mapping[str, Any]) -> None:
-    """Check the names of a client's options, and the values of those that both clients have. Nothing connects.
+    """Check the names of a client's options, and the values of the options that both clients have. Nothing connects.
 
     Args:
         client: "kafka-python", "confluent" or "auto".
@@ -191,7 +196,9 @@ def check_options(client: str, options: Mapping[str, Any]) -> None:
 
 
 def translate(options: Mapping[str, Any]) -> dict[str, Any]:
-    """librdkafka's options for options in kafka-python's names. Dotted names stay as they are, and win.
+    """Return librdkafka's options for options in kafka-python's names.
+
+    Options with dotted names stay unchanged. They take precedence over a translated option of the same name.
 
     Raises:
         InvalidSettingError: naming an option that cannot be translated, or whose value cannot be used.
@@ -220,7 +227,7 @@ def translate(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(name: str, value: Any) -> Any:
-    """librdkafka's value of an option; None, kafka-python's default for many, stays None."""
+    """Return librdkafka's value of an option. None, which is kafka-python's default for many options, stays None."""
     if value is None:
         return None
     try:
@@ -237,7 +244,10 @@ def _check_fixed(name: str, value: Any) -> None:
 
 
 def _check_sasl(options: Mapping[str, Any]) -> None:
-    """kafka-python finds a missing password only once it has connected, and takes it for an outage."""
+    """Raise InvalidSettingError if the user name or the password is missing.
+
+    kafka-python misses them only after it has connected. The error would then count as an outage.
+    """
     mechanism = options.get("sasl_mechanism")
     if mechanism == "PLAIN" or str(mechanism).startswith("SCRAM-"):
         for name, dotted in (("sasl_plain_username", "sasl.username"), ("sasl_plain_password", "sasl.password")):

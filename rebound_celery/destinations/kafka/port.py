@@ -1,4 +1,4 @@
-"""What the Kafka destination asks of a client library."""
+"""The interface between the Kafka destination and a client library."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class ProducerRecord(NamedTuple):
 
     Attributes:
         topic: a valid topic name.
-        partition: a fixed partition; None lets the key decide, as Kafka's Java client does.
-        key, value: bytes; None where the record has none.
+        partition: a fixed partition; None lets the key decide, in the same way as in Kafka's Java client.
+        key, value: bytes; None if the record has none.
         headers: pairs in their order; names may repeat. Every name can be encoded as UTF-8.
     """
 
@@ -29,12 +29,12 @@ class ProducerRecord(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TooLarge(Rejected):
-    """The record is larger than the client or the broker allows. Compressed, it may fit."""
+    """The record is larger than the client or the broker allows. With compression it may fit."""
 
 
 Produced = Delivered | Rejected | TooLarge | Unavailable
 
-#: Waits for the confirmations: one outcome for each record, in their order. It never raises.
+#: Waits for the confirmations and returns one outcome for each record, in the order of the records. It never raises.
 Wait = Callable[[], list[Produced]]
 
 
@@ -42,26 +42,27 @@ class KafkaClient(Protocol):
     """A producer for one set of brokers. Several threads may use it at once."""
 
     def start(self, records: Sequence[ProducerRecord]) -> Wait:
-        """Hand over records; the returned function waits until `acks=all` has confirmed each one, or it has failed.
+        """Hand over records. The returned function waits until each record is confirmed (`acks=all`) or has failed.
 
-        - One record that is refused does not affect the others.
-        - A partition that does not exist is `Rejected`. An unknown topic is `Unavailable`: it may be created later.
-        - Brokers that do not answer within the delivery timeout are `Unavailable`.
+        - A refused record does not affect the other records.
+        - If the partition does not exist, the outcome is `Rejected`.
+        - If the topic does not exist, the outcome is `Unavailable`, because the topic may be created later.
+        - If the brokers do not answer within the delivery timeout, the outcome is `Unavailable`.
         """
 
     def close(self, timeout_s: float) -> None:
         """Close the connections within `timeout_s`. It never raises.
 
-        A record that is not confirmed by then was not reported as delivered either, so it will be delivered again.
+        A record that is not confirmed by then is not reported as delivered. So it will be delivered again.
         """
 
 
 def never_free(thing: object) -> None:
-    """Keep an object until the process ends, its interpreter's shutdown included."""
-    # This reference is never given back.
+    """Keep an object until the process ends. The shutdown of the interpreter does not free it either."""
+    # Nobody gives this reference back.
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 def where(topic: str, partition: int, offset: int) -> Delivered:
-    """The outcome of a confirmed record."""
+    """Return the outcome of a confirmed record."""
     return Delivered(f"kafka:{topic}[{partition}]@{offset}")

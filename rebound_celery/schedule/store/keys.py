@@ -6,6 +6,7 @@ All keys of a queue share a hash tag, so that one script may touch them together
 from __future__ import annotations
 
 from bisect import bisect
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -50,6 +51,12 @@ class QueueKeys:
         is paused or limited, no earlier than it may be claimed from. A lane that was served and still has due messages
         has the time of that, so that lanes take turns."""
         return self._key(f"lanes:{rank}")
+
+    def of_lanes(self, references: Iterable[str]) -> Iterator[str]:
+        """For each lane reference its waiting key, and the lanes of its rank, as the scripts take them."""
+        for reference in references:
+            yield self.waiting(reference)
+            yield self.lanes(reference[0])
 
     @property
     def messages(self) -> str:
@@ -102,6 +109,15 @@ class QueueKeys:
     def stats(self) -> str:
         """HASH counter -> its value; each is changed in the same step as what it counts."""
         return self._key("stats")
+
+    def answer(self, question: str) -> str:
+        """STRING for a minute: one of the workers that were asked this has answered for the queue."""
+        return self._key(f"answer:{question}")
+
+    @property
+    def claimed(self) -> str:
+        """STRING: when a worker last claimed, or had no room for more, in Unix milliseconds."""
+        return self._key("claimed")
 
     @property
     def dead(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from . import envelope
@@ -51,6 +51,18 @@ def get(client: Any, keys: QueueKeys, identity: str) -> Waiting | None:
             time = lease_end if due is None else due
             return _entry((time, name), message, leased=due is None)
     return None
+
+
+def known(client: Any, keys: QueueKeys, ids: Sequence[str]) -> list[str]:
+    """Those of these ids under which there is a message."""
+    found: list[str] = []
+    for start in range(0, len(ids), _READ):
+        part = ids[start : start + _READ]
+        with client.pipeline(transaction=False) as pipe:
+            for name in part:
+                pipe.hexists(keys.messages, to_id(name))
+            found += [name for name, is_there in zip(part, pipe.execute(), strict=True) if is_there]
+    return list(dict.fromkeys(found))
 
 
 def counts(client: Any, keys: QueueKeys) -> Counts:
@@ -116,6 +128,32 @@ def overdue_ms(client: Any, keys: QueueKeys) -> int:
             pipe.zrange(keys.waiting(reference), 0, 0, withscores=True)
         heads = pipe.execute()
     return max((now_ms - int(score) for head in heads for _, score in head if score <= now_ms), default=0)
+
+
+def next_claims_in(client: Any, keys: Iterable[QueueKeys]) -> list[int | None]:
+    """For each queue, milliseconds until a claim may find something, at most 0 if it does now; None if nothing waits.
+
+    Two commands, however many queues there are.
+    """
+    with client.pipeline(transaction=False) as pipe:
+        pipe.mget([of_queue.next for of_queue in keys])
+        pipe.time()
+        moments, (seconds, microseconds) = pipe.execute()
+    now_ms = seconds * 1000 + microseconds // 1000
+    return [None if moment is None else int(moment) - now_ms for moment in moments]
+
+
+def unclaimed_ms(client: Any, keys: QueueKeys) -> int:
+    """For how long a message has been due while no worker has claimed anything; 0 if none is due."""
+    overdue = overdue_ms(client, keys)
+    if overdue == 0:
+        return 0
+    with client.pipeline(transaction=False) as pipe:
+        pipe.get(keys.claimed)
+        pipe.time()
+        claimed, (seconds, microseconds) = pipe.execute()
+    now_ms = seconds * 1000 + microseconds // 1000
+    return overdue if claimed is None else max(0, min(overdue, now_ms - int(claimed)))
 
 
 def dead_page(client: Any, keys: QueueKeys, after: Position | None, count: int) -> DeadPage:

@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha1
 from importlib.resources import files
-from itertools import chain
-from typing import Any, NamedTuple
+from itertools import chain, islice
+from typing import Any, NamedTuple, TypeVar
 
 from hiredis import pack_command
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
 from .envelope import to_id
+
+T = TypeVar("T")
+
+#: A worker that sleeps looks again within this time. What is due later needs no wake-up call: it will be seen.
+MAX_SLEEP_MS = 3_000
+
+#: How many messages one script call may touch; longer lists are cut, so that Redis never stands still for long.
+CHUNK = 500
+
+#: How often a call is made again because the lane of a message was not known, or has changed meanwhile.
+ROUNDS = 8
 
 #: Scripts that must run when Redis is out of memory, or it could never be drained. Redis 7 knows the flag; with 6.2
 #: there is no such way.
@@ -60,6 +71,13 @@ class Call(NamedTuple):
 
     keys: Sequence[Any]
     arguments: Sequence[Any]
+
+
+def chunks(items: Iterable[T]) -> Iterator[Sequence[T]]:
+    """The items in lists that one script call may touch."""
+    rest = iter(items)
+    while chunk := list(islice(rest, CHUNK)):
+        yield chunk
 
 
 def run_script(

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from itertools import chain, islice
-from typing import Any, TypeVar
+from itertools import chain
+from typing import Any
 
-from . import envelope, listing
+from . import envelope, listing, steering
 from .claims import DONE, LOST, RELEASE, Claim, ClaimId, End
 from .envelope import from_id, to_id
 from .groups import Group, chosen, grouped
 from .keys import QueueKeys
-from .script_runner import Call, run_script
+from .script_runner import CHUNK, MAX_SLEEP_MS, ROUNDS, Call, chunks, run_script
 from .values import Counts, DeadEntry, DeadPage, Entry, Lane, Page, Position, Waiting
-
-T = TypeVar("T")
-
-#: A worker that sleeps looks again within this time. What is due later needs no wake-up call: it will be seen.
-MAX_SLEEP_MS = 3_000
-
-#: How many messages one script call may touch; longer lists are cut, so that Redis never stands still for long.
-CHUNK = 500
-
-#: How often a call is made again because the lane of a message was not known, or has changed meanwhile.
-_ROUNDS = 8
 
 
 class Store:
@@ -49,6 +38,7 @@ class Store:
             keys.next,
             keys.wake,
             keys.stats,
+            keys.claimed,
             *map(keys.lanes, keys.ranks),
         ]
 
@@ -70,7 +60,7 @@ class Store:
         parts: list[list[Group]] = []
 
         def calls() -> Iterator[Call]:
-            for chunk in _chunks(entries):
+            for chunk in chunks(entries):
                 parts.append(grouped(self.keys, chunk, keep=keep))
                 yield self._enqueue_call(parts[-1], [], keep=keep)
 
@@ -79,7 +69,7 @@ class Store:
         for part, answer in zip(parts, answers, strict=True):
             added += answer[0]
             groups = part
-            for _ in range(_ROUNDS):
+            for _ in range(ROUNDS):
                 _, needed, left = answer
                 if not left:
                     break
@@ -96,11 +86,7 @@ class Store:
         for group in groups:
             arguments += (references.index(group.reference) + 1, group.first_ms, len(group.arguments) // 3)
             arguments += group.arguments
-        return Call(self._with_lanes(self._enqueue_keys, references), arguments)
-
-    def _with_lanes(self, keys: list[str], references: Sequence[str]) -> list[str]:
-        lanes = ((self.keys.waiting(reference), self.keys.lanes(reference[0])) for reference in references)
-        return [*keys, *chain.from_iterable(lanes)]
+        return Call([*self._enqueue_keys, *self.keys.of_lanes(references)], arguments)
 
     # workers
 
@@ -143,9 +129,9 @@ class Store:
     def settle(self, ends: Sequence[End]) -> int:
         """End leases; returns how many were not void."""
         settled = 0
-        for chunk in _chunks(ends):
+        for chunk in chunks(ends):
             left, needed = list(chunk), [end.reference for end in chunk if end.what != DONE]
-            for _ in range(_ROUNDS):
+            for _ in range(ROUNDS):
                 references = list(dict.fromkeys(filter(None, needed)))
                 done = [end for end in left if end.what == DONE]
                 others = [end for end in left if end.what != DONE]
@@ -154,7 +140,7 @@ class Store:
                     arguments += (to_id(end.id), end.token)
                 for end in others:
                     arguments += (to_id(end.id), end.token, _what(end.what))
-                call = Call(self._with_lanes(self._settle_keys, references), arguments)
+                call = Call([*self._settle_keys, *self.keys.of_lanes(references)], arguments)
                 _, ((count, missing, positions),) = run_script(self._client, "settle", [call])
                 settled += count
                 if not positions:
@@ -174,63 +160,34 @@ class Store:
         keys = [self.keys.leased, self.keys.leases]
         calls = (
             Call(keys, [lease_ms, *chain.from_iterable((to_id(id_), token) for id_, token in chunk)])
-            for chunk in _chunks(leases)
+            for chunk in chunks(leases)
         )
         return sum(run_script(self._client, "renew", calls)[1])
 
     # steering
 
     def cancel(self, *ids: str, leased: bool = False) -> list[bytes]:
-        return [stored for _, removed in self._move("cancel-all" if leased else "cancel", ids) for stored in removed]
+        return steering.cancel(self._client, self.keys, ids, leased=leased)
 
     def run_now(self, *ids: str) -> int:
-        return sum(count for count, _ in self._move("now", ids))
+        return steering.move(self._client, self.keys, "now", ids)
 
     def reschedule(self, due_ms: int, *ids: str) -> int:
-        return sum(count for count, _ in self._move(due_ms, ids))
-
-    def _move(self, what: str | int, ids: Sequence[str]) -> Iterator[tuple[int, list[bytes]]]:
-        for chunk in _chunks(ids):
-            left: list[bytes] = [to_id(id_) for id_ in chunk]
-            references = ["0"]
-            for _ in range(_ROUNDS):
-                arguments = [what, MAX_SLEEP_MS, len(references), *references, *left]
-                call = Call(self._with_lanes(self._enqueue_keys, references), arguments)
-                _, ((count, needed, left, removed),) = run_script(self._client, "move", [call])
-                yield count, removed
-                if not left:
-                    break
-                references = list(dict.fromkeys((*references, *map(from_id, needed))))
+        return steering.move(self._client, self.keys, due_ms, ids)
 
     def pause(self, lane: str, until_ms: int) -> None:
-        self._limit(lane, "paused", until_ms)
+        steering.limit(self._client, self.keys, lane, "paused", until_ms)
 
     def resume(self, lane: str) -> None:
-        self._limit(lane, "paused", 0)
+        steering.limit(self._client, self.keys, lane, "paused", 0)
 
     def set_rate(self, lane: str, per_second: float | None) -> None:
         if per_second is not None and not 0 < per_second <= 1e6:
             raise ValueError(f"per_second={per_second!r} cannot be used: it is more than 0, or None for no limit")
-        self._limit(lane, "rate", 0 if per_second is None else per_second)
-
-    def _limit(self, lane: str, what: str, value: float) -> None:
-        keys = [self.keys.limits, self.keys.next, self.keys.wake]
-        call = Call(self._with_lanes(keys, [f"{rank}{lane}" for rank in self.keys.ranks]), [lane, what, value])
-        run_script(self._client, "limit", [call])
+        steering.limit(self._client, self.keys, lane, "rate", 0 if per_second is None else per_second)
 
     def purge(self) -> int:
-        keys = self.keys
-        references: list[str] = []
-        for _ in range(_ROUNDS):
-            touched = [keys.messages, keys.stats, keys.wake, *map(keys.lanes, keys.ranks)]
-            touched += map(keys.waiting, references)
-            touched += [keys.leased, keys.leases, keys.claims, keys.unconfirmed, keys.next]
-            call = Call(touched, [len(keys.ranks), *keys.ranks, *references])
-            _, ((count, needed),) = run_script(self._client, "purge", [call])
-            if not needed:
-                return int(count)
-            references += map(from_id, needed)
-        return 0
+        return steering.purge(self._client, self.keys)
 
     # dead letters
 
@@ -244,11 +201,11 @@ class Store:
             )
             return Call(keys, list(chain.from_iterable(parts)))
 
-        run_script(self._client, "bury", map(call, _chunks(letters)))
+        run_script(self._client, "bury", map(call, chunks(letters)))
 
     def remove_dead(self, *ids: str) -> int:
         keys = [self.keys.dead, self.keys.dead_times, self.keys.stats]
-        calls = (Call(keys, list(map(to_id, chunk))) for chunk in _chunks(ids))
+        calls = (Call(keys, list(map(to_id, chunk))) for chunk in chunks(ids))
         return sum(run_script(self._client, "unbury", calls)[1])
 
     def dead(self, after: Position | None = None, count: int = 100) -> DeadPage:
@@ -266,6 +223,14 @@ class Store:
     def get(self, id: str) -> Waiting | None:  # noqa: A002 - as in the port
         return listing.get(self._client, self.keys, id)
 
+    def known(self, ids: Sequence[str]) -> list[str]:
+        """Those of these ids under which a message waits or is leased."""
+        return listing.known(self._client, self.keys, ids)
+
+    def answers(self, question: str) -> bool:
+        """Whether nobody else has answered this question for the queue; then it is for the caller to do."""
+        return bool(self._client.set(self.keys.answer(question), 1, nx=True, ex=60))
+
     def page(
         self, lane: str | None = None, after: Position | None = None, count: int = 100, *, leased: bool = False
     ) -> Page:
@@ -279,6 +244,9 @@ class Store:
 
     def overdue_ms(self) -> int:
         return listing.overdue_ms(self._client, self.keys)
+
+    def unclaimed_ms(self) -> int:
+        return listing.unclaimed_ms(self._client, self.keys)
 
     def count(self) -> int:
         """How many messages wait or are leased."""
@@ -296,22 +264,3 @@ class Store:
 
 def _what(what: str) -> str:
     return what if what in {RELEASE, LOST} else ":" + what.replace("\n", " ")
-
-
-def next_claims_in(client: Any, keys: Iterable[QueueKeys]) -> list[int | None]:
-    """For each queue, milliseconds until a claim may find something, at most 0 if it does now; None if nothing waits.
-
-    Two commands, however many queues there are.
-    """
-    with client.pipeline(transaction=False) as pipe:
-        pipe.mget([of_queue.next for of_queue in keys])
-        pipe.time()
-        moments, (seconds, microseconds) = pipe.execute()
-    now_ms = seconds * 1000 + microseconds // 1000
-    return [None if moment is None else int(moment) - now_ms for moment in moments]
-
-
-def _chunks(items: Iterable[T]) -> Iterator[Sequence[T]]:
-    rest = iter(items)
-    while chunk := list(islice(rest, CHUNK)):
-        yield chunk

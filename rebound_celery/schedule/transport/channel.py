@@ -28,8 +28,9 @@ from ..store.claims import DONE
 from ..store.keys import QueueKeys
 from ..store.store import Store
 from ..store.values import Entry
-from . import celery_form, eta, installed
-from .claimer import FAULTS, Claimer
+from . import celery_form, eta, installed, keeping
+from .claimed import FAULTS
+from .claimer import Claimer
 from .installed import Installation, installation_of
 from .leases import Leases, leases_of
 from .publish_batch import ScheduleBatch
@@ -90,15 +91,20 @@ class Channel(kombu_redis.Channel):
         return QueueKeys(self.global_keyprefix, queue, tuple(self.priority_steps))
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        keeps = False
+        if self.options is not None:
+            message, keeps = keeping.split(message)
         entry = self._entry(queue, message)
         if entry is None:
             super()._put(queue, message, **kwargs)
             return
         batch = kwargs.get("_publish_batch")
-        if batch is None:
-            self.store_of(queue).enqueue([entry])
+        if batch is not None:
+            batch.enqueue(queue, entry, keep=keeps)
+        elif keeps:
+            keeping.store_new(self.store_of(queue), entry)
         else:
-            batch.enqueue(queue, entry)
+            self.store_of(queue).enqueue([entry])
 
     def _entry(self, queue: str, message: dict[str, Any]) -> Entry | None:
         """The message as the schedule takes it, or None if it belongs on the ordinary list."""
@@ -148,7 +154,19 @@ class Channel(kombu_redis.Channel):
         message = super().basic_get(queue, no_ack=no_ack, **kwargs)
         if message is not None and no_ack and self.leases is not None:
             self.leases.end(message.delivery_tag, DONE)
+            self.settle_now()
         return message
+
+    def settle_now(self) -> None:
+        """Send the ends of leases, unless this is a worker's channel, whose ends are sent many at a time.
+
+        Who acknowledges a message may end next, without closing anything.
+
+        Raises:
+            RedisError, OSError: if Redis is away.
+        """
+        if self.leases is not None and not self.closed and not installed.worker.owns(self):
+            self.leases.flush()
 
     def _size(self, queue: str) -> int:
         return int(super()._size(queue)) + (0 if self.options is None else self.store_of(queue).count())
@@ -204,7 +222,7 @@ class Channel(kombu_redis.Channel):
         self.has_consumed = True
         if self.options is not None and queue in self.claimed_queues:
             # kombu delivers what BRPOP brings by its key, so the token gets a callback as a queue has.
-            callbacks = self.connection._callbacks  # noqa: SLF001
+            callbacks = self.connection._callbacks  # noqa: SLF001 - of kombu
             # By its key, cut as kombu cuts off a priority's suffix.
             wake = self.keys_of(queue).wake_unprefixed.rsplit(self.sep, 1)[0]
             callbacks[wake] = lambda _token: self._wake(queue)
@@ -236,7 +254,7 @@ class Channel(kombu_redis.Channel):
         self._in_poll = self.client.connection
         self._brpop_sent_at = self._clock.monotonic()
         if self.global_keyprefix:
-            command = self.client._prefix_args(command)  # noqa: SLF001 - as kombu does here
+            command = self.client._prefix_args(command)  # noqa: SLF001 - of kombu, which does so here
         self.client.connection.send_command(*command)
 
     def _brpop_read(self, **options: Any) -> Any:

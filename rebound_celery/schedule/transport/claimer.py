@@ -7,15 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from redis.exceptions import RedisError
-
 from ...clock import SYSTEM_CLOCK, Clock
-from ...errors import UnknownVersionError
 from ...stopping import is_stopping
 from ..store.claims import DONE, LOST, RELEASE
-from ..store.store import MAX_SLEEP_MS, Store, next_claims_in
+from ..store.listing import next_claims_in
+from ..store.script_runner import MAX_SLEEP_MS
+from ..store.store import Store
 from ..store.values import Claimed
-from . import forms
+from .claimed import FAULTS, ClaimedMessages
+from .credit import Credit
 from .installed import Installation
 from .leases import Leases
 
@@ -26,25 +26,14 @@ _HAND_ON_S = 0.5
 #: Seconds between claims while Redis is away, growing to the second figure.
 _AWAY_S = (0.5, 2.0)
 
-#: How many messages of a leased queue a worker takes at most at a time.
-LEASED_QUEUE_CREDIT = 1_000
-#: How many messages it claims at a time. Where few are due, other workers get some of them too.
+#: How many messages are claimed at a time. Where few are due, other workers get some of them too.
 _CLAIM = 250
-#: A worker claims again when one in so many of its credit is free. Each claim costs a round trip.
-_FREE_PART = 4
-#: How many due messages a worker without a prefetch limit takes at most at a time.
-_UNLIMITED_CREDIT = 200
 
 #: Milliseconds within which a claim has to be confirmed. A claim that nobody hears of keeps messages no longer.
 _CONFIRM_MS = 5_000
 #: How many lanes a claim names at most, and how many claims follow each other for lanes that were not named.
 _LANES = 48
 _ROUNDS = 4
-
-#: Milliseconds that a message of a later version is left alone before it is reported again.
-_UNKNOWN_PAUSE_MS = 300_000
-
-FAULTS = (RedisError, OSError)
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +73,8 @@ class Claimer:
     ) -> None:
         self._channel = channel
         self._leases = leases
-        self._tell_dead = installation.tell_dead
+        self._credit = Credit(channel, leases, clock=clock)
+        self._opened = ClaimedMessages(channel, leases, installation, clock=clock)
         self._clock = clock
         self._queues: dict[str, _Queue] = {}
         self._faults = 0
@@ -142,13 +132,16 @@ class Claimer:
         return min(MAX_SLEEP_MS, max(200, self._leases.lease_ms // 2))
 
     def _claim_and_deliver(self, name: str, queue: _Queue) -> int:
-        callback = self._channel.connection._callbacks.get(name)  # noqa: SLF001 - kombu has no other way to it
-        room = 0 if callback is None else min(self._room(name), _CLAIM)
+        callback = self._channel.connection._callbacks.get(name)  # noqa: SLF001 - of kombu
+        room = 0 if callback is None else min(self._credit.room(name), _CLAIM)
         if room <= 0:
             self._hand_on(queue)
+            self._credit.waits(name)
             return 0
         delivered = 0
-        messages = iter(self.claim(name, room))
+        claimed = self.claim(name, room)
+        self._credit.took(name, len(claimed), is_more_due=queue.is_due and queue.claim_at <= self._clock.monotonic())
+        messages = iter(claimed)
         try:
             # Where tasks run in the loop's own thread (solo; gevent and eventlet with a full pool), handing a message
             # over takes as long as its task. Celery looks only afterwards whether the worker was told to stop.
@@ -212,7 +205,7 @@ class Claimer:
         self._faults = 0
         messages, held = [], []
         for claimed, token in found:
-            if (message := self._open(name, queue.store, claimed, token)) is not None:
+            if (message := self._opened.open(name, queue.store, claimed, token)) is not None:
                 messages.append(message)
                 held.append((claimed, token, str(message["headers"].get("id"))))
         for message, tag in zip(messages, self._leases.hold(queue.store, held), strict=True):
@@ -232,71 +225,6 @@ class Claimer:
         self._set_next(queue, claim.next_in_ms)
         queue.answered_at = self._clock.monotonic()
         return claim.unknown
-
-    def _open(self, name: str, store: Store, claimed: Claimed, token: str) -> dict[str, Any] | None:
-        """The claimed message as kombu delivers it, but for its delivery tag; None if it is not to be delivered."""
-        options = self._channel.options
-        most = options.max_worker_losses
-        if claimed.losses >= (most if forms.is_celerys(claimed.stored) else 2 * most):
-            # Reading the message may be what kills workers, so it is not read first.
-            self._bury_lost(store, claimed, token)
-            return None
-        try:
-            return forms.open_claimed(options, name, claimed)
-        except UnknownVersionError as error:
-            # It stays in place: a worker of that version can read it. It is looked at again later, and reported again.
-            logger.error("message %r is of another version and left alone: %s", claimed.id, error)  # noqa: TRY400
-            self._end_unread(store, claimed, token, RELEASE)
-        except forms.DAMAGE as error:
-            logger.error("message %r is set aside, for it cannot be read: %s", claimed.id, error)  # noqa: TRY400
-            self._end_unread(store, claimed, token, "unreadable")
-        except Exception:
-            # For example, there is no memory for it. Its lease runs out, and it comes again. An error raised here would
-            # hold up everything that was claimed with it.
-            logger.exception("message %r cannot be read now, and comes up again", claimed.id)
-        return None
-
-    def _bury_lost(self, store: Store, claimed: Claimed, token: str) -> None:
-        """Make a dead letter of a message whose workers were lost too often, and tell of the end of its task."""
-        logger.error("message %r of queue %r is dead: its workers were lost too often", claimed.id, store.queue)
-        try:
-            settled = store.settle([self._leases.end_of(claimed, token, "worker-lost")])
-        except FAULTS as error:
-            # Its lease runs out, and it comes up again.
-            logger.debug("message %r keeps its lease: %s", claimed.id, error)
-            return
-        if not settled:
-            return
-        try:
-            self._tell_dead(forms.open_stored(self._channel.options, store.queue, claimed), claimed.losses)
-        except Exception:
-            # The message cannot be read, or the result backend has a fault. Others must be claimed all the same.
-            logger.exception("the end of the dead message %r could not be told", claimed.id)
-
-    def _end_unread(self, store: Store, claimed: Claimed, token: str, what: str) -> None:
-        try:
-            store.settle([self._leases.end_of(claimed, token, what)])
-            if what == RELEASE:
-                store.reschedule(self._clock.now_ms() + _UNKNOWN_PAUSE_MS, claimed.id)
-        except FAULTS as error:
-            # Its lease runs out, and it comes up again.
-            logger.debug("message %r keeps its lease: %s", claimed.id, error)
-
-    def _room(self, name: str) -> int:
-        """How many due messages this worker may still take from a queue.
-
-        Due messages have credit of their own, twice the prefetch count. Without it, an ordinary queue that is always
-        full would leave no room for them.
-        """
-        leases, channel = self._leases, self._channel
-        if channel.is_leased(name):
-            return _enough(LEASED_QUEUE_CREDIT, leases.count([name]))
-        if "can_consume" in vars(channel.qos):
-            # worker_disable_prefetch has put its own rule there, which looks at what the worker runs now.
-            return int(channel.qos.can_consume())
-        credit = 2 * channel.qos.prefetch_count or _UNLIMITED_CREDIT
-        ordinary = (other for other in channel.active_queues if not channel.is_leased(other))
-        return _enough(credit, leases.count(ordinary))
 
     def _wait_for_redis(self, queues: Any, error: BaseException) -> None:
         if self._faults == 0:
@@ -318,15 +246,13 @@ class Claimer:
 
     def has_room(self, name: str) -> bool:
         """Whether a claim for this queue would take anything; from any thread."""
-        return self._room(name) > 0
+        return self._credit.room(name) > 0
+
+    def passed(self) -> None:
+        """An ordinary message was taken, and due ones may have waited."""
+        self._credit.passed()
 
     def look_at(self, name: str) -> None:
         """Let the next claim look at this queue: something may be due sooner than this worker knew."""
         queue = self._queue(name)
         queue.claim_at, queue.is_due = 0.0, True
-
-
-def _enough(credit: int, held: int) -> int:
-    """What is free of a credit; 0 while it is not yet worth a claim."""
-    free = credit - held
-    return free if free >= max(1, credit // _FREE_PART) else 0

@@ -10,8 +10,8 @@ from typing import Any
 ETA_HEADER = "rebound-eta"
 
 
-def due_ms_of(message: dict[str, Any]) -> int | None:
-    """When a Celery message is due, in Unix milliseconds; None if it is no task or has no eta that can be read."""
+def moment_of(message: dict[str, Any]) -> datetime | None:
+    """The eta of a Celery message; None if it is no task or has no eta that can be read."""
     headers = message.get("headers")
     if not isinstance(headers, dict) or not headers.get("task") or not headers.get("id"):
         return None
@@ -20,9 +20,22 @@ def due_ms_of(message: dict[str, Any]) -> int | None:
         return None
     try:
         moment = datetime.fromisoformat(eta)
-        # Celery takes an eta without a zone for UTC, whatever the app's time zone.
-        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-        return -int(-moment.timestamp() * 1000 // 1)
+    except (ValueError, OverflowError):
+        return None
+    # Celery takes an eta without a zone for UTC, whatever the app's time zone.
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+
+
+def due_ms(moment: datetime) -> int:
+    """The first Unix millisecond that is not before this moment."""
+    return -int(-moment.timestamp() * 1000 // 1)
+
+
+def due_ms_of(message: dict[str, Any]) -> int | None:
+    """When a Celery message is due, in Unix milliseconds; None if it is no task or has no eta that can be read."""
+    moment = moment_of(message)
+    try:
+        return None if moment is None else due_ms(moment)
     except (ValueError, OverflowError):
         return None
 
@@ -36,6 +49,6 @@ def hide(headers: dict[str, Any]) -> None:
 
 def give_back(request: Any = None, **_: Any) -> None:
     """Let a task see its eta (a receiver of `task_received`). Celery has read the message by then."""
-    headers = getattr(request, "_request_dict", None)
+    headers = getattr(request, "_request_dict", None)  # of celery: a request of another class may have none
     if headers and ETA_HEADER in headers:
         headers["eta"] = headers.pop(ETA_HEADER)

@@ -29,7 +29,7 @@ from ..store.store import Store
 from ..store.values import Claimed
 from .claim_ids import ClaimIds
 
-#: Seconds that ends are gathered before they are sent: hundreds then cost one round trip.
+#: Seconds between two times that ends are sent, at least: hundreds then cost one round trip. The first goes at once.
 _GATHER_S = 0.005
 #: Seconds between tries while Redis is away.
 _PAUSE_S = 0.5
@@ -221,12 +221,16 @@ class Leases:
     def _run(self) -> None:
         interval = self.lease_ms / 1000 / _RENEWALS
         renew_at = self._clock.monotonic() + interval
+        flushed_at = 0.0
         while True:
             if self._work.wait(max(0.0, renew_at - self._clock.monotonic())):
-                self._clock.sleep(_GATHER_S)
+                gather_s = flushed_at + _GATHER_S - self._clock.monotonic()
+                if gather_s > 0:
+                    self._clock.sleep(gather_s)
             try:
                 if self._ends:
                     self._flush(self._thread_client)
+                    flushed_at = self._clock.monotonic()
                 if self._clock.monotonic() >= renew_at:
                     self._renew()
                     renew_at = self._clock.monotonic() + interval

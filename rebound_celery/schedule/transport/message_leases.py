@@ -27,5 +27,5 @@ _NONE = _NoLeases()
 
 def message_leases(message: Any) -> MessageLeases:
     """See `schedule.port.message_leases`."""
-    qos = getattr(message.channel, "qos", None)
+    qos = getattr(message.channel, "qos", None)  # of kombu: not every transport has one
     return qos if isinstance(qos, LeasingQoS) else _NONE

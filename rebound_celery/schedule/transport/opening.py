@@ -61,4 +61,4 @@ class ChannelSchedule(Store):
             channel.basic_publish(message, exchange=exchange.name, routing_key=routing_key, _publish_batch=collected)
         if not channel.global_keyprefix:
             return collected.commands
-        return [channel.client._prefix_args(command) for command in collected.commands]  # noqa: SLF001 - as kombu does
+        return [channel.client._prefix_args(command) for command in collected.commands]  # noqa: SLF001 - of kombu

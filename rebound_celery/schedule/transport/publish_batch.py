@@ -18,12 +18,13 @@ class ScheduleBatch(PublishBatch):
 
     def __init__(self, channel: Any, max_size: int) -> None:
         super().__init__(channel, max_size)
-        self._enqueued: dict[str, list[Entry]] = {}
+        #: (Queue, whether an id that is stored already is kept) -> messages.
+        self._enqueued: dict[tuple[str, bool], list[Entry]] = {}
         self._enqueued_count = 0
 
-    def enqueue(self, queue: str, entry: Entry) -> None:
-        """Store a message of this queue with the next flush."""
-        self._enqueued.setdefault(queue, []).append(entry)
+    def enqueue(self, queue: str, entry: Entry, *, keep: bool = False) -> None:
+        """Store a message of this queue with the next flush; with `keep`, only if its id is new."""
+        self._enqueued.setdefault((queue, keep), []).append(entry)
         self._enqueued_count += 1
         if self._enqueued_count >= self.max_size:
             self._flush_enqueued()
@@ -31,8 +32,8 @@ class ScheduleBatch(PublishBatch):
     def _flush_enqueued(self) -> None:
         enqueued, self._enqueued, self._enqueued_count = self._enqueued, {}, 0
         try:
-            for queue, entries in enqueued.items():
-                self.channel.store_of(queue).enqueue(entries)
+            for (queue, keep), entries in enqueued.items():
+                self.channel.store_of(queue).enqueue(entries, keep=keep)
         except (RedisError, OSError) as error:
             self._failed = error
             raise BatchPublishError("Redis publish batch failed; delivery is uncertain") from error

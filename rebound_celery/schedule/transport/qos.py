@@ -100,11 +100,17 @@ class LeasingQoS(kombu_redis.QoS):
         return "refused" if queue is not None and self.channel.is_leased(queue) else DONE
 
     def _end(self, delivery_tag: str, what: str) -> bool:
-        """Whether it was a leased message. Ending a lease needs no connection, so a closed channel can do it too."""
+        """Whether it was a leased message. Ending a lease needs no connection, so a closed channel can do it too.
+
+        Raises:
+            RedisError, OSError: if this is no worker's channel and Redis is away. It is settled later, should this
+                process still be there then.
+        """
         if delivery_tag not in self.leased:
             return False
         self.leased.discard(delivery_tag)
         self.channel.leases.end(delivery_tag, what)
+        self.channel.settle_now()
         return True
 
     def _later(self, what: str, delivery_tag: str) -> bool:
@@ -134,7 +140,7 @@ class LeasingQoS(kombu_redis.QoS):
         if leases is None:
             super().restore_unacked_once(stderr=stderr)
             return
-        to_finish = installed.tasks_to_finish()
+        to_finish = installed.worker.tasks_to_finish()
         leases.release(self.leased, keep=to_finish.__contains__)
         # A pool's threads may end some meanwhile.
         self.leased.difference_update([tag for tag in list(self.leased) if tag not in leases])
@@ -180,5 +186,5 @@ class PlainQoS(LeasingQoS):
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
         if self.channel.leases is not None:
-            self.channel.leases.release(self.leased, keep=installed.tasks_to_finish().__contains__)
+            self.channel.leases.release(self.leased, keep=installed.worker.tasks_to_finish().__contains__)
         virtual.QoS.restore_unacked_once(self, stderr=stderr)

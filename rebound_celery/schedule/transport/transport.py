@@ -13,7 +13,7 @@ from kombu.transport.redis import MultiChannelPoller
 from redis.exceptions import OutOfMemoryError, ReadOnlyError
 
 from ...clock import SYSTEM_CLOCK
-from ..store.store import MAX_SLEEP_MS
+from ..store.script_runner import MAX_SLEEP_MS
 from .channel import Channel, SentinelChannel
 from .claimer import Claimer
 
@@ -84,7 +84,7 @@ class SchedulePoller(MultiChannelPoller):
         """
         self.disarm()
         for name in _KOMBUS_TIMERS:
-            timer = getattr(self, name, None)
+            timer = getattr(self, name, None)  # of kombu, which sets them where it needs them
             if timer is not None:
                 timer.cancel()
         if self.loop is not None:
@@ -173,6 +173,18 @@ class _ClaimingWait:
             cycle.on_poll_start()
 
 
+class _OfTheClass:
+    """An attribute that the class has, and its instances have not."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __get__(self, instance: Any, owner: Any) -> Any:
+        if instance is not None:
+            raise AttributeError
+        return self._value
+
+
 class Transport(kombu_redis.Transport):
     """The Redis transport with delayed delivery."""
 
@@ -184,6 +196,11 @@ class Transport(kombu_redis.Transport):
         OperationalError,
         OutOfMemoryError,
         ReadOnlyError,
+    )
+    # What a publisher tries again: as with kombu's own, not what has been tried often enough. `Connection.ensure` asks
+    # the class for it; an instance that has it is taken for a transport which can tell lasting errors from others.
+    recoverable_connection_errors = _OfTheClass(
+        (*kombu_redis.Transport.connection_errors, *kombu_redis.Transport.channel_errors)
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -200,6 +217,8 @@ class Transport(kombu_redis.Transport):
         channel = next(iter(self.channels), None)
         if channel is None or queue not in self._callbacks or not channel.adopt(queue, message):
             super()._deliver(message, queue)
+            if channel is not None and channel.claimer is not None and queue in channel.claimed_queues:
+                channel.claimer.passed()
 
 
 class SentinelTransport(Transport, kombu_redis.SentinelTransport):

@@ -79,7 +79,7 @@ def _decode(message: dict[str, Any]) -> Any:
 
 
 def _stores_errors(request: Context, task: Any) -> bool:
-    return not request.ignore_result or bool(getattr(task, "store_errors_even_if_ignored", False))
+    return not request.ignore_result or (task is not None and bool(task.store_errors_even_if_ignored))
 
 
 def _send_event(app: Celery, kind: str, **fields: Any) -> None:

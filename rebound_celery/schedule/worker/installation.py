@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from weakref import ref
@@ -14,12 +15,13 @@ from ...compat.celery_connections import add_transport_option
 from ...compat.kombu_reconnects import look_often
 from ...compat.kombu_transports import replace_transports
 from ...errors import UnsupportedBrokerError
+from ...stopping import share_with_children, tell_children
 from ..port import ScheduleOptions, message_leases
 from ..transport import eta, installed
 from ..transport.installed import Installation
 from . import announcements, worker_state
-from .eviction import warn_of_eviction
 from .remote_control import extend_panel, make_control
+from .start_checks import warn_of_eviction, warn_of_unconsumed
 
 _HOME = "rebound_celery.schedule.transport.transport"
 _TRANSPORTS = {
@@ -53,19 +55,62 @@ def install_schedule(app: Celery, options: Options | Callable[[], Options] | Non
         UnsupportedBrokerError: if the app is known to have another broker than Redis.
     """
     check_known_broker(app)
+    read = partial(_read, options)
+    token = _install(app, read)
+    # A copy of the app has its fixups (see `__reduce_keys__`), and Celery calls them where it makes the copy.
+    app.fixups = [*(fixup for fixup in app.fixups if not isinstance(fixup, _Copied)), _Copied(app.main, token, read)]
+
+
+def _install(app: Celery, read_options: Callable[[], ScheduleOptions], *, is_copy: bool = False) -> str:
     replace_transports(_TRANSPORTS)
     token = f"{app.main}-{id(app):x}"
-    setattr(app, _ATTRIBUTE, Installation(token, partial(_read, options), partial(_tell_dead, ref(app))))
+    installation = Installation(token, read_options, partial(_tell_dead, ref(app)), app_name=app.main, is_copy=is_copy)
+    setattr(app, _ATTRIBUTE, installation)
     add_transport_option(app, installed.OPTION, token, _look_often)
     signals.task_received.connect(eta.give_back, dispatch_uid="rebound-eta")
-    # Celery takes any callable here, and this one can be pickled with the app.
-    app.control_cls = partial(make_control, app.control_cls)
-    vars(app).pop("control", None)  # made already, from the class before
-    installed.set_tasks_to_finish(worker_state.tasks_to_finish)
+    control_cls = app.control_cls
+    if not isinstance(control_cls, partial) or control_cls.func is not make_control:
+        # Celery takes any callable here, and this one is pickled with the app.
+        app.control_cls = partial(make_control, control_cls)
+        vars(app).pop("control", None)  # made already, from the class before
+    installed.set_worker(worker_state.ThisWorker())
     signals.worker_init.connect(_prepare_worker, dispatch_uid="rebound-worker")
-    signals.worker_ready.connect(_check_redis, dispatch_uid="rebound-redis")
+    signals.worker_init.connect(share_with_children, dispatch_uid="rebound-share-stop")
+    signals.worker_shutting_down.connect(tell_children, dispatch_uid="rebound-tell-stop")
+    signals.worker_ready.connect(_check_start, dispatch_uid="rebound-start")
     signals.worker_ready.connect(_watch, dispatch_uid="rebound-watch")
     signals.worker_shutdown.connect(_unwatch, dispatch_uid="rebound-unwatch")
+    return token
+
+
+class _Copied:
+    """Installs the schedule on copies of an app: those that are made of a pickle, as in a pool's spawned processes.
+
+    What the app has chosen can seldom be pickled: functions, and the forms of leased queues. So a copy looks for the
+    app that has its name, which its process makes when it imports the app's module. Until then it has the options as
+    they were, without the forms.
+    """
+
+    def __init__(self, app_name: str | None, token: str, read_options: Callable[[], ScheduleOptions]) -> None:
+        self._app_name = app_name
+        self._token = token
+        self._read_options = read_options
+
+    def __call__(self, app: Celery) -> _Copied:
+        _install(app, self._of_copy, is_copy=True)
+        return self
+
+    def _of_copy(self) -> ScheduleOptions:
+        original = installed.original_of(self._app_name, self._token)
+        return self._read_options() if original is None else original.read_options()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        options = self._read_options()
+        return _copied, (self._app_name, self._token, replace(options, leased=dict.fromkeys(options.leased)))
+
+
+def _copied(app_name: str | None, token: str, options: ScheduleOptions) -> _Copied:
+    return _Copied(app_name, token, partial(_read, options))
 
 
 def _read(options: Options | Callable[[], Options] | None) -> ScheduleOptions:
@@ -111,8 +156,9 @@ def _count_loss(message: Any) -> None:
     message_leases(message).count_loss(message.delivery_tag)
 
 
-def _check_redis(sender: Any = None, **_: Any) -> None:
+def _check_start(sender: Any = None, **_: Any) -> None:
     warn_of_eviction(sender.app)
+    warn_of_unconsumed(sender)
 
 
 def _watch(sender: Any = None, **_: Any) -> None:

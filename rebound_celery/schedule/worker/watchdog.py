@@ -19,8 +19,8 @@ from ... import health
 from ...clock import SYSTEM_CLOCK, Clock
 from ...health import HealthFile
 from ...stopping import is_stopping
-from ..port import ScheduleOptions
-from ..transport.claimer import FAULTS
+from ..transport.channel import Channel
+from ..transport.claimed import FAULTS
 from .worker_state import has_work, tasks_to_finish
 
 #: Seconds between two looks, each of which rewrites the health file.
@@ -207,10 +207,9 @@ _watchdogs: dict[int, Watchdog] = {}
 def watch(sender: Any = None, **_: Any) -> None:
     """Watch a worker (a receiver of `worker_ready`)."""
     channel = sender.task_consumer.channel
-    options = getattr(channel, "options", None)
-    if not isinstance(options, ScheduleOptions):
+    if not isinstance(channel, Channel) or channel.options is None:
         return
-    path = options.health_file
+    path = channel.options.health_file
     # As in the name of a worker's log file: %n is its name, %h the whole of it.
     file = HealthFile(None if path is None else node_format(path, sender.hostname))
     watchdog = _watchdogs[id(sender.controller)] = Watchdog(sender, file)

@@ -8,6 +8,7 @@ from typing import Any
 from weakref import ref
 
 from ...stopping import is_stopping
+from ..transport.installed import Load
 
 _worker: ref[Any] | None = None
 
@@ -35,12 +36,39 @@ def tasks_to_finish() -> set[str]:
     if state is None or state.should_terminate is not None:
         return set()
     tasks = _ids(state.active_requests)
-    pool = None if _worker is None else getattr(_worker(), "pool", None)
+    pool = None if _worker is None else getattr(_worker(), "pool", None)  # of celery: it has none yet while it starts
     if pool is not None and not pool.uses_semaphore and not is_stopping():
         # At a lost connection only the prefork pool, the one with a semaphore, drops what it has not begun. Other pools
         # run everything they were given: the queue of a threads pool, a greenlet that has not started yet.
         tasks |= _ids(state.reserved_requests)
     return tasks
+
+
+class ThisWorker:
+    """See `transport.installed.Worker`."""
+
+    def owns(self, channel: Any) -> bool:
+        consumer = self._consumer()
+        task_consumer = None if consumer is None else consumer.task_consumer
+        return task_consumer is not None and task_consumer.channel is channel
+
+    def load(self, channel: Any) -> Load | None:
+        state = sys.modules.get("celery.worker.state")
+        consumer = self._consumer()
+        if state is None or consumer is None or not self.owns(channel):
+            return None
+        scales_to = getattr(consumer.controller, "max_concurrency", None)  # of celery: None without autoscale
+        size = int(scales_to or consumer.pool.num_processes or 1)
+        busy = len(state.reserved_requests)
+        return Load(size, busy, max(0, busy - len(state.active_requests)), state.all_total_count[0])
+
+    def tasks_to_finish(self) -> set[str]:
+        return tasks_to_finish()
+
+    @staticmethod
+    def _consumer() -> Any:
+        worker = None if _worker is None else _worker()
+        return getattr(worker, "consumer", None)  # of celery: it has none yet while it starts
 
 
 def _ids(requests: Iterable[Any]) -> set[str]:

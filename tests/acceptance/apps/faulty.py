@@ -9,7 +9,8 @@ from typing import Any
 from celery import signals
 
 from rebound_celery.schedule.port import Claimed
-from rebound_celery.schedule.transport.claimer import LEASED_QUEUE_CREDIT, Claimer
+from rebound_celery.schedule.transport.claimer import Claimer
+from rebound_celery.schedule.transport.credit import LEASED_QUEUE_CREDIT
 from rebound_celery.schedule.worker import watchdog
 from tests.acceptance.apps.scheduled import app as app
 

@@ -25,7 +25,11 @@ app.conf.update(json.loads(os.environ.get("TEST_CONF", "{}")))
 if os.environ.get("TEST_STOCK") != "1":
     install_schedule(
         app,
-        lambda: {"lease": float(os.environ.get("TEST_LEASE", "30")), "health_file": os.environ.get("TEST_HEALTH_FILE")},
+        lambda: {
+            "lease": float(os.environ.get("TEST_LEASE", "30")),
+            "health_file": os.environ.get("TEST_HEALTH_FILE"),
+            "leased": tuple(filter(None, os.environ.get("TEST_LEASED", "").split(","))),
+        },
     )
 
 log = redis.Redis.from_url(URL)
@@ -72,6 +76,12 @@ def place(number: int, seconds: float) -> None:
     say("begun", number, os.getpid())
     time.sleep(seconds)
     say("done", number, os.getpid())
+
+
+@app.task(bind=True)
+def publish(self: Any) -> None:
+    """Publish, with the app that runs it, what is to wait."""
+    self.app.send_task("t", countdown=600, queue="elsewhere")
 
 
 @app.task(soft_time_limit=1)

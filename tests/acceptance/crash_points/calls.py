@@ -34,7 +34,7 @@ CHILD_IS_THROUGH = "rebound_celery.delivery.task:DeliverTask.run_batch"
 PARENT_HEARS = "rebound_celery.delivery.job:Job.on_done"
 #: Asks Redis which leases go on, once a child was lost.
 LET_GO = "rebound_celery.schedule.transport.qos:LeasingQoS.let_go"
-TOLD = "rebound_celery.schedule.transport.claimer:Claimer._bury_lost"
+TOLD = "rebound_celery.schedule.transport.claimed:ClaimedMessages._bury_lost"
 ACKNOWLEDGED = "rebound_celery.schedule.transport.leases:Leases.end_all"
 
 #: Runs a script of the schedule in Redis; see `inject.before_script`.

@@ -30,6 +30,7 @@ FILES = (
     "destinations/*.py",
     "destinations/kafka/kafka_python.py",
     "schedule/transport/leases.py",
+    "schedule/transport/claimed.py",
     "schedule/transport/claimer.py",
 )
 
@@ -41,13 +42,13 @@ VERBS |= {"publish", "publish_messages", "bury", "produce", "enqueue", "claim", 
 #: file and call -> what the kills around it are put to.
 EFFECTS = {
     "app.py: self._publisher.publish_messages": RUN_SCRIPT,
-    "consumer/retry_writer.py: self._scheduler.store": RUN_SCRIPT,
     "consumer/commits.py: self._consumer.commit": LAST_COMMIT,
     "consumer/commits.py: self._consumer.commit_async": COMMIT,
     "consumer/loop.py: self._consumer.poll": POLL,
     "consumer/commits.py: self._offset_tracker.confirm": COMMITTED,
     "consumer/rebalance.py: self._consumer.commit_async": REVOKED,
     "consumer/rebalance.py: self._offset_tracker.confirm": COMMITTED,
+    "consumer/retry_writer.py: self._scheduler.store": RUN_SCRIPT,
     "delivery/batch.py: self.destinations[kind].send": SEND,
     "delivery/batch.py: self.store": RUN_SCRIPT,
     "delivery/publisher.py: schedule.enqueue": RUN_SCRIPT,
@@ -67,7 +68,7 @@ EFFECTS = {
     "schedule/transport/claimer.py: self.claim": RUN_SCRIPT,
     "schedule/transport/claimer.py: store.claim": RUN_SCRIPT,
     "schedule/transport/claimer.py: store.confirm": RUN_SCRIPT,
-    "schedule/transport/claimer.py: store.settle": RUN_SCRIPT,
+    "schedule/transport/claimed.py: store.settle": RUN_SCRIPT,
     "schedule/transport/leases.py: lease.store.renew": LET_GO,
     "schedule/transport/leases.py: store.over(client).settle": RUN_SCRIPT,
     "schedule/transport/leases.py: store.over(self._thread_client).renew": RUN_SCRIPT,
@@ -83,6 +84,5 @@ def calls() -> Iterator[str]:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in VERBS:
                 call = ast.unparse(node.func)
-                # Celery's signals are heard in the same process, and its events promise nothing.
-                if not call.startswith(("signals.", "eventer.")):
+                if not call.startswith("signals."):  # Celery's, heard in the same process
                     yield f"{path.relative_to(ROOT)}: {call}"

@@ -11,7 +11,8 @@
 -- KEYS[7]  next         STRING time of the next claim
 -- KEYS[8]  wake         LIST of at most one token
 -- KEYS[9]  stats        HASH of counters
--- KEYS[10..] lanes of each rank (ZSET lane -> when to look at it), the most urgent first
+-- KEYS[10] claimed      STRING time of the last claim by any worker
+-- KEYS[11..] lanes of each rank (ZSET lane -> when to look at it), the most urgent first
 -- then     waiting of each lane reference (ZSET id -> due time)
 -- ARGV[1]  the worker
 -- ARGV[2]  the number of the claim
@@ -33,8 +34,8 @@ local PARTS = 16 -- among about how many lanes a claim is divided: each costs so
 local REMEMBERED = 600000 -- milliseconds for which a confirmed claim is remembered
 
 local lanes_of, waiting_of = {}, {}
-for i = 1, ranks do lanes_of[ARGV[6 + i]] = KEYS[9 + i] end
-for i = 7 + ranks, #ARGV do waiting_of[ARGV[i]] = KEYS[3 + i] end
+for i = 1, ranks do lanes_of[ARGV[6 + i]] = KEYS[10 + i] end
+for i = 7 + ranks, #ARGV do waiting_of[ARGV[i]] = KEYS[4 + i] end
 
 local needed, is_needed = {}, {}
 local function need(reference)
@@ -187,6 +188,7 @@ local function look_again(lanes, lane, waiting, served)
   redis.call('ZADD', lanes, string.format('%.3f', at), lane)
 end
 
+redis.call('SET', KEYS[10], now, 'EX', 86400)
 local taken, given = {}, {}
 -- Whether nothing new may be leased: this claim was made before, or the one before is not cleared away yet.
 local is_repeated = false
@@ -220,7 +222,7 @@ local nearest = math.huge
 has_limits = redis.call('EXISTS', limits) == 1
 local free = is_repeated and 0 or limit
 for r = 1, ranks do
-  local rank, lanes = ARGV[6 + r], KEYS[9 + r]
+  local rank, lanes = ARGV[6 + r], KEYS[10 + r]
   local head = head_of(lanes)
   if head <= exactly and free > 0 then
     local due = redis.call('ZRANGEBYSCORE', lanes, '-inf', string.format('%.3f', exactly), 'LIMIT', 0, LANES)

@@ -1,0 +1,103 @@
+"""What an HTTP receiver's answer means: delivered, or failed with the status, what the server says, and until when."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import urllib3
+
+from ..message.http_url import shown_location
+from . import Delivered, Failed, Outcome
+
+#: How many bytes of an answer's body are read, for the text of an error.
+_EXCERPT_BYTES = 300
+
+#: The longest wait that a receiver may ask for. A retry that waits longer looks like one that is lost.
+MAX_RETRY_AFTER_S = 86_400.0
+
+#: Answers that have no body (RFC 9110), whatever their headers say.
+_WITHOUT_BODY = frozenset({204, 205, 304})
+#: After these the connection is not used again: it is for another host (421), or the server closes it (408).
+_ENDS_CONNECTION = frozenset({408, 421})
+_REDIRECTS = frozenset({300, 301, 302, 303, 307, 308})
+
+_SECONDS = re.compile(r"[0-9]+", re.ASCII)
+
+
+def outcome_of(response: urllib3.BaseHTTPResponse, address: str, now_ms: int) -> Outcome:
+    """Read the beginning of the answer, and say what became of the post. The connection is given back or closed.
+
+    Args:
+        response: its body is not read yet.
+        address: where the message was posted, for people.
+        now_ms: the time, in Unix milliseconds.
+    """
+    excerpt = _read_excerpt(response)
+    status, headers = response.status, response.headers
+    if 200 <= status < 300:
+        return Delivered(f"{address} answered {status}")
+    what = f"answered {status}"
+    location = headers.get("location") if status in _REDIRECTS else None
+    if location is not None:
+        what += f", a redirect to {shown_location(location)}, and redirects are not followed"
+    return Failed(
+        f"POST {address} {what}: {excerpt}",
+        retry_after_s(headers.get("retry-after"), headers.get("date"), now_ms),
+    )
+
+
+def retry_after_s(value: str | None, date: str | None, now_ms: int) -> float | None:
+    """The seconds that the header `Retry-After` asks to wait, at most a day; None where it says nothing.
+
+    Args:
+        value: seconds, or a date in one of the three forms of RFC 9110.
+        date: the header `Date` of the same answer: the server's clock may be wrong.
+        now_ms: this machine's time, in Unix milliseconds, where the answer has no date.
+    """
+    text = "" if value is None else value.strip()
+    if _SECONDS.fullmatch(text):
+        # int() refuses thousands of digits.
+        seconds = float(text[:400])
+    else:
+        until, now = _date(text), _date(date or "") or datetime.fromtimestamp(now_ms / 1000, UTC)
+        if until is None:
+            return None
+        seconds = (until - now).total_seconds()
+    return min(seconds, MAX_RETRY_AFTER_S) if seconds > 0 else None
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return date.replace(tzinfo=UTC) if date.tzinfo is None else date
+
+
+def _read_excerpt(response: urllib3.BaseHTTPResponse) -> str:
+    """Read the beginning of the answer's body as text, and give the connection back to the pool or close it."""
+    body = b""
+    # After 101 the connection no longer speaks HTTP.
+    is_over = response.status < 200
+    is_whole = False
+    if response.status in _WITHOUT_BODY:
+        # What these headers announce would be read as the answer to the connection's next post.
+        is_over = True
+        is_whole = response.headers.get("content-length", "0") == "0" and "transfer-encoding" not in response.headers
+        if response.status == 205 and "content-length" not in response.headers:
+            is_whole = False
+    try:
+        while not is_over:
+            part = response.read1(_EXCERPT_BYTES + 1 - len(body))
+            body += part
+            is_whole = not part
+            is_over = is_whole or len(body) > _EXCERPT_BYTES
+    except Exception:  # noqa: BLE001, S110 - the status has said what became of the message
+        pass
+    if not is_whole or response.status in _ENDS_CONNECTION:
+        response.close()
+    # `close` closes the connection, but only this gives its place back to the pool.
+    response.release_conn()
+    return body[:_EXCERPT_BYTES].decode("utf-8", "replace")

@@ -1,0 +1,63 @@
+"""Which HTTP proxy a post goes through: the setting's, the environment's, or none."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import lru_cache
+
+from ..message.http_url import HttpUrl, read_proxy
+
+_SEPARATORS = re.compile(r"[\s,]+")
+_PORT = re.compile(r"(?P<host>\[[^]]*\]|[^:]*):(?P<port>[0-9]+)", re.ASCII)
+
+
+class Proxies:
+    """Chooses the proxy of each post.
+
+    Args:
+        setting: `rebound_http_proxy`: a proxy for all posts; "" for none; None for what the environment says.
+        environment: from a scheme, or `all`, to a proxy; `no` names the hosts that are reached without one.
+    """
+
+    def __init__(self, setting: str | None = "", environment: Mapping[str, str] | None = None) -> None:
+        self._given = environment or {}
+        if setting is not None:
+            self._given = {"all": setting} if setting else {}
+        self._spared = [entry for entry in _SEPARATORS.split(self._given.get("no", "")) if entry]
+        self.of = lru_cache(1_024)(self._of)
+
+    def _of(self, scheme: str, host: str, port: int) -> HttpUrl | None:
+        """The proxy of posts to this place; None for none.
+
+        Raises:
+            ValueError: if it cannot be used.
+        """
+        text = self._given.get(scheme) or self._given.get("all")
+        if not text or any(_is_named(entry.lower(), host, port) for entry in self._spared):
+            return None
+        return read_proxy(text)
+
+
+def _is_named(entry: str, host: str, port: int) -> bool:
+    """Whether an entry of NO_PROXY means this host: `*`, a name and all names below it, an address, or a network.
+
+    A name or an address may have a port.
+    """
+    if entry == "*":
+        return True
+    if found := _PORT.fullmatch(entry):
+        if int(found["port"]) != port:
+            return False
+        entry = found["host"]
+    entry = entry.strip("[]")
+    host = host.rstrip(".")
+    with suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        with suppress(ValueError):
+            return address in ipaddress.ip_network(entry, strict=False)
+        return False
+    name = entry.removeprefix("*").strip(".")
+    return bool(name) and (host == name or host.endswith(f".{name}"))

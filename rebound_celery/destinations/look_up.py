@@ -1,0 +1,47 @@
+"""Looking up the addresses of a host with a time-out: nothing can end `getaddrinfo` itself."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from concurrent.futures import Future
+from typing import Any
+
+#: A process, a host and a port. A forked child has a copy of this, but not the threads that look up.
+_Place = tuple[int, str, int]
+
+_running: dict[_Place, Future[list[Any]]] = {}
+
+
+def look_up(host: str, port: int, timeout_s: float) -> list[Any]:
+    """The addresses of a host, as `socket.getaddrinfo` gives them.
+
+    A look-up that hangs is left behind in a daemon thread, which holds up no process that ends. Nobody begins a second
+    one for the same host meanwhile, so that these threads stay few.
+
+    Raises:
+        TimeoutError: if they are not known in time.
+        socket.gaierror: if there are none.
+    """
+    place = (os.getpid(), host, port)
+    mine: Future[list[Any]] = Future()
+    found = _running.setdefault(place, mine)
+    if found is mine:
+        threading.Thread(target=_run, args=(place, found), name="rebound-look-up", daemon=True).start()
+    try:
+        return found.result(timeout_s)
+    except TimeoutError:
+        raise TimeoutError("timed out in looking up the host") from None
+
+
+def _run(place: _Place, found: Future[list[Any]]) -> None:
+    _, host, port = place
+    try:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except BaseException as error:  # noqa: BLE001 - raised where the addresses are waited for
+        _running.pop(place, None)
+        found.set_exception(error)
+    else:
+        _running.pop(place, None)
+        found.set_result(addresses)

@@ -1,0 +1,103 @@
+"""How many due messages this process may take from a queue now.
+
+A Celery worker takes what its pool can begin now, for what it holds beyond that another worker could begin. There are
+two exceptions. Of short tasks it takes more, by the rate at which it begins them, or the pool would wait for each
+claim. And for each ordinary message that it takes while due ones wait, it may take one due message ahead: an ordinary
+queue that is always full leaves no place in the pool free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from ...clock import SYSTEM_CLOCK, Clock
+from . import installed
+from .leases import Leases
+
+#: How many messages a worker takes at most at a time from a queue whose owner reads them.
+LEASED_QUEUE_CREDIT = 1_000
+#: Such a worker claims again when one in so many of them is free. Each claim costs a round trip.
+_FREE_PART = 4
+#: How many due messages a process without a prefetch limit takes at most at a time.
+_UNLIMITED_CREDIT = 200
+
+#: Seconds: of what the pool will begin within this time, nothing is left to other workers.
+_AHEAD_S = 0.1
+#: Seconds over which it is counted how many tasks begin.
+_COUNTED_S = 0.1
+
+
+class Credit:
+    """What one channel may still take.
+
+    Args:
+        channel: the channel.
+        leases: this process's leases.
+    """
+
+    def __init__(self, channel: Any, leases: Leases, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._channel = channel
+        self._leases = leases
+        self._rate = _Rate(clock)
+        #: Queue -> how many ordinary messages were taken while due ones waited for room.
+        self._passed: dict[str, int] = {}
+
+    def room(self, name: str) -> int:
+        """How many due messages may be taken from a queue; from any thread."""
+        channel, leases = self._channel, self._leases
+        if channel.is_leased(name) and channel.options.leased[name] is not None:
+            # Its owner gathers them, and gives many to the pool as one task.
+            free = LEASED_QUEUE_CREDIT - leases.count([name])
+            return free if free >= LEASED_QUEUE_CREDIT // _FREE_PART else 0
+        if "can_consume" in vars(channel.qos):
+            # worker_disable_prefetch has put its own rule there, which looks at what the worker runs now.
+            return int(channel.qos.can_consume())
+        held = leases.count(self._queues())
+        prefetch = channel.qos.prefetch_count
+        load = installed.worker.load(channel)
+        if load is None:
+            return max(0, (prefetch or _UNLIMITED_CREDIT) - held)
+        ahead = max(0, int(self._rate.of(load.begun) * _AHEAD_S) - load.waiting)
+        most = max(2 * prefetch, load.size) if prefetch else max(_UNLIMITED_CREDIT, load.size)
+        begins = max(0, load.size - load.busy) + max(ahead, self._passed.get(name, 0))
+        return max(0, min(begins, most - held))
+
+    def waits(self, name: str) -> None:
+        """Messages of this queue are due, and there is no room for them."""
+        self._passed.setdefault(name, 0)
+
+    def passed(self) -> None:
+        """An ordinary message was taken."""
+        for name in self._passed:
+            self._passed[name] += 1
+
+    def took(self, name: str, count: int, *, is_more_due: bool) -> None:
+        """A claim has found so many."""
+        if not is_more_due:
+            self._passed.pop(name, None)
+        elif name in self._passed:
+            self._passed[name] = max(0, self._passed[name] - count)
+
+    def _queues(self) -> Collection[str]:
+        options = self._channel.options
+        return [name for name in self._channel.active_queues if options.leased.get(name) is None]
+
+
+class _Rate:
+    """How many tasks begin in a second."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._counted_at = clock.monotonic()
+        self._count = 0
+        self._per_second = 0.0
+
+    def of(self, count: int) -> float:
+        """The rate, given how many have begun by now."""
+        now = self._clock.monotonic()
+        passed_s = now - self._counted_at
+        if passed_s >= _COUNTED_S:
+            self._per_second = max(0, count - self._count) / passed_s
+            self._counted_at, self._count = now, count
+        return self._per_second

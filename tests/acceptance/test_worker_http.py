@@ -1,0 +1,157 @@
+"""Plain `celery worker` processes that post: how they stop, what their log says, and what it does not say."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from celery import Celery
+from redis import Redis
+
+from rebound_celery import Rebound
+from rebound_celery.schedule.store.keys import QueueKeys
+from tests.acceptance.apps.worker import close_redis_connections
+from tests.integration.test_http_answers import Receiver, say, whole
+from tests.processes import Process
+from tests.waiting import wait_until
+
+StartWorker = Callable[..., Process]
+
+#: The time-out of a post, and what the end of a worker may add to it.
+TIMEOUT_S = 4
+MARGIN_S = 5
+
+
+@pytest.fixture
+def start_worker(run_process: Callable[..., Process], redis_url: str) -> StartWorker:
+    def start(*options: str, **environment: str) -> Process:
+        worker = run_process(
+            *("-m", "celery", "-A", "tests.acceptance.apps.orders", "worker", "--loglevel=INFO", *options),
+            env={"ORDERS_REDIS": redis_url, "REBOUND_HTTP_TIMEOUT": str(TIMEOUT_S), **environment},
+        )
+        worker.wait_for_output(" ready.", timeout=60)
+        return worker
+
+    return start
+
+
+@pytest.fixture
+def rebound(redis_url: str) -> Iterator[Rebound]:
+    yield Rebound(Celery("web", broker=redis_url, set_as_current=False))
+    close_redis_connections()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+def left_in(url: str) -> int:
+    with Redis.from_url(url) as redis:
+        return redis.hlen(QueueKeys("", "rebound", (0, 3, 6, 9)).messages)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
+def test_a_worker_that_is_told_to_stop_begins_no_post_and_ends_with_those_that_hang(
+    pool: str, rebound: Rebound, redis_url: str, receiver: Receiver, start_worker: StartWorker
+) -> None:
+    def hang(connection: socket.socket) -> None:
+        receiver.released.wait(60)
+
+    receiver.answer = hang
+    worker = start_worker("-P", pool, "-c", "2")
+    requests = [
+        {"destination": receiver.url, "id": f"order-{n}", "base_delay": 1, "max_retries": 9, "attempt": 1}
+        for n in range(300)
+    ]
+    rebound.schedule_retries(requests)
+    wait_until(lambda: receiver.requests >= 8, timeout=20, message=worker.tail)
+
+    worker.signal(signal.SIGTERM)
+    began = time.monotonic()
+    worker.wait_for_output("Warm shutdown", timeout=10)
+    posted = receiver.requests
+
+    assert worker.wait(TIMEOUT_S + MARGIN_S + 10) == 0
+    assert time.monotonic() - began < TIMEOUT_S + MARGIN_S
+    assert receiver.requests <= posted + 1
+    assert left_in(redis_url) == 300, "nothing is lost"
+    assert "was not begun" in worker.output
+    assert worker.output.count("attempt 3 follows") == receiver.requests
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_stop_begins_no_further_post_of_a_job_to_a_receiver_that_answers(
+    pool: str, rebound: Rebound, redis_url: str, receiver: Receiver, start_worker: StartWorker
+) -> None:
+    def slowly(connection: socket.socket) -> None:
+        receiver.released.wait(0.5)
+        connection.sendall(whole(200, b""))
+
+    receiver.answer = slowly
+    worker = start_worker("-P", pool, "-c", "2", REBOUND_HTTP_TIMEOUT="20")
+    rebound.schedule_retries([{"destination": receiver.url, "id": f"order-{n}", "base_delay": 1} for n in range(64)])
+    wait_until(lambda: receiver.requests >= 8, timeout=20, message=worker.tail)
+
+    worker.signal(signal.SIGTERM)
+    worker.wait_for_output("Warm shutdown", timeout=10)
+    posted = receiver.requests
+
+    assert worker.wait(20) == 0
+    assert receiver.requests <= posted + 8, "what began while the signal was on its way"
+    assert left_in(redis_url) == 64 - receiver.requests
+    assert "the worker is stopping" in worker.output
+
+
+def test_a_stop_is_bounded_when_the_connections_to_redis_were_cut(
+    rebound: Rebound, redis_url: str, receiver: Receiver, start_worker: StartWorker
+) -> None:
+    receiver.answer = lambda _connection: receiver.released.wait(60)  # type: ignore[assignment, return-value]
+    worker = start_worker("-P", "prefork", "-c", "2")
+    rebound.schedule_retries([{"destination": receiver.url, "id": f"order-{n}", "base_delay": 1} for n in range(300)])
+    wait_until(lambda: receiver.requests >= 8, timeout=20, message=worker.tail)
+
+    with Redis.from_url(redis_url) as redis:
+        redis.client_kill_filter(_type="normal", skipme=True)
+    worker.signal(signal.SIGTERM)
+    began = time.monotonic()
+
+    assert worker.wait(TIMEOUT_S + MARGIN_S + 30) == 0
+    assert time.monotonic() - began < TIMEOUT_S + MARGIN_S
+    assert left_in(redis_url) == 300
+
+
+def test_the_log_tells_the_status_of_each_answer_that_is_no_success(
+    rebound: Rebound, redis_url: str, receiver: Receiver, start_worker: StartWorker
+) -> None:
+    receiver.answer = say(whole(503, b"busy", b"Retry-After: 77"))
+    worker = start_worker("-P", "prefork", "-c", "1")
+    url = receiver.url.replace("http://", "http://user:hunter2@") + "?token=hunter2"
+    rebound.schedule_retry(url, b"v", id="order-7", base_delay=1)
+
+    output = worker.wait_for_output("failed with")
+
+    (line,) = [line for line in output.splitlines() if "failed with" in line]
+    assert f"POST {receiver.url} answered 503: busy; attempt 3 follows in 77.0 s" in line
+    assert "WARNING" in line
+    assert "hunter2" not in output
+
+
+def test_posts_go_through_the_proxy_of_the_environment(
+    rebound: Rebound, redis_url: str, receiver: Receiver, start_worker: StartWorker
+) -> None:
+    proxy = receiver.url.replace("http://", "http://user:hunter2@")
+    worker = start_worker("-P", "prefork", "-c", "1", HTTP_PROXY=proxy)
+
+    rebound.schedule_retry("http://shop.invalid/hook?a=1", b"v", id="order-7", base_delay=1)
+
+    worker.wait_for_output("delivered message order-7")
+    head = receiver.heads[0]
+    assert head.startswith(b"POST http://shop.invalid/hook?a=1 HTTP/1.1\r\n")
+    assert b"\r\nProxy-Authorization: Basic dXNlcjpodW50ZXIy" in head
+    assert "hunter2" not in worker.output
