@@ -82,6 +82,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "delivery",
         "demo.command",
         "destinations",
+        "destinations.kafka",
         "kafka_common",
         "registry",
         "requests",

@@ -30,9 +30,6 @@ _TRANSPORTS = {
     "sentinel": f"{_HOME}:SentinelTransport",
 }
 
-#: The attribute of an app that keeps its installation.
-_ATTRIBUTE = "_rebound_schedule"
-
 #: Short names that a mapping of options may use.
 _SHORT = {"lease": "lease_s", "max_losses": "max_worker_losses"}
 
@@ -65,7 +62,7 @@ def _install(app: Celery, read_options: Callable[[], ScheduleOptions], *, is_cop
     replace_transports(_TRANSPORTS)
     token = f"{app.main}-{id(app):x}"
     installation = Installation(token, read_options, partial(_tell_dead, ref(app)), app_name=app.main, is_copy=is_copy)
-    setattr(app, _ATTRIBUTE, installation)
+    setattr(app, installed.ATTRIBUTE, installation)
     add_transport_option(app, installed.OPTION, token, _look_often)
     signals.task_received.connect(eta.give_back, dispatch_uid="rebound-eta")
     control_cls = app.control_cls
