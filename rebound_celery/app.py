@@ -22,6 +22,7 @@ from .delivery.opened import Destinations, OpenedDestinations
 from .delivery.own_queue import add_queue
 from .delivery.publisher import Publisher
 from .delivery.task import DeliverTask
+from .destinations import kinds
 from .errors import InvalidSettingError, ReboundError
 from .message import Message
 from .policy import RetryPolicy
@@ -87,19 +88,7 @@ class Rebound:
         return Settings.read({**{name: self.app.conf.get(name) for name in _SETTING_NAMES}, **self._overrides})
 
     def _build_destinations(self) -> Destinations:
-        # Imported here so that an app that only schedules never loads a Kafka or HTTP client.
-        from .destinations.dead_set import DeadSetDestination
-        from .destinations.http import HttpDestination
-        from .destinations.kafka import KafkaDestination
-
-        settings = self.settings
-        return {
-            "kafka": KafkaDestination(
-                settings.kafka_brokers, settings.kafka_options, settings.kafka_timeout, settings.kafka_client
-            ),
-            "http": HttpDestination.of(settings),
-            "dead-set": DeadSetDestination(self._publisher.open),
-        }
+        return kinds.build(self.settings, self._publisher.open)
 
     def close(self) -> None:
         """Close what this process has opened: its connections to Redis, Kafka and HTTP receivers.
@@ -130,6 +119,11 @@ class Rebound:
         signals.worker_shutdown.connect(self._close_destinations)
         signals.worker_process_shutdown.connect(self._close_destinations)
         signals.worker_init.connect(spare_what_is_loaded)
+        signals.worker_init.connect(self._check_options)
+
+    def _check_options(self, sender: Any = None, **_: Any) -> None:
+        if sender.app is self.app:
+            kinds.say_wrong_options(self.settings)
 
     def _close_destinations(self, **_: Any) -> None:
         self._destinations.close()

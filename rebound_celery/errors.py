@@ -52,6 +52,23 @@ class UnreachableError(ReboundError):
         return type(self), (self.service, self.address, self.cause)
 
 
+class UnsupportedBrokerError(ReboundError):
+    """The Celery app's broker is not Redis, so nothing can wait there. Set `broker_url` to a Redis.
+
+    `memory://` is possible in tests: deliveries work within the process, and nothing is kept.
+    """
+
+    def __init__(self, address: str) -> None:
+        super().__init__(
+            f"the broker is {address}, and rebound keeps what waits in Redis: set broker_url to redis://, rediss:// or "
+            "sentinel:// (memory:// delivers within one process, for tests)"
+        )
+        self.address = address
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return type(self), (self.address,)
+
+
 class AlreadyStoredError(ReboundError):
     """A task with this id waits or runs already, and the publisher asked for it to be kept. Nothing was stored."""
 

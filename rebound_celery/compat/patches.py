@@ -366,4 +366,10 @@ PATCHES: tuple[Patch, ...] = (
         "celery_conf.py",
         "A setting that each call reads is looked up under all of its names, without the cost of `app.conf`.",
     ),
+    _celery(
+        "app.base:Celery._preconf",
+        "used",
+        "broker.py",
+        "A broker that is not Redis is refused at once, without reading the app's configuration.",
+    ),
 )

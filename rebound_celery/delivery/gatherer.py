@@ -45,6 +45,9 @@ class Gatherer:
         with self._lock:
             self._unannounced.append(request)
         (self._slow if is_slow else self._quick).append(request)
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
         if not self._armed:
             self._armed = True
             hub = self._consumer.hub
@@ -54,15 +57,23 @@ class Gatherer:
             else:
                 self._consumer.timer.call_after(_GATHER_S, self.flush)
 
-    def retire(self) -> None:
-        """Another gatherer takes the place of this one, for the worker has another connection now.
+    def take_over(self, earlier: Gatherer) -> None:
+        """Take the place of the gatherer of an earlier connection, with what it has not given to the pool yet.
 
-        Prefork, which is the pool with a semaphore, has dropped what it had not begun, and the broker delivers again
-        what is still gathered here. Any other pool still runs all of it.
+        Its own timer may be gone with that connection, so nothing else would run these requests. Prefork, which is the
+        pool with a semaphore, has dropped what it had not begun, and the broker delivers that again.
         """
-        if self._consumer.pool.uses_semaphore:
-            self._quick.clear()
-            self._slow.clear()
+        quick, slow = earlier.drain()
+        if self._consumer.pool.uses_semaphore or not (quick or slow):
+            return
+        self._quick.extend(quick)
+        self._slow.extend(slow)
+        self._flush_soon()
+
+    def drain(self) -> tuple[list[Any], list[Any]]:
+        """Give away the quick and the slow requests that are not with the pool."""
+        with self._lock:
+            return _take(self._quick, len(self._quick)), _take(self._slow, len(self._slow))
 
     def flush(self) -> None:
         """Give what has been gathered to the pool, as far as the pool has use for more."""

@@ -80,11 +80,17 @@ class Job:
 
     def on_done(self, results: Sequence[Result]) -> None:
         """The pool has ended the job: settle its messages, and tell those who watch."""
-        runtime = self._clock.monotonic() - self._began
         if not isinstance(results, list):
             # Pools of one process report a lost thread this way.
             self.on_lost(results)
             return
+        try:
+            self._settle(results)
+        finally:
+            self._end()
+
+    def _settle(self, results: Sequence[Result]) -> None:
+        runtime = self._clock.monotonic() - self._began
         by_end: dict[End, list[tuple[Any, Result]]] = {end: [] for end in End}
         for request, result in zip(self._requests, results, strict=True):
             task_ready(request, successful=result.end == End.DONE)
@@ -95,6 +101,9 @@ class Job:
             request.reject(requeue=True)
         tell_ends(self._events, by_end, runtime)
         logger.debug("a job of %d deliveries took %.3f s", len(results), runtime, extra={"event": "batch"})
+
+    def _end(self) -> None:
+        # Also after an error, such as that of a lost connection: the gatherer counts the jobs that have not ended.
         if self._then is not None:
             self._then()
 
@@ -103,6 +112,12 @@ class Job:
 
         A message that the lost process has stored again is not run: it waits for its next attempt.
         """
+        try:
+            self._run_again(exc_info)
+        finally:
+            self._end()
+
+    def _run_again(self, exc_info: Any) -> None:
         losses = self._losses + (len(self._requests) == 1)
         logger.error(
             "a job of %d deliveries was lost: %s",
@@ -122,8 +137,6 @@ class Job:
                 self._run([request], losses)
             else:
                 give_up(self._task, request, losses, self._events)
-        if self._then is not None:
-            self._then()
 
 
 def give_up(task: Any, request: Any, losses: int, events: TaskEvents) -> bool:

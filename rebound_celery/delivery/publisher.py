@@ -15,6 +15,7 @@ from kombu.exceptions import KombuError
 from kombu.utils.url import maybe_sanitize_url
 from redis.exceptions import RedisError
 
+from ..broker import has_schedule, require_redis
 from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import NotStoredError, UnreachableError
 from ..message import Message, codec
@@ -109,12 +110,13 @@ class Publisher:
 
         Raises:
             NotStoredError: if Redis is away or refuses; any of them may be stored.
+            UnsupportedBrokerError: if the app has another broker than Redis.
         """
         if not deliveries:
             return
         try:
             if self._has_schedule is None:
-                self._has_schedule = self._find_schedule()
+                self._has_schedule = has_schedule(self._app)
             if self._has_schedule:
                 self._store(deliveries)
             else:
@@ -135,7 +137,12 @@ class Publisher:
             raise UnreachableError("Redis", self.address, error) from error
 
     def open(self) -> AbstractContextManager[Schedule]:
-        """The schedule of rebound's queue over a new connection, for rare calls."""
+        """The schedule of rebound's queue over a new connection, for rare calls.
+
+        Raises:
+            UnsupportedBrokerError: if the app has another broker than Redis.
+        """
+        require_redis(self._app)
         return open_schedule(self._app, self._queue())
 
     def close(self) -> None:
@@ -154,20 +161,12 @@ class Publisher:
     @property
     def address(self) -> str:
         """The broker's URL without its password."""
-        return str(maybe_sanitize_url(self._app.conf.broker_write_url or "memory://"))
+        return str(maybe_sanitize_url(self._app.conf.broker_write_url))
 
     @cached_property
     def _replies(self) -> bool:
         """Whether the app's results are sent as messages to whoever scheduled the task."""
         return str(self._app.conf.result_backend or "").startswith("rpc")
-
-    def _find_schedule(self) -> bool:
-        """Whether the app's broker has the schedule; kombu's memory transport, say, has none."""
-        try:
-            with self.open():  # this alone connects nothing
-                return True
-        except UnreachableError:
-            return False
 
     # A broker with the schedule
 

@@ -11,6 +11,7 @@ from celery.app.task import Context
 from celery.backends.base import DisabledBackend
 
 from ..errors import DeadLetterError, DeliveryError
+from ..message import message_id_of
 from .batch import End, Result
 from .delivery import Delivery
 
@@ -41,7 +42,9 @@ def store_result(task: Any, request: Context, result: Result) -> None:
     except Exception:
         # The delivery stands, whatever becomes of the note about it.
         logger.exception(
-            "the result of task %s could not be stored", request.id, extra={"event": "no_result", "task_id": request.id}
+            "the result of task %s could not be stored",
+            request.id,
+            extra={"event": "no_result", "message_id": message_id_of(request.id)},
         )
 
 
@@ -53,7 +56,9 @@ def store_started(task: Any, request: Context) -> None:
         )
     except Exception:
         logger.exception(
-            "the start of task %s could not be stored", request.id, extra={"event": "no_result", "task_id": request.id}
+            "the start of task %s could not be stored",
+            request.id,
+            extra={"event": "no_result", "message_id": message_id_of(request.id)},
         )
 
 

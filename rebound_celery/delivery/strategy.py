@@ -43,14 +43,14 @@ class Strategy:
         # Otherwise nobody looks at more than the id of a message that is on its way to the pool. One of the signal's
         # receivers is the schedule's.
         task.form.details_wanted = lambda: events.is_on or len(signals.task_received.receivers) > 1
-        earlier = consumer.strategies.get(task.name)
-        if isinstance(earlier, Strategy):
-            earlier.gatherer.retire()
         self._task = task
         self._app = app
         self._consumer = consumer
         self._events = events
         self.gatherer = Gatherer(task, consumer, events)
+        earlier = consumer.strategies.get(task.name)
+        if isinstance(earlier, Strategy):
+            self.gatherer.take_over(earlier.gatherer)
         self._request_class = _request_class(task, app, consumer)
         self._utc = app.uses_utc_timezone()
 

@@ -7,12 +7,17 @@ from itertools import chain
 from typing import Any
 
 from celery import Celery
-from redis.exceptions import NoPermissionError
+from kombu.utils.url import maybe_sanitize_url
+from redis.exceptions import NoPermissionError, RedisError
 
+from .. import registry
+from ..broker import require_redis
 from ..compat.versions import untested
 from ..config import Settings
 from ..delivery import PROMISED, TASK_NAME, DeliverTask
-from ..errors import ReboundError
+from ..destinations.kafka import check_options as check_producer
+from ..errors import ReboundError, UnreachableError
+from ..registry import RetryScheduler
 from ..schedule.port import open_schedule, server_checks
 from .doctor_kafka import check_codecs, check_kafka, check_options
 from .finding import NOTE, OK, PROBLEM, WARNING, Finding
@@ -26,26 +31,36 @@ _UNCLAIMED_S = 60
 
 
 def examine(
-    app: Celery, topics: Sequence[str] = (), patience_s: float = 3.0, options: Mapping[str, Any] | None = None
+    app: Celery,
+    topics: Sequence[str] = (),
+    patience_s: float = 3.0,
+    options: Mapping[str, Any] | None = None,
+    *,
+    kafka: bool = True,
 ) -> list[Finding]:
     """Run all checks and return what they found.
 
     Args:
-        app: a Celery app with Rebound.
+        app: a Celery app with Rebound, or with the schedule alone.
         topics: the Kafka topics that are consumed. Their dead letter topics are checked too.
         patience_s: the seconds that workers have to answer.
         options: the options of kafka-python that the app's consumers use.
+        kafka: whether the app uses Kafka.
     """
     options = options or {}
+    rebound = registry.installed(app)
     checks: dict[str, Callable[[], Iterable[Finding]]] = {
         "packages": _packages,
-        "task": lambda: chain(_task(app), _settings(app.rebound.settings)),
         "redis": lambda: _redis(app),
-        "workers": lambda: chain(_workers(app, patience_s), _claims(app)),
-        "consumers": lambda: check_options(options),
-        "codecs": check_codecs,
-        "kafka": lambda: check_kafka(app.rebound.settings, topics, options),
+        "workers": lambda: chain(_workers(app, rebound, patience_s), _claims(app, rebound)),
     }
+    if rebound is not None:
+        checks["task"] = lambda: chain(_task(app), _settings(rebound.settings))
+    if rebound is not None and kafka:
+        checks["producer"] = lambda: _producer(rebound.settings)
+        checks["consumers"] = lambda: check_options(options)
+        checks["codecs"] = check_codecs
+        checks["kafka"] = lambda: _kafka(rebound.settings, topics, options)
     found = []
     for subject, check in checks.items():
         try:
@@ -88,9 +103,32 @@ def _settings(settings: Settings) -> Iterator[Finding]:
         )
 
 
+def _producer(settings: Settings) -> Iterator[Finding]:
+    """Check the options with which retries are produced; a wrong one looks like an outage. This connects to nothing."""
+    check_producer(settings.kafka_client, settings.kafka_options)
+    yield from ()
+
+
+def _kafka(settings: Settings, topics: Sequence[str], options: Mapping[str, Any]) -> Iterator[Finding]:
+    try:
+        yield from check_kafka(settings, topics, options)
+    except UnreachableError as error:
+        if topics or settings.kafka_brokers != Settings().kafka_brokers:
+            raise
+        yield Finding(
+            NOTE,
+            "kafka",
+            f"{error}; no setting names another address: if the app uses no Kafka, all is well",
+        )
+
+
 def _redis(app: Celery) -> Iterator[Finding]:
-    app.rebound.check_redis()
+    require_redis(app)
     with open_schedule(app, app.conf.task_default_queue) as schedule:
+        try:
+            schedule.ping()
+        except (RedisError, OSError) as error:
+            raise UnreachableError("Redis", str(maybe_sanitize_url(app.conf.broker_write_url)), error) from error
         try:
             info = schedule.server_info()
         except NoPermissionError:
@@ -104,9 +142,13 @@ def _redis(app: Celery) -> Iterator[Finding]:
         yield Finding(WARNING, "redis", text)
 
 
-def _claims(app: Celery) -> Iterator[Finding]:
+def _queue(app: Celery, rebound: RetryScheduler | None) -> str:
+    return str(app.conf.task_default_queue) if rebound is None else rebound.settings.queue
+
+
+def _claims(app: Celery, rebound: RetryScheduler | None) -> Iterator[Finding]:
     """Whether somebody claims what is due, whatever the workers answer."""
-    queue = app.rebound.settings.queue
+    queue = _queue(app, rebound)
     with open_schedule(app, queue) as schedule:
         unclaimed_s = schedule.unclaimed_ms() / 1000
     if unclaimed_s >= _UNCLAIMED_S:
@@ -118,7 +160,7 @@ def _claims(app: Celery) -> Iterator[Finding]:
         )
 
 
-def _workers(app: Celery, patience_s: float) -> Iterator[Finding]:
+def _workers(app: Celery, rebound: RetryScheduler | None, patience_s: float) -> Iterator[Finding]:
     inspect = app.control.inspect(timeout=patience_s)
     queues_of: Mapping[str, Any] = inspect.active_queues() or {}
     if not queues_of:
@@ -126,30 +168,34 @@ def _workers(app: Celery, patience_s: float) -> Iterator[Finding]:
         return
     tasks_of = inspect.registered() or {}
     stats_of = inspect.stats() or {}
-    queue = app.rebound.settings.queue
+    queue = _queue(app, rebound)
     own = set(app.amqp.queues)
     delivers = False
     for worker, queues in queues_of.items():
         names = {found["name"] for found in queues}
         # Celery adds a task's attributes to its name: "rebound.deliver [rate_limit=...]".
         knows = any(text.split(" ")[0] == TASK_NAME for text in tasks_of.get(worker, ()))
-        delivers |= queue in names and knows
-        if queue in names and not knows:
+        delivers |= queue in names and (knows or rebound is None)
+        if queue in names and not knows and rebound is not None:
             yield Finding(
                 PROBLEM,
                 "workers",
                 f"{worker} consumes the queue {queue} without knowing {TASK_NAME}: it would drop retries; "
                 "stop it, or start it with the app that has Rebound",
             )
+        installer = "Rebound" if rebound is not None else "install_schedule"
         options = stats_of.get(worker, {}).get("broker", {}).get("transport_options", {})
         if names & own and worker in stats_of and "rebound" not in options:
             yield Finding(
                 PROBLEM,
                 "workers",
                 f"{worker} consumes {', '.join(sorted(names & own))} without delayed delivery: it never claims waiting "
-                "messages, and holds countdowns in its memory; start it with the app that has Rebound",
+                f"messages, and holds countdowns in its memory; start it with the app that has {installer}",
             )
     if not delivers:
         yield Finding(
-            PROBLEM, "workers", f"no worker consumes the queue {queue}, so no retry is delivered; start one with it"
+            PROBLEM,
+            "workers",
+            f"no worker consumes the queue {queue}, so no {'task' if rebound is None else 'retry'} of it is delivered; "
+            "start one with it",
         )

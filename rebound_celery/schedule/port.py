@@ -34,6 +34,7 @@ __all__ = [
     "ScheduleOptions",
     "UnknownVersionError",
     "Waiting",
+    "is_installed",
     "message_leases",
     "open_schedule",
     "server_checks",
@@ -201,6 +202,13 @@ def open_schedule(app: Any, queue: str) -> AbstractContextManager[Schedule]:
     from .transport.opening import open_schedule
 
     return open_schedule(app, queue)
+
+
+def is_installed(app: Any) -> bool:
+    """Whether `install_schedule` was called for an app."""
+    from .transport.installed import is_installed
+
+    return is_installed(app)
 
 
 def message_leases(message: Any) -> MessageLeases:

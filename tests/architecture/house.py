@@ -25,6 +25,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "caching": (),
     "stopping": (),
     "health": ("clock",),
+    "broker": ("errors",),
     "kafka_common": (),
     "scheduled": ("errors",),
     "policy": ("caching", "errors"),
@@ -39,9 +40,10 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     # the stages
     "consumer": (*COMMON, "kafka_common", "registry", "compat", "compat.celery_*", "compat.kafka_*"),
     # It is usable alone: it knows nothing of Kafka, messages or policies. `schedule` is also checked layer by layer.
-    "schedule": ("clock", "errors", "health", "stopping", "compat", "compat.celery_*", "compat.kombu_*"),
+    "schedule": ("broker", "clock", "errors", "health", "stopping", "compat", "compat.celery_*", "compat.kombu_*"),
     "delivery": (
         *COMMON,
+        "broker",
         "celery_conf",
         "destinations",
         "registry",
@@ -72,6 +74,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "operate": (
         *COMMON,
         "app",
+        "broker",
         "compat",
         "compat.versions",
         "consumer",
@@ -79,6 +82,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "delivery",
         "demo.command",
         "destinations",
+        "destinations.kafka",
         "kafka_common",
         "registry",
         "requests",
@@ -141,6 +145,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
     ),
     "kombu": (
         "app",
+        "broker",
         "compat.*",
         "delivery.*",
         "demo.*",

@@ -21,6 +21,7 @@ from kombu.transport import memory
 from rebound_celery import Message, NotStoredError, Rebound, UnreachableError
 from rebound_celery.delivery.delivery import Delivery
 from rebound_celery.delivery.form import STORED_TYPE, from_argument, to_argument
+from rebound_celery.errors import UnsupportedBrokerError
 from rebound_celery.message import Origin
 from rebound_celery.message.address import KafkaAddress
 from rebound_celery.policy import RetryPolicy
@@ -378,7 +379,7 @@ def test_threads_may_schedule_at_once_and_each_retry_is_stored_once(stored: list
 def test_a_broker_that_is_no_redis_is_told_where_redis_is_needed() -> None:
     _, rebound = make_app()
 
-    with pytest.raises(UnreachableError, match=r"cannot reach Redis at memory:.*not Redis"):
+    with pytest.raises(UnsupportedBrokerError, match=r"the broker is memory:.*rebound keeps what waits in Redis"):
         rebound.check_redis()
 
 

@@ -225,10 +225,16 @@ def _print_stats(consumer: Consumer) -> None:
 @click.option("--topic", "topics", multiple=True, help="A consumed topic; its dead letter topic is checked too.")
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="An option of your consumers.")
 @click.option("--timeout", default=3.0, show_default=True, metavar="SECONDS", help="How long workers have to answer.")
+@click.option("--no-kafka", is_flag=True, help="Leave Kafka out: the app delivers over HTTP only.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON list.")
 @click.pass_context
 def doctor(
-    ctx: click.Context, topics: tuple[str, ...], options: tuple[str, ...], timeout: float, as_json: bool
+    ctx: click.Context,
+    topics: tuple[str, ...],
+    options: tuple[str, ...],
+    timeout: float,
+    no_kafka: bool,
+    as_json: bool,
 ) -> None:
     """Check Redis, Kafka, the workers and the installed packages for what makes the delivery promise unsafe.
 
@@ -239,12 +245,15 @@ def doctor(
     from rebound_celery import registry
     from rebound_celery.operate.doctor import examine
     from rebound_celery.operate.finding import PROBLEM
+    from rebound_celery.schedule.port import is_installed
 
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     with plain_errors(ctx):
         app = ctx.obj.app
-        registry.find(app)  # raises NotInstalledError
-        findings = examine(app, topics, timeout, dict(read_option(option) for option in options))
+        if not is_installed(app):
+            registry.find(app)  # raises NotInstalledError
+        consumer_options = dict(read_option(option) for option in options)
+        findings = examine(app, topics, timeout, consumer_options, kafka=not no_kafka)
         if as_json:
             click.echo(json.dumps([asdict(finding) for finding in findings]))
         else:

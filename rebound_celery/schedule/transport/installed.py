@@ -14,6 +14,9 @@ from ..port import ScheduleOptions
 #: The name of the transport option whose value is the token of an installation.
 OPTION = "rebound"
 
+#: The attribute of an app that keeps its installation.
+ATTRIBUTE = "_rebound_schedule"
+
 _installations: WeakValueDictionary[str, Installation] = WeakValueDictionary()
 
 
@@ -44,6 +47,11 @@ class Installation:
         self.app_name = app_name
         self.is_copy = is_copy
         _installations[token] = self
+
+
+def is_installed(app: Any) -> bool:
+    """Whether an app has the schedule."""
+    return ATTRIBUTE in vars(app)
 
 
 def installation_of(token: object) -> Installation | None:

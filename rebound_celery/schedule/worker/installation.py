@@ -10,9 +10,11 @@ from weakref import ref
 
 from celery import Celery, signals
 
+from ...broker import check_known_broker, has_schedule
 from ...compat.celery_connections import add_transport_option
 from ...compat.kombu_reconnects import look_often
 from ...compat.kombu_transports import replace_transports
+from ...errors import UnsupportedBrokerError
 from ...stopping import share_with_children, tell_children
 from ..port import ScheduleOptions, message_leases
 from ..transport import eta, installed
@@ -28,9 +30,6 @@ _TRANSPORTS = {
     "sentinel": f"{_HOME}:SentinelTransport",
 }
 
-#: The attribute of an app that keeps its installation.
-_ATTRIBUTE = "_rebound_schedule"
-
 #: Short names that a mapping of options may use.
 _SHORT = {"lease": "lease_s", "max_losses": "max_worker_losses"}
 
@@ -41,13 +40,18 @@ Options = ScheduleOptions | Mapping[str, Any]
 def install_schedule(app: Celery, options: Options | Callable[[], Options] | None = None) -> None:
     """Let every countdown of `app` wait in Redis under a lease, instead of in a worker's memory.
 
-    Broker URLs stay as they are (redis, rediss, sentinel, sockets), with all options; other brokers are not changed.
+    Broker URLs stay as they are (redis, rediss, sentinel, sockets), with all options. Another broker is refused: at
+    once where it is known already, else when a worker starts. With `memory://`, for tests, nothing is changed.
 
     Args:
         app: the Celery app.
         options: see `ScheduleOptions`; None means its defaults. A function is asked whenever a channel is opened, so
             that settings can be read late.
+
+    Raises:
+        UnsupportedBrokerError: if the app is known to have another broker than Redis.
     """
+    check_known_broker(app)
     read = partial(_read, options)
     token = _install(app, read)
     # A copy of the app has its fixups (see `__reduce_keys__`), and Celery calls them where it makes the copy.
@@ -58,7 +62,7 @@ def _install(app: Celery, read_options: Callable[[], ScheduleOptions], *, is_cop
     replace_transports(_TRANSPORTS)
     token = f"{app.main}-{id(app):x}"
     installation = Installation(token, read_options, partial(_tell_dead, ref(app)), app_name=app.main, is_copy=is_copy)
-    setattr(app, _ATTRIBUTE, installation)
+    setattr(app, installed.ATTRIBUTE, installation)
     add_transport_option(app, installed.OPTION, token, _look_often)
     signals.task_received.connect(eta.give_back, dispatch_uid="rebound-eta")
     control_cls = app.control_cls
@@ -135,6 +139,11 @@ def _prepare_worker(sender: Any = None, **_: Any) -> None:
     # Here, because only a worker has it, and importing it takes time.
     from ...compat.celery_request import use_request
 
+    try:
+        has_schedule(sender.app)
+    except UnsupportedBrokerError as error:
+        # Celery would log any other exception, and go on.
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
     worker_state.remember(sender)
     extend_panel()
     use_request(sender.app, _count_loss)

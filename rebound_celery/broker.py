@@ -1,0 +1,81 @@
+"""Whether an app's broker can keep what waits: Redis can, kombu's memory transport is for tests, and others cannot."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+from weakref import WeakSet
+
+from kombu.utils.url import maybe_sanitize_url
+
+from .errors import UnsupportedBrokerError
+
+#: The schemes of Redis' URLs, up to a `+`.
+_REDIS = frozenset({"redis", "rediss", "sentinel"})
+_MEMORY = "memory"
+
+#: Apps whose users have been told that nothing is kept.
+_warned: WeakSet[Any] = WeakSet()
+
+logger = logging.getLogger(__name__)
+
+
+def check_known_broker(app: Any) -> None:
+    """Check the broker of an app as far as it is known already: no configuration is read for it.
+
+    Raises:
+        UnsupportedBrokerError: if the app has another broker than Redis.
+    """
+    # What was given to Celery(...), or set before the configuration is read, is here.
+    url = app.conf.broker_write_url if app.configured else app._preconf.get("broker_url")  # noqa: SLF001 - of celery
+    if url:
+        _check(url)
+
+
+def has_schedule(app: Any) -> bool:
+    """Whether the app's broker keeps the schedule. It is False for kombu's memory transport; this is logged once.
+
+    Raises:
+        UnsupportedBrokerError: if the app has another broker than Redis.
+    """
+    url = app.conf.broker_write_url
+    if not url:
+        with app.connection_for_write() as connection:  # Celery's default; this connects nothing
+            url = connection.as_uri()
+    if _check(url):
+        return True
+    if app not in _warned:
+        _warned.add(app)
+        logger.warning(
+            "the broker is %s, which is for tests: nothing that waits is kept beyond this process",
+            _shown(url),
+            extra={"event": "nothing_kept"},
+        )
+    return False
+
+
+def require_redis(app: Any) -> None:
+    """Refuse any other broker than Redis, the memory transport too.
+
+    Raises:
+        UnsupportedBrokerError: naming the app's broker.
+    """
+    if not has_schedule(app):
+        raise UnsupportedBrokerError(_shown(app.conf.broker_write_url))
+
+
+def _check(url: Any) -> bool:
+    """Whether it is Redis. Several URLs, of which one is used, are all of the same kind."""
+    first = url if isinstance(url, str) else next(iter(url))
+    scheme, colon, _ = first.partition("://")
+    kind = scheme.lower().partition("+")[0] if colon else first
+    if kind in _REDIS:
+        return True
+    if kind == _MEMORY:
+        return False
+    raise UnsupportedBrokerError(_shown(url))
+
+
+def _shown(url: Any) -> str:
+    urls = url.split(";") if isinstance(url, str) else url
+    return ";".join(maybe_sanitize_url(one) for one in urls)

@@ -1,0 +1,67 @@
+"""What the doctor examines follows from what the app has: Rebound or the schedule alone, Kafka or none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from rebound_celery import Rebound, install_schedule
+from rebound_celery.operate.doctor import examine
+from rebound_celery.operate.finding import NOTE, OK, PROBLEM, Finding
+
+
+def make_app(url: str, **settings: Any) -> Celery:
+    app = Celery("examined", broker=url, set_as_current=False)
+    Rebound(app, **settings)
+    return app
+
+
+def by_subject(findings: list[Finding]) -> dict[str, list[Finding]]:
+    found: dict[str, list[Finding]] = {}
+    for finding in findings:
+        found.setdefault(finding.subject, []).append(finding)
+    return found
+
+
+def test_an_app_with_the_schedule_alone_has_no_problem(redis_url: str) -> None:
+    app = Celery("alone", broker=redis_url, set_as_current=False)
+    install_schedule(app)
+
+    findings = by_subject(examine(app, patience_s=0.2))
+
+    assert set(findings) == {"packages", "redis", "workers"}
+    assert not [each for subject in findings.values() for each in subject if each.level == PROBLEM]
+
+
+@pytest.mark.parametrize("kafka", [True, False])
+def test_an_app_without_kafka_has_no_problem(redis_url: str, kafka: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REBOUND_KAFKA_BROKERS", raising=False)
+    monkeypatch.setattr("rebound_celery.operate.doctor_kafka._ADMIN_TIMEOUT_MS", 300)
+
+    findings = by_subject(examine(make_app(redis_url), patience_s=0.2, kafka=kafka))
+
+    assert not [each for subject in findings.values() for each in subject if each.level == PROBLEM]
+    assert ("kafka" in findings) == kafka
+    if kafka:
+        assert findings["kafka"][0].level in (NOTE, OK, "warning")
+
+
+@pytest.mark.parametrize("options", [{"security.protocol": "PLAINTEXT"}, {"acks": 1}])
+def test_a_wrong_option_of_the_producer_is_a_problem(redis_url: str, options: dict[str, Any]) -> None:
+    app = make_app(redis_url, kafka_options=options, kafka_brokers="127.0.0.1:1")
+
+    (finding,) = by_subject(examine(app, patience_s=0.2))["producer"]
+
+    assert finding.level == PROBLEM
+    assert next(iter(options)) in finding.text
+
+
+def test_a_worker_says_at_its_start_which_option_is_wrong(caplog: pytest.LogCaptureFixture, redis_url: str) -> None:
+    app = make_app(redis_url, kafka_options={"compresion_type": "gzip"})
+
+    app.WorkController(hostname="w@here")  # it sends worker_init
+
+    (record,) = [record for record in caplog.records if record.__dict__.get("event") == "wrong_option"]
+    assert "compresion_type" in record.getMessage()
