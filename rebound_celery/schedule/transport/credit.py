@@ -13,19 +13,22 @@ from typing import Any
 
 from ...clock import SYSTEM_CLOCK, Clock
 from . import installed
+from .installed import Load
 from .leases import Leases
 
 #: How many messages a worker takes at most at a time from a queue whose owner reads them.
 LEASED_QUEUE_CREDIT = 1_000
-#: Such a worker claims again when one in so many of them is free. Each claim costs a round trip.
+#: Such a worker claims again when one in so many of them is free, as one with short tasks does: a claim costs a round
+#: trip.
 _FREE_PART = 4
 #: How many due messages a process without a prefetch limit takes at most at a time.
 _UNLIMITED_CREDIT = 200
 
 #: Seconds: of what the pool will begin within this time, nothing is left to other workers.
-_AHEAD_S = 0.1
-#: Seconds over which it is counted how many tasks begin.
-_COUNTED_S = 0.1
+_AHEAD_S = 0.2
+#: Seconds over which it is counted how many tasks begin; less where so many times the pool's size have begun.
+_COUNTED_S = 0.3
+_COUNTED_ROUNDS = 4
 
 
 class Credit:
@@ -58,10 +61,14 @@ class Credit:
         load = installed.worker.load(channel)
         if load is None:
             return max(0, (prefetch or _UNLIMITED_CREDIT) - held)
-        ahead = max(0, int(self._rate.of(load.begun) * _AHEAD_S) - load.waiting)
         most = max(2 * prefetch, load.size) if prefetch else max(_UNLIMITED_CREDIT, load.size)
-        begins = max(0, load.size - load.busy) + max(ahead, self._passed.get(name, 0))
-        return max(0, min(begins, most - held))
+        ahead = min(most, int(self._rate.of(load) * _AHEAD_S))
+        room, passed = load.size + ahead - load.busy, self._passed.get(name, 0)
+        if ahead >= load.size and not passed and room < (load.size + ahead) // _FREE_PART:
+            # Tasks are short, and a place is free all the time: not each of them is worth a claim.
+            return 0
+        room = max(room, max(0, load.size - load.busy) + passed)
+        return max(0, min(room, most - held))
 
     def waits(self, name: str) -> None:
         """Messages of this queue are due, and there is no room for them."""
@@ -85,7 +92,7 @@ class Credit:
 
 
 class _Rate:
-    """How many tasks begin in a second."""
+    """How many tasks begin in a second where others have ended: not those that fill an idle pool."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -93,11 +100,11 @@ class _Rate:
         self._count = 0
         self._per_second = 0.0
 
-    def of(self, count: int) -> float:
-        """The rate, given how many have begun by now."""
-        now = self._clock.monotonic()
+    def of(self, load: Load) -> float:
+        """The rate of a worker that has this load now."""
+        now, begun = self._clock.monotonic(), load.begun - self._count
         passed_s = now - self._counted_at
-        if passed_s >= _COUNTED_S:
-            self._per_second = max(0, count - self._count) / passed_s
-            self._counted_at, self._count = now, count
+        if passed_s >= _COUNTED_S or (passed_s > 0 and begun >= _COUNTED_ROUNDS * load.size):
+            self._per_second = max(0, begun - load.size) / passed_s
+            self._counted_at, self._count = now, load.begun
         return self._per_second

@@ -77,13 +77,11 @@ class Load(NamedTuple):
     Attributes:
         size: how many tasks it runs at once; with autoscale, how many it may run.
         busy: how many tasks the worker has that run, or wait for the pool.
-        waiting: how many of these wait.
         begun: how many tasks have begun since the worker's start.
     """
 
     size: int
     busy: int
-    waiting: int
     begun: int
 
 

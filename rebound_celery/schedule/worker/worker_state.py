@@ -59,8 +59,7 @@ class ThisWorker:
             return None
         scales_to = getattr(consumer.controller, "max_concurrency", None)  # of celery: None without autoscale
         size = int(scales_to or consumer.pool.num_processes or 1)
-        busy = len(state.reserved_requests)
-        return Load(size, busy, max(0, busy - len(state.active_requests)), state.all_total_count[0])
+        return Load(size, len(state.reserved_requests), state.all_total_count[0])
 
     def tasks_to_finish(self) -> set[str]:
         return tasks_to_finish()
