@@ -78,7 +78,7 @@ class MemoryWatch:
         self._thread.join(10)
 
     def levels(self, early_s: float) -> dict[str, tuple[float, float, float]]:
-        """Return for each part, in MB: the median at about `early_s` seconds, that of the last 30 s, and the maximum."""
+        """Return for each part in MB: the median at about `early_s` seconds, that of the last 30 s, and the maximum."""
         found = {}
         for name, samples in self._samples.items():
             if not samples:
