@@ -1,4 +1,4 @@
-"""The app that the pytest benchmarks store tasks with, on a real Redis: REBOUND_TEST_REDIS, the system's, or embedded.
+"""The app of the pytest benchmarks, on a real Redis: REBOUND_TEST_REDIS, the system's, or embedded.
 
 pytest benchmarks                              measures
 pytest benchmarks -k parallel                  one of them
@@ -32,7 +32,7 @@ def redis_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def rebound(redis_url: str) -> Rebound:
-    """An app that has stored its first task: connections and templates are there."""
+    """An app that has stored its first task, so that its connections and templates exist."""
     app = Celery("benchmarks", broker=redis_url, set_as_current=False)
     # Without this, each call would publish an event for Flower as well; scheduling.py measures both.
     app.conf.task_send_sent_event = False
@@ -43,7 +43,7 @@ def rebound(redis_url: str) -> Rebound:
 
 @pytest.fixture(autouse=True)
 def _empty_queue(redis_url: str) -> Iterator[None]:
-    """Millions of waiting tasks of the benchmark before would be another benchmark."""
+    """Empty the queue, because the tasks of the last benchmark would change the next one."""
     yield
     with redis.Redis.from_url(redis_url) as client:
         for key in client.scan_iter(f"*{QUEUE}*"):

@@ -7,30 +7,31 @@
     python benchmarks/delayed_delivery.py --kafka localhost:9092 your Kafka in place of the embedded broker
     python benchmarks/delayed_delivery.py --against ../before    the same rows in another checkout, and the ratio
 
-Workers are processes of their own, as is each Redis server; nothing of them is left. What is compared runs in the same
-run, in turns; figures are medians over rounds. They are for this machine and what else runs on it: compare ratios.
-Progress goes to stderr. It needs Linux's /proc. dramatiq, huey and confluent-kafka are measured where installed.
+Each worker and each Redis server is a separate process, and all of them are ended. The compared ways take turns in the
+same run, and figures are medians over rounds. Figures depend on the machine and its other load, so compare the ratios.
+Progress goes to stderr. The program needs Linux's /proc. dramatiq, huey and confluent-kafka are measured if they are
+installed.
 
 The exit status is 1 if a row could not be measured; a missed goal does not change it.
 
 Keys of a JSON line:
 
     name           the row, as in --only
-    title, unit    what `value` is, and its unit
+    title, unit    the meaning of `value`, and its unit
     value          the figure; null if the row was skipped
-    peer           what it is compared with: "stock Celery", "bare ZADD", "dramatiq" ...
+    peer           the compared software: "stock Celery", "bare ZADD", "dramatiq" ...
     peer_value     the peer's figure of the same run, or null
     ratio          value / peer_value, the median over the rounds, or null
     goal           the goal in words
     limits         the goal as bounds, each {"figure", "direction" (">=" or "<="), "bound"}; "figure" is "value",
                    "ratio" or a key of `figures`
-    met            whether this run met all of them; null if the row was skipped
-    why            why the goal is missed, as far as it is known, or why the row was skipped; else empty
+    met            whether this run met all limits; null if the row was skipped
+    why            the known reason for a missed goal, or the reason why the row was skipped; else empty
     against_value  the value of the other checkout, or null
     against_ratio  value / against_value, or null
-    figures        what else was measured
-    size           how much of what, and how many rounds
-    load_average   the machine's, when the row was measured
+    figures        further measured figures
+    size           the number of messages, and the number of rounds
+    load_average   the machine's load average when the row was measured
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ from rebound_celery.config import parse_brokers
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is measured in one go, and the rows that come of it."""
+    """A measurement, and the rows that it gives."""
 
     rows: tuple[str, ...]
     run: Callable[[Bench], Iterable[Row]]
@@ -140,7 +141,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def open_other(options: argparse.Namespace, progress: Callable[[str], None]) -> OtherCheckout | None:
-    """The checkout to compare with, which gets this run's options; None where none was asked for.
+    """Return the checkout to compare with, with this run's options; None without `--against`.
 
     Raises:
         OtherCheckoutError: if its benchmark does not run.
@@ -160,7 +161,7 @@ def open_other(options: argparse.Namespace, progress: Callable[[str], None]) -> 
 
 
 def run(bench: Bench, measurement: Measurement, other: OtherCheckout | None) -> Iterator[Row]:
-    """Measure, and look the same rows up in the other checkout."""
+    """Measure, and add the values of the same rows in the other checkout."""
     rows = [row for row in measurement.run(bench) if row.name in bench.wanted]
     there = other.values([row.name for row in rows if not row.skipped]) if other and rows else {}
     for row in rows:
@@ -168,7 +169,7 @@ def run(bench: Bench, measurement: Measurement, other: OtherCheckout | None) -> 
 
 
 def describe(rows: Sequence[Row], options: argparse.Namespace, load_before: str) -> list[str]:
-    """Where and how the rows were measured."""
+    """Return the lines about the machine and the versions with which the rows were measured."""
     server = options.kafka or ("Apache Kafka" if options.apache else "the embedded Kafka")
     extent = "the sizes of the goals" if options.full else "the short run; --full takes the sizes of the goals"
     heading = [
@@ -216,13 +217,13 @@ def main(argv: list[str] | None = None) -> int:
                         if options.json:
                             print(row.to_json(), flush=True)
                 except Exception as error:
-                    # The other rows are worth having.
+                    # The other rows can still be measured.
                     failed = True
                     bench.progress(f"  could not be measured: {type(error).__name__}: {error}")
                     bench.progress("\n".join(getattr(error, "__notes__", ())))
                 bench.progress(f"  took {time.monotonic() - began:.0f} s")
         finally:
-            # Also what was measured until Ctrl-C.
+            # After Ctrl-C, the rows so far are printed.
             if rows and not options.json:
                 rows.sort(key=lambda row: NAMES.index(row.name))
                 against = f"to\n{options.against.name}" if options.against else ""
@@ -231,12 +232,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def leave(number: int, _frame: object) -> None:
-    """End as on an error, so that servers and workers are stopped."""
+    """End with an exception, so that servers and workers are stopped."""
     sys.exit(128 + number)
 
 
 if __name__ == "__main__":
-    # Only what this program is told decides, also in the workers that it starts.
+    # The caller's settings must not change this program and its workers.
     for variable in [name for name in os.environ if name.startswith(("REBOUND_", "CELERY_"))]:
         del os.environ[variable]
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,8 +1,8 @@
-"""What producing to Kafka costs with each client library; one JSON line on stdout for each.
+"""Measures the cost of producing to Kafka with each client library. Prints one JSON line for each on stdout.
 
     python benchmarks/kafka_clients.py                        starts an embedded Kafka
     python benchmarks/kafka_clients.py --kafka localhost:9092
-    python benchmarks/kafka_clients.py --profile              tells where the time goes, on stderr
+    python benchmarks/kafka_clients.py --profile              prints a profile on stderr
 
 As in a worker, one thread delivers 250 messages at a time and waits for their confirmations. `cpu_us` is the processor
 time of this process for each record, the library's threads included; `rate` is records a second. `destination` is the

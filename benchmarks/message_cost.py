@@ -1,4 +1,4 @@
-"""What one message costs in processor time: from a request or a failed record to stored bytes and back.
+"""Measures the processor time of one message: from a request or a failed record to stored bytes and back.
 
 python -m benchmarks.message_cost
 """

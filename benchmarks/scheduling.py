@@ -1,8 +1,8 @@
 """Measures how fast retries are scheduled, beside `apply_async` and the bare client; prints one JSON line on stdout.
 
-    python -m benchmarks.scheduling                         starts a Redis server of its own
-    python -m benchmarks.scheduling --redis localhost:6379  uses database 0 there; empties only the queues of its own
-    python -m benchmarks.scheduling --profile               prints where the time goes, on stderr
+    python -m benchmarks.scheduling                         starts its own Redis server
+    python -m benchmarks.scheduling --redis localhost:6379  uses database 0 there, and empties only its own queues
+    python -m benchmarks.scheduling --profile               prints a profile on stderr
 
 Each way stores the same message in the same Redis. A round runs all ways one after the other; the figures are medians
 over the rounds. One thread makes the calls, except in `eight threads`.
@@ -11,8 +11,8 @@ over the rounds. One thread makes the calls, except in `eight threads`.
     zadd               one ZADD of the stored bytes for each call, with redis-py
     schedule_retry     one call for each retry
     schedule_retries   many retries in one call
-    store              what the consumer does with a failed record: it reads the record, decides, and stores 500 at once
-    dramatiq, huey     their delayed sends, where they are installed (`pip install "dramatiq[redis]" huey`)
+    store              the consumer's work for a failed record: it reads the record, decides, and stores 500 at once
+    dramatiq, huey     their delayed sends, if they are installed (`pip install "dramatiq[redis]" huey`)
 
 `events` means that `task_send_sent_event` is on: each call then publishes an event too, which Flower needs.
 """
@@ -48,12 +48,12 @@ from tests.servers import local_redis
 
 
 def keys_of(client: redis.Redis, queue: str) -> list[bytes]:
-    """All keys of a queue, in whichever form its messages wait there."""
+    """Return all keys of a queue: its list or its schedule."""
     return list(client.scan_iter(f"*{queue}*", count=1000))
 
 
 def longest_entry(client: redis.Redis, queue: str) -> bytes:
-    """The message that waits in the queue, as it is stored."""
+    """Return the longest stored form of a message that waits in the queue."""
     hashes = [key for key in keys_of(client, queue) if client.type(key) == b"hash"]
     return max((entry for key in hashes for entry in client.hvals(key)), key=len)
 
@@ -66,9 +66,9 @@ Figures = dict[str, list[float]]
 
 
 def measure(ways: dict[str, Way], client: redis.Redis, rounds: int, count: int) -> tuple[Figures, Figures]:
-    """Calls a second and microseconds of processor time a call, of each way in each round.
+    """Return the calls a second, and the microseconds of processor time of a call, of each way in each round.
 
-    Each round takes another order, so that none has the better place.
+    Each round has another order, so that no way always has the best place.
     """
     rates: Figures = {name: [] for name in ways}
     costs: Figures = {name: [] for name in ways}
@@ -90,7 +90,7 @@ def report(rates: Figures, costs: Figures, count: int, stored: int) -> dict[str,
     median = {name: statistics.median(values) for name, values in rates.items()}
 
     def ratio(name: str, base: str) -> float:
-        # Of one round each: what slowed the machine down then slowed both.
+        # Both figures are from the same round, so other load on the machine has slowed both.
         return round(statistics.median(a / b for a, b in zip(rates[name], rates[base], strict=True)), 2)
 
     return {

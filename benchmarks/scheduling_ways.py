@@ -22,7 +22,7 @@ from rebound_celery.message import Message
 PLAIN_QUEUE = "scheduling-plain"
 REBOUND_QUEUE = "scheduling-rebound"
 DRAMATIQ_QUEUE = "scheduling-dramatiq"
-#: huey drops all but letters and digits from the name.
+#: huey drops all characters of the name that are not letters or digits.
 HUEY_QUEUE = "schedulinghuey"
 QUEUES = (PLAIN_QUEUE, REBOUND_QUEUE, DRAMATIQ_QUEUE, HUEY_QUEUE)
 ZADD_KEY = "scheduling-zadd"
@@ -33,7 +33,7 @@ GROUP = "billing"
 #: How many threads call `schedule_retry` at once.
 THREADS = 8
 
-#: Does a number of calls; what it takes is timed.
+#: Makes a number of calls. The benchmark times them.
 Way = Callable[[int], object]
 
 
@@ -44,12 +44,12 @@ def make_app(url: str, *, events: bool) -> Celery:
 
 
 def as_texts(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments as a task takes them, which must be JSON."""
+    """Return the arguments for a task. They must be JSON."""
     return {name: value.decode() if isinstance(value, bytes) else value for name, value in arguments.items()}
 
 
 def plain_way(url: str, arguments: dict[str, Any], *, events: bool) -> Way:
-    """What a user writes without rebound: a task that takes the same data, and a countdown."""
+    """Return the way without rebound: a task that takes the same data, and a countdown."""
     app = make_app(url, events=events)
 
     @app.task(name="plain.deliver", ignore_result=True, shared=False)
@@ -66,7 +66,7 @@ def plain_way(url: str, arguments: dict[str, Any], *, events: bool) -> Way:
 
 
 def dramatiq_way(url: str, arguments: dict[str, Any]) -> Way | None:
-    """The same data as a delayed message of dramatiq's; None where it is not installed."""
+    """Return the way of dramatiq: the same data as a delayed message. None if dramatiq is not installed."""
     try:
         dramatiq = importlib.import_module("dramatiq")
         broker = importlib.import_module("dramatiq.brokers.redis").RedisBroker(url=url)
@@ -86,7 +86,7 @@ def dramatiq_way(url: str, arguments: dict[str, Any]) -> Way | None:
 
 
 def huey_way(url: str, arguments: dict[str, Any]) -> Way | None:
-    """The same data as a delayed task of huey; None where huey is not installed."""
+    """Return the way of huey: the same data as a delayed task. None if huey is not installed."""
     try:
         huey = importlib.import_module("huey")
     except ImportError:
@@ -106,7 +106,7 @@ def huey_way(url: str, arguments: dict[str, Any]) -> Way | None:
 
 
 def peer_ways(url: str, arguments: dict[str, Any]) -> dict[str, Way]:
-    """The delayed sends of those peers that are installed."""
+    """Return the delayed sends of the installed peers."""
     found = {"dramatiq": dramatiq_way(url, arguments), "huey": huey_way(url, arguments)}
     return {name: way for name, way in found.items() if way is not None}
 
@@ -124,7 +124,7 @@ class KafkaRecord(NamedTuple):
 
 
 def consumer_way(rebound: Rebound, arguments: dict[str, Any]) -> Way:
-    """What the consumer does with a record whose handler raised, without Kafka and without handler threads."""
+    """Return the consumer's work for a record whose handler raised, without Kafka and without handler threads."""
     config = ConsumerConfig(group=GROUP, topics="orders", handler=print, base_delay=COUNTDOWN_S)
     failures = FailureHandler(config, rebound.settings)
     tracker = PartitionTracker(Partition("orders", 0))
@@ -146,7 +146,7 @@ def consumer_way(rebound: Rebound, arguments: dict[str, Any]) -> Way:
 
 
 def rebound_ways(url: str, arguments: dict[str, Any], *, events: bool) -> tuple[Rebound, dict[str, Way]]:
-    """Rebound's ways to store retries, on an app of their own."""
+    """Return rebound's ways to store retries, on a new app."""
     rebound = Rebound(make_app(url, events=events), queue=REBOUND_QUEUE)
 
     def one_by_one(count: int) -> None:
@@ -175,7 +175,7 @@ def rebound_ways(url: str, arguments: dict[str, Any], *, events: bool) -> tuple[
 
 
 def zadd_way(client: redis.Redis, stored: bytes) -> Way:
-    """The floor of any client: the same bytes, one ZADD a call, nothing built."""
+    """Return the cheapest possible way: one ZADD of the same bytes a call, without making a message."""
 
     def run(count: int) -> None:
         due = time.time() + COUNTDOWN_S

@@ -1,4 +1,4 @@
-"""The six benchmarks of the Go service that this project answers, under their names."""
+"""The same six benchmarks, under the same names, as in Rebound's Go service."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def test_parallel_task_creation(benchmark: Any, rebound: Rebound, pool: ThreadPoolExecutor) -> None:
-    """One round creates 400 tasks from 8 threads; `tasks_per_s` is in the extra information."""
+    """Create 400 tasks from 8 threads in each round. `tasks_per_s` is in the extra information."""
 
     def create(_number: int) -> object:
         return rebound.schedule_retry(**TASK, **KAFKA)
@@ -74,6 +74,6 @@ def test_retry_configurations(benchmark: Any, rebound: Rebound, max_retries: int
 
 
 def test_initialization(benchmark: Any, redis_url: str) -> None:
-    """`Rebound(app)` on a new app; nothing connects."""
+    """Make `Rebound(app)` on a new app. Nothing connects."""
     apps = iter(lambda: Celery("benchmark", broker=redis_url, set_as_current=False), None)
     benchmark.pedantic(Rebound, setup=lambda: ((next(apps),), {}), rounds=200)

@@ -1,10 +1,10 @@
-"""Train the dictionary with which stored messages are compressed, from made-up messages of many kinds.
+"""Trains the dictionary that compresses stored messages, with made-up messages of many kinds.
 
     python -m benchmarks.train_dictionary rebound_celery/message/dictionaries/2.zdict
 
-The same samples and the same zstd give the same dictionary. Messages that were stored with a dictionary can be read
-with that one only: a new one gets a new number, and the byte for it in `message/codec.py`. Without a file name the
-script tells how well the dictionary of the package does on samples that it was not trained with.
+The same samples and the same zstd give the same dictionary. A stored message can be read only with its own dictionary.
+So a new dictionary gets a new number, and a new first byte in `message/codec.py`. Without a file name, the script
+prints the compression of the package's dictionary on samples that were not used to train it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SAMPLES = 12_000
 SIZE = 8 * 1024
 SEED = 20_240_607
 
-#: Of the training, so that it does not search for them: that would take minutes, and not always find the same.
+#: Parameters of the training. With fixed ones it does not search for them, which takes minutes and varies.
 SEGMENT, MATCH = 64, 8
 
 TOPICS = [
@@ -130,7 +130,7 @@ STACK = """Traceback (most recent call last):
 
 
 class Samples:
-    """Makes messages; the same seed makes the same ones."""
+    """Makes messages. The same seed makes the same messages."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -176,7 +176,7 @@ class Samples:
         )
 
     def context(self) -> dict[str, object]:
-        """What a delivery keeps beside a message."""
+        """Return the data that a delivery keeps beside a message."""
         context: dict[str, object] = {}
         if self._random.random() < 0.2:
             context["tries"] = self._random.randrange(1, 9)
@@ -273,7 +273,7 @@ class Samples:
         return self._random.randbytes(self._random.choice([8, 16, 32, 100])).hex().encode()
 
     def _binary(self) -> bytes:
-        """Avro and protobuf as they lie in Kafka: small numbers, lengths, and texts in between."""
+        """Return bytes like those of Avro and protobuf: small numbers, lengths, and texts in between."""
         if self._random.random() < 0.3:
             return self._random.randbytes(self._random.randrange(10, 200))
         parts = [struct.pack(">bI", 0, self._random.randrange(500))]

@@ -36,7 +36,7 @@ class Receiver(BaseHTTPRequestHandler):
             delivered.set()
 
     def log_message(self, *_: object) -> None:
-        """Print nothing more; do_POST prints a line."""
+        """Print nothing, because do_POST prints a line."""
 
 
 receiver = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)

@@ -32,7 +32,7 @@ with EmbeddedRedis() as redis:
     app.conf.broker_url = redis.url
     remind.apply_async(("tea",), countdown=1.5)
     remind.apply_async(("the dentist",), countdown=365 * 86_400)
-    # No worker runs that could hear of the revocation. Stock Celery would run this task later.
+    # No worker runs that could receive the revocation. Stock Celery would run this task later.
     remind.apply_async(("coffee",), countdown=1.5).revoke()
 
     with start_worker(app, pool="threads", concurrency=2, perform_ping_check=False, loglevel="ERROR"):

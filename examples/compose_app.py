@@ -1,6 +1,6 @@
 """The app of docker-compose.yml and of the Kubernetes example.
 
-Its addresses are in the environment: CELERY_BROKER_URL and REBOUND_KAFKA_BROKERS.
+Its addresses come from the environment: CELERY_BROKER_URL and REBOUND_KAFKA_BROKERS.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Rebound(app)
 
 
 def handle(record: Record) -> None:
-    """Print an order; one that says `fail` fails each time."""
+    """Print an order. An order with the text `fail` fails each time."""
     text = (record.value or b"").decode(errors="replace")
     print(f"attempt {record.attempt} of {record.origin}: {text}", flush=True)
     if "fail" in text:

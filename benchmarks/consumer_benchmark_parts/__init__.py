@@ -1,1 +1,1 @@
-"""The parts of `benchmarks/consumer_benchmark.py`: its options, its load, the run, and what it prints."""
+"""The parts of `benchmarks/consumer_benchmark.py`: its options, its load, the run, and its output."""

@@ -1,4 +1,4 @@
-"""The Celery app of the benchmark and of its worker, which finds the addresses in its environment."""
+"""The Celery app of the benchmark and of its worker. The addresses come from the environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The program: reads the command line, sets up the log, runs, and says in one line what went wrong."""
+"""The program: reads the command line, sets up the log, runs, and prints an error in one line."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .run import Benchmark
 
 
 def main(description: str | None, interrupts: Interrupts) -> int:
-    """The exit status: 0, 1 if something went wrong, 2 if the command line cannot be used."""
-    # Only what this program is told decides, also in the worker that it starts.
+    """Run, and return the exit status: 0, 1 after an error, 2 if the command line cannot be used."""
+    # The caller's settings must not change this program and its worker.
     for variable in [name for name in os.environ if name.startswith(("REBOUND_", "CELERY_"))]:
         del os.environ[variable]
     parser = make_parser(description)
@@ -44,9 +44,9 @@ def _set_up_log(*, quiet: bool) -> None:
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", handlers=[to_stderr], force=True
     )
-    # INFO, even if nobody is to see it: the run hears from there that the group is joined.
+    # INFO, even if it is not shown: the run learns from this log that the group is joined.
     logging.getLogger("rebound_celery.consumer").setLevel(logging.INFO)
     logging.getLogger(__package__).setLevel(logging.INFO)
-    # Failing is what the handler is for, and what cannot be reached is said in one line.
+    # The handler fails on purpose, and an outage is one line of the program itself.
     logging.getLogger("rebound_celery.consumer.failure_handler").setLevel(logging.ERROR)
     logging.getLogger("kafka").setLevel(logging.CRITICAL)

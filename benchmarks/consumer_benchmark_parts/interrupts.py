@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, from the first line of the program on. It imports nothing that takes time."""
+"""Handles SIGINT and SIGTERM from the first line of the program on. It has no slow imports."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 
 class Interrupted(BaseException):
-    """A signal came while the program was waiting for something that it can leave."""
+    """A signal came during a wait that may be interrupted."""
 
 
 class Interrupts:
-    """Remembers the signals, in plain attributes: a signal handler may interrupt a thread that holds a lock."""
+    """Records the signals. It has no lock, because a signal handler may interrupt a thread that holds it."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -20,18 +20,18 @@ class Interrupts:
         self._raises = False
 
     def install(self) -> None:
-        """Take the signals from now on; only in the main thread."""
+        """Handle the signals from now on. Call this in the main thread only."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 
     @property
     def name(self) -> str:
-        """The first signal, in Go's words: `interrupt` or `terminated`."""
+        """The name of the first signal in Go: `interrupt` or `terminated`."""
         return "interrupt" if self._first == signal.SIGINT else "terminated"
 
     @contextmanager
     def raising(self) -> Iterator[None]:
-        """A signal raises `Interrupted` in this block; one that came before raises at once."""
+        """Let a signal raise `Interrupted` in this block. An earlier signal raises it at once."""
         self._raises = True
         try:
             if self.count:
@@ -45,6 +45,6 @@ class Interrupts:
         if self._first is None:
             self._first = number
         if self._raises:
-            # Once: the code that cleans up behind it must not be interrupted, too.
+            # Only once, because the clean-up after it must not be interrupted.
             self._raises = False
             raise Interrupted

@@ -1,7 +1,7 @@
-"""What the consumer under test gets: the handler, and the messages.
+"""The handler and the messages for the consumer under test.
 
-`python -m benchmarks.consumer_benchmark_parts.load FUNCTION JSON` calls a function of this module and prints what it
-returns as JSON: in a process of its own, its memory is not counted as the consumer's.
+`python -m benchmarks.consumer_benchmark_parts.load FUNCTION JSON` calls a function of this module and prints its result
+as JSON. It runs in its own process, so that its memory does not count as the consumer's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class SimulatedError(Exception):
-    """What the handler fails with, by the failure rate."""
+    """The error that the handler raises at the failure rate."""
 
 
 class LoadError(ReboundError):
@@ -33,7 +33,7 @@ class LoadError(ReboundError):
 
 
 class Handler:
-    """Sleeps, and fails by the rate."""
+    """A handler that sleeps, and fails at the failure rate."""
 
     def __init__(self, handler_ms: tuple[float, float], failure_rate: float, *, fail_once: bool) -> None:
         self._low, self._high = (milliseconds / 1000 for milliseconds in handler_ms)
@@ -68,7 +68,7 @@ def make_message(n: int) -> dict[str, bytes]:
 
 
 class Producer:
-    """Produces at a rate, in a thread of its own, from `start()` to `stop()`."""
+    """Produces at a rate, in its own thread, from `start()` to `stop()`."""
 
     def __init__(self, brokers: str, topic: str, rate: float) -> None:
         self._brokers, self._topic, self._rate = brokers, topic, rate
@@ -81,14 +81,14 @@ class Producer:
 
     @property
     def produced(self) -> int:
-        """How many messages are in Kafka, once `stop()` has returned."""
+        """The number of confirmed messages. It is final after `stop()` has returned."""
         return self._sent - self._failed
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop, and wait until Kafka has confirmed what was sent, but not for ever."""
+        """Stop, and wait for a limited time until Kafka has confirmed all messages."""
         self._stop.set()
         self._thread.join(15)
 
@@ -129,7 +129,7 @@ def prefill(brokers: str, topic: str, count: int) -> None:
 
 
 def poll_only(brokers: str, topic: str, count: int) -> int:
-    """Records a second of kafka-python alone, which only reads them: what a consumer here can reach at most."""
+    """Return the records a second that kafka-python alone reads. No consumer can be faster here."""
     from kafka import KafkaConsumer, TopicPartition
 
     consumer = KafkaConsumer(bootstrap_servers=brokers.split(","), metrics_enabled=False)
@@ -146,10 +146,10 @@ def poll_only(brokers: str, topic: str, count: int) -> int:
 
 
 def in_own_process(function: Callable[..., Any], *arguments: object) -> Any:
-    """Call a function of this module in another process, which a signal to this one ends.
+    """Call a function of this module in another process. A signal to this process ends the other one.
 
     Raises:
-        LoadError: with the last line of what it said.
+        LoadError: with the last line of the process's output.
     """
     command = [sys.executable, "-m", "benchmarks.consumer_benchmark_parts.load"]
     process = subprocess.Popen(

@@ -16,7 +16,7 @@ _LONGEST_S = 7 * 86_400
 
 
 def checked(convert: Callable[[str], Any], rule: str) -> Callable[[str], Any]:
-    """An argparse type whose complaint names the value and what is allowed."""
+    """Return an argparse type. Its error names the value and the rule."""
 
     def check(text: str) -> Any:
         try:
@@ -30,7 +30,7 @@ def checked(convert: Callable[[str], Any], rule: str) -> Callable[[str], Any]:
 
 
 def number(low: float, high: float, *, above: bool = False, kind: Callable[[str], Any] = float) -> Callable[[str], Any]:
-    """An argparse type for a number between limits; `above` excludes the lower one."""
+    """Return an argparse type for a number between limits. `above` excludes the lower limit."""
     what = "a whole number" if kind is int else "a number"
     limits = f"above {low} and at most {high}" if above else f"from {low} to {high}"
 
@@ -44,7 +44,7 @@ def number(low: float, high: float, *, above: bool = False, kind: Callable[[str]
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of 60s, 2m, 1m30s, 500ms, 1.5h; a bare number is seconds."""
+    """Return the seconds of 60s, 2m, 1m30s, 500ms, 1.5h. A bare number is in seconds."""
     form = r"(\d+(?:\.\d+)?)(ms|h|m|s)"
     if re.fullmatch(r"\d+(?:\.\d+)?", text):
         text += "s"
@@ -57,7 +57,7 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """As Go prints a duration: 500ms, 1.5s, 1m0s, 1h30m0s."""
+    """Return a duration in Go's form: 500ms, 1.5s, 1m0s, 1h30m0s."""
     milliseconds = round(seconds * 1000)
     if milliseconds < 1000:
         return f"{milliseconds}ms"
@@ -68,7 +68,7 @@ def format_duration(seconds: float) -> str:
 
 
 def parse_range(text: str) -> tuple[float, float]:
-    """A pair of milliseconds of `10-50`, or of one number."""
+    """Return the pair of milliseconds in `10-50`, or in one number."""
     low, _, high = text.partition("-")
     pair = (float(low), float(high or low))
     if not 0 <= pair[0] <= pair[1] <= 60_000:
@@ -77,7 +77,7 @@ def parse_range(text: str) -> tuple[float, float]:
 
 
 def parse_redis(text: str) -> str:
-    """`host:port` of `host`, `host:port` or `redis://host:port/0`."""
+    """Return `host:port` from `host`, `host:port` or `redis://host:port/0`."""
     address = text.removeprefix("redis://").removesuffix("/0")
     if "," in address:
         raise ValueError(text)
@@ -94,7 +94,7 @@ def parse_group(text: str) -> str:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Complains in one line, without the usage."""
+    """A parser that prints an error in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")

@@ -16,12 +16,12 @@ from rebound_celery.demo.child import Child
 from .app import QUEUE
 from .load import ROOT
 
-#: A member of the group that has no partition for so long gets none: other members have them all.
+#: A member of the group without a partition for this time gets none, because other members have all, in seconds.
 WITHOUT_PARTITIONS_S = 3.0
 
 
 class Joined(logging.Handler):
-    """Hears from the consumer's log that it has joined its group."""
+    """A log handler that notices in the consumer's log that it has joined its group."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -35,14 +35,14 @@ class Joined(logging.Handler):
 
     @property
     def joined(self) -> bool:
-        """Whether it has partitions; none is an answer as well, but Kafka may change it at once."""
+        """Whether it has joined. Without partitions this takes some time, because Kafka may still assign some."""
         if self._has_partitions or self._joined_at is None:
             return self._has_partitions
         return time.monotonic() - self._joined_at >= WITHOUT_PARTITIONS_S
 
 
 class ConsumerThread:
-    """Runs a consumer. What ends it otherwise than by `stop()` is kept in `error`."""
+    """Runs a consumer in a thread. An error that ends it is kept in `error`."""
 
     def __init__(self, consumer: Consumer) -> None:
         self.consumer = consumer
@@ -74,7 +74,7 @@ class ConsumerThread:
 
 
 class Worker:
-    """The Celery worker process that redelivers."""
+    """The Celery worker process that delivers the retries."""
 
     def __init__(self, redis: str, brokers: str) -> None:
         celery = [sys.executable, "-m", "celery", "--workdir", str(ROOT), "-A", f"{__package__}.app"]
@@ -85,7 +85,7 @@ class Worker:
         )
 
     def complaint(self) -> str | None:
-        """How it ended, if it has ended by itself."""
+        """Return a text about the end of the worker, if it has ended by itself."""
         return None if self._child.is_running else self._child.how_it_ended()
 
     def stop(self, deadline_s: float) -> None:
@@ -93,9 +93,9 @@ class Worker:
 
 
 def peak_rss_mb() -> float:
-    """The most memory that this process has had, in MB."""
+    """Return the peak memory of this process, in MB."""
     with contextlib.suppress(OSError):
-        # ru_maxrss would also hold what the parent had at the fork.
+        # ru_maxrss would include the parent's memory at the fork.
         if found := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text()):
             return int(found[1]) / 1024
     import resource

@@ -1,4 +1,4 @@
-"""What the benchmark prints on stdout: line for line what Rebound's Go program prints. The rest goes to the log."""
+"""Prints the benchmark's lines on stdout, the same as Rebound's Go program. Everything else goes to the log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COUNTS = ("TotalMessages", "SuccessfulMessages", "RetriedMessages", "ErrorMessa
 
 
 class Report:
-    """Prints; with `--json` only the object at the end."""
+    """Prints the lines. With `--json` it prints only the object at the end."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
@@ -36,7 +36,7 @@ class Report:
         self._say(f"\n📡 Received signal {name}, shutting down...")
 
     def statistics(self, stats: ConsumerStats, waiting: int, measured: dict[str, Any]) -> None:
-        """The end: the counts, and the rates of all handler calls whose outcome is known."""
+        """Print the end: the counts, and the rates of all handler calls with a known outcome."""
         counts = stats.to_dict()
         if self._options.json:
             print(json.dumps({**counts, "WaitingRetries": waiting, **measured}), flush=True)

@@ -1,4 +1,4 @@
-"""One run, from start to statistics: messages at a rate for a while, or as many as were produced before."""
+"""One run, from the start to the statistics: messages at a rate for some time, or a number of messages in a topic."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from .report import Report
 KAFKA_TIMEOUT_S = 8
 WORKER_STOP_S = 20.0
 
-#: Seconds between two looks at what the run waits for.
+#: The time between two checks of a condition, in seconds.
 LOOK_S = 0.02
 
-#: Seconds between two lines that say how the draining goes.
+#: The time between two log lines about the draining, in seconds.
 SAY_S = 10.0
 
 logger = logging.getLogger(__name__)
 
 
 class Benchmark:
-    """One run. Signals end each of its steps; after the statistics, nothing of it is left."""
+    """One run. A signal ends the present step. After the statistics all processes are ended."""
 
     def __init__(self, options: argparse.Namespace, interrupts: Interrupts, report: Report) -> None:
         self._options = options
@@ -46,14 +46,14 @@ class Benchmark:
         #: The monotonic time at which the consumer was started, and the processor time of this process until then.
         self._began, self._cpu_before = 0.0, 0.0
         self._measured: dict[str, Any] = {}
-        #: What went wrong without ending the run.
+        #: Errors that did not end the run.
         self.complaints: list[str] = []
 
     def run(self) -> None:
-        """Run it, and print what came of it.
+        """Run, and print the results.
 
         Raises:
-            ReboundError: if the servers cannot be had, or the consumer ended before it joined its group.
+            ReboundError: if the servers cannot be started, or the consumer ended before it joined its group.
         """
         self._report.heading()
         with ExitStack() as stack:
@@ -84,7 +84,7 @@ class Benchmark:
             self._kafka, self._redis = kafka.address, redis.address
             # With a consumer still connected, the broker would take five seconds to stop.
             stack.callback(lambda: kafka.kill() if self._interrupts.count > 1 else None)
-        # Before the servers that it needs.
+        # It ends before the servers that it needs.
         stack.callback(self._stop_worker)
         app.conf.broker_url = f"redis://{self._redis}/0"
         app.conf.rebound_kafka_brokers = self._kafka
@@ -97,7 +97,7 @@ class Benchmark:
             self._measured["bare_poll_per_s"] = in_own_process(poll_only, self._kafka, self._topic, options.prefill)
 
     def _start(self) -> None:
-        """Start the consumer, and wait until it has joined its group: no clock runs before."""
+        """Start the consumer, and wait until it has joined its group. The time is measured from then on."""
         if not self._options.prefill:
             self._start_worker()
         self._began, self._cpu_before = time.monotonic(), time.process_time()
@@ -118,7 +118,7 @@ class Benchmark:
             max_retries=options.max_retries,
             base_delay=options.base_delay,
             concurrency=options.concurrency,
-            # The embedded broker takes half of it to let a member in; other brokers allow it as well.
+            # On the embedded broker a join takes half of this time. Other brokers accept the value as well.
             kafka_options={"session_timeout_ms": 6000, "heartbeat_interval_ms": 2000} if options.embedded else {},
         )
 
@@ -153,12 +153,12 @@ class Benchmark:
             self._drain(producer.produced)
 
     def _drain(self, produced: int) -> None:
-        """Wait until each message has come to its end: what waits in servers of our own is lost when they end."""
+        """Wait until each message has come to its end, because waiting messages are lost with the embedded servers."""
         started = time.monotonic()
 
         def is_done() -> bool:
             stats = self._stats()
-            # Without a worker nothing comes back: a stored retry is the end.
+            # Without a worker no retry is delivered, so a stored retry is the end.
             ended = stats.total - stats.errors if self._options.no_worker else stats.succeeded + stats.dead
             return ended >= produced
 
@@ -201,7 +201,7 @@ class Benchmark:
         self._measured["redelivery_s"] = round(time.monotonic() - started, 2)
 
     def _wait_for(self, condition: Callable[[], bool], timeout_s: float) -> bool:
-        """Whether the condition came; False also if the run is over before."""
+        """Wait for the condition and return whether it came true. False also if the run ended first."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             if self._is_over or time.monotonic() > deadline:
@@ -225,7 +225,7 @@ class Benchmark:
         return ConsumerStats() if self._consumer is None else self._consumer.consumer.stats()
 
     def _stop_consumer(self) -> None:
-        """Let it finish what it has begun, unless one more signal comes."""
+        """Stop the consumer. It finishes the started records, unless a further signal comes."""
         if self._consumer is None:
             return
         self._consumer.stop()
@@ -236,7 +236,7 @@ class Benchmark:
             self.complaints.append(f"{type(self._consumer.error).__name__}: {self._consumer.error}")
 
     def _stop_worker(self) -> None:
-        """The worker is stopped last: it warns of nothing while the consumer finishes what it has in work."""
+        """Stop the worker, after the consumer has finished its records."""
         if self._worker is None:
             return
         if complaint := self._worker.complaint():

@@ -1,4 +1,4 @@
-"""Runs the same rows in another checkout, for the ratio of the two."""
+"""Runs the same rows in another checkout, and gives their values for the ratio."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class OtherCheckoutError(Exception):
 
 
 class OtherCheckout:
-    """Another checkout of this repository, whose benchmark runs as a process of its own.
+    """Another checkout of this repository. Its benchmark runs in a separate process.
 
     Args:
         directory: the checkout.
-        python: the Python that runs it. What it imports of this repository comes from `directory`, for that is first
-            on its path; the other packages are those of the Python's environment.
-        options: the options of this run that the other one gets too.
-        progress: is given each line of progress.
+        python: the Python that runs it. It imports this repository's modules from `directory`, which is first on its
+            path, and the other packages from its own environment.
+        options: the options of this run for the other run.
+        progress: a function that takes each line of progress.
     """
 
     def __init__(self, directory: Path, python: str, options: Sequence[str], progress: Callable[[str], None]) -> None:
@@ -48,9 +48,9 @@ class OtherCheckout:
         self._help = help_text
 
     def values(self, rows: Sequence[str]) -> dict[str, float]:
-        """The values of those rows that it has and could measure."""
+        """Return the values of the rows that the other checkout has and could measure."""
         names = {row: row if self._has_table else _EARLIER.get(row, (row, ()))[0] for row in rows}
-        # Its help lists its rows, with commas between them.
+        # The help of the other benchmark lists its rows, with commas between them.
         there = sorted({name for name in names.values() if name in self._words})
         if not there:
             return {}
@@ -82,7 +82,7 @@ class OtherCheckout:
         )
         for line in done.stderr.splitlines():
             self._progress(f"  {self._directory.name}: {line.strip()}")
-        # 1: some row could not be measured, the others could.
+        # Status 1: some rows could not be measured, but the others could.
         if done.returncode not in {0, 1} or not done.stdout:
             last_words = "".join(done.stderr.strip().splitlines()[-1:])
             raise OtherCheckoutError(f"{self._directory / _SCRIPT} ended with {done.returncode}: {last_words}")

@@ -1,4 +1,4 @@
-"""The Celery apps that are measured: the same tasks on stock Celery and on rebound."""
+"""The measured Celery apps: the same tasks on stock Celery and on rebound."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def make_app(
     """An app with the benchmark's tasks.
 
     Args:
-        url: the Redis broker's.
-        kind: "stock", or "rebound" with one of its destinations, see `rebound_app`.
+        url: the URL of the Redis broker.
+        kind: "stock", or "rebound" with one of its destinations; see `rebound_app`.
         events: whether its worker sends task events.
         kafka: the Kafka brokers that `deliver` and rebound produce to.
-        kafka_client: the client library with which rebound produces; empty for its default.
+        kafka_client: the client library with which rebound produces; empty means its default.
         prefetch: `worker_prefetch_multiplier`.
     """
     app = Celery("delayed-delivery", broker=url, set_as_current=False)
@@ -37,7 +37,7 @@ def make_app(
         worker_prefetch_multiplier=prefetch,
     )
     if kind != "stock":
-        # Only here: the process of a stock worker never loads any of rebound's transport.
+        # Imported only here, because the process of a stock worker must not load rebound's transport.
         from .rebound_app import add_rebound
 
         add_rebound(app, kind, kafka, kafka_client)
@@ -48,7 +48,7 @@ def make_app(
 def add_tasks(app: Celery, kafka: str) -> None:
     @app.task(name="noop", shared=False)
     def noop() -> None:
-        """Nothing."""
+        """Do nothing."""
 
     @app.task(name="nap", shared=False)
     def nap(seconds: float) -> None:
@@ -60,13 +60,13 @@ def add_tasks(app: Celery, kafka: str) -> None:
 
     @app.task(name="deliver", shared=False, bind=True)
     def deliver(self: Any, topic: str, value: str) -> None:
-        """What a retry amounts to without rebound: produce the record, and be done once Kafka has confirmed it."""
+        """Deliver a retry without rebound: produce the record, and wait until Kafka has confirmed it."""
         producer(kafka, os.getpid()).send(topic, value=value.encode(), key=self.request.id.encode()).get(30)
 
 
 @functools.cache
 def producer(brokers: str, _pid: int) -> Any:
-    """This process's producer."""
+    """Return this process's producer."""
     from kafka import KafkaProducer
 
     return KafkaProducer(bootstrap_servers=brokers.split(","))
@@ -74,5 +74,5 @@ def producer(brokers: str, _pid: int) -> Any:
 
 @worker_ready.connect
 def say_ready(**_: object) -> None:
-    # Not print: Celery makes a log record of what is printed.
+    # Not `print`, because Celery makes a log record of each printed line.
     os.write(1, f"{READY}\n".encode())

@@ -28,22 +28,22 @@ KAFKA_CLIENTS = {"kafka-python": "kafka", "confluent": "confluent_kafka"}
 
 
 class FastApacheKafka(ApacheKafka):
-    """Apache Kafka with the compiler that the tests' broker leaves out to start sooner."""
+    """Apache Kafka with Java's full compiler. The tests' broker switches it off to start sooner."""
 
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "_JAVA_OPTIONS": "-XX:TieredStopAtLevel=4"}
 
 
 class Bench:
-    """Starts what measurements need, and ends it with the context.
+    """Starts the servers and workers of the measurements, and ends them with the context.
 
     Args:
         wanted: the names of the rows to measure.
-        full: the sizes of the goals, in place of those of the short run.
-        factor: every size is multiplied by it.
-        rounds: how often each pair is measured; None means what fits the size.
+        full: whether to use the sizes of the goals in place of those of the short run.
+        factor: the factor for every size.
+        rounds: how many times each pair is measured; None means a number that fits the size.
         kafka: the brokers to use; None starts a server.
-        apache: start Apache Kafka in place of the embedded broker.
+        apache: whether to start Apache Kafka in place of the embedded broker.
         kafka_client: the only client library to measure with; None means each, and the app's default elsewhere.
     """
 
@@ -77,7 +77,7 @@ class Bench:
 
     @property
     def kafka(self) -> str:
-        """The Kafka brokers; started when first asked for."""
+        """The Kafka brokers. They are started at the first use."""
         if self._kafka is None:
             self._kafka = self._open.enter_context(self._kafka_server).address
         return self._kafka
@@ -89,21 +89,21 @@ class Bench:
 
     @property
     def kafka_pid(self) -> int | None:
-        """The process of the Kafka server; None where this bench did not start it."""
+        """The process id of the Kafka server; None if this bench did not start it."""
         return self._kafka_server.pid
 
     @property
     def rounds(self) -> int:
-        """How often each pair is measured whose workers take seconds to start."""
+        """How many times a pair with workers is measured. Workers take seconds to start."""
         return self._rounds or (3 if self.full else 1)
 
     @property
     def quick_rounds(self) -> int:
-        """How often each pair is measured that needs no worker."""
+        """How many times a pair without workers is measured."""
         return self._rounds or (7 if self.full else 5)
 
     def alternate(self, rounds: int, **ways: Callable[[], T]) -> dict[str, list[T]]:
-        """Run all ways in each round, in turns of who goes first; returns the results of each way by round."""
+        """Run all ways in each round. Each round begins with another way. Return the results of each way by round."""
         results: dict[str, list[T]] = {name: [] for name in ways}
         for number in range(rounds):
             for name in list(ways) if number % 2 == 0 else reversed(ways):
@@ -111,7 +111,7 @@ class Bench:
         return results
 
     def missing_client(self, client: str) -> str:
-        """Why a Kafka client library is not measured; empty if it can be."""
+        """Return the reason why a Kafka client library is not measured; empty if it can be measured."""
         if self.kafka_client not in {None, client}:
             return f"--kafka-client says {self.kafka_client}"
         if find_spec(KAFKA_CLIENTS[client]) is None:
@@ -119,7 +119,7 @@ class Bench:
         return ""
 
     def new_topic(self) -> str:
-        """The name of a new topic; it goes with the bench, also from a broker that stays."""
+        """Return the name of a new topic. The bench removes it at its end, also from a broker that goes on."""
         topic = f"delayed-delivery-{os.urandom(4).hex()}"
         create_topics(self.kafka, {topic: PARTITIONS})
         if self._is_foreign:
@@ -127,20 +127,20 @@ class Bench:
         return topic
 
     def new_notes(self) -> Path:
-        """A file in which workers can note when they did something."""
+        """Return a file in which workers note the times of their work."""
         return self.directory / f"notes-{os.urandom(4).hex()}"
 
     def count(self, short: int, full: int, least: int = 20) -> int:
-        """How many of something this run takes."""
+        """Return the size for this run: `short` or `full`, times the factor, and at least `least`."""
         return max(least, round((full if self.full else short) * self._factor))
 
     def seconds(self, short: float, full: float) -> float:
-        """How long this run watches something."""
+        """Return the time to measure in this run, in seconds."""
         return (full if self.full else short) * min(1.0, max(self._factor, 0.5))
 
     @contextlib.contextmanager
     def redis(self) -> Iterator[str]:
-        """The URL of a Redis server of its own."""
+        """Yield the URL of a new Redis server."""
         with local_redis() as server:
             yield server.url
 
@@ -156,9 +156,9 @@ class Bench:
         notes: Path | None = None,
         kafka_client: str | None = None,
     ) -> Iterator[Process]:
-        """A worker process of `make_app(url, kind, ...)`, ready.
+        """A ready worker process of `make_app(url, kind, ...)`.
 
-        `notes` is the file in which it notes lateness; `kafka_client` is the client library that rebound uses.
+        `notes` is the file for the lateness of tasks. `kafka_client` is the client library for rebound.
         """
         environment = {
             "BENCH_REDIS": url,
@@ -173,7 +173,7 @@ class Bench:
         with Process(*arguments, env=environment) as worker:
             worker.wait_for_output(READY, timeout=60)
             yield worker
-            # Stopping takes seconds, and is measured where it is the question.
+            # A warm stop takes seconds. Another measurement has it.
             worker.kill()
 
     def progress(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The goals of delayed delivery: one table of what each row measures, and which figures it has to reach."""
+"""The goals of delayed delivery: a table of the rows, with the figures that each row must reach."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Direction(StrEnum):
-    """Which side of a bound is good."""
+    """The good side of a bound."""
 
     AT_LEAST = ">="
     AT_MOST = "<="
@@ -17,7 +17,7 @@ class Direction(StrEnum):
 AT_LEAST = Direction.AT_LEAST
 AT_MOST = Direction.AT_MOST
 
-#: The figure of a row that its title speaks of, and that figure divided by the peer's.
+#: Names of figures: the row's own value, and that value divided by the peer's.
 VALUE = "value"
 RATIO = "ratio"
 
@@ -27,11 +27,11 @@ class Limit:
     """One bound on one figure.
 
     Attributes:
-        direction: whether the figure may lie above or below the bound.
-        bound: the last value that is good.
+        direction: whether good figures are above or below the bound.
+        bound: the last good value.
         figure: `VALUE`, `RATIO`, or the name of one of the row's further figures.
-        label: what the figure is called for people; not needed for `VALUE` and `RATIO`.
-        unit: its unit; not needed for `VALUE` and `RATIO`.
+        label: the figure's name for people; empty for `VALUE` and `RATIO`.
+        unit: the figure's unit; empty for `VALUE` and `RATIO`.
     """
 
     direction: Direction
@@ -46,13 +46,13 @@ class Limit:
 
 @dataclass(frozen=True)
 class Goal:
-    """What a row measures, and what it has to reach.
+    """The title of a row, and the limits that it must meet.
 
     Attributes:
-        title: what is measured.
-        unit: the unit of its value.
-        limits: the bounds; all must hold. None means that the row has no goal.
-        source: the goal as it was agreed, in words.
+        title: a description of the row's value.
+        unit: the unit of the value.
+        limits: the bounds; all must hold. An empty sequence means that the row has no goal.
+        source: the text of the agreed goal.
     """
 
     title: str
@@ -64,7 +64,7 @@ class Goal:
 _EIGHT_TIMES = Limit(AT_LEAST, 8, RATIO)
 _AHEAD = Limit(AT_LEAST, 1, RATIO)
 
-#: The rows by name, in the order in which they are printed.
+#: name -> the row, in the order of the printed table.
 GOALS: Mapping[str, Goal] = {
     "schedule_retries": Goal(
         "schedule_retries, one process",

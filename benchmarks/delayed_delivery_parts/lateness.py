@@ -1,4 +1,4 @@
-"""How long after its due time something is done: retries, ordinary countdowns, and those beside a full queue."""
+"""Measures the lateness of retries, of ordinary countdowns, and of countdowns beside a full queue."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .throughput import REBOUND_WORKER
 RETRIES_PER_S = 1000
 COUNTDOWNS_PER_S = 500
 
-#: Seconds until the first is due, beside what storing all of them takes on a slow day.
+#: The time until the first one is due, in seconds, without the time that storing all of them takes on a slow machine.
 LEAD_S = 1.0
 STORED_PER_S = 2500
 PUBLISHED_PER_S = 1500
 PUBLISHED_PER_S_AT_LEAST = 400
 
-#: Retries that a worker has delivered before: the first ones wait for its connections to Kafka.
+#: The number of retries for the warm-up. The first retries of a worker wait for its connections to Kafka.
 WARM_UP = 20
 
 ORDINARY_S = 0.02
@@ -34,7 +34,7 @@ DUE = 20
 
 
 def spread(values_ms: Sequence[float]) -> dict[str, float]:
-    """The quantiles that goals speak of."""
+    """Return the quantiles for the goals."""
     ordered = sorted(values_ms)
 
     def at(share: float) -> float:
@@ -44,21 +44,21 @@ def spread(values_ms: Sequence[float]) -> dict[str, float]:
 
 
 def retry_lateness(bench: Bench) -> Iterator[Row]:
-    """Retries to Kafka, 1,000 due a second: the time from due to confirmed, and no record made before it was due."""
+    """Measure retries to Kafka, 1,000 due a second: the time from due to confirmed. No record may be early."""
     count = bench.count(3000, 30_000, least=200)
     runs = [_retries(bench, count) for _ in range(bench.rounds)]
     figures = median_figures(runs)
     yield Row(
         name="retry_lateness",
         value=figures["p50_ms"],
-        # No round may be early, or deliver too little.
+        # In no round may a record be early, or too few records be delivered.
         figures={**figures, "earliest_record_ms": min(run["earliest_record_ms"] for run in runs)},
         size={"retries": count, "per_s": RETRIES_PER_S, "rounds": bench.rounds},
     )
 
 
 def _retries(bench: Bench, count: int) -> dict[str, float]:
-    """The lateness of retries and what else is known of one run."""
+    """Return the lateness of the retries of one run, and its further figures."""
     topic = bench.new_topic()
     notes = bench.new_notes()
     with bench.redis() as url, load.open_redis(url) as client:
@@ -83,7 +83,7 @@ def _retries(bench: Bench, count: int) -> dict[str, float]:
 
 
 def countdown_lateness(bench: Bench) -> Iterator[Row]:
-    """Ordinary tasks with a countdown, 500 due a second."""
+    """Measure ordinary tasks with a countdown, 500 due a second."""
     count = bench.count(1000, 15_000, least=100)
     done = bench.alternate(
         bench.rounds,
@@ -99,7 +99,7 @@ def countdown_lateness(bench: Bench) -> Iterator[Row]:
 
 
 def _countdowns(bench: Bench, kind: str, count: int) -> list[float]:
-    """The lateness of each task in milliseconds; a stock worker has all of them in its memory before they are due."""
+    """Return the lateness of each task in milliseconds. A stock worker has all tasks in memory before they are due."""
     notes = bench.new_notes()
     with bench.redis() as url, bench.worker(kind, url, "-P", "prefork", "-c", "2", notes=notes):
         begin = time.time() + LEAD_S + count / PUBLISHED_PER_S_AT_LEAST
@@ -110,7 +110,7 @@ def _countdowns(bench: Bench, kind: str, count: int) -> list[float]:
 
 
 def starvation(bench: Bench) -> Iterator[Row]:
-    """A queue full of ordinary tasks of 20 ms, and 20 tasks that fall due beside them."""
+    """Measure 20 countdowns that become due while the queue is full of ordinary tasks of 20 ms."""
     ordinary = bench.count(300, 600, least=60)
     done = bench.alternate(
         bench.rounds,
@@ -131,7 +131,7 @@ def _beside(bench: Bench, kind: str, ordinary: int) -> list[float]:
     notes = bench.new_notes()
     with bench.redis() as url, load.open_redis(url) as client:
         app = make_app(url, kind)
-        # The worker has work from here on until `ordinary * ORDINARY_S / 2`; they fall due in the middle of it.
+        # The worker has work until `ordinary * ORDINARY_S / 2` from now. The countdowns become due in the middle.
         busy_s = ordinary * ORDINARY_S / 2
         with bench.worker(kind, url, "-P", "prefork", "-c", "2", notes=notes):
             lead = 0.2 * busy_s + ordinary / PUBLISHED_PER_S
@@ -145,7 +145,7 @@ def _beside(bench: Bench, kind: str, ordinary: int) -> list[float]:
 
 
 def _tell(app: Any, dues: Sequence[float]) -> None:
-    """Tasks that note when they ran, each due at its time."""
+    """Send tasks that note their time, each with its due time."""
     task = app.tasks["tell"]
     with app.producer_pool.acquire(block=True) as producer, producer.batch():
         for due in dues:
@@ -157,6 +157,6 @@ def _late_ms(notes: Path) -> list[float]:
 
 
 def _p50(done: dict[str, list[dict[str, float]]]) -> tuple[list[float], list[float]]:
-    """Our medians and stock's, by round."""
+    """Return our medians and stock's medians, by round."""
     ours, stock = ([figures["p50_ms"] for figures in done[who]] for who in ("ours", "stock"))
     return ours, stock

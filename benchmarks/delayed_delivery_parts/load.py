@@ -1,4 +1,4 @@
-"""Putting work into Redis, letting it become due at one moment, and seeing it through."""
+"""Stores messages in Redis, makes them due at one moment, and waits until they are done."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.waiting import wait_until
 
 from . import rebound_app
 
-#: Every app's ordinary queue, and a list beside it that no worker looks at.
+#: The ordinary queue of every app, and a second list that no worker reads.
 QUEUE = "celery"
 ASIDE = "aside"
 
 #: kombu's.
 PRIORITY_STEPS = (0, 3, 6, 9)
 
-#: Seconds until what waits here would be due by itself.
+#: The countdown of waiting messages, in seconds. It is so long that they do not become due by themselves.
 FAR_S = 3600
 
 PARTITIONS = 4
@@ -43,26 +43,26 @@ def store_of(client: Any, queue: str) -> Store:
 
 
 def publish(app: Celery, name: str, arguments: Iterable[tuple[Any, ...]], **options: Any) -> list[str]:
-    """Send a task many times as Celery does it fastest; returns the ids."""
+    """Send a task many times in Celery's fastest way. Return the ids."""
     task = app.tasks[name]
     with app.producer_pool.acquire(block=True) as producer, producer.batch():
         return [task.apply_async(args, producer=producer, **options).id for args in arguments]
 
 
 def random_hex() -> bytes:
-    """A payload that no compression makes small."""
+    """Return a payload that does not compress well."""
     return os.urandom(PAYLOAD_BYTES // 2).hex().encode()
 
 
 def retry(app: Celery, topic: str, value: bytes, due_ms: int) -> tuple[Message, int]:
-    """A retry as the consumer stores it."""
+    """Return a retry in the form in which the consumer stores it."""
     request = RetryRequest(destination=f"kafka://{topic}", value=value, max_retries=3, base_delay=1)
     message, _ = request.to_message(app.rebound.settings, now_ms())
     return message, due_ms
 
 
 def store_retries(app: Celery, retries: Sequence[tuple[Message, int]]) -> list[str]:
-    """Store retries; returns their tasks' ids."""
+    """Store retries. Return the ids of their tasks."""
     for start in range(0, len(retries), _CHUNK):
         app.rebound.store(retries[start : start + _CHUNK])
     return [message.task_id for message, _ in retries]
@@ -74,20 +74,20 @@ def store_far_retries(app: Celery, topic: str, count: int) -> list[str]:
 
 
 def fall_due(client: Any, queue: str, ids: Sequence[str]) -> float:
-    """Let waiting messages be due, all at one moment; returns that moment in Unix seconds."""
+    """Make all waiting messages due at one moment. Return this moment in Unix seconds."""
     due_ms = now_ms() + 300 + len(ids) // 50
     store_of(client, queue).reschedule(due_ms, *ids)
     return due_ms / 1000
 
 
 def bring_in(client: Any) -> float:
-    """Let stock's worker find at once what was published to the list aside; returns that moment in Unix seconds."""
+    """Move all messages from the second list to stock's queue at once. Return this moment in Unix seconds."""
     client.rename(ASIDE, QUEUE)
     return time.time()
 
 
 def left(client: Any) -> int:
-    """How many messages wait, are leased, or are unacknowledged."""
+    """Return how many messages wait, are leased, or are unacknowledged."""
     with client.pipeline(transaction=False) as pipe:
         for queue in (QUEUE, rebound_app.QUEUE):
             pipe.llen(queue)
@@ -97,7 +97,7 @@ def left(client: Any) -> int:
 
 
 def wait_until_empty(client: Any, timeout: float) -> float:
-    """Wait until nothing is left; returns when that was, in Unix seconds."""
+    """Wait until no message is left. Return the time in Unix seconds."""
     wait_until(
         lambda: left(client) == 0,
         timeout=timeout,
@@ -112,7 +112,7 @@ def open_redis(url: str) -> redis.Redis:
 
 
 def read_topic(brokers: str, topic: str, count: int, timeout: float = 60) -> list[Any]:
-    """The topic's records: at least `count`, and whatever more comes within half a second."""
+    """Return the topic's records: at least `count`, and all further records of the next half second."""
     consumer = KafkaConsumer(bootstrap_servers=brokers.split(","), metrics_enabled=False, group_id=None)
     consumer.assign([TopicPartition(topic, partition) for partition in range(PARTITIONS)])
     consumer.seek_to_beginning()
@@ -130,6 +130,9 @@ def read_topic(brokers: str, topic: str, count: int, timeout: float = 60) -> lis
 
 
 def times_delivered(records: Iterable[Any]) -> dict[str, int]:
-    """How many messages came how often: those of rebound by their id header, those of stock by their key."""
+    """Count the records, and the records beyond the first of each message.
+
+    Rebound's records have the id in a header. Stock's records have it in the key.
+    """
     identities = [dict(record.headers).get("rebound-id", record.key) for record in records]
     return {"records": len(identities), "twice": len(identities) - len(set(identities))}

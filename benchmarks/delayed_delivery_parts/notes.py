@@ -1,4 +1,4 @@
-"""What workers write down of when something was due and when it happened: a file that all of them share."""
+"""The notes of the workers in a shared file: the due time of each event, and its actual time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 
-#: A line of the file of notes: when something was due and when it happened, in Unix seconds.
+#: A line of the file: the due time and the actual time, in Unix seconds.
 NOTE = struct.Struct("<dd")
 
 
@@ -18,7 +18,7 @@ def _notes_file() -> int:
 
 
 def note(pairs: Iterable[tuple[float, float]]) -> None:
-    """Write down (due, happened); one append, so that processes and threads can share the file."""
+    """Append pairs of due time and actual time. One write appends all, so processes and threads can share the file."""
     os.write(_notes_file(), b"".join(NOTE.pack(*pair) for pair in pairs))
 
 

@@ -1,4 +1,4 @@
-"""What a worker's processes take, read from /proc (Linux)."""
+"""Reads the memory and the processor time of a worker's processes from /proc (Linux)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.processes import Process
 
 
 def members(leader: int) -> list[int]:
-    """The ids of a process and its children: each process of the benchmark leads a session of its own."""
+    """Return the ids of a process and its children. Each process of the benchmark leads its own session."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
@@ -24,9 +24,9 @@ def members(leader: int) -> list[int]:
 
 
 def memory_mb(process: Process) -> tuple[float, float]:
-    """Its resident memory, and its proportional share of it, over all its processes in MB.
+    """Return the resident memory and the proportional memory of all its processes, in MB.
 
-    The first counts what a fork shares once for each process; the second counts it once.
+    The first counts memory that forked processes share once for each process. The second counts it once in all.
     """
     rss = pss = 0
     for pid in members(process.pid):
@@ -38,7 +38,7 @@ def memory_mb(process: Process) -> tuple[float, float]:
 
 
 def cpu_s(leader: int) -> float:
-    """Seconds of processor time that the threads of a process and of its children have had."""
+    """Return the processor time of a process and its children, in seconds."""
     nanoseconds = 0
     for pid in members(leader):
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -48,7 +48,7 @@ def cpu_s(leader: int) -> float:
 
 
 def settle(read: Callable[[], float], within: float, timeout: float = 20.0) -> float:
-    """Read until two readings, half a second apart, differ by no more than `within`; returns the last."""
+    """Read until two readings, half a second apart, differ by at most `within`. Return the last one."""
     deadline = time.monotonic() + timeout
     before = read()
     while True:

@@ -1,4 +1,4 @@
-"""Rebound on a benchmark's app, with the destination that a measurement asks for."""
+"""Puts Rebound on a benchmark's app, with the destination for the measurement."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUEUE = "rebound"
 
 
 class Nowhere:
-    """A destination that takes everything at once: what is left is the cost of getting there."""
+    """A destination that confirms every message at once. So only the cost before the destination is measured."""
 
     def __init__(self, _kafka: Destination) -> None:
         pass
@@ -32,7 +32,7 @@ class Nowhere:
 
 
 class Timed:
-    """Kafka, with a note of each message's due time and of the time at which Kafka had confirmed it."""
+    """Kafka, with a note of each message's due time and of the time of Kafka's confirmation."""
 
     def __init__(self, kafka: Destination) -> None:
         self._kafka = kafka
@@ -48,7 +48,7 @@ class Timed:
 
 
 class Busy:
-    """Kafka, with a note for each message of when sending began and when Kafka had confirmed it."""
+    """Kafka, with a note for each message of the start of its sending and of the time of Kafka's confirmation."""
 
     def __init__(self, kafka: Destination) -> None:
         self._kafka = kafka
@@ -63,7 +63,7 @@ class Busy:
         self._kafka.close()
 
 
-#: kind of app -> what stands for Kafka.
+#: kind of app -> the destination in place of Kafka.
 KINDS: dict[str, Callable[[Destination], Destination]] = {
     "rebound": lambda kafka: kafka,
     "rebound-nowhere": Nowhere,
@@ -73,10 +73,10 @@ KINDS: dict[str, Callable[[Destination], Destination]] = {
 
 
 def add_rebound(app: Celery, kind: str, kafka: str, kafka_client: str) -> None:
-    """Put Rebound on the app, with what stands for Kafka in this kind of app."""
+    """Put Rebound on the app, with the destination for this kind of app."""
 
     class Measured(Rebound):
-        """Rebound with another destination in Kafka's place."""
+        """Rebound with another destination in place of Kafka."""
 
         def _build_destinations(self) -> Destinations:
             built = super()._build_destinations()

@@ -1,4 +1,4 @@
-"""What waiting messages cost Redis: memory, processor time, and a worker's looks while nothing is due."""
+"""Measures the cost of waiting messages for Redis: memory, processor time, and claims while nothing is due."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ CLAIM = 100
 LEASE_MS = 30_000
 CONFIRM_MS = 5_000
 
-#: Messages that a worker's batches have where many are due.
+#: The size of a worker's batches if many messages are due.
 BATCH = 250
 
 
 def redis_memory(bench: Bench) -> Iterator[Row]:
-    """Redis' own `used_memory` for each waiting retry, all overhead included; stock's is a task in its queue's list."""
+    """Measure Redis' `used_memory` for each waiting retry, with all overhead. Stock has a task in its queue's list."""
     count, plain = bench.count(20_000, 100_000, least=1000), bench.count(5000, 20_000, least=1000)
 
     def ours(app: Any) -> object:
@@ -64,11 +64,11 @@ def redis_memory(bench: Bench) -> Iterator[Row]:
 
 
 def redis_time(bench: Bench) -> Iterator[Row]:
-    """Redis' own account (INFO commandstats) of the scripts that enqueue, claim and settle."""
+    """Measure Redis' time (INFO commandstats) for the scripts that enqueue, claim and settle."""
     count, rounds = bench.count(5000, 20_000, least=BATCH), bench.quick_rounds
     with bench.redis() as url, load.open_redis(url) as client:
         app, store = make_app(url, "rebound"), load.store_of(client, "measured")
-        # These stay, so that the sorted sets are as deep as those of a real queue.
+        # These messages stay, so that the sorted sets are as large as those of a real queue.
         store.enqueue(_due_entries(app, count, far=True))
         done = [_time_scripts(app, client, store, count) for _ in range(rounds + 1)][1:]
     size = {"messages": count, "a_batch": BATCH, "waiting": count, "rounds": rounds}
@@ -77,7 +77,7 @@ def redis_time(bench: Bench) -> Iterator[Row]:
 
 
 def _time_scripts(app: Any, client: Any, store: Store, count: int) -> dict[str, float]:
-    """Microseconds of Redis for each message, by step."""
+    """Return the microseconds of Redis for each message, by step."""
     claims: list[tuple[str, list[Claimed]]] = []
     name = f"benchmark {time.time_ns()}"
 
@@ -91,7 +91,7 @@ def _time_scripts(app: Any, client: Any, store: Store, count: int) -> dict[str, 
             if found.messages:
                 store.confirm(asked)
                 claims.append((asked.token, found.messages))
-            # As a worker does, which knows the lanes after its first claim.
+            # In the same way as a worker, which has the lanes after its first claim.
             lanes = lanes or found.unknown
 
     def settle() -> None:
@@ -110,7 +110,7 @@ def _time_scripts(app: Any, client: Any, store: Store, count: int) -> dict[str, 
 
 
 def _script_us(client: Any, call: Callable[[], object]) -> float:
-    """Microseconds that Redis spends on scripts, with the commands inside them."""
+    """Return the microseconds that Redis spends on scripts, with the commands inside them."""
 
     def spent() -> float:
         stats = client.info("commandstats")
@@ -122,7 +122,7 @@ def _script_us(client: Any, call: Callable[[], object]) -> float:
 
 
 def _due_entries(app: Any, count: int, *, far: bool) -> list[Entry]:
-    """Retries as they are stored; due now, or not for a long time."""
+    """Return retries in their stored form, due now, or in a long time."""
     due_ms = load.now_ms() + (load.FAR_S * 1000 if far else -1000)
     entries = []
     for _ in range(count):
@@ -133,7 +133,7 @@ def _due_entries(app: Any, count: int, *, far: bool) -> list[Entry]:
 
 
 def claim(bench: Bench) -> Iterator[Row]:
-    """Claiming and settling 100 due messages with a million others waiting, and with a thousand."""
+    """Measure claiming and settling 100 due messages while a million others wait, and while a thousand wait."""
     many, few = bench.count(200_000, 1_000_000, least=5000), 1000
     rounds = bench.count(150, 500, least=20)
     with bench.redis() as url, load.open_redis(url) as client:
@@ -143,7 +143,7 @@ def claim(bench: Bench) -> Iterator[Row]:
             copies(stores[name], entry.stored, entry.due_ms, range(number))
         costs: dict[str, list[float]] = {"many": [], "few": []}
         for number in range(rounds + 5):
-            # Each takes its turn first: what slows the machine down slows both.
+            # They take turns, so that other load on the machine slows both.
             for name in ("many", "few") if number % 2 else ("few", "many"):
                 took = _claim_once(stores[name], entry.stored)
                 if number >= 5:
@@ -173,7 +173,7 @@ def _claim_once(store: Store, form: bytes) -> float:
 
 
 def idle(bench: Bench) -> Iterator[Row]:
-    """A worker with nothing due: its share of a core, and the commands that Redis runs for it, scripts' own too."""
+    """Measure a worker with nothing due: its share of a core, and Redis' commands for it, with those in scripts."""
     seconds = bench.seconds(10, 30)
     done = bench.alternate(
         bench.rounds, ours=lambda: _idle(bench, "rebound", seconds), stock=lambda: _idle(bench, "stock", seconds)
@@ -200,9 +200,9 @@ def _idle(bench: Bench, kind: str, seconds: float) -> dict[str, Any]:
         with bench.worker(kind, url, "-P", "prefork", "-c", "2", events=True) as worker:
             if kind == "rebound":
                 load.store_far_retries(app, "orders", 100)
-                wait_for_claims(client, 1)  # what it does at its start is over
+                wait_for_claims(client, 1)  # the start of the worker is over
             before, cpu, began = _calls(client), cpu_s(worker.pid), time.monotonic()
-            time.sleep(seconds)  # this is what is measured
+            time.sleep(seconds)  # the measured time
             after, spent, took = _calls(client), cpu_s(worker.pid) - cpu, time.monotonic() - began
     grown = {name: count - before.get(name, 0) for name, count in after.items() if count > before.get(name, 0)}
     return {
@@ -213,6 +213,6 @@ def _idle(bench: Bench, kind: str, seconds: float) -> dict[str, Any]:
 
 
 def _calls(client: Any) -> dict[str, int]:
-    """Calls of each command since the server's start, without this client's own."""
+    """Return the calls of each command since the server's start, without this client's own calls."""
     stats = client.info("commandstats")
     return {name.removeprefix("cmdstat_"): values["calls"] for name, values in stats.items() if name != "cmdstat_info"}

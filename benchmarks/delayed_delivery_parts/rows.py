@@ -1,4 +1,4 @@
-"""The rows that measurements give: a value, the peer's value of the same run, and whether the goal is met."""
+"""The rows of the table: a value, the peer's value of the same run, and the comparison with the goal."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class Row:
 
     Attributes:
         name: its name in `GOALS` and for `--only`.
-        value: the figure that the row's title speaks of; None if the row was skipped.
-        peer: what it is compared with.
-        peer_value: the peer's figure of the same run; None where there is none.
+        value: the figure in the row's title; None if the row was skipped.
+        peer: the compared software.
+        peer_value: the peer's figure of the same run; None if there is none.
         ratio: `value` to `peer_value`.
-        figures: what else was measured.
-        size: with how much of what.
-        limit: what stands between this row and a better value, where that is known.
-        best: the best value that this limit allows, where it can be told.
-        skipped: why the row was not measured; empty if it was.
+        figures: further measured figures.
+        size: the number of messages and rounds.
+        limit: the known reason why the value is not better; empty if it is not known.
+        best: the best value that this limit allows; None if it is not known.
+        skipped: the reason why the row was not measured; empty if it was measured.
         load: the machine's load average when the row was measured.
-        against: the value of the same row in another checkout, if that was asked for and has the row.
+        against: the value of the same row in the other checkout; None if there is none.
     """
 
     name: str
@@ -59,11 +59,11 @@ class Row:
 
     @property
     def missed(self) -> list[Limit]:
-        """The limits that do not hold."""
+        """Return the limits that do not hold."""
         return [limit for limit in self.goal.limits if not self._holds(limit)]
 
     def figure(self, name: str) -> float | None:
-        """The figure that a limit speaks of; None where it could not be computed."""
+        """Return the figure of a limit; None if it could not be computed."""
         if name == VALUE:
             return self.value
         return self.ratio if name == RATIO else self.figures.get(name)
@@ -74,7 +74,7 @@ class Row:
 
     @property
     def why(self) -> str:
-        """In one line, why the goal is missed or the row was skipped; empty if the goal is met."""
+        """Return in one line why the goal is missed or the row was skipped; empty if the goal is met."""
         if self.skipped:
             return self.skipped
         if not self.missed:
@@ -83,14 +83,14 @@ class Row:
         reasons = [*others, self.limit]
         cores = os.cpu_count() or 1
         missed = next((limit for limit in self.missed if limit.figure == VALUE), None)
-        # What allows the goal does not explain why it is missed.
+        # A limit that allows the goal does not explain why the goal is missed.
         is_explained = self.limit and not (missed and self.best is not None and missed.holds(self.best))
         if missed and not is_explained and self.load > cores:
             reasons.append(f"the machine was busy (load average {self.load:.1f} on {cores} processors)")
         return "; ".join(filter(None, reasons))
 
     def to_json(self) -> str:
-        """The row as one JSON object; `benchmarks.delayed_delivery` documents the keys."""
+        """Return the row as one JSON object. `benchmarks.delayed_delivery` documents the keys."""
         return json.dumps(
             {
                 "name": self.name,
@@ -129,19 +129,19 @@ class Row:
 
 
 def quotient(value: float | None, base: float | None) -> float | None:
-    """One value divided by another, rounded; None where that is not possible."""
+    """Return one value divided by another, rounded; None if that is not possible."""
     return None if value is None or not base else round(value / base, 3 if value < base else 2)
 
 
 def median(values: Sequence[float], digits: int | None = None) -> float:
-    """The median, rounded."""
+    """Return the median, rounded."""
     return round(statistics.median(values), digits)
 
 
 def paired(ours: Sequence[float], peers: Sequence[float], digits: int | None = None) -> dict[str, Any]:
-    """`value`, `peer_value` and `ratio` of a row, from the figures of each round.
+    """Return `value`, `peer_value` and `ratio` of a row, from the figures of each round.
 
-    The ratio is the median of each round's own: what slowed the machine down in a round slowed both.
+    The ratio is the median of the ratios of the rounds, because other load in a round slows both sides.
     """
     ratios = [ratio for ratio in map(quotient, ours, peers) if ratio is not None]
     return {
@@ -152,5 +152,5 @@ def paired(ours: Sequence[float], peers: Sequence[float], digits: int | None = N
 
 
 def median_figures(rounds: Sequence[Mapping[str, float]], digits: int = 1) -> dict[str, float]:
-    """The median of each figure over the rounds."""
+    """Return the median of each figure over the rounds."""
     return {name: median([figures[name] for figures in rounds], digits) for name in rounds[0]}

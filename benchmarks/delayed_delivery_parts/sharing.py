@@ -1,4 +1,4 @@
-"""Several workers on one schedule, and several lanes in one: who gets what, and when."""
+"""Measures several workers on one schedule, and several lanes in one schedule."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WORKERS = 4
 
 
 def workers(bench: Bench) -> Iterator[Row]:
-    """Four workers on one schedule: each message once, and no worker idle while others are behind."""
+    """Measure four workers on one schedule: each message once, and no idle worker while messages are due."""
     count = bench.count(5000, 20_000, least=400)
     topic = bench.new_topic()
     with ExitStack() as stack:
@@ -55,12 +55,12 @@ def workers(bench: Bench) -> Iterator[Row]:
     )
 
 
-#: Messages of the small lane.
+#: The number of messages in the small lane.
 FEW = 10
 
 
 def lanes(bench: Bench) -> Iterator[Row]:
-    """Ten due messages of one lane behind many due of another: the time until Kafka has confirmed all ten."""
+    """Measure ten due messages of one lane behind many of another: the time until Kafka has confirmed all ten."""
     many = bench.count(100_000, 1_000_000, least=500)
     runs = [_time_small_lane(bench, many) for _ in range(bench.rounds)]
     yield Row(
@@ -72,16 +72,16 @@ def lanes(bench: Bench) -> Iterator[Row]:
 
 
 def _time_small_lane(bench: Bench, many: int) -> tuple[float, int]:
-    """Seconds from when all were due until the small lane's were delivered, and how many of the others were by then."""
+    """Return the seconds until the small lane was delivered, and how many messages of the big lane were by then."""
     big, small = bench.new_topic(), bench.new_topic()
     notes = bench.new_notes()
     with bench.redis() as url, load.open_redis(url) as client:
         app, store = make_app(url, "rebound", kafka=bench.kafka), load.store_of(client, rebound_app.QUEUE)
         with bench.worker("rebound-timed", url, *REBOUND_WORKER, kafka=bench.kafka, notes=notes):
-            # The worker's connections are made before it counts.
+            # The worker makes its connections before the measurement.
             load.store_retries(app, [load.retry(app, topic, b"1", load.now_ms()) for topic in (big, small)])
             load.wait_until_empty(client, 30)
-            # The big lane is due all the time, and paused while it is filled: then all of it is due at one moment.
+            # The big lane is due all the time, but paused while it is filled. So all of it becomes due at one moment.
             store.pause(lane_of(KafkaAddress(big)), load.now_ms() + load.FAR_S * 1000)
             _fill_lane(app, store, big, many)
             moment_ms = load.now_ms() + 500
@@ -98,7 +98,7 @@ def _time_small_lane(bench: Bench, many: int) -> tuple[float, int]:
 
 
 def _fill_lane(app: Celery, store: Store, topic: str, count: int) -> None:
-    """Store copies of a retry to the topic, due since before."""
+    """Store copies of a retry to the topic, with a due time in the past."""
     due_ms = load.now_ms() - 1000
     message, _ = load.retry(app, topic, b"0", due_ms)
     delivery = Delivery(message=message, task_id=message.task_id, due_ms=due_ms)
@@ -107,7 +107,7 @@ def _fill_lane(app: Celery, store: Store, topic: str, count: int) -> None:
 
 
 def _share_and_gap(notes: Path, begin: float, end: float) -> tuple[int, float]:
-    """How many messages a worker delivered, and the longest time that it sent nothing while there was work."""
+    """Return how many messages a worker delivered, and its longest time without sending while there was work."""
     sent = sorted(read_notes(notes))
     gap, busy_until = 0.0, begin
     for began, ended in sent:

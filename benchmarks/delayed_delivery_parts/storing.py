@@ -1,4 +1,4 @@
-"""How fast retries are stored: `benchmarks.scheduling`'s measurements, as rows."""
+"""Measures how fast retries are stored: the measurements of `benchmarks.scheduling`, as rows."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _MICROSECONDS = 1_000_000
 
 @dataclass(frozen=True)
 class _Measured:
-    """What each way took in each round: calls a second, and microseconds of processor time a call."""
+    """The figures of each way in each round: calls a second, and microseconds of processor time a call."""
 
     rates: dict[str, list[float]]
     costs: dict[str, list[float]]
     size: dict[str, Any]
 
     def rate_row(self, name: str, ours: str, base: str, **row: Any) -> Row:
-        """A row of the rates of two ways."""
+        """Return a row of the rates of two ways."""
         cpu_us = median(self.costs[ours], 1)
         pair = paired(self.rates[ours], self.rates[base])
         return Row(
@@ -44,7 +44,7 @@ class _Measured:
         )
 
     def cost_row(self, name: str, ours: str, figures: dict[str, Any]) -> Row:
-        """A row of the processor time of a call beside that of a bare ZADD."""
+        """Return a row of the processor time of a call beside that of a bare ZADD."""
         pair = paired(self.costs[ours], self.costs["zadd"], digits=1)
         figures = {"per_s": median(self.rates[ours]), **figures}
         zadd_us = pair["peer_value"]
@@ -53,8 +53,10 @@ class _Measured:
 
 
 def core_limit(cpu_us: float, rate: float) -> dict[str, Any]:
-    """`limit` and `best` of a row: what one process can do with a whole core. Empty where it did more: in a very
-    short run, the processor time is mostly that of its start."""
+    """Return `limit` and `best` of a row, from the rate of one process with a whole core.
+
+    The result is empty if the row's rate is higher: in a very short run, most processor time belongs to the start.
+    """
     most = _MICROSECONDS / cpu_us
     if most < rate:
         return {}
@@ -62,7 +64,7 @@ def core_limit(cpu_us: float, rate: float) -> dict[str, Any]:
 
 
 def scheduling_rows(bench: Bench) -> Iterator[Row]:
-    """The calls of users and of the consumer beside plain `apply_async`, a bare ZADD and other libraries."""
+    """Measure the calls of users and of the consumer beside plain `apply_async`, a bare ZADD and other libraries."""
     calls, rounds = bench.count(1000, 2000, least=40), bench.quick_rounds
     arguments: dict[str, Any] = {
         "destination": "kafka://orders",
@@ -112,7 +114,7 @@ def _ratio(rates: dict[str, list[float]], ours: str, peer: str) -> float:
 
 
 def consumer(bench: Bench) -> Iterator[Row]:
-    """`benchmarks/consumer_benchmark.py`'s consumer on a full topic, with a handler that always fails."""
+    """Measure the consumer of `benchmarks/consumer_benchmark.py` on a full topic, with a handler that always fails."""
     count, rounds = bench.count(20_000, 100_000, least=200), bench.rounds
     runs = [_consume(bench, count) for _ in range(rounds)]
     cpu_us = median([run["cpu_us_per_record"] for run in runs])
@@ -131,7 +133,7 @@ def _consume(bench: Bench, count: int) -> dict[str, Any]:
     flags = [f"--prefill={count}", "--failure-rate=1", "--handler-ms=0", "--no-worker", "--json"]
     with contextlib.ExitStack() as stack:
         if bench.is_embedded:
-            # Its own servers: it knows how to join a group of the embedded broker soon.
+            # It starts its own servers, because it has the settings for a quick join on the embedded broker.
             flags.append("--embedded")
         else:
             url = stack.enter_context(bench.redis())

@@ -21,13 +21,13 @@ _STYLES = {"yes": "green", "no": "red"}
 def print_table(
     rows: Sequence[Row], *, heading: Sequence[str] = (), against: str = "", file: IO[str] | None = None
 ) -> None:
-    """Print the table, and below it why goals are missed and rows were skipped.
+    """Print the table, and below it the reasons for missed goals and skipped rows.
 
     Args:
         rows: the rows to print.
-        heading: lines above the table: where and how it was measured.
-        against: a word for the other checkout; empty for none.
-        file: where to print to; stdout by default. What is not a terminal gets 80 columns, or what COLUMNS says.
+        heading: the lines above the table, about the machine and the versions.
+        against: a name for the other checkout; empty for none.
+        file: the file to print to; None means stdout. A file that is not a terminal gets COLUMNS columns, or 80.
     """
     console = Console(file=file or sys.stdout, highlight=False, markup=False, emoji=False)
     for line in heading:
@@ -47,7 +47,7 @@ def print_table(
 
 def _table(rows: Sequence[Row], against: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), leading=1, show_edge=False)
-    # No name of a row is cut in two.
+    # The name of a row must not break across lines.
     table.add_column("row", min_width=max(len(row.name) for row in rows) + 1)
     for name in ("ours", "stock, peer", "ratio", *([against] if against else [])):
         table.add_column(name, justify="right", max_width=12)
@@ -76,7 +76,7 @@ def _peer(row: Row) -> str:
 
 
 def goal_text(goal: Goal, peer: str) -> str:
-    """The limits of a goal, one a line."""
+    """Return the limits of a goal, one a line."""
     return "\n".join(_limit_text(limit, goal, peer) for limit in goal.limits)
 
 
@@ -89,7 +89,7 @@ def _limit_text(limit: Limit, goal: Goal, peer: str) -> str:
 
 
 def number(value: float | None, unit: str) -> str:
-    """A number with its unit: `13,300/s`, `4.7 us`."""
+    """Return a number with its unit: `13,300/s`, `4.7 us`."""
     if value is None:
         return ""
     digits = f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:g}"

@@ -1,4 +1,4 @@
-"""How many due messages a worker gets through: to Kafka, to nowhere, and as tasks that do nothing."""
+"""Measures a worker's rate of due messages: to Kafka, to no destination, and as tasks that do nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .rows import Row, median, median_figures, paired
 
 _QUIET = ("--without-mingle", "--without-gossip")
 
-#: The pool in which each does most here, of prefork with 1 to 8 processes, 1 to 16 threads, and solo.
+#: The fastest pool of each here, out of prefork with 1 to 8 processes, 1 to 16 threads, and solo.
 REBOUND_WORKER = ("-P", "prefork", "-c", "1", *_QUIET)
 REBOUND_NOOP_WORKER = ("-P", "threads", "-c", "2", *_QUIET)
 STOCK_WORKER = ("-P", "prefork", "-c", "4", *_QUIET)
@@ -29,13 +29,13 @@ PREFETCH = 64
 
 WARM_UP = 40
 
-#: Puts so many messages, not due yet, into Redis and returns their ids.
+#: Stores a number of messages that are not due yet in Redis, and returns their ids.
 Fill = Callable[[Celery, int], list[str]]
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to get due messages done: a kind of app, its worker, and how its queue is filled."""
+    """One way to process due messages: a kind of app, its worker, and the function that fills its queue."""
 
     kind: str
     worker: tuple[str, ...]
@@ -47,10 +47,10 @@ class Way:
 
 @dataclass(frozen=True)
 class Drained:
-    """What a worker did.
+    """The result of a worker.
 
     Attributes:
-        rate: messages a second, from the moment they were due until the last one was settled.
+        rate: messages a second, from the due moment until the last one was settled.
         cpu_us: microseconds of processor time that each message cost the worker, Redis and, where this benchmark
             started it, Kafka.
     """
@@ -60,7 +60,7 @@ class Drained:
 
 
 def drain(bench: Bench, way: Way, count: int, kafka: str = "") -> Drained:
-    """Let one worker do so many messages that are due at once."""
+    """Let one worker process `count` messages that become due at once."""
     with bench.redis() as url, load.open_redis(url) as client:
         app = make_app(url, way.kind, kafka=kafka)
 
@@ -78,14 +78,14 @@ def drain(bench: Bench, way: Way, count: int, kafka: str = "") -> Drained:
             return Drained(number / took, {name: round(1e6 * (after[name] - before[name]) / number) for name in after})
 
         with bench.worker(way.kind, url, *way.worker, kafka=kafka, events=way.events, **way.options) as worker:
-            run(WARM_UP)  # connections, and what is made at first use
+            run(WARM_UP)  # connections, and objects that are made at their first use
             drained = run(count)
     bench.progress(f"  {way.kind} {way.queue}: {count}, {drained.rate:.0f}/s, {drained.cpu_us} us")
     return drained
 
 
 def drained_row(name: str, ours: list[Drained], stock: list[Drained], **row: Any) -> Row:
-    """The row of two workers in the same rounds; its limit is what all cores together could do."""
+    """Return the row of two workers in the same rounds. Its limit is the rate with all cores."""
     cpu_us = median_figures([drained.cpu_us for drained in ours], 0)
     cores = os.cpu_count() or 1
     total = sum(cpu_us.values())
@@ -103,7 +103,7 @@ def drained_row(name: str, ours: list[Drained], stock: list[Drained], **row: Any
 
 
 def noop_way(kind: str, queue: str) -> Way:
-    """The user's own tasks that do nothing: ready in the list for stock, waiting in the schedule for rebound."""
+    """Return the way of a user's tasks that do nothing: ready in stock's list, waiting in rebound's schedule."""
 
     def fill(app: Celery, count: int) -> list[str]:
         if kind == "stock":
@@ -115,9 +115,9 @@ def noop_way(kind: str, queue: str) -> Way:
 
 
 def noop_tasks_and_deliveries(bench: Bench) -> Iterator[Row]:
-    """Tasks of the user's own that do nothing, and retries to a destination that takes everything at once.
+    """Measure a user's tasks that do nothing, and retries to a destination that confirms all messages at once.
 
-    The tasks wait in the leased queue, and as ordinary countdowns; stock has them ready in its queue, and no countdown.
+    The tasks wait in the leased queue, and as ordinary countdowns. Stock has them ready in its queue, due at once.
     """
     count, retries = bench.count(3000, 20_000), bench.count(15_000, 100_000)
 
@@ -140,14 +140,14 @@ def noop_tasks_and_deliveries(bench: Bench) -> Iterator[Row]:
 
 @dataclass
 class _Books:
-    """What became of the records of one row."""
+    """The records of one row: how many were delivered, and how many times."""
 
     delivered_twice: int = 0
     stock_missing: int = 0
 
 
 def kafka(bench: Bench) -> Iterator[Row]:
-    """Retries to Kafka, each confirmed, with each client library, beside a stock task each that does the same."""
+    """Measure confirmed retries to Kafka with each client library, beside stock tasks that do the same."""
     rows = {"kafka": "kafka-python", "kafka_confluent": "confluent"}
     missing = {row: bench.missing_client(client) for row, client in rows.items()}
     clients = [client for row, client in rows.items() if row in bench.wanted and not missing[row]]
@@ -160,7 +160,7 @@ def kafka(bench: Bench) -> Iterator[Row]:
 
 
 def kafka_events(bench: Bench) -> Iterator[Row]:
-    """The same while the workers send task events; the value is that of the better client library."""
+    """Measure the same while the workers send task events. The value is that of the better client library."""
     missing = {client: bench.missing_client(client) for client in KAFKA_CLIENTS}
     clients = [client for client, why in missing.items() if not why]
     done, figures, size = _to_kafka(bench, clients, events=True)
@@ -174,7 +174,7 @@ def kafka_events(bench: Bench) -> Iterator[Row]:
 def _to_kafka(
     bench: Bench, clients: list[str], *, events: bool
 ) -> tuple[dict[str, list[Drained]], dict[str, Any], dict[str, Any]]:
-    """Drain to Kafka with each client and with stock, in turns; what they did, further figures, and the size."""
+    """Deliver to Kafka with each client and with stock, in turns. Return the results, further figures, and the size."""
     count, plain_count = bench.count(15_000, 100_000), bench.count(1000, 20_000)
     books = _Books()
 
@@ -191,7 +191,7 @@ def _to_kafka(
         topic = bench.new_topic()
         done = drain(bench, _kafka_way("stock", topic, events=events), plain_count, bench.kafka)
         delivered = load.times_delivered(load.read_topic(bench.kafka, topic, plain_count + WARM_UP))
-        # A stock task that fails is gone: it promises no more.
+        # A stock task that fails is lost, because stock does not retry it.
         books.stock_missing += plain_count + WARM_UP - (delivered["records"] - delivered["twice"])
         return done
 

@@ -1,4 +1,4 @@
-"""What waiting messages cost a worker: its memory, and the time that it takes to stop."""
+"""Measures the cost of waiting messages for a worker: its memory, and the time of its stop."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from .bench import Bench
 from .processes import memory_mb, settle
 from .rows import STOCK, Row, median, paired, quotient
 
-#: Megabytes that memory may still move by when it is read.
+#: The largest change of the memory while it is read, in megabytes.
 _STILL_MB = 0.3
 
 
 @dataclass(frozen=True)
 class Held:
-    """A worker with messages waiting: memory by their number, and how long it took to stop in the end."""
+    """A worker with waiting messages: its memory by their number, and the time of its stop."""
 
     rss_mb: dict[int, float]
     pss_mb: dict[int, float]
     stop_s: float
 
     def growth(self) -> float:
-        """Megabytes between the least and the most memory."""
+        """Return the megabytes between the least and the most memory."""
         return round(max(self.pss_mb.values()) - min(self.pss_mb.values()), 1)
 
 
 def worker_memory_and_warm_stop(bench: Bench) -> Iterator[Row]:
-    """One worker while more and more waits; then it is told to stop. Stock gets fewer, for each takes it 10 kB."""
+    """Measure one worker with more and more waiting messages, and its stop. Stock gets fewer, as each takes 10 kB."""
     steps = [bench.count(100_000, 100_000), *([bench.count(0, 1_000_000)] if bench.full else [])]
     plain = bench.count(3000, 20_000)
     done = bench.alternate(
@@ -51,7 +51,7 @@ def worker_memory_and_warm_stop(bench: Bench) -> Iterator[Row]:
         value=ours,
         peer=f"{STOCK}, {plain:,}",
         peer_value=stock,
-        # Of what each waiting message takes: stock has fewer.
+        # The ratio is for each waiting message, because stock has fewer.
         ratio=quotient(ours / most, stock / plain),
         figures={
             "pss_mb": [held.pss_mb for held in done["ours"]],
@@ -73,7 +73,7 @@ def _hold(bench: Bench, kind: str, steps: list[int]) -> Held:
             for count in (0, *steps):
                 if kind == "stock":
                     load.publish(app, "noop", [()] * count, countdown=load.FAR_S)
-                    # A stock worker takes them off the queue, and has them unacknowledged.
+                    # A stock worker takes them from the queue and holds them unacknowledged.
                     wait_until(lambda count=count: client.hlen("unacked") == count, timeout=60 + count / 200)
                 else:
                     fill(app, client, there, count)
@@ -87,7 +87,7 @@ def _hold(bench: Bench, kind: str, steps: list[int]) -> Held:
 
 
 def _time_stop(worker: Process) -> float:
-    """Seconds from SIGTERM to the end of the process."""
+    """Return the seconds from SIGTERM to the end of the process."""
     began = time.monotonic()
     worker.signal(signal.SIGTERM)
     worker.wait(120)
@@ -95,7 +95,7 @@ def _time_stop(worker: Process) -> float:
 
 
 def fill(app: Any, client: Any, first: int, count: int) -> None:
-    """Let messages of the numbers from `first` to `count` wait: copies of a real one, each with an id of its own."""
+    """Store waiting messages with the numbers from `first` to `count`: copies of a real one, each with its own id."""
     store = load.store_of(client, load.QUEUE)
     due_ms = load.now_ms() + load.FAR_S * 1000
     (identity,) = load.publish(app, "noop", [()], countdown=load.FAR_S)
@@ -110,7 +110,7 @@ def copies(store: Store, form: bytes, due_ms: int, numbers: range) -> None:
 
 
 def wait_for_claims(client: Any, times: int) -> None:
-    """Wait until the worker has looked at the schedule so many times more."""
+    """Wait until the worker has made `times` further claims."""
 
     def calls() -> int:
         stats = client.info("commandstats")

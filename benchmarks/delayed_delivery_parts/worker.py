@@ -1,4 +1,4 @@
-"""What a worker process of the benchmark is started with: `celery -A benchmarks.delayed_delivery_parts.worker`."""
+"""The app module of the benchmark's worker processes: `celery -A benchmarks.delayed_delivery_parts.worker`."""
 
 from __future__ import annotations
 
