@@ -71,5 +71,5 @@ def find(app: Any = None) -> RetryScheduler:
     chosen = current_app if app is None else app
     found = installed(chosen)
     if found is None:
-        raise NotInstalledError(str(chosen.main or chosen))
+        raise NotInstalledError(str(getattr(chosen, "main", None) or chosen))  # of the user: it may be anything
     return found

@@ -32,7 +32,7 @@ def build(
         "kafka": KafkaDestination(
             settings.kafka_brokers, settings.kafka_options, settings.kafka_timeout, settings.kafka_client
         ),
-        "http": HttpDestination(settings.http_connect_timeout, settings.http_timeout),
+        "http": HttpDestination.of(settings),
         "dead-set": DeadSetDestination(open_schedule),
     }
 

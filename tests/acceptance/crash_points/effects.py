@@ -62,7 +62,8 @@ EFFECTS = {
     "delivery/task.py: self.publisher().publish": RUN_SCRIPT,
     "destinations/dead_set.py: schedule.bury": RUN_SCRIPT,
     "destinations/deadline.py: self._socket.send": REQUEST,
-    "destinations/http.py: self._pool.request": REQUEST,
+    "destinations/http.py: self._pool_for(proxy).request": REQUEST,
+    "destinations/deadline.py: super().request": REQUEST,
     "destinations/kafka/kafka_python.py: self._producer.send": SEND,
     "schedule/transport/claimer.py: queue.store.claim": RUN_SCRIPT,
     "schedule/transport/claimer.py: self.claim": RUN_SCRIPT,
@@ -84,5 +85,5 @@ def calls() -> Iterator[str]:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in VERBS:
                 call = ast.unparse(node.func)
-                if not call.startswith("signals."):  # Celery's, heard in the same process
+                if not call.startswith(("signals.", "eventer.")):  # Celery's, heard in the same process
                     yield f"{path.relative_to(ROOT)}: {call}"
