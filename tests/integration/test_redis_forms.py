@@ -203,10 +203,10 @@ def test_the_doctor_finds_that_nobody_claims_what_is_due(redis_url: str, monkeyp
         rebound = Rebound(app)
         rebound.schedule_retry("kafka://orders", b"x", id="one", base_delay=600)
         with open_schedule(app, "rebound") as schedule:
-            assert list(doctor._claims(app, None)) == []
+            assert list(doctor._claims(app, rebound)) == []
             schedule.run_now("one:2")
             wait_until(lambda: schedule.unclaimed_ms() > 300)
-            (finding,) = doctor._claims(app, None)
+            (finding,) = doctor._claims(app, rebound)
             assert finding.level == "problem"
             assert "no worker has claimed any" in finding.text
 
