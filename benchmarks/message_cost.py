@@ -17,7 +17,7 @@ from rebound_celery.consumer.failure_handler import FailureHandler
 from rebound_celery.consumer.partition_tracker import Job, Partition, PartitionTracker
 from rebound_celery.consumer.reading import read_safely
 from rebound_celery.message import new_id
-from rebound_celery.message.codec import decode, decode_many, encode, encode_many, pack
+from rebound_celery.message.codec import decode, decode_many, encode, pack, seal_many
 from rebound_celery.message.headers import kafka_headers
 from rebound_celery.policy import Failure, Retry
 from rebound_celery.requests import RetryRequest
@@ -86,7 +86,7 @@ def main() -> None:
         measure(f"decode: {what}", lambda one=one, stored=stored: decode(one.id, stored))
 
         many, forms = [(one, {})] * 500, [(one.id, stored)] * 500
-        measure_many(f"encode, 500 in one call: {what}", lambda many=many: encode_many(many))
+        measure_many(f"encode, 500 in one call: {what}", lambda many=many: seal_many([pack(*each) for each in many]))
         measure_many(f"decode, 500 in one call: {what}", lambda forms=forms: decode_many(forms))
 
 

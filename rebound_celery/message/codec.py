@@ -24,7 +24,7 @@ frame, which takes 20 us. `python -m benchmarks.message_cost` measures both dire
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Annotated, Any
 
@@ -102,13 +102,8 @@ def encode(message: Message, context: Context = _NO_CONTEXT) -> bytes:
     return _COMPRESSED_1 + frame if len(frame) < len(packed) else _PLAIN + packed
 
 
-def encode_many(messages: Iterable[tuple[Message, Context]]) -> list[bytes]:
-    """Return the stored form of each message. For many messages this is faster; see `Compression.compress_many`."""
-    return seal_many([pack(message, context) for message, context in messages])
-
-
 def seal_many(packed: list[bytes]) -> list[bytes]:
-    """Return the stored form of each packed message."""
+    """Return the stored form of each packed message; see `pack`. This is faster than `encode` for each one."""
     frames = _dictionary_1.compress_many(packed)
     return [
         _COMPRESSED_1 + frame if len(frame) < len(plain) else _PLAIN + plain
