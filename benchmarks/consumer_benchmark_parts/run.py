@@ -46,6 +46,8 @@ class Benchmark:
         #: The monotonic time at which the consumer was started, and the processor time of this process until then.
         self._began, self._cpu_before = 0.0, 0.0
         self._measured: dict[str, Any] = {}
+        #: The number of signals that have ended a step. A further signal ends the stop of the consumer.
+        self._signals_answered = 0
         #: Errors that did not end the run.
         self.complaints: list[str] = []
 
@@ -62,7 +64,7 @@ class Benchmark:
                     self._prepare(stack)
                     self._start()
             except Interrupted:
-                self._report.interrupted(self._interrupts.name)
+                self._answer_signal()
             else:
                 self._report.started(self._topic, self._group)
                 logger.info(self._settings())
@@ -215,9 +217,14 @@ class Benchmark:
 
     def _say_why(self) -> None:
         if self._interrupts.count:
-            self._report.interrupted(self._interrupts.name)
+            self._answer_signal()
         elif not self._is_over:
             self._report.elapsed()
+
+    def _answer_signal(self) -> None:
+        # Not the present count: a second signal may have come already, and it must not be lost.
+        self._signals_answered = 1
+        self._report.interrupted(self._interrupts.name)
 
     # The end
 
@@ -229,8 +236,7 @@ class Benchmark:
         if self._consumer is None:
             return
         self._consumer.stop()
-        before = self._interrupts.count
-        while self._consumer.is_running and self._interrupts.count == before:
+        while self._consumer.is_running and self._interrupts.count <= self._signals_answered:
             time.sleep(LOOK_S)
         if self._consumer.error is not None:
             self.complaints.append(f"{type(self._consumer.error).__name__}: {self._consumer.error}")

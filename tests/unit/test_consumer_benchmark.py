@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,7 @@ from benchmarks.consumer_benchmark_parts.load import LoadError, in_own_process, 
 from benchmarks.consumer_benchmark_parts.options import format_duration, make_parser, parse_duration
 from benchmarks.consumer_benchmark_parts.processes import Joined
 from benchmarks.consumer_benchmark_parts.report import Report
+from benchmarks.consumer_benchmark_parts.run import Benchmark
 from rebound_celery.consumer import ConsumerStats
 
 STATS = ConsumerStats(succeeded=411, retried=176)
@@ -196,3 +198,34 @@ def test_a_second_signal_does_not_interrupt_the_clean_up(interrupts: Interrupts)
 def test_what_fails_in_another_process_is_told_in_one_line() -> None:
     with pytest.raises(LoadError, match=r"^poll_only failed: TypeError: poll_only\(\) missing 2 .*$"):
         in_own_process(poll_only, "localhost:9092")
+
+
+class SlowToStop:
+    """A consumer that takes five seconds to stop."""
+
+    error = None
+
+    def __init__(self) -> None:
+        self._end = time.monotonic() + 5
+
+    @property
+    def is_running(self) -> bool:
+        return time.monotonic() < self._end
+
+    def stop(self) -> None:
+        pass
+
+
+def test_second_signal_is_not_lost_if_it_comes_before_the_first_one_is_answered() -> None:
+    """Both may come between two looks at the number of signals."""
+    interrupts, options = Interrupts(), make_parser("").parse_args([])
+    benchmark = Benchmark(options, interrupts, Report(options))
+    consumer = SlowToStop()
+    benchmark._consumer = consumer  # type: ignore[assignment]
+    interrupts._on_signal(signal.SIGTERM, None)
+    interrupts._on_signal(signal.SIGTERM, None)
+
+    benchmark._say_why()
+    benchmark._stop_consumer()
+
+    assert consumer.is_running
