@@ -1,4 +1,4 @@
-"""The records that are handled again after a consumer was killed: those in its handlers, and few others."""
+"""The records that are handled again after a kill: those in handlers, and those that ended just before it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from tests.waiting import wait_until
 APP = ("-m", "celery", "-A", "tests.acceptance.apps.orders")
 RECORDS = 400
 KILLS = 3
-#: Records that are done and not committed when a consumer is killed, for each kill.
-ALLOWED = 2
+#: A record that ended this long before a kill is committed, in seconds. Idle machines need 0.03 s. How many records end
+#: in this time depends on the load: the torture run counts them.
+COMMITTED_AFTER_S = 0.5
 
 
 class Calls:
@@ -30,8 +31,16 @@ class Calls:
 
     def of(self, what: str) -> Counter[int]:
         """How often each offset was begun, or ended."""
-        lines = self._path.read_text().splitlines() if self._path.exists() else []
-        return Counter(int(line.split()[1]) for line in lines if line.startswith(f"{what} ") and line[-1].isdigit())
+        return Counter(offset for name, offset, _ in self._lines() if name == what)
+
+    def ended_before(self, moment: float) -> set[int]:
+        """The offsets whose calls had ended at this time of the monotonic clock, which all processes share."""
+        return {offset for name, offset, at in self._lines() if name == "end" and at < moment}
+
+    def _lines(self) -> list[tuple[str, int, float]]:
+        text = self._path.read_text() if self._path.exists() else ""
+        complete = text[: text.rfind("\n") + 1]
+        return [(name, int(offset), float(at)) for name, offset, at in map(str.split, complete.splitlines())]
 
 
 @pytest.fixture
@@ -82,23 +91,29 @@ def test_killed_consumer_repeats_what_was_in_its_handlers_and_little_more(
     """Also where one slow record keeps its partition from being committed past it."""
     topic = make_topic(1)
     produce(topic, [(None, first, []), *((None, b"quick", []) for _ in range(RECORDS - 1))])
+    must_not_repeat: Counter[int] = Counter()
     unfinished = 0
 
     for kill in range(1, KILLS + 1):
         consumer = consume(topic)
         wait_until(lambda kill=kill: len(calls.of("end")) >= kill * 80, timeout=60, message=lambda c=consumer: c.output)  # type: ignore[misc]
         time.sleep(0.07 * kill)  # the kill is not tied to the end of a call
+        killed_at = time.monotonic()
         consumer.signal(signal.SIGKILL)
         consumer.wait(10)
         unfinished = (calls.of("begin") - calls.of("end")).total()
+        begun = calls.of("begin")
+        for offset in calls.ended_before(killed_at - COMMITTED_AFTER_S):
+            must_not_repeat.setdefault(offset, begun[offset])
     Path(tmp_path, "slow-may-end").touch()
     consumer = consume(topic)
     wait_until(lambda: len(calls.of("end")) == RECORDS, timeout=90, message=lambda: consumer.output)
     consumer.signal(signal.SIGTERM)
 
     assert consumer.wait(40) == 0, consumer.output
-    repeated = calls.of("begin").total() - RECORDS - unfinished
-    assert repeated <= KILLS * ALLOWED, f"{repeated} records were handled again that had ended"
+    begun = calls.of("begin")
+    assert {offset: begun[offset] for offset in must_not_repeat} == must_not_repeat
+    assert len(must_not_repeat) > RECORDS / 3
     assert unfinished >= KILLS, "the kills found handlers at work"
 
 

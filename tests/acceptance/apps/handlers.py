@@ -23,12 +23,12 @@ def journaled(record: Record) -> None:
     The first record is slow: it takes until the file SLOW_MAY_END exists.
     """
     with Path(os.environ["CALLS"]).open("a", buffering=1) as calls:
-        calls.write(f"begin {record.offset}\n")
+        calls.write(f"begin {record.offset} {time.monotonic():.3f}\n")
         if record.value == b"slow":
             while not Path(os.environ["SLOW_MAY_END"]).exists():
                 time.sleep(0.05)
         # Calls of different lengths end one after the other, not all at once.
         time.sleep(0.1 + record.offset * 37 % 20 / 100)
-        calls.write(f"end {record.offset}\n")
+        calls.write(f"end {record.offset} {time.monotonic():.3f}\n")
     if record.offset % 5 == 1:
         raise ValueError("every fifth record fails")
