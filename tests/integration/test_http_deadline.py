@@ -383,7 +383,7 @@ def test_a_closed_destination_may_be_used_again(make_receiver: MakeReceiver, des
 
 
 _GREEN = """
-import socket, sys, threading, time
+import os, time, traceback
 from rebound_celery.destinations import Delivered
 from rebound_celery.destinations.http import HttpDestination
 from tests.integration.test_http_answers import Receiver, make_message, say, whole
@@ -399,18 +399,22 @@ receivers[2].answer = tls_drip
 receivers[2]._read_request = lambda connection: bool(connection.recv(65536))
 urls = [receiver.url for receiver in receivers]
 urls[2] = urls[2].replace("http:", "https:")
-destination = HttpDestination(1, 1)
-for turn in range(2):
-    began = time.monotonic()
-    outcomes = destination.send([make_message(url, b"v" * 100000) for url in urls for _ in range(5)])
-    assert time.monotonic() - began < 2, (time.monotonic() - began, outcomes)
-    for outcome in outcomes[:5] + outcomes[10:]:
-        assert "timed out" in str(outcome), outcomes
-    assert all(isinstance(outcome, Delivered) for outcome in outcomes[5:10]), outcomes
-destination.close()
-print("through", flush=True)
-import os
-os._exit(0)
+# A busy machine needs more than a second for the posts to the good receiver: all receivers share this process.
+destination = HttpDestination(3, 3)
+try:
+    for turn in range(2):
+        began = time.monotonic()
+        outcomes = destination.send([make_message(url, b"v" * 100000) for url in urls for _ in range(5)])
+        assert time.monotonic() - began < 6, (time.monotonic() - began, outcomes)
+        for outcome in outcomes[:5] + outcomes[10:]:
+            assert "timed out" in str(outcome), outcomes
+        assert all(isinstance(outcome, Delivered) for outcome in outcomes[5:10]), outcomes
+    destination.close()
+    print("through", flush=True)
+except BaseException:
+    traceback.print_exc()
+finally:
+    os._exit(0)
 """
 
 

@@ -270,13 +270,14 @@ def test_lanes_that_were_not_named_are_named_in_the_answer(store: Store):
 
 def test_paused_lane_gives_nothing_until_its_time_or_until_it_is_resumed(store: Store):
     store.enqueue([entry("a", now_ms(), lane="x"), entry("b", now_ms(), lane="y"), entry("c", now_ms(), lane="x")])
-    until_ms = now_ms() + 300
+    until_ms = now_ms() + 2_000
     store.pause("x", until_ms)
     store.enqueue([entry("d", now_ms(), lane="x")])
 
     assert take(store).ids == ["b"]
+    before_ms = now_ms()
     wait = take(store).next_in_ms
-    assert 200 < wait <= 300, "an idle worker does not ask again and again"
+    assert until_ms - now_ms() <= wait <= until_ms - before_ms, "an idle worker asks again at the end of the pause"
     (lane,) = [lane for lane in store.lanes() if lane.name == "x"]
     assert (lane.paused_until_ms, lane.waiting) == (until_ms, 3)
     time.sleep(wait / 1000)
@@ -305,17 +306,19 @@ def test_lane_with_a_rate_gives_no_more_to_all_workers_together(store: Store, ra
     store.enqueue([entry(str(n), now_ms() - 1_000, lane="x") for n in range(500)])
     store.enqueue([entry(f"free-{n}", now_ms() - 1_000, lane="y") for n in range(200)])
 
-    began, found, asked = time.monotonic(), [], 0
-    while time.monotonic() - began < 2:
+    began, found, limited, asked, elapsed = time.monotonic(), [], 0, 0, 0.0
+    while limited < 2 * rate and elapsed < 30:
         taken = take(store, 100)
+        elapsed = time.monotonic() - began
         found += taken.ids
+        limited = sum(not identity.startswith("free") for identity in found)
+        assert limited <= (elapsed + 0.1) * rate * 1.1 + 1
         asked += 1
         time.sleep(min(taken.next_in_ms, 100) / 1000)
 
-    limited = sum(not identity.startswith("free") for identity in found)
-    assert 2 * rate * 0.85 <= limited <= 2 * rate * 1.1 + 1
+    assert elapsed < 30, "the lane gives what its rate allows"
     assert len(found) - limited == 200
-    assert asked < 80
+    assert asked < 40 * elapsed
     assert next(lane.rate for lane in store.lanes() if lane.name == "x") == rate
 
     store.set_rate("x", None)
