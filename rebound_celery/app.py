@@ -278,5 +278,8 @@ class Rebound:
     def check_redis(self) -> None:
         self._publisher.check()
 
+    def warn_if_unclaimed(self) -> None:
+        self._publisher.warn_if_unclaimed()
+
 
 _SETTING_NAMES = [PREFIX + setting.name for setting in fields(Settings)]

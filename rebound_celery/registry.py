@@ -50,6 +50,12 @@ class RetryScheduler(Protocol):
     def check_redis(self) -> None:
         """Ask Redis for an answer; raises UnreachableError with the address that was tried."""
 
+    def warn_if_unclaimed(self) -> None:
+        """Log a warning if messages are due that no worker claims. `store` does it too.
+
+        Call this often while there is nothing to store: it asks Redis only twice a minute, and it does not raise.
+        """
+
 
 def install(app: Any, rebound: RetryScheduler) -> None:
     """Remember that `app` has `rebound`."""

@@ -22,6 +22,9 @@ BATCH_BYTES = 8_000_000
 #: How long the first failed record waits for others, in seconds.
 LINGER_S = 0.005
 
+#: How often a thread without failed records looks whether the workers claim what is due, in seconds.
+LOOK_EVERY_S = 30.0
+
 FIRST_BACKOFF_S = 0.5
 LAST_BACKOFF_S = 5.0
 
@@ -97,15 +100,20 @@ class RetryWriter:
             with self._changed:
                 self._is_idle = True
                 while not self._waiting and not self._closed:
-                    self._changed.wait()
+                    if not self._changed.wait(LOOK_EVERY_S):
+                        break
                     self._is_idle = True
                 self._is_idle = False
-                if len(self._waiting) < BATCH_MESSAGES and not self._closed:
+                is_quiet = not self._waiting and not self._closed
+                if not is_quiet and len(self._waiting) < BATCH_MESSAGES and not self._closed:
                     # Usually others follow at once. One call for many costs little more than a call for one.
                     self._changed.wait_for(lambda: self._closed, LINGER_S)
                 if self._closed:
                     return []
-            if batch := self._take():
+            if is_quiet:
+                # `store` looks itself. Records that come meanwhile are stored after it.
+                self._scheduler.warn_if_unclaimed()
+            elif batch := self._take():
                 return batch
 
     def _take(self) -> list[FailedRecord]:

@@ -17,12 +17,13 @@ from redis.exceptions import RedisError
 
 from ..broker import has_schedule, require_redis
 from ..clock import SYSTEM_CLOCK, Clock
-from ..errors import NotStoredError, UnreachableError
+from ..errors import NotStoredError, ReboundError, UnreachableError
 from ..message import Message, codec
 from ..schedule.port import Combiner, Entry, Schedule, open_schedule
 from .delivery import Delivery
 from .form import DeliveryForm
 from .sent_events import SentEvents
+from .unclaimed import UnclaimedWatch
 
 #: From so many deliveries on, entries are made one by one while Redis works on those before.
 _MANY = 100
@@ -71,6 +72,7 @@ class Publisher:
         self._form = form
         self._clock = clock
         self._events = SentEvents(app, queue, clock)
+        self._unclaimed = UnclaimedWatch(clock)
         self._combiner: Combiner[_Call] = Combiner(self._run)
         #: Used by one thread at a time, which the combiner sees to.
         self._open: _Open | None = None
@@ -135,6 +137,16 @@ class Publisher:
                 schedule.ping()
         except FAULTS as error:
             raise UnreachableError("Redis", self.address, error) from error
+
+    def warn_if_unclaimed(self) -> None:
+        """Do what `publish` does beside storing: log a warning if it is time to look and nobody claims what is due."""
+        if not self._unclaimed.is_time:
+            return
+        with suppress(ReboundError, *FAULTS):
+            if self._has_schedule is None:
+                self._has_schedule = has_schedule(self._app)
+            if self._has_schedule:
+                self._combiner.call(_Call((), []))
 
     def open(self) -> AbstractContextManager[Schedule]:
         """The schedule of rebound's queue over a new connection, for rare calls.
@@ -214,13 +226,14 @@ class Publisher:
             deliveries = calls[0].deliveries if len(calls) == 1 else [one for call in calls for one in call.deliveries]
             packed = None if calls[0].packed is None else [one for call in calls for one in call.packed or ()]
             commands: list[list[Any]] = []
-            if self._events.are_wanted():
+            if deliveries and self._events.are_wanted():
                 commands = self._events.commands(schedule, deliveries)
             schedule.enqueue(_entries(deliveries, packed), piggybacked=commands)
+            if self._unclaimed.is_time and not self._unclaimed.look(schedule):
+                self.close()
         except BaseException:
             # Its connection may be amid an answer.
-            self._open.close()
-            self._open = None
+            self.close()
             raise
 
     # A broker without it

@@ -65,6 +65,8 @@ class FakeApp:
         if self.asleep.is_set():
             raise UnreachableError("Redis", "127.0.0.1:1", "connection refused")
 
+    def warn_if_unclaimed(self) -> None: ...
+
     @property
     def messages(self) -> list[Message]:
         return [message for message, _ in self.stored.values()]
