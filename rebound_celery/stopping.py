@@ -10,16 +10,22 @@ from typing import Any
 _shared: mmap.mmap | None = None
 
 
-def share_with_children(**_: Any) -> None:
-    """Let the processes that a worker will fork hear that it was told to stop (a receiver of `worker_init`)."""
+def share_with_children() -> None:
+    """Let the processes that a worker will fork hear that it was told to stop."""
     global _shared
     _shared = mmap.mmap(-1, 1)
 
 
 def tell_children(**_: Any) -> None:
-    """Tell them (a receiver of `worker_shutting_down`)."""
+    """Tell them, and this process (a receiver of `worker_shutting_down`)."""
     if _shared is not None:
         _shared[0] = 1
+
+
+def forget_stop(**_: Any) -> None:
+    """The worker has ended; its process may go on, and start another (a receiver of `worker_shutdown`)."""
+    if _shared is not None:
+        _shared[0] = 0
 
 
 def is_stopping() -> bool:

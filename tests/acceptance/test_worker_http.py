@@ -56,9 +56,30 @@ def left_in(url: str) -> int:
         return redis.hlen(QueueKeys("", "rebound", (0, 3, 6, 9)).messages)
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
+def by_signal(worker: Process, rebound: Rebound) -> None:
+    worker.signal(signal.SIGTERM)
+    worker.wait_for_output("Warm shutdown", timeout=10)
+
+
+def by_remote_control(worker: Process, rebound: Rebound) -> None:
+    """As `celery control shutdown`."""
+    rebound.app.control.shutdown()
+    worker.wait_for_output("Got shutdown from remote", timeout=10)
+
+
+Stop = Callable[[Process, Rebound], None]
+
+
+@pytest.mark.parametrize(
+    ("pool", "stop"),
+    [
+        *((pool, by_signal) for pool in ("prefork", "threads", "gevent", "solo")),
+        # A solo worker hears nothing while it delivers.
+        *((pool, by_remote_control) for pool in ("prefork", "threads", "gevent")),
+    ],
+)
 def test_a_worker_that_is_told_to_stop_begins_no_post_and_ends_with_those_that_hang(
-    pool: str, rebound: Rebound, redis_url: str, receiver: Receiver, start_worker: StartWorker
+    pool: str, stop: Stop, rebound: Rebound, redis_url: str, receiver: Receiver, start_worker: StartWorker
 ) -> None:
     def hang(connection: socket.socket) -> None:
         receiver.released.wait(60)
@@ -72,9 +93,8 @@ def test_a_worker_that_is_told_to_stop_begins_no_post_and_ends_with_those_that_h
     rebound.schedule_retries(requests)
     wait_until(lambda: receiver.requests >= 8, timeout=20, message=worker.tail)
 
-    worker.signal(signal.SIGTERM)
     began = time.monotonic()
-    worker.wait_for_output("Warm shutdown", timeout=10)
+    stop(worker, rebound)
     posted = receiver.requests
 
     assert worker.wait(TIMEOUT_S + MARGIN_S + 10) == 0
@@ -85,9 +105,10 @@ def test_a_worker_that_is_told_to_stop_begins_no_post_and_ends_with_those_that_h
     assert worker.output.count("attempt 3 follows") == receiver.requests
 
 
+@pytest.mark.parametrize("stop", [by_signal, by_remote_control])
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_stop_begins_no_further_post_of_a_job_to_a_receiver_that_answers(
-    pool: str, rebound: Rebound, redis_url: str, receiver: Receiver, start_worker: StartWorker
+    pool: str, stop: Stop, rebound: Rebound, redis_url: str, receiver: Receiver, start_worker: StartWorker
 ) -> None:
     def slowly(connection: socket.socket) -> None:
         receiver.released.wait(0.5)
@@ -98,8 +119,7 @@ def test_a_stop_begins_no_further_post_of_a_job_to_a_receiver_that_answers(
     rebound.schedule_retries([{"destination": receiver.url, "id": f"order-{n}", "base_delay": 1} for n in range(64)])
     wait_until(lambda: receiver.requests >= 8, timeout=20, message=worker.tail)
 
-    worker.signal(signal.SIGTERM)
-    worker.wait_for_output("Warm shutdown", timeout=10)
+    stop(worker, rebound)
     posted = receiver.requests
 
     assert worker.wait(20) == 0

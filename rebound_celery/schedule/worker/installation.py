@@ -15,7 +15,7 @@ from ...compat.celery_connections import add_transport_option
 from ...compat.kombu_reconnects import look_often
 from ...compat.kombu_transports import replace_transports
 from ...errors import UnsupportedBrokerError
-from ...stopping import share_with_children, tell_children
+from ...stopping import forget_stop, tell_children
 from ..port import ScheduleOptions, message_leases
 from ..transport import eta, installed
 from ..transport.installed import Installation
@@ -29,6 +29,8 @@ _TRANSPORTS = {
     "rediss": f"{_HOME}:Transport",
     "sentinel": f"{_HOME}:SentinelTransport",
 }
+
+_STOP_STEP = "rebound_celery.schedule.worker.stop_step:StopStep"
 
 #: Short names that a mapping of options may use.
 _SHORT = {"lease": "lease_s", "max_losses": "max_worker_losses"}
@@ -72,8 +74,10 @@ def _install(app: Celery, read_options: Callable[[], ScheduleOptions], *, is_cop
         vars(app).pop("control", None)  # made already, from the class before
     installed.set_worker(worker_state.ThisWorker())
     signals.worker_init.connect(_prepare_worker, dispatch_uid="rebound-worker")
-    signals.worker_init.connect(share_with_children, dispatch_uid="rebound-share-stop")
     signals.worker_shutting_down.connect(tell_children, dispatch_uid="rebound-tell-stop")
+    signals.worker_shutdown.connect(forget_stop, dispatch_uid="rebound-forget-stop")
+    # By its name, because importing it takes time, and only a worker needs it.
+    app.steps["worker"].add(_STOP_STEP)
     signals.worker_ready.connect(_check_start, dispatch_uid="rebound-start")
     signals.worker_ready.connect(_watch, dispatch_uid="rebound-watch")
     signals.worker_shutdown.connect(_unwatch, dispatch_uid="rebound-unwatch")

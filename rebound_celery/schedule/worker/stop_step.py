@@ -1,0 +1,30 @@
+"""A step of the Celery worker that hears of every stop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import bootsteps
+
+from ...stopping import forget_stop, share_with_children, tell_children
+
+
+class StopStep(bootsteps.StartStopStep):
+    """Tells the pool's processes that the worker stops.
+
+    The signal `worker_shutting_down` tells of SIGTERM and the like, and comes earlier. `celery control shutdown` and
+    `worker.stop()` send no signal before the pool has ended.
+    """
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        # All steps are made before the first of them, and so the pool, is started.
+        share_with_children()
+
+    def close(self, _worker: Any) -> None:
+        """The worker is about to stop its parts."""
+        tell_children()
+
+    def terminate(self, _worker: Any) -> None:
+        """The worker ends at once, and sends no `worker_shutdown`."""
+        forget_stop()
