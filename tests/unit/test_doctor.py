@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from packaging.specifiers import SpecifierSet
 
 from rebound_celery import Rebound, install_schedule
+from rebound_celery.compat import versions
 from rebound_celery.operate.doctor import examine
-from rebound_celery.operate.finding import NOTE, OK, PROBLEM, Finding
+from rebound_celery.operate.finding import NOTE, OK, PROBLEM, WARNING, Finding
 
 
 def make_app(url: str, **settings: Any) -> Celery:
@@ -45,7 +47,7 @@ def test_an_app_without_kafka_has_no_problem(redis_url: str, kafka: bool, monkey
     assert not [each for subject in findings.values() for each in subject if each.level == PROBLEM]
     assert ("kafka" in findings) == kafka
     if kafka:
-        assert findings["kafka"][0].level in (NOTE, OK, "warning")
+        assert findings["kafka"][0].level in (NOTE, OK, WARNING)
 
 
 @pytest.mark.parametrize("options", [{"security.protocol": "PLAINTEXT"}, {"acks": 1}])
@@ -65,3 +67,16 @@ def test_a_worker_says_at_its_start_which_option_is_wrong(caplog: pytest.LogCapt
 
     (record,) = [record for record in caplog.records if record.__dict__.get("event") == "wrong_option"]
     assert "compresion_type" in record.getMessage()
+
+
+def test_an_untested_version_of_celery_is_a_warning(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(versions.TESTED, "celery", SpecifierSet("<5.0"))
+    app = Celery("plain", broker=redis_url, set_as_current=False)
+    install_schedule(app)
+
+    findings = examine(app, patience_s=0.1)
+
+    (finding,) = [each for each in findings if each.subject == "packages"]
+    assert finding.level == WARNING
+    assert "rebound was tested with celery <5.0; install celery<5.0" in finding.text
+    assert not [each for each in findings if each.level == PROBLEM and "celery" in each.text]
