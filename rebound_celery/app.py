@@ -30,6 +30,7 @@ from .requests import Destination, RetryRequest, error_of, keep_error, merged_va
 from .schedule import install_schedule
 from .schedule.port import ScheduleOptions
 from .scheduled import Scheduled
+from .shown import shown_url
 from .values import Name
 
 #: How many messages `schedule_retries` stores with one call.
@@ -56,7 +57,8 @@ class Rebound:
     def __init__(self, app: Celery, *, clock: Clock = SYSTEM_CLOCK, **settings: Any) -> None:
         unknown = set(settings) - {setting.name for setting in fields(Settings)}
         if unknown:
-            raise InvalidSettingError(sorted(unknown)[0], settings[sorted(unknown)[0]], "there is no such setting")
+            first = sorted(unknown)[0]
+            raise InvalidSettingError(first, shown_url(settings[first]), "there is no such setting")
         self.app = app
         self._clock = clock
         self._is_eager = LiveSetting(app, "task_always_eager")

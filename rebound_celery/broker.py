@@ -6,9 +6,10 @@ import logging
 from typing import Any
 from weakref import WeakSet
 
-from kombu.utils.url import maybe_sanitize_url
+from kombu.utils.url import sanitize_url
 
 from .errors import UnsupportedBrokerError
+from .shown import without_secrets
 
 #: The schemes of Redis' URLs, up to a `+`.
 _REDIS = frozenset({"redis", "rediss", "sentinel"})
@@ -76,6 +77,19 @@ def _check(url: Any) -> bool:
     raise UnsupportedBrokerError(_shown(url))
 
 
+def shown_broker(app: Any) -> str:
+    """The address of an app's broker for people: without its password, also where it names several servers."""
+    return _shown(app.conf.broker_write_url or "redis://")
+
+
 def _shown(url: Any) -> str:
     urls = url.split(";") if isinstance(url, str) else url
-    return ";".join(maybe_sanitize_url(one) for one in urls)
+    return ";".join(map(_shown_one, urls))
+
+
+def _shown_one(url: str) -> str:
+    try:
+        return str(sanitize_url(url)) if "://" in url else without_secrets(url)
+    except ValueError:
+        # kombu cannot take it apart, and says so with a part of it.
+        return without_secrets(url)

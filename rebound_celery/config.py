@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .errors import InvalidSettingError
-from .message.address import check_topic, is_port
+from .message.address import check_topic, is_host, is_port
 from .message.http_url import read_proxy
 from .policy import DEFAULT_BASE_DELAY_S, DEFAULT_MAX_RETRIES, RetryPolicy
+from .shown import shown_url, without_secrets
 
 PREFIX = "rebound_"
 
@@ -41,10 +42,17 @@ def parse_brokers(value: object, name: str = "brokers") -> tuple[str, ...]:
         host, colon, port = text.rpartition(":")
         if not colon or text.endswith("]"):  # no port, or a bare IPv6 address in brackets
             host, port = text, "9092"
-        if not host or not is_port(port) or any(ch.isspace() or ch == "/" for ch in host):
-            raise InvalidSettingError(name, value, rule)
+        if not is_host(host) or not is_port(port):
+            raise InvalidSettingError(name, _shown_brokers(value), rule)
         brokers.append(f"{host}:{port}")
     return tuple(brokers)
+
+
+def _shown_brokers(value: object) -> object:
+    """Brokers as an error may show them: where a URL was given, it may have a password."""
+    if isinstance(value, str):
+        return ",".join(map(without_secrets, value.split(",")))
+    return [shown_url(item) for item in value] if isinstance(value, list | tuple | set | frozenset) else value
 
 
 def _seconds(name: str, value: object) -> float:
@@ -84,7 +92,7 @@ def parse_path(value: object, name: str) -> str:
 def _proxy(name: str, value: object) -> str:
     """An HTTP proxy's URL, or "" for none. What is wrong with a URL is said without its user and password."""
     if not isinstance(value, str):
-        raise InvalidSettingError(name, value, 'it is the URL of a proxy, or "" for none')
+        raise InvalidSettingError(name, shown_url(value), 'it is the URL of a proxy, or "" for none')
     if value:
         try:
             read_proxy(value)
@@ -177,7 +185,7 @@ class Settings:
     queue: str = "rebound"
     kafka_brokers: tuple[str, ...] = ("localhost:9092",)
     kafka_client: str = "kafka-python"
-    kafka_options: Mapping[str, Any] = field(default_factory=dict)
+    kafka_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     max_retries: int = DEFAULT_MAX_RETRIES
     base_delay: float = DEFAULT_BASE_DELAY_S
     dead_letter_suffix: str = "-dlq"

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from kombu.exceptions import OperationalError
 
+from .shown import shown
+
 
 class ReboundError(Exception):
     """The base class of all errors that rebound raises."""
 
 
 class InvalidSettingError(ReboundError, ValueError):
-    """A value cannot be used. The text names the field, the value, and the rule for it."""
+    """A value cannot be used. The text names the field, the value without the secrets of URLs, and the rule for it."""
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
-        super().__init__(f"{field}={_shown(value)} cannot be used: {allowed}")
+        super().__init__(f"{field}={_repr(value)} cannot be used: {allowed}")
         self.field = field
         self.value = value
         self.allowed = allowed
@@ -22,9 +24,9 @@ class InvalidSettingError(ReboundError, ValueError):
         return type(self), (self.field, self.value, self.allowed)
 
 
-def _shown(value: object) -> str:
+def _repr(value: object) -> str:
     try:
-        return repr(value)
+        return repr(shown(value))
     except Exception:  # noqa: BLE001 - an object of the caller's may do anything
         return f"<{type(value).__name__}>"
 

@@ -17,6 +17,7 @@ from .message import Message, dead_letter_topic, new_id
 from .message.address import DEAD_SET, Address, KafkaAddress, parse_address
 from .message.history import History, add_attempt
 from .policy import MAX_RETRIES_LIMIT, Failure, Retry, RetryPolicy, decide, policy_of
+from .shown import shown, shown_url
 from .values import Name, encode_headers, encode_key, encode_value, text_of
 
 #: Who tried, in the history of a message that `schedule_retry` makes.
@@ -27,6 +28,9 @@ _MAX_DELAY_S = 365 * 86_400
 
 #: What names a destination; see `RetryRequest`.
 Destination = str | Mapping[str, Any] | Address
+
+
+_ADDRESSES = frozenset({"destination", "dead_destination"})
 
 
 class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +76,20 @@ class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
     error: BaseException | str | None = None
     attempt: int | None = None
     delay: float | None = None
+
+    def __repr__(self) -> str:
+        """The fields that are given. Destinations are shown without user, password and query."""
+        fields = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
+        return f"{type(self).__name__}({fields})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        shown_fields: list[tuple[str, Any]] = []
+        for field in msgspec.structs.fields(type(self)):
+            value = getattr(self, field.name)
+            if field.required or value is not field.default:
+                is_address = field.name in _ADDRESSES and not isinstance(value, Address)
+                shown_fields.append((field.name, shown_url(value) if is_address else shown(value)))
+        return shown_fields
 
     @classmethod
     def from_mapping(cls, arguments: Mapping[str, Any]) -> RetryRequest:
@@ -216,13 +234,16 @@ def _addresses(destination: object, kind: str | None, dead_destination: object, 
 def _refusal(arguments: object, error: TypeError) -> InvalidSettingError:
     """Say what is wrong with the arguments of a request."""
     if not isinstance(arguments, Mapping):
-        return InvalidSettingError("request", arguments, "give a mapping or a RetryRequest")
+        return InvalidSettingError("request", shown_url(arguments), "give a mapping or a RetryRequest")
     for name in arguments:
         if name not in (*_NAMES, "message_data"):
             near = get_close_matches(str(name), (*_NAMES, "message_data"), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            return InvalidSettingError(str(name), arguments[name], f"there is no such argument{hint}")
-    return InvalidSettingError("request", dict(arguments), str(error))
+            return InvalidSettingError(
+                str(shown_url(name)), shown_url(arguments[name]), f"there is no such argument{hint}"
+            )
+    # Their names tell what is missing; the values may be long, or secret.
+    return InvalidSettingError("request", sorted(arguments), str(error))
 
 
 def _describe(error: object, *, with_stack: bool) -> Failure:

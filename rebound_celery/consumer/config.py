@@ -130,7 +130,7 @@ class ConsumerConfig:
     on_unreadable: str = "stop"
     allow_auto_create: bool = False
     health_file: str | os.PathLike[str] | None = None
-    kafka_options: Mapping[str, Any] = field(default_factory=dict)
+    kafka_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.group, str) or not self.group:

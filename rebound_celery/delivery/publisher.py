@@ -12,10 +12,9 @@ from weakref import WeakSet
 
 from kombu.common import maybe_declare
 from kombu.exceptions import KombuError
-from kombu.utils.url import maybe_sanitize_url
 from redis.exceptions import RedisError
 
-from ..broker import has_schedule, require_redis
+from ..broker import has_schedule, require_redis, shown_broker
 from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import NotStoredError, ReboundError, UnreachableError
 from ..message import Message, codec
@@ -173,7 +172,7 @@ class Publisher:
     @property
     def address(self) -> str:
         """The broker's URL without its password."""
-        return str(maybe_sanitize_url(self._app.conf.broker_write_url))
+        return shown_broker(self._app)
 
     @cached_property
     def _replies(self) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
+from dataclasses import replace
 from importlib.metadata import version
 from typing import NamedTuple
 from urllib.parse import quote_from_bytes
@@ -25,7 +26,7 @@ from ..message.address import HttpAddress
 from ..message.headers import OWN_HEADERS, own_headers
 from ..message.http_url import HttpUrl
 from ..stopping import is_stopping
-from . import Failed, Outcome, Unavailable
+from . import Delivered, Failed, Outcome, Unavailable
 from .deadline import pool_manager, proxied_pool_manager, time_limits, was_stale
 from .host_threads import HostThreads
 from .http_answer import outcome_of
@@ -182,11 +183,11 @@ class HttpDestination:
         except ValueError as error:
             return Unavailable(f"POST {address} was not begun: {error}")
         try:
-            return self._exchange(post, url, proxy)
+            return _without_query(self._exchange(post, url, proxy), url)
         except Exception as error:  # noqa: BLE001 - whatever went wrong, this attempt has failed and the message is kept
             if proxy is not None and _is_proxys_fault(error):
-                return Unavailable(f"POST {address} through the proxy {proxy.origin}: {error}")
-            return Failed(f"POST {address}: {error}")
+                return _without_query(Unavailable(f"POST {address} through the proxy {proxy.origin}: {error}"), url)
+            return _without_query(Failed(f"POST {address}: {error}"), url)
 
     def _exchange(self, post: _Post, url: HttpUrl, proxy: HttpUrl | None) -> Outcome:
         try:
@@ -227,6 +228,14 @@ class HttpDestination:
         for pool in (self._pool, *self._proxied.values()):
             pool.clear()
         self._threads.close()
+
+
+def _without_query(outcome: Outcome, url: HttpUrl) -> Outcome:
+    """Hide the query, which may be secret, where a server's answer or a library's error repeats the URL."""
+    _, mark, query = url.target.partition("?")
+    if not query or isinstance(outcome, Delivered):
+        return outcome
+    return replace(outcome, error=outcome.error.replace(mark + query, f"{mark}***"))
 
 
 def _is_proxys_fault(error: Exception) -> bool:

@@ -11,42 +11,20 @@ import msgspec
 
 from ..caching import cached
 from ..errors import InvalidSettingError
+from ..shown import shown_url
 from .http_url import HttpUrl, read_http_url
 
 #: Kafka's own rule: org.apache.kafka.common.internals.Topic.
 _TOPIC_FORM = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _TOPIC_RULE = "a Kafka topic has 1 to 249 of the characters a-z A-Z 0-9 . _ - and is not '.' or '..'"
-#: How many characters of a value an error shows.
-_LONGEST_SHOWN = 300
-#: Query and fragment.
-_AFTER_PATH = re.compile(r"(?<=[?#]).*", re.DOTALL)
 _URL_RULE = "use kafka://topic, kafka://host:port/topic, http://host/path or https://host/path"
 
 
 def check_topic(topic: object, field: str = "topic") -> str:
     """Return `topic` if Kafka allows it as a topic name, or raise InvalidSettingError naming `field`."""
     if not isinstance(topic, str) or topic in (".", "..") or not _TOPIC_FORM.fullmatch(topic):
-        raise InvalidSettingError(field, topic, _TOPIC_RULE)
+        raise InvalidSettingError(field, shown_url(topic), _TOPIC_RULE)
     return topic
-
-
-def _shown(value: object) -> object:
-    """Return `value` as an error may show it: a URL without user, password, query and fragment."""
-    if isinstance(value, str):
-        shown = _without_secrets(value)
-        return shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}..."
-    if isinstance(value, Mapping):
-        return {name: _shown(item) for name, item in value.items()}
-    return value
-
-
-def _without_secrets(text: str) -> str:
-    """Hide what may be secret in a text that should be a URL. By mistake a password can hold any character."""
-    scheme, separator, rest = text.partition("://") if "://" in text else ("", "", text)
-    hidden, at, place = rest.rpartition("@")
-    if "@" in scheme or _AFTER_PATH.search(hidden):
-        return f"{'' if '@' in scheme else scheme}{separator}***"
-    return f"{scheme}{separator}{'***@' if at else ''}{_AFTER_PATH.sub('***', place)}"
 
 
 def is_port(text: str) -> bool:
@@ -55,9 +33,14 @@ def is_port(text: str) -> bool:
     return text.isdecimal() and len(text) <= 5 and 0 < int(text) < 65536
 
 
+def is_host(text: str) -> bool:
+    """Return whether a text may be the host of a broker. User and password are no part of it."""
+    return bool(text) and not any(character.isspace() or character in "/@" for character in text)
+
+
 def _is_broker(text: str) -> bool:
     host, _, port = text.strip().rpartition(":")
-    return bool(host) and is_port(port)
+    return is_host(host) and is_port(port)
 
 
 class KafkaAddress(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
@@ -80,11 +63,11 @@ class KafkaAddress(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
         if self.brokers is not None and not (
             isinstance(self.brokers, str) and all(map(_is_broker, self.brokers.split(",")))
         ):
-            raise InvalidSettingError("destination brokers", self.brokers, "give each as host:port")
+            raise InvalidSettingError("destination brokers", shown_url(self.brokers), "give each as host:port")
         if self.partition is not None and (
             isinstance(self.partition, bool) or not isinstance(self.partition, int) or self.partition < 0
         ):
-            raise InvalidSettingError("destination partition", self.partition, "it is a whole number from 0")
+            raise InvalidSettingError("destination partition", shown_url(self.partition), "it is a whole number from 0")
 
     def __str__(self) -> str:
         return f"kafka:{self.topic}"
@@ -113,7 +96,7 @@ class HttpAddress(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
         try:
             read_http_url(self.url)
         except ValueError as error:
-            raise InvalidSettingError("destination url", _shown(self.url), str(error)) from None
+            raise InvalidSettingError("destination url", shown_url(self.url), str(error)) from None
 
     @property
     def parts(self) -> HttpUrl:
@@ -126,11 +109,18 @@ class HttpAddress(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     def __repr__(self) -> str:
+        return f"{type(self).__name__}(url={self._shown_url!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("url", self._shown_url)]
+
+    @property
+    def _shown_url(self) -> str:
         parts = urlsplit(self.url)
         user = "***@" if "@" in parts.netloc else ""
         query = "?***" if parts.query else ""
         place = f"{parts.netloc.rpartition('@')[2]}{parts.path}"
-        return f"{type(self).__name__}(url={f'{parts.scheme}://{user}{place}{query}'!r})"
+        return f"{parts.scheme}://{user}{place}{query}"
 
     def to_wire(self) -> dict[str, Any]:
         return {"url": self.url}
@@ -168,7 +158,7 @@ def _from_url(text: str, kind: str | None, field: str) -> Address:
         return KafkaAddress(brokers)
     if separator and scheme.lower() in ("http", "https"):
         return HttpAddress(text)
-    raise InvalidSettingError(field, _shown(text), _URL_RULE)
+    raise InvalidSettingError(field, shown_url(text), _URL_RULE)
 
 
 #: The names of all fields that `to_wire` writes.
@@ -182,8 +172,8 @@ def _from_mapping(fields: Mapping[str, Any], field: str) -> Address:
     if unknown:
         raise InvalidSettingError(
             field,
-            _shown(fields),
-            f"{sorted(map(str, unknown))[0]!r} is unknown; it takes host, port, topic, partition or url",
+            shown_url(fields),
+            f"{shown_url(sorted(map(str, unknown))[0])!r} is unknown; it takes host, port, topic, partition or url",
         )
     if fields.get("url"):
         return _http(fields["url"])
@@ -217,7 +207,8 @@ def parse_address(value: object, *, kind: str | None = None, field: str = "desti
     elif isinstance(value, Mapping):
         address = _from_mapping(value, field)
     else:
-        raise InvalidSettingError(field, value, _URL_RULE)
+        raise InvalidSettingError(field, shown_url(value), _URL_RULE)
     if kind is not None and address.kind != kind:
-        raise InvalidSettingError(field, _shown(value), f"its type is not {kind!r}, the value of {field}_type")
+        given = address if address is value else shown_url(value)
+        raise InvalidSettingError(field, given, f"its type is not {kind!r}, the value of {field}_type")
     return address

@@ -47,6 +47,10 @@ class HttpUrl(NamedTuple):
     target: str
     authorization: str | None
 
+    def __repr__(self) -> str:
+        """It has no secret: neither the authorization nor the query."""
+        return f"{type(self).__name__}({self.origin + self.target.partition('?')[0]!r})"
+
     @property
     def origin(self) -> str:
         """Scheme, host and port; the port only where it is not the scheme's own."""

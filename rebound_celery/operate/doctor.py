@@ -7,11 +7,10 @@ from itertools import chain
 from typing import Any
 
 from celery import Celery
-from kombu.utils.url import maybe_sanitize_url
 from redis.exceptions import NoPermissionError, RedisError
 
 from .. import registry
-from ..broker import require_redis
+from ..broker import require_redis, shown_broker
 from ..compat.versions import untested
 from ..config import Settings
 from ..delivery import PROMISED, TASK_NAME, DeliverTask
@@ -129,7 +128,7 @@ def _redis(app: Celery) -> Iterator[Finding]:
         try:
             schedule.ping()
         except (RedisError, OSError) as error:
-            raise UnreachableError("Redis", str(maybe_sanitize_url(app.conf.broker_write_url)), error) from error
+            raise UnreachableError("Redis", shown_broker(app), error) from error
         try:
             info = schedule.server_info()
         except NoPermissionError:

@@ -11,7 +11,19 @@ MAX_PUBLIC_NAMES = 20
 STAGES = ("consumer", "schedule", "delivery", "destinations", "dead_letters")
 
 #: What every stage may import: values, decisions and time. None of it imports a stage.
-COMMON = ("caching", "clock", "config", "errors", "health", "message", "message.*", "policy", "policy.*", "stopping")
+COMMON = (
+    "caching",
+    "clock",
+    "config",
+    "errors",
+    "health",
+    "message",
+    "message.*",
+    "policy",
+    "policy.*",
+    "shown",
+    "stopping",
+)
 
 #: The typed interfaces at which stages meet.
 PORTS = ("registry", "schedule", "schedule.port", "destinations")
@@ -20,22 +32,34 @@ PORTS = ("registry", "schedule", "schedule.port", "destinations")
 #: means only what the package x itself offers.
 ALLOWED: Mapping[str, tuple[str, ...]] = {
     # what everyone shares
-    "errors": (),
+    "errors": ("shown",),
+    "shown": (),
     "clock": (),
     "caching": (),
     "stopping": (),
     "health": ("clock",),
-    "broker": ("errors",),
+    "broker": ("errors", "shown"),
     "kafka_common": (),
     "scheduled": ("errors",),
     "policy": ("caching", "errors"),
-    "message": ("caching", "errors", "policy", "policy.*"),
-    "config": ("errors", "message", "message.*", "policy", "policy.*"),
+    "message": ("caching", "errors", "policy", "policy.*", "shown"),
+    "config": ("errors", "message", "message.*", "policy", "policy.*", "shown"),
     "registry": ("config", "errors", "message", "message.*", "policy", "requests", "scheduled"),
     "celery_conf": (),
     "current_app": ("policy", "registry", "requests", "scheduled", "values"),
     "values": ("errors", "message"),
-    "requests": ("values", "caching", "clock", "config", "errors", "message", "message.*", "policy", "policy.*"),
+    "requests": (
+        "values",
+        "caching",
+        "clock",
+        "config",
+        "errors",
+        "message",
+        "message.*",
+        "policy",
+        "policy.*",
+        "shown",
+    ),
     "compat": ("errors", "schedule.port"),
     # the stages
     "consumer": (*COMMON, "kafka_common", "registry", "compat", "compat.celery_*", "compat.kafka_*"),

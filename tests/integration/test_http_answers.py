@@ -418,3 +418,14 @@ def test_a_url_with_a_user_is_posted_with_basic_authentication_and_without_the_u
     assert b"\r\nAuthorization: Basic dXNAZXI6cC93" in head
     assert b"us%40er" not in head
     destination.close()
+
+
+def test_a_failure_does_not_show_the_query_that_a_receiver_repeats(receiver: Receiver) -> None:
+    receiver.answer = say(whole(404, b"cannot POST /hook?token=hunter2&x=1"))
+    destination = HttpDestination(5, 10)
+
+    (outcome,) = send(destination, f"{receiver.url.rstrip('/')}/hook?token=hunter2&x=1")
+
+    assert "answered 404: cannot POST /hook?***" in str(outcome)
+    assert "hunter" not in str(outcome)
+    destination.close()

@@ -8,9 +8,9 @@ from typing import Any
 from weakref import WeakSet
 
 from kombu.common import maybe_declare
-from kombu.utils.url import maybe_sanitize_url
 from redis import Redis
 
+from ...broker import shown_broker
 from ...errors import UnreachableError
 from ..store.store import Store
 from .channel import Channel
@@ -27,8 +27,9 @@ def open_schedule(app: Any, queue: str) -> Iterator[ChannelSchedule]:
     with app.connection_for_write(transport_options=options) as connection:
         channel = connection.default_channel
         if not isinstance(channel, Channel):
-            address = str(maybe_sanitize_url(app.conf.broker_write_url or "memory://"))
-            raise UnreachableError("Redis", address, "the app's broker is not Redis, or the app has no schedule")
+            raise UnreachableError(
+                "Redis", shown_broker(app), "the app's broker is not Redis, or the app has no schedule"
+            )
         client = Redis(connection_pool=channel.pool, single_connection_client=True)
         try:
             yield ChannelSchedule(client, channel, queue)
