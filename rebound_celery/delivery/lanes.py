@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import assert_never
 from urllib.parse import urlsplit
 
 from ..caching import cached
-from ..message.address import Address, HttpAddress, KafkaAddress
+from ..message.address import Address, DeadSetAddress, HttpAddress, KafkaAddress
 
 _KAFKA = "kafka"
 _HTTP = "http"
@@ -30,7 +31,10 @@ def lane_of(address: Address) -> str:
     if isinstance(address, HttpAddress):
         parts = urlsplit(address.url)
         return f"{_HTTP}:{parts.hostname}:{parts.port or _PORTS[parts.scheme]}"
-    return _DEAD
+    if isinstance(address, DeadSetAddress):
+        return _DEAD
+    # Pauses and limits of a lane hold for one destination: a new kind of address needs a lane of its own.
+    assert_never(address)
 
 
 def is_slow(lane: str) -> bool:

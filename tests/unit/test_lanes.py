@@ -23,3 +23,11 @@ from rebound_celery.message.address import DEAD_SET, Address, HttpAddress, Kafka
 def test_messages_of_one_destination_share_a_lane(address: Address, lane: str, slow: bool) -> None:
     assert lane_of(address) == lane
     assert is_slow(lane) is slow
+
+
+def test_an_address_without_a_lane_is_an_error_and_no_dead_letter() -> None:
+    class NewAddress:
+        """A kind of destination that has no lane yet."""
+
+    with pytest.raises(AssertionError, match=r"unreachable, but got: .*NewAdd"):
+        lane_of(NewAddress())
