@@ -18,7 +18,9 @@ from ..destinations import Delivered, Destination, Failed, Outcome, Rejected, Un
 from ..errors import NotStoredError
 from ..message import Message
 from ..policy import Failure, Retry, decide, outage_delay_s
+from ..stopping import is_stopping
 from .delivery import Delivery
+from .lanes import is_slow
 from .log_fields import log_fields, named
 
 logger = logging.getLogger(__name__)
@@ -58,14 +60,15 @@ class Batch:
     Attributes:
         destinations: by the kind of address that they serve.
         settings: the app's.
-        store: stores deliveries that wait again; raises NotStoredError.
+        store: stores deliveries that wait again; raises NotStoredError. None where nothing can wait: what is not
+            delivered then is not kept.
         by: who delivers, for the history of a message: the worker's name.
         clock: tells the time.
     """
 
     destinations: Mapping[str, Destination]
     settings: Settings
-    store: Callable[[Sequence[Delivery]], None]
+    store: Callable[[Sequence[Delivery]], None] | None
     by: str
     clock: Clock
 
@@ -77,7 +80,7 @@ class Batch:
         results: dict[int, Result] = {}
         waiting: dict[int, tuple[Delivery, str]] = {}
         unsent = dict(enumerate(deliveries))
-        # The second round writes the dead letters that the first round made.
+        # The second round writes dead letters that the first round made.
         for _ in range(2):
             given_up: dict[int, Delivery] = {}
             for index, outcome in self._send(unsent).items():
@@ -86,13 +89,21 @@ class Batch:
                     results[index] = _delivered(delivery, outcome)
                     continue
                 after = self._after(delivery, outcome)
-                if after.message.reason is not None and delivery.message.reason is None:
+                is_given_up = after.message.reason is not None and delivery.message.reason is None
+                if is_given_up and self._sends_now(after):
                     given_up[index] = after
                 else:
                     waiting[index] = after, str(outcome.error)
             unsent = given_up
         self._store_again(waiting, results)
         return [results[index] for index in range(len(deliveries))]
+
+    def _sends_now(self, dead: Delivery) -> bool:
+        """Whether this job writes a dead letter that it has made, or stores it again for the next job.
+
+        A job has one time-out of a slow destination, not two; and when the worker stops, it begins nothing more.
+        """
+        return self.store is None or not (is_slow(dead.lane) or is_stopping())
 
     def _send(self, deliveries: Mapping[int, Delivery]) -> dict[int, Outcome]:
         by_kind: dict[str, list[int]] = defaultdict(list)
@@ -139,7 +150,8 @@ class Batch:
         if not waiting:
             return
         try:
-            self.store([delivery for delivery, _ in waiting.values()])
+            if self.store is not None:
+                self.store([delivery for delivery, _ in waiting.values()])
         except NotStoredError as error:
             for index, (delivery, _) in waiting.items():
                 logger.warning(

@@ -128,7 +128,7 @@ class DeliverTask(Task):
         """Deliver one message in the caller's process: workers call `run_batch`."""
         delivery = Delivery.decode(self.request.id or "", from_argument(argument))
         # Nothing waits where tasks run in the caller's process: the caller hears what failed.
-        (result,) = self._batch("the caller", lambda _: None).deliver([delivery])
+        (result,) = self._batch("the caller", None).deliver([delivery])
         if result.end == End.DEAD:
             raise DeadLetterError(result.text)
         if result.end == End.AGAIN:
@@ -152,7 +152,7 @@ class DeliverTask(Task):
         except Exception:
             logger.exception("the result backend could not clean up", extra={"event": "no_result"})
 
-    def _batch(self, worker: str, store: Callable[[Sequence[Delivery]], None]) -> Batch:
+    def _batch(self, worker: str, store: Callable[[Sequence[Delivery]], None] | None) -> Batch:
         return Batch(self.destinations.by_kind, self.read_settings(), store, worker, self.clock)
 
     def _read_many(self, batch: Sequence[Received]) -> list[Delivery | Result]:

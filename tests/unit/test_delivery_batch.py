@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from celery.worker import state
 
 from rebound_celery import Message, RetryPolicy, Settings
 from rebound_celery.delivery.batch import Batch, End
@@ -223,3 +224,39 @@ def test_each_delivery_has_a_line_with_its_message_and_what_became_of_it(
     for word in ["orders[3]@812 attempt 2/4 -> kafka:orders", *words]:
         assert word in line.getMessage()
     assert "secret" not in caplog.text
+
+
+def test_a_dead_letter_for_a_slow_destination_is_written_by_a_job_of_its_own() -> None:
+    """A second round of posts would have a second time-out, and hold up the others of its job."""
+    stored: list[Delivery] = []
+    batch, http, _ = make_batch(stored, [Failed("POST answered 500")])
+    dead = HttpAddress("http://receiver/dead")
+
+    ((end, text, _),) = batch.deliver([make_delivery(4, dead_destination=dead)])
+
+    (letter,) = stored
+    assert (end, text) == (End.AGAIN, "POST answered 500")
+    assert (letter.message.reason, letter.message.target, letter.due_ms) == ("retries-exhausted", dead, NOW_MS)
+    assert [message.reason for message in http.sent] == [None]
+
+
+def test_no_dead_letter_is_begun_when_the_worker_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored: list[Delivery] = []
+    batch, kafka, _ = make_batch(stored, [Failed("refused")])
+    monkeypatch.setattr(state, "should_stop", 0)
+
+    ((end, _, _),) = batch.deliver([make_delivery(4, dead_destination=KafkaAddress("orders-dlq"))])
+
+    assert end == End.AGAIN
+    assert [(letter.message.reason, letter.due_ms) for letter in stored] == [("retries-exhausted", NOW_MS)]
+    assert len(kafka.sent) == 1
+
+
+def test_where_nothing_can_wait_a_dead_letter_is_written_at_once() -> None:
+    batch, http, _ = make_batch([], [Failed("POST answered 500"), Delivered("http://receiver/dead answered 200")])
+    batch = replace(batch, store=None)
+
+    ((end, _, _),) = batch.deliver([make_delivery(4, dead_destination=HttpAddress("http://receiver/dead"))])
+
+    assert end == End.DEAD
+    assert [message.reason for message in http.sent] == [None, "retries-exhausted"]
