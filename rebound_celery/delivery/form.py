@@ -61,15 +61,17 @@ class DeliveryForm:
 
     def open(self, claimed: Claimed) -> dict[str, Any]:
         """The Celery message of a claimed delivery; see `schedule.port.MessageForm`."""
+        headers, reply_to = {**self._template.headers, "id": claimed.id, "root_id": claimed.id}, None
         if self.details_wanted():
             try:
                 delivery = Delivery.decode(claimed.id, claimed.stored, claimed.priority)
             except WireFormatError as error:
-                raise ValueError(str(error)) from error
-            headers, reply_to = self.headers(delivery), delivery.reply_to
+                # The task meets the same fault, and ends as all others do: with result, events and signals.
+                headers["argsrepr"] = str(error)
+            else:
+                headers, reply_to = self.headers(delivery), delivery.reply_to
         else:
             codec.check_version(claimed.stored)
-            headers, reply_to = {**self._template.headers, "id": claimed.id, "root_id": claimed.id}, None
         properties = self._properties(claimed.id, claimed.priority, reply_to)
         properties["delivery_info"] = {"exchange": "", "routing_key": self._queue()}
         properties["body_encoding"] = None

@@ -64,29 +64,42 @@ def store_started(task: Any, request: Context) -> None:
 
 def request_of(task: Any, delivery: Delivery, worker: str) -> Context:
     """The task's request, from which backends take what they keep beside the result, and whom they answer."""
-    text = str(delivery.message)
     return Context(
         {
             **delivery.task_headers,
-            "id": delivery.task_id,
-            "task": task.name,
-            "args": [text],
-            "kwargs": {},
-            "argsrepr": text,
-            "kwargsrepr": "{}",
+            **_request(task, delivery.task_id, str(delivery.message), delivery.priority, worker),
             "root_id": delivery.root_id or delivery.task_id,
             "parent_id": delivery.parent_id,
             "retries": delivery.tries,
-            "hostname": worker,
             "reply_to": delivery.reply_to,
-            "correlation_id": delivery.task_id,
-            "ignore_result": task.ignore_result,
-            "called_directly": False,
-            "delivery_info": {
-                "exchange": "",
-                "routing_key": task.queue_name(),
-                "priority": delivery.priority,
-                "redelivered": False,
-            },
         }
     )
+
+
+def request_of_unread(task: Any, task_id: str, text: str, priority: int, worker: str) -> Context:
+    """The task's request for a message that cannot be read; `text` says why."""
+    return Context(
+        {**_request(task, task_id, text, priority, worker), "root_id": task_id, "parent_id": None, "retries": 0}
+    )
+
+
+def _request(task: Any, task_id: str, text: str, priority: int, worker: str) -> dict[str, Any]:
+    """What is in all requests."""
+    return {
+        "id": task_id,
+        "task": task.name,
+        "args": [text],
+        "kwargs": {},
+        "argsrepr": text,
+        "kwargsrepr": "{}",
+        "hostname": worker,
+        "correlation_id": task_id,
+        "ignore_result": task.ignore_result,
+        "called_directly": False,
+        "delivery_info": {
+            "exchange": "",
+            "routing_key": task.queue_name(),
+            "priority": priority,
+            "redelivered": False,
+        },
+    }

@@ -115,7 +115,7 @@ def _request_class(task: Any, app: Any, consumer: Any) -> type[Any]:
 
 def _set_aside(task: Any, message: Any, error: InvalidTaskError, consumer: Any) -> None:
     received = Received(message.body, message.content_type, message.content_encoding, message.headers.get("id"), 0)
-    if task.set_aside(received, error).end == End.BACK:
+    if task.set_aside(received, error, consumer.hostname).end == End.BACK:
         message.reject_log_error(logger, consumer.connection_errors, requeue=True)
     else:
         message.ack_log_error(logger, consumer.connection_errors)

@@ -32,7 +32,7 @@ from .log_fields import log_fields, named
 from .observed import Observed, observe, tell_failure
 from .opened import OpenedDestinations
 from .publisher import FAULTS, Publisher
-from .results import keeps_results, request_of, store_result, store_started
+from .results import keeps_results, request_of, request_of_unread, store_result, store_started
 from .strategy import Strategy
 
 #: What no setting of the app's may change in the delivery task.
@@ -102,7 +102,7 @@ class DeliverTask(Task):
         """Deliver what a worker received; one result for each message, in their order. Runs in the pool's process."""
         results: dict[int, Result] = {}
         deliveries: dict[int, Delivery] = {}
-        for index, read in enumerate(self._read_many(batch)):
+        for index, read in enumerate(self._read_many(batch, worker)):
             if isinstance(read, Delivery):
                 deliveries[index] = read
             else:
@@ -155,7 +155,7 @@ class DeliverTask(Task):
     def _batch(self, worker: str, store: Callable[[Sequence[Delivery]], None] | None) -> Batch:
         return Batch(self.destinations.by_kind, self.read_settings(), store, worker, self.clock)
 
-    def _read_many(self, batch: Sequence[Received]) -> list[Delivery | Result]:
+    def _read_many(self, batch: Sequence[Received], worker: str) -> list[Delivery | Result]:
         """What each message brings: its delivery; or how it ended, if it cannot be read."""
         stored: list[bytes | WireFormatError] = []
         for received in batch:
@@ -170,14 +170,14 @@ class DeliverTask(Task):
         ]
         decoded = iter(codec.decode_many(forms))
         return [
-            self._delivery_of(received, form, next(decoded))
+            self._delivery_of(received, form, next(decoded), worker)
             if isinstance(form, bytes)
-            else self.set_aside(received, form)
+            else self.set_aside(received, form, worker)
             for received, form in zip(batch, stored, strict=True)
         ]
 
     def _delivery_of(
-        self, received: Received, stored: bytes, decoded: tuple[Message, dict[str, Any]] | ReboundError
+        self, received: Received, stored: bytes, decoded: tuple[Message, dict[str, Any]] | ReboundError, worker: str
     ) -> Delivery | Result:
         try:
             if isinstance(decoded, ReboundError):
@@ -186,7 +186,7 @@ class DeliverTask(Task):
         except UnknownVersionError as error:
             return self._leave(received, stored, error)
         except WireFormatError as error:
-            return self.set_aside(received, error)
+            return self.set_aside(received, error, worker)
 
     def text_of(self, received: Received) -> str:
         """What a message is, for people."""
@@ -198,7 +198,7 @@ class DeliverTask(Task):
 
     def give_up(self, received: Received, losses: int, worker: str) -> Result:
         """Make a dead letter of a message whose workers were lost too often."""
-        (read,) = self._read_many([received])
+        (read,) = self._read_many([received], worker)
         if not isinstance(read, Delivery):
             return read
         delivery = self._worker_lost(read, losses, worker)
@@ -238,8 +238,8 @@ class DeliverTask(Task):
             message = message.failed(failure, DeadLetter(WORKER_LOST), now_ms=now_ms, by=worker)
         return replace(delivery, message=message, due_ms=now_ms, tries=delivery.tries + 1)
 
-    def set_aside(self, received: Received, error: Exception) -> Result:
-        """Keep what cannot be read among the dead letters in Redis, as it is."""
+    def set_aside(self, received: Received, error: Exception, worker: str) -> Result:
+        """Keep what cannot be read among the dead letters in Redis, as it is, and tell that its task has failed."""
         task_id = str(received.task_id)
         logger.error(
             "task %s cannot be read and becomes a dead letter: %s",
@@ -255,7 +255,11 @@ class DeliverTask(Task):
         except Exception as fault:
             logger.exception("task %s goes back to its queue", task_id, extra={"event": "not_stored"})
             return Result(End.BACK, str(fault))
-        return Result(End.DEAD, f"{UNREADABLE}: {error}")
+        result = Result(End.DEAD, f"{UNREADABLE}: {error}")
+        request = request_of_unread(self, task_id, str(error), received.priority, worker)
+        store_result(self, request, result)
+        tell_failure(self, request, result)
+        return result
 
     def _leave(self, received: Received, stored: bytes, error: UnknownVersionError) -> Result:
         """Leave what a later version has stored in the schedule, for a worker of that version."""

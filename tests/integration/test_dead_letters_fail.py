@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, signals
 
 from rebound_celery import Message, Rebound, RetryPolicy
 from rebound_celery.embedded import free_port
 from rebound_celery.errors import DeadLetterError
 from rebound_celery.message.address import DEAD_SET, HttpAddress, KafkaAddress
+from rebound_celery.schedule.port import Entry, open_schedule
 from tests.acceptance.apps.worker import running_worker
 from tests.integration.test_delivery_events import kinds, listening
+from tests.scheduling import now_ms
 from tests.waiting import wait_until
 
 #: Celery's own Redis result backend uses it.
@@ -102,3 +104,35 @@ def test_a_dead_letter_that_cannot_be_written_yet_is_a_retry_and_a_failure_only_
 
     assert state == "RETRY"
     assert "failed" not in kinds(heard["order-7:dead"])
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_stored_message_that_cannot_be_read_is_a_failure_for_results_events_and_signals(
+    rebound: Rebound, watched: bool
+) -> None:
+    failures: dict[str, object] = {}
+
+    def on_failure(task_id: str, exception: object, **_: Any) -> None:
+        failures[task_id] = exception
+
+    # A worker decodes what it claims only where somebody looks at the details.
+    rebound.app.tasks["rebound.deliver"].form.details_wanted = lambda: watched
+    signals.task_failure.connect(on_failure)
+    with listening(rebound.app) as heard:
+        with open_schedule(rebound.app, "rebound") as schedule:
+            schedule.enqueue([Entry("bad:2", now_ms(), b"\x11damaged", "kafka:orders", 3)])
+        result = rebound.app.AsyncResult("bad:2")
+        wait_until(result.ready, timeout=15)
+        wait_until(lambda: kinds(heard["bad:2"])[-1:] == ["failed"], timeout=10)
+    signals.task_failure.disconnect(on_failure)
+
+    assert result.state == "FAILURE"
+    assert isinstance(result.result, DeadLetterError)
+    assert str(result.result).startswith("unreadable: ")
+    assert kinds(heard["bad:2"]) == ["received", "started", "failed"]
+    assert str(failures["bad:2"]) == str(result.result)
+    with open_schedule(rebound.app, "rebound") as schedule:
+        wait_until(lambda: schedule.counts().leased == 0)
+        letter = schedule.dead_letter("bad:2")
+        assert letter is not None
+        assert (letter.reason, letter.stored) == ("unreadable", b"\x11damaged")
