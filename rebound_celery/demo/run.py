@@ -127,6 +127,8 @@ class Demo:
     def _start(self) -> None:
         self._parts.start_servers()
         self._view.addresses = {"Kafka": self._parts.kafka, "Redis": _without_password(self._parts.redis)}
+        if not self._console.is_watched:  # where there is a panel, the panel shows them
+            self._display.say(", ".join(f"{name} is at {address}" for name, address in self._view.addresses.items()))
         self._worker_was_started = True
         self._parts.start_worker_and_consumer()
         self._wait_for("the worker", self._parts.worker_is_ready)
