@@ -47,7 +47,7 @@ def print_balance(
 
 
 def _waiting(count: int) -> str:
-    return "were waiting for their next attempt when the run ended; they are not lost" if count else "are waiting"
+    return "were waiting for an attempt when the run ended; they are not lost" if count else "are waiting"
 
 
 def _rows(summary: Summary, first_calls: int) -> list[tuple[int, str]]:
