@@ -223,6 +223,19 @@ def test_the_panel_fits_and_breaks_no_address(width: int) -> None:
         assert any(whole in line for line in lines), whole
 
 
+@pytest.mark.parametrize("live", [False, True])
+def test_addresses_are_shown_with_and_without_a_terminal(live: bool) -> None:
+    view = view_of()
+    console = Console(file=(out := io.StringIO()), force_terminal=live, width=80, height=24)
+    with Display(console, live=live) as display:
+        display.add_addresses(view, Kafka="127.0.0.1:9")
+        display.add_addresses(view, Redis="redis://127.0.0.1:8/0")
+        display.show(view)
+
+    for address in ("127.0.0.1:9", "redis://127.0.0.1:8/0"):
+        assert address in out.getvalue()
+
+
 def test_lines_that_stay_are_written_when_the_panel_ends() -> None:
     out = io.StringIO()
     with Display(Console(file=out, force_terminal=True, width=80, height=24), live=True) as display:
