@@ -16,7 +16,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
-from rebound_celery.compat.kafka_python import unstick
+from rebound_celery.compat.kafka_python import release_set_aside_records
 from rebound_celery.config import Settings
 from rebound_celery.consumer import Consumer, ConsumerConfig
 from rebound_celery.consumer.connection import connect
@@ -587,7 +587,7 @@ def test_a_partition_that_was_paused_goes_on(fix: Fixture, make_topic: Any, prod
         from_one: list[object] = []
 
         def read_on() -> bool:
-            unstick(reader)
+            release_set_aside_records(reader)
             from_one.extend(reader.poll(100).get(one, []))
             return len(from_one) == 9
 
