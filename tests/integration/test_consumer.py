@@ -264,7 +264,7 @@ def test_while_redis_is_away_nothing_is_committed_and_nothing_lost(
     wait_until(lambda: fix.committed(topic) == 51, timeout=15)
     assert consumer.stats().retried == 51
     events = Counter(getattr(line, "event", None) for line in caplog.records)
-    assert (events["store_down"], events["store_up"]) == (1, 1)
+    assert (events["joining"], events["store_down"], events["store_up"]) == (1, 1, 1)
     said = next(line for line in caplog.records if getattr(line, "event", None) == "store_down")
     assert "127.0.0.1:1" in said.getMessage()
 
