@@ -9,12 +9,12 @@ prints the compression of the package's dictionary on samples that were not used
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import struct
-import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import zstandard
@@ -333,10 +333,19 @@ def train() -> bytes:
     return trained.as_bytes()
 
 
-def main() -> None:
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_bytes(train())
-        print(f"{sys.argv[1]}: {Path(sys.argv[1]).stat().st_size} bytes")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.train_dictionary",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", nargs="?", type=Path, help="where to write the new dictionary; it must not exist")
+    file: Path | None = parser.parse_args(arguments).file
+    if file is not None:
+        if file.exists():
+            parser.error(f"{file} exists: a dictionary is never changed, because stored messages need it")
+        file.write_bytes(train())
+        print(f"{file}: {file.stat().st_size} bytes")
         return
     others = Samples(SEED + 1)
     messages = [(others.message(), others.context()) for _ in range(2_000)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from contextlib import ExitStack
 from functools import partial
@@ -44,7 +45,9 @@ def _clean_surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         if name.lower() in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
             monkeypatch.delenv(name)
     default_app, current_app = _state.default_app, _state._tls.current_app
+    time_zone = os.environ.get("TZ"), time.tzname
     yield
+    assert (os.environ.get("TZ"), time.tzname) == time_zone, "the test has changed the time zone of the process"
     _state.default_app, _state._tls.current_app = default_app, current_app
 
 

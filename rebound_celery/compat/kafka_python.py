@@ -20,7 +20,7 @@ _SHORTEST_WAIT_S = 0.05
 warn_of_untested("kafka-python")
 
 
-def calm(consumer: KafkaConsumer) -> None:
+def keep_poll_waiting(consumer: KafkaConsumer) -> None:
     """Make each poll wait some time for Kafka's answer. Call it once for a consumer.
 
     A poll of kafka-python waits until the next heartbeat. It does not wait at all while a heartbeat is overdue. If the
@@ -33,7 +33,7 @@ def calm(consumer: KafkaConsumer) -> None:
         coordinator.time_to_next_poll = lambda: max(time_to_next_poll(), _SHORTEST_WAIT_S)  # type: ignore[union-attr]
 
 
-def unstick(consumer: KafkaConsumer) -> None:
+def release_set_aside_records(consumer: KafkaConsumer) -> None:
     """Give resumed partitions the records that were fetched before their pause. Call it before each poll.
 
     When a partition is paused, kafka-python sets its parsed records aside. It returns to them only while it has no
@@ -216,12 +216,12 @@ def report_unreadable(consumer: KafkaConsumer, report: Callable[[UnreadBatch], N
     fetcher.PartitionRecords = PartitionRecords
 
 
-class _Lenient(bytearray):
+class _BytesWithReplacement(bytearray):
     """Bytes whose `decode` never fails. Like in Kafka's Java client, a byte that is not UTF-8 becomes U+FFFD."""
 
     def __getitem__(self, key: Any) -> Any:
         part = super().__getitem__(key)
-        return _Lenient(part) if isinstance(key, slice) else part
+        return _BytesWithReplacement(part) if isinstance(key, slice) else part
 
     def decode(self, encoding: str = "utf-8", errors: str = "replace") -> str:  # noqa: ARG002
         return super().decode(encoding, "replace")
@@ -242,7 +242,7 @@ def read_any_header_name() -> None:
             return read(batch)
         except UnicodeDecodeError:
             # The batch's position has not changed, so this reads the same record again.
-            batch._buffer = _Lenient(batch._buffer)
+            batch._buffer = _BytesWithReplacement(batch._buffer)
             return read(batch)
 
     read_leniently.rebound = True  # type: ignore[attr-defined]

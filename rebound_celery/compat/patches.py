@@ -91,7 +91,7 @@ PATCHES: tuple[Patch, ...] = (
     _kafka(
         "consumer.fetcher:Fetcher.fetched_records",
         "used",
-        "It tests for None where a used-up partition is meant; `unstick` makes it None before each poll.",
+        "It tests for None where a used-up partition is meant; `release_set_aside_records` sets it before each poll.",
     ),
     _kafka(
         "consumer.group:KafkaConsumer._fetcher",

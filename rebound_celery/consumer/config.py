@@ -182,6 +182,16 @@ class ConsumerConfig:
             raise InvalidSettingError(
                 "handler", self.handler, "handlers run in threads: give a plain function, not an async one"
             )
+        try:
+            signature = inspect.signature(self.handler)
+        except (TypeError, ValueError):
+            return  # A function in C may have no signature to look at.
+        try:
+            signature.bind(None)
+        except TypeError:
+            raise InvalidSettingError(
+                "handler", self.handler, f"it is called with one argument, the record, and it takes {signature}"
+            ) from None
 
     def _check_policy(self) -> None:
         if self.policy is not None:

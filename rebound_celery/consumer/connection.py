@@ -9,7 +9,7 @@ from kafka import KafkaConsumer, errors
 from kafka.errors import KafkaError, NodeNotReadyError, RetriableError
 from kafka.net.compat import KafkaNetClient
 
-from ..compat.kafka_python import calm, finish_joins, read_any_header_name
+from ..compat.kafka_python import finish_joins, keep_poll_waiting, read_any_header_name
 from ..config import Settings
 from ..errors import UnreachableError
 from ..kafka_common import shared_options
@@ -85,7 +85,7 @@ def connect(config: ConsumerConfig, settings: Settings) -> KafkaConsumer:
         if isinstance(error, KafkaError):
             logger.debug("KafkaConsumer refused its options", exc_info=True)
         raise
-    calm(consumer)
+    keep_poll_waiting(consumer)
     finish_joins(consumer)
     read_any_header_name()
     return consumer

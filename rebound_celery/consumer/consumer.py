@@ -104,6 +104,8 @@ class Consumer:
         except BaseException:
             kafka.close()
             raise
+        # Kafka may take longer than a session time-out to give partitions, if a member was lost before.
+        logger.info("joining the group %s", self._config.group, extra={"event": "joining", "group": self._config.group})
         install_worker_fixups(self._app)
         handler_task = HandlerTask(self._app, self._config)
         health_reporter = HealthReporter(file, clock=self._clock)

@@ -14,7 +14,7 @@ from typing import Any
 from kafka import KafkaConsumer
 
 from ..clock import SYSTEM_CLOCK, Clock
-from ..compat.kafka_python import unstick
+from ..compat.kafka_python import release_set_aside_records
 from ..config import Settings
 from ..message import Record
 from ..message.headers import KafkaRecord
@@ -169,7 +169,7 @@ class Loop:
 
     def _poll(self, timeout_ms: int) -> Mapping[Any, Sequence[KafkaRecord]]:
         """Poll. After an error that may pass, log it once and wait."""
-        unstick(self._consumer)
+        release_set_aside_records(self._consumer)
         try:
             records: Mapping[Any, Sequence[KafkaRecord]] = self._consumer.poll(timeout_ms, self._backpressure.room)
         except FATAL:

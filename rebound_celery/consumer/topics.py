@@ -43,7 +43,7 @@ def check_topics(consumer: KafkaConsumer, config: ConsumerConfig) -> None:
             name,
             "Kafka has no such topic, or does not show it to this user"
             + (f"; it has {' and '.join(near)}" if near else "")
-            + "; create it, or set allow_auto_create",
+            + "; create it, or set allow_auto_create=True (--allow-auto-create of `celery rebound consume`)",
         )
 
 

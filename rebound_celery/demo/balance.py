@@ -46,12 +46,16 @@ def print_balance(
         say(console, kept)
 
 
+def _waiting(count: int) -> str:
+    return "were waiting for an attempt when the run ended; they are not lost" if count else "are waiting"
+
+
 def _rows(summary: Summary, first_calls: int) -> list[tuple[int, str]]:
     return [
         (summary.produced, "messages were produced"),
         (summary.succeeded, "of them succeeded"),
         (summary.dead, f"are dead letters; {summary.always_failing} were made to fail every time"),
-        (summary.waiting, "still wait" + (", because the run did not wait for them" if summary.waiting else "")),
+        (summary.waiting, _waiting(summary.waiting)),
         (summary.lost, "are lost"),
         (summary.duplicates, "were finished more than once"),
         (

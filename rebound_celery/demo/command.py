@@ -9,7 +9,7 @@ import click
 
 
 # Click leaves the options as texts. DemoOptions checks them, so that each wrong value gives one line.
-@click.command()
+@click.command(short_help="Show retries at work, with embedded servers and Flower.")
 @click.option("--duration", default="30", metavar="TIME", help="How long it produces: 60, 60s, 2m, 1m30s. [30]")
 @click.option("--failure-rate", default="0.3", metavar="SHARE", help="Messages that fail at first, 0 to 1. [0.3]")
 @click.option("--always-fail-rate", default="0.05", metavar="SHARE", help="Messages that fail every time. [0.05]")

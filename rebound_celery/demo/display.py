@@ -110,6 +110,13 @@ class Display:
             self._phase, self._next_line = view.phase, now + _PLAIN_EVERY_S
             self.say(_line(view))
 
+    def add_addresses(self, view: View, **addresses: str) -> None:
+        """Add addresses to the panel; without a panel, write a line for each."""
+        view.addresses = {**view.addresses, **addresses}
+        if self._live is None:
+            for name, address in addresses.items():
+                self.say(f"{name} is at {address}")
+
     def say(self, text: str) -> None:
         """Write a line that stays."""
         if self._live is not None and self._live.is_started:

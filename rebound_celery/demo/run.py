@@ -126,7 +126,7 @@ class Demo:
 
     def _start(self) -> None:
         self._parts.start_servers()
-        self._view.addresses = {"Kafka": self._parts.kafka, "Redis": _without_password(self._parts.redis)}
+        self._display.add_addresses(self._view, Kafka=self._parts.kafka, Redis=_without_password(self._parts.redis))
         self._worker_was_started = True
         self._parts.start_worker_and_consumer()
         self._wait_for("the worker", self._parts.worker_is_ready)
@@ -134,9 +134,7 @@ class Demo:
             self._parts.start_flower()
             self._wait_for("Flower", self._parts.flower_is_settled)
             if self._parts.flower_url is not None:
-                self._view.addresses = {**self._view.addresses, "Flower": self._parts.flower_url}
-                if not self._console.is_watched:  # where there is a panel, the panel shows it
-                    self._display.say(f"Flower is at {self._parts.flower_url}")
+                self._display.add_addresses(self._view, Flower=self._parts.flower_url)
 
     def _wait_for(self, what: str, is_ready: Callable[[], bool]) -> None:
         deadline = self._clock.monotonic() + _START_DEADLINE_S

@@ -105,11 +105,14 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         return replace(self, reason=reason, failure=failure or self.failure)
 
     def __str__(self) -> str:
-        """One line without payload, for Flower, logs and events."""
-        where = str(self.origin or self.source or self.id)
+        """One line without payload, for Flower, logs and events.
+
+        It leaves out the id: all of these have it already, and Flower cuts the line after some forty characters.
+        """
+        where = f"{origin} " if (origin := self.origin or self.source) else ""
         if self.reason is not None:
-            return f"{where} dead after attempt {self.attempt}: {self.reason} -> {self.target}"
-        return f"{where} attempt {self.attempt}/{self.policy.attempts} -> {self.target}"
+            return f"{where}dead after attempt {self.attempt}: {self.reason} -> {self.target}"
+        return f"{where}attempt {self.attempt}/{self.policy.attempts} -> {self.target}"
 
 
 @cached

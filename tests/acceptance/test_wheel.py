@@ -141,7 +141,7 @@ def test_the_redis_transport_loads_with_what_a_plain_install_brings(venv: Path) 
 def test_an_app_schedules_a_retry_from_the_installed_wheel(venv: Path) -> None:
     output = run(venv / "bin/python", "-W", "error::ImportWarning", "-c", SMOKE, cwd=venv)
 
-    assert output.strip() == "order-7:2 rebound.deliver order-7 attempt 2/4 -> kafka:orders"
+    assert output.strip() == "order-7:2 rebound.deliver attempt 2/4 -> kafka:orders"
 
 
 def test_every_module_that_serves_no_extra_loads_without_the_extras(venv: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
-from rebound_celery.compat.kafka_python import unstick
+from rebound_celery.compat.kafka_python import release_set_aside_records
 from rebound_celery.config import Settings
 from rebound_celery.consumer import Consumer, ConsumerConfig
 from rebound_celery.consumer.connection import connect
@@ -266,7 +266,7 @@ def test_while_redis_is_away_nothing_is_committed_and_nothing_lost(
     wait_until(lambda: fix.committed(topic) == 51, timeout=15)
     assert consumer.stats().retried == 51
     events = Counter(getattr(line, "event", None) for line in caplog.records)
-    assert (events["store_down"], events["store_up"]) == (1, 1)
+    assert (events["joining"], events["store_down"], events["store_up"]) == (1, 1, 1)
     said = next(line for line in caplog.records if getattr(line, "event", None) == "store_down")
     assert "127.0.0.1:1" in said.getMessage()
 
@@ -589,7 +589,7 @@ def test_a_partition_that_was_paused_goes_on(fix: Fixture, make_topic: Any, prod
         from_one: list[object] = []
 
         def read_on() -> bool:
-            unstick(reader)
+            release_set_aside_records(reader)
             from_one.extend(reader.poll(100).get(one, []))
             return len(from_one) == 9
 

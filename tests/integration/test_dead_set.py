@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,6 +90,24 @@ def test_a_dead_letter_without_another_place_is_kept_whole(rebound: Rebound, red
     assert "refused" in letter.failure.message
     assert all(key.startswith(prefix.encode()) for key in redis.keys() if b"rebound" in key)  # noqa: SIM118
     assert {redis.ttl(key) for key in redis.keys() if b"dead" in key} == {-1}  # noqa: SIM118
+
+
+def test_the_code_of_the_operations_page_replays_the_dead_set(rebound: Rebound, dead_set: DeadSetDestination) -> None:
+    page = (Path(__file__).parents[2] / "docs/operations.md").read_text("utf-8")
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "dead_set" in code]
+    url = f"http://user:secret@127.0.0.1:{free_port()}/hook?key=1"
+    buried = replace(MESSAGE, destination=HttpAddress(url), policy=RetryPolicy(0, 1), content_type="text/x-order")
+    assert dead_set.send([buried]) == [Delivered("dead-set order-7")]
+
+    exec(compile(code, "docs/operations.md", "exec"), {"app": rebound.app, "Rebound": lambda _: rebound})
+
+    assert len(rebound.dead_set) == 0
+    with running_worker(rebound.app):  # nobody listens there, so the message dies again
+        wait_until(lambda: len(rebound.dead_set) == 1, timeout=15)
+    (letter,) = rebound.dead_set
+    assert (letter.id, letter.value, letter.key) == (buried.id, buried.value, buried.key)
+    assert letter.headers == (*buried.headers, ("Content-Type", b"text/x-order"))
+    assert (letter.destination, letter.policy, letter.attempt) == (buried.destination, buried.policy, 1)
 
 
 def test_letters_are_read_as_they_were_written_the_oldest_first(rebound: Rebound, dead_set: DeadSetDestination) -> None:

@@ -48,7 +48,7 @@ def _run_suite(suite: str, options: argparse.Namespace, python: Path) -> int:
         **{name: found.count() for name, found in zip(names, first, strict=True)},
     }
     if OURS in names:
-        summary["parked"] = first[-1].parked
+        summary["enqueues"] = first[-1].enqueues
     if options.side is not None:
         print(json.dumps(summary))
         return int(not first[0].outcomes)

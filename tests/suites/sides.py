@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tests.servers import local_redis
 
-from . import plug, plugin
+from . import install_schedule, plugin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ class Run:
     """The outcomes of a run by test, and the number of calls that stored messages in the schedule."""
 
     outcomes: dict[str, Outcome]
-    parked: int = 0
+    enqueues: int = 0
 
     def count(self) -> dict[str, int]:
         """Return the number of tests with each outcome."""
@@ -64,16 +64,20 @@ class Side:
         command = [str(self.python), "-m", "pytest", "-p", "tests.suites.plugin", "-p", "no:cacheprovider", "-v"]
         command += ["-k", expression] if expression else []
         with tempfile.TemporaryDirectory() as scratch, local_redis() as server, self.log.open("ab") as log:
-            outcomes, parked = Path(scratch, "outcomes"), Path(scratch, "parked")
-            environment = {**self._environment(server.port), plugin.OUTCOMES: str(outcomes), plug.PARKED: str(parked)}
+            outcomes, enqueues = Path(scratch, "outcomes"), Path(scratch, "enqueues")
+            environment = {
+                **self._environment(server.port),
+                plugin.OUTCOMES: str(outcomes),
+                install_schedule.ENQUEUES: str(enqueues),
+            }
             for _, of_a_file in groupby(sorted(tests), lambda test: test.partition("::")[0]):
                 whole = [*command, *of_a_file]
                 subprocess.run(whole, check=False, cwd=self.folder, env=environment, stdout=log, stderr=log)
-            return Run(_read(outcomes), parked.stat().st_size if parked.exists() else 0)
+            return Run(_read(outcomes), enqueues.stat().st_size if enqueues.exists() else 0)
 
     def _environment(self, port: int) -> Mapping[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("REBOUND_", "CELERY_"))}
-        paths = [_ROOT, *([Path(__file__).parent / "plugged"] if self.name == OURS else [])]
+        paths = [_ROOT, *([Path(__file__).parent / "startup"] if self.name == OURS else [])]
         return {
             **kept,
             "PATH": os.pathsep.join([str(self.python.parent), kept["PATH"]]),
@@ -83,7 +87,7 @@ class Side:
             "REDIS_HOST": "127.0.0.1",
             "REDIS_PORT": str(port),
             "REDIS_6379_TCP": str(port),
-            plug.SUITE: self.suite,
+            install_schedule.SUITE: self.suite,
             plugin.TIMEOUT: str(self.timeout_s),
         }
 

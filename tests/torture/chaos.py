@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from tests.torture.plan import LEASE_S, SESSION_S
 from tests.torture.progress import say
-from tests.torture.proxy import KINDS, Trouble
+from tests.torture.proxy import KINDS, ConnectionFault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from tests.torture.journal import Journal
     from tests.torture.options import Options
-    from tests.torture.parts import Cast, Part, Supervisor
+    from tests.torture.parts import Part, PartFactory, Supervisor
     from tests.torture.servers import Servers
 
 #: Fault -> its relative frequency.
@@ -60,12 +60,14 @@ SHORT_S, LONG_S, LONG_SHARE = (0.5, 5.0), (9.0, 14.0), 0.2
 class Driver:
     """Makes one fault after the other, each in its own thread, until a stop. Then it ends all faults."""
 
-    def __init__(self, options: Options, servers: Servers, supervisor: Supervisor, cast: Cast, events: Journal) -> None:
+    def __init__(
+        self, options: Options, servers: Servers, supervisor: Supervisor, part_factory: PartFactory, events: Journal
+    ) -> None:
         self._random = random.Random(options.seed)
         self._pace = options.pace
         self._servers = servers
         self._supervisor = supervisor
-        self._cast = cast
+        self._part_factory = part_factory
         self._events = events
         self._next_consumer = 10
         #: The targets that have a fault now. The end of a second fault would end the first one too early.
@@ -217,17 +219,19 @@ class Driver:
 
     def _proxy(self, what: str, draw: random.Random) -> None:
         proxy = self._servers.proxies[what]
-        trouble = Trouble(draw.choice(KINDS), draw.choice((0.3, 0.6, 1.0)), draw.uniform(0.05, 0.6))
-        with self._fault(f"proxy-{what}", f"proxy-{what}", trouble=trouble.kind, share=trouble.share) as is_free:
+        connection_fault = ConnectionFault(draw.choice(KINDS), draw.choice((0.3, 0.6, 1.0)), draw.uniform(0.05, 0.6))
+        with self._fault(
+            f"proxy-{what}", f"proxy-{what}", connection_fault=connection_fault.kind, share=connection_fault.share
+        ) as is_free:
             if is_free:
-                proxy.begin(trouble)
-                self._sleep(0.0 if trouble.kind == "cut" else draw.uniform(1, 9))
+                proxy.begin(connection_fault)
+                self._sleep(0.0 if connection_fault.kind == "cut" else draw.uniform(1, 9))
                 proxy.heal()
 
     def _add(self, _what: str, draw: random.Random) -> None:
         with self._lock:
             number, self._next_consumer = self._next_consumer, self._next_consumer + 1
-        part = self._cast.consumer(number)
+        part = self._part_factory.consumer(number)
         with self._fault("add-consumer", part.name):
             self._supervisor.add(part)
             self._sleep(draw.uniform(8, 20))

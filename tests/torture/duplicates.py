@@ -14,7 +14,7 @@ The number of faults does not matter.
 - A call is exposed to a fault of its consumer if it had begun and its record was not committed when the fault came. The
   watch of the group's offsets shows the commits; its last look before the fault decides.
 - A call is exposed to a fault of any consumer if the whole group has to stop: because members come or go and commits
-  fail while Kafka or Redis is in trouble before the group works again (`NOTICED_S`), or because Kafka or Redis has the
+  fail while Kafka or Redis is away before the group works again (`NOTICED_S`), or because Kafka or Redis has the
   fault itself.
 - A consumer that was stopped repeats the records of partitions that others have taken over. Its calls are exposed until
   `AFTER_S` after the end of the stop.

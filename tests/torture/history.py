@@ -1,4 +1,4 @@
-"""The data of a finished run, as values. The checks in `books` read them."""
+"""The data of a finished run, as values. The checks in `checks` read them."""
 
 from __future__ import annotations
 

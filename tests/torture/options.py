@@ -44,7 +44,7 @@ def parse(arguments: Sequence[str], faults: Sequence[str]) -> Options:
     """Read a command line. `faults` are the allowed names for `--only`."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.torture",
-        description="Kill, stop and cut off everything at random, then balance the books. Prints one JSON line; "
+        description="Kill, stop and cut off everything at random, then check every message. Prints one JSON line; "
         "the status is 1 if the promise was broken.",
     )
     parser.add_argument("--minutes", type=float, default=2.0, help="of chaos; start and drain come on top")

@@ -149,7 +149,7 @@ class Supervisor:
             part.start()
 
 
-class Cast:
+class PartFactory:
     """Makes the parts of a run."""
 
     def __init__(self, servers: Servers, directory: Path, rate: float) -> None:

@@ -12,7 +12,7 @@ HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class ConnectionFault:
     """A fault of some of a proxy's connections.
 
     Attributes:
@@ -55,16 +55,16 @@ class Proxy:
         self.port = 0
         self._random = random.Random(seed)
         self._links: set[Link] = set()
-        self._trouble: Trouble | None = None
+        self._fault: ConnectionFault | None = None
         self._loop = asyncio.new_event_loop()
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready,), name="torture-proxy", daemon=True)
         self._thread.start()
         ready.wait()
 
-    def begin(self, trouble: Trouble) -> None:
+    def begin(self, fault: ConnectionFault) -> None:
         """Begin a fault of the present connections. Except for a cut, new connections have it too, until `heal`."""
-        self._loop.call_soon_threadsafe(self._begin, trouble)
+        self._loop.call_soon_threadsafe(self._begin, fault)
 
     def heal(self) -> None:
         self._loop.call_soon_threadsafe(self._heal)
@@ -80,20 +80,20 @@ class Proxy:
 
         self._loop.run_until_complete(serve())
 
-    def _begin(self, trouble: Trouble) -> None:
-        hit = [link for link in self._links if self._random.random() < trouble.share]
-        if trouble.kind == "cut":
+    def _begin(self, fault: ConnectionFault) -> None:
+        hit = [link for link in self._links if self._random.random() < fault.share]
+        if fault.kind == "cut":
             for link in hit:
                 link.cut()
             return
-        self._trouble = trouble
+        self._fault = fault
         for link in hit:
             link.is_hit = True
-            if trouble.kind == "stall":
+            if fault.kind == "stall":
                 link.flows.clear()
 
     def _heal(self) -> None:
-        self._trouble = None
+        self._fault = None
         for link in list(self._links):
             link.is_hit = False
             link.flows.set()
@@ -106,9 +106,9 @@ class Proxy:
         except OSError:
             client.transport.abort()
             return
-        trouble = self._trouble
-        link = Link(client, server, trouble is not None and self._random.random() < trouble.share)
-        if not (link.is_hit and trouble is not None and trouble.kind == "stall"):
+        fault = self._fault
+        link = Link(client, server, fault is not None and self._random.random() < fault.share)
+        if not (link.is_hit and fault is not None and fault.kind == "stall"):
             link.flows.set()
         self._links.add(link)
         try:
@@ -124,12 +124,12 @@ class Proxy:
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
-                trouble = self._trouble if link.is_hit else None
-                if trouble is not None and trouble.kind == direction:
+                fault = self._fault if link.is_hit else None
+                if fault is not None and fault.kind == direction:
                     link.is_broken = True
                     continue
-                if trouble is not None and trouble.kind == "delay":
-                    await asyncio.sleep(trouble.delay_s)
+                if fault is not None and fault.kind == "delay":
+                    await asyncio.sleep(fault.delay_s)
                 await link.flows.wait()
                 writer.write(data)
                 await writer.drain()

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from tests.torture import duplicates, plan
-from tests.torture.books import dead, handled
+from tests.torture.checks import dead, handled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

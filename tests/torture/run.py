@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from rebound_celery.demo.stored import waiting
 from rebound_celery.embedded import create_topics
-from tests.torture.books import balance
 from tests.torture.chaos import Driver, is_witness
+from tests.torture.checks import all_violations
 from tests.torture.history import Violation
 from tests.torture.journal import Journal, Tail
-from tests.torture.parts import Cast, Supervisor
+from tests.torture.parts import PartFactory, Supervisor
 from tests.torture.plan import DEAD_TOPIC, MAX_RETRIES, PARTITIONS, QUEUE, TOPIC
 from tests.torture.progress import say
 from tests.torture.readback import read_history
@@ -47,7 +47,7 @@ class Run:
         self._servers = Servers(options, self._directory)
         self._events = Journal("events", self._directory)
         self._supervisor = Supervisor(self._events)
-        self._cast = Cast(self._servers, self._directory, options.rate)
+        self._part_factory = PartFactory(self._servers, self._directory, options.rate)
         self._calls, self._produced = Tail("calls", self._directory), Tail("produced", self._directory)
         self._begun: dict[str, tuple[str, int]] = {}
         self._ended: set[str] = set()
@@ -80,16 +80,16 @@ class Run:
         memory = MemoryWatch([part for part in self._supervisor.parts.values() if is_witness(part)])
         offsets = OffsetWatch(servers.kafka.address, Journal("commits", self._directory))
         say(f"chaos for {options.minutes:g} minutes")
-        Driver(options, servers, self._supervisor, self._cast, self._events).run(options.minutes * 60)
+        Driver(options, servers, self._supervisor, self._part_factory, self._events).run(options.minutes * 60)
         memory.stop()
         memory.save(self._directory / "memory.txt")
         is_drained = self._drain()
         offsets.stop()
         restarts = self._supervisor.restarts
         self._stop_parts()
-        say("balancing the books")
+        say("checking the history")
         history = read_history(servers.kafka.address, servers.redis.url, self._directory)
-        violations = balance(history)
+        violations = all_violations(history)
         if not is_drained:
             violations.append(Violation("undrained", f"not everything was through after {options.drain_s:g} s"))
         found = figures(options, history, violations, restarts)
@@ -98,17 +98,17 @@ class Run:
         return history, found, violations
 
     def _start_parts(self) -> None:
-        cast, add = self._cast, self._supervisor.add
-        add(cast.receiver())
+        part_factory, add = self._part_factory, self._supervisor.add
+        add(part_factory.receiver())
         # One part of each kind is never killed, so that its memory can be measured over the whole run.
-        add(cast.worker(1, "threads", 4))
-        add(cast.worker(2, "prefork", 2))
-        add(cast.worker(3, "threads", 4))
-        add(cast.consumer(1, witness=True))
-        add(cast.consumer(2))
-        add(cast.consumer(3))
+        add(part_factory.worker(1, "threads", 4))
+        add(part_factory.worker(2, "prefork", 2))
+        add(part_factory.worker(3, "threads", 4))
+        add(part_factory.consumer(1, witness=True))
+        add(part_factory.consumer(2))
+        add(part_factory.consumer(3))
         for number in (1, 2):
-            add(cast.producer(number, 2))
+            add(part_factory.producer(number, 2))
 
     def _drain(self) -> bool:
         """Stop the producers, end all faults, and wait until every message has come to its end."""

@@ -20,6 +20,12 @@ def handle(record: object) -> None: ...
 async def handle_async(record: object) -> None: ...
 
 
+def handle_nothing() -> None: ...
+
+
+def handle_two(key: object, value: object) -> None: ...
+
+
 class AsyncHandler:
     async def __call__(self, record: object) -> None: ...
 
@@ -43,6 +49,9 @@ def config(**fields: Any) -> ConsumerConfig:
         ("handler", "module:function"),
         ("handler", handle_async),
         ("handler", AsyncHandler()),
+        ("handler", handle_nothing),
+        ("handler", handle_two),
+        ("handler", functools.partial(handle, None)),
         ("brokers", ""),
         ("brokers", "host:port"),
         ("max_retries", 101),
@@ -115,6 +124,9 @@ def test_what_is_not_given_comes_from_the_app_and_zero_is_given() -> None:
 def test_limits_are_allowed() -> None:
     config(stop_timeout=0, stats_interval=0, concurrency=1, max_in_flight=1, max_retries=100, base_delay=3600)
     config(handler=functools.partial(handle))
+    config(handler=lambda record, *more, log=None: None)
+    config(handler=print)
+    config(handler=[].append)
 
 
 def test_topics_are_names_without_repetition_and_the_retry_topic_is_read_too() -> None:

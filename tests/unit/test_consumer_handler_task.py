@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -131,6 +133,19 @@ def test_receiver_that_raises_costs_no_record() -> None:
     assert offset_tracker.stats().succeeded == 1
 
 
+@pytest.fixture
+def time_zone_restored() -> Iterator[None]:
+    """Django sets the time zone of the whole process when it reads its settings."""
+    before = os.environ.get("TZ")
+    yield
+    if before is None:
+        os.environ.pop("TZ", None)
+    else:
+        os.environ["TZ"] = before
+    time.tzset()
+
+
+@pytest.mark.usefixtures("time_zone_restored")
 @pytest.mark.parametrize("settings", [None, "tests.unit.test_consumer_handler_task"])
 def test_the_fixup_of_django_is_installed_where_the_app_has_it(
     settings: str | None, monkeypatch: pytest.MonkeyPatch

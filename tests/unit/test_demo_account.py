@@ -223,6 +223,19 @@ def test_the_panel_fits_and_breaks_no_address(width: int) -> None:
         assert any(whole in line for line in lines), whole
 
 
+@pytest.mark.parametrize("live", [False, True])
+def test_addresses_are_shown_with_and_without_a_terminal(live: bool) -> None:
+    view = view_of()
+    console = Console(file=(out := io.StringIO()), force_terminal=live, width=80, height=24)
+    with Display(console, live=live) as display:
+        display.add_addresses(view, Kafka="127.0.0.1:9")
+        display.add_addresses(view, Redis="redis://127.0.0.1:8/0")
+        display.show(view)
+
+    for address in ("127.0.0.1:9", "redis://127.0.0.1:8/0"):
+        assert address in out.getvalue()
+
+
 def test_lines_that_stay_are_written_when_the_panel_ends() -> None:
     out = io.StringIO()
     with Display(Console(file=out, force_terminal=True, width=80, height=24), live=True) as display:
@@ -248,6 +261,7 @@ def test_the_balance_says_all_the_counts_and_what_is_wrong() -> None:
     assert "1 are dead letters; 1 were made to fail every time" not in lines  # b was made to as well
     assert "1 are dead letters; 2 were made to fail every time" in lines
     assert "3 times the handler was called: 1 first deliveries + 2 retries" in lines
+    assert "1 were waiting for an attempt when the run ended; they are not lost" in lines
     assert "2 produced = 0 succeeded + 1 dead + 1 waiting + 0 lost" in lines
     assert lines[-2:] == ["WRONG: [red]odd[/red]", "Topics left at x: y"]
 

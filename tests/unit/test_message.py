@@ -108,7 +108,7 @@ def test_the_text_of_a_message_reads_as_a_sentence_without_payload() -> None:
     assert str(alive) == "orders[3]@812 attempt 2/4 -> kafka:orders"
     assert str(alive.dead("rejected")) == "orders[3]@812 dead after attempt 2: rejected -> kafka:orders-dlq"
     assert str(replace(MINIMAL, source="billing")) == "billing attempt 1/1 -> http://r/"
-    assert str(MINIMAL) == "1 attempt 1/1 -> http://r/"
+    assert str(MINIMAL) == "attempt 1/1 -> http://r/"
 
 
 def test_a_failed_attempt_is_followed_by_the_next_one_and_remembered() -> None:

@@ -34,7 +34,10 @@ WAIT_AGAIN_S = 1.0
 @click.group()
 @click.pass_context
 def rebound(ctx: click.Context) -> None:
-    """Retries and dead letters for Kafka consumers."""
+    """Retries and dead letters for Kafka consumers.
+
+    Waiting retries are shown by `celery inspect scheduled` and cancelled by `celery control revoke ID`.
+    """
     exit_on_signals(ctx)
 
 
@@ -116,7 +119,7 @@ def _read_pattern(text: str) -> re.Pattern[str]:
         raise InvalidSettingError("--pattern", text, f"it is no regular expression: {error}") from error
 
 
-@rebound.command()
+@rebound.command(short_help="Call a function with each record of a Kafka topic.")
 @click.option("--topic", "topics", multiple=True, help="A topic to consume; may be given several times.")
 @click.option("--pattern", help="Instead of --topic: a regular expression that whole topic names match.")
 @click.option("--group", required=True, help="The consumer group.")
@@ -221,7 +224,7 @@ def _print_stats(consumer: Consumer) -> None:
     click.echo(f"Retry rate: {stats.retry_rate:.2f}%")
 
 
-@rebound.command()
+@rebound.command(short_help="Check servers, workers and settings for what may lose messages.")
 @click.option("--topic", "topics", multiple=True, help="A consumed topic; its dead letter topic is checked too.")
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="An option of your consumers.")
 @click.option("--timeout", default=3.0, show_default=True, metavar="SECONDS", help="How long workers have to answer.")

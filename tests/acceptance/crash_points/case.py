@@ -21,7 +21,7 @@ from rebound_celery.errors import UnknownVersionError, WireFormatError
 from rebound_celery.message import codec, message_id_of
 from rebound_celery.schedule.store.keys import QueueKeys
 from rebound_celery.schedule.store.store import Store
-from tests.acceptance.crash_points.inject import Victim
+from tests.acceptance.crash_points.inject import KillTarget
 from tests.acceptance.crash_points.receiver import Receiver
 from tests.acceptance.crash_points.steps import COMMIT_INTERVAL_S, least_and_most
 from tests.processes import Process
@@ -161,13 +161,13 @@ class Case:
         )
         assert self._marker.exists(), f"{process} ended with {process.returncode} before {what}\n{process.tail()}"
         note = wait_until(self._marker.read_bytes)
-        killer, victim = (json.loads(note)[name] for name in ("killer", "victim"))
-        if self.step.kill.victim is Victim.CHILD:
-            assert killer == victim != process.pid
+        killer, target = (json.loads(note)[name] for name in ("killer", "target"))
+        if self.step.kill.target is KillTarget.CHILD:
+            assert killer == target != process.pid
             process.wait_for_output("signal 9 (SIGKILL)", timeout=DEADLINE_S)
             return
-        assert victim == process.pid
-        assert (killer == victim) == (self.step.kill.victim is Victim.PROCESS)
+        assert target == process.pid
+        assert (killer == target) == (self.step.kill.target is KillTarget.PROCESS)
         assert process.wait(DEADLINE_S) == -signal.SIGKILL
 
     def through(self) -> None:

@@ -19,7 +19,7 @@ from rebound_celery.destinations import Delivered
 from tests.acceptance.crash_points.calls import RUN_SCRIPT
 
 
-class Victim(StrEnum):
+class KillTarget(StrEnum):
     """The process that is killed."""
 
     #: The process that was started, by itself.
@@ -48,7 +48,7 @@ class Kill:
         script: for calls that run a script of the schedule, the name of the script.
         matching: a condition; only calls that meet it count.
         number: the number of the call among these; the first is 1.
-        victim: the process that is killed.
+        target: the process that is killed.
         pause_s: how long this thread waits before the kill, in seconds. Meanwhile other threads have the time for a
             fault, for example to commit a record whose retry is not stored.
     """
@@ -58,7 +58,7 @@ class Kill:
     script: str | None = None
     matching: Callable[[Call], Any] = lambda _call: True
     number: int = 1
-    victim: Victim = Victim.PROCESS
+    target: KillTarget = KillTarget.PROCESS
     pause_s: float = 0.0
 
 
@@ -76,14 +76,14 @@ def arm(kill: Kill, marker: Path) -> None:
     def reached(call: Call) -> None:
         nonlocal left
         in_child = os.getpid() != started_in
-        if in_child == (kill.victim is Victim.PROCESS) or (kill.script and call.args[1] != kill.script):
+        if in_child == (kill.target is KillTarget.PROCESS) or (kill.script and call.args[1] != kill.script):
             return
         if not kill.matching(call):
             return
         left -= 1
         if left == 0:
             time.sleep(kill.pause_s)
-            _kill(started_in if kill.victim is Victim.PARENT else os.getpid(), marker)
+            _kill(started_in if kill.target is KillTarget.PARENT else os.getpid(), marker)
 
     @wraps(original)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -99,14 +99,14 @@ def arm(kill: Kill, marker: Path) -> None:
     setattr(owner, name, wrapped)
 
 
-def _kill(victim: int, marker: Path) -> None:
+def _kill(target: int, marker: Path) -> None:
     try:
         descriptor = os.open(marker, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
         return
-    os.write(descriptor, json.dumps({"killer": os.getpid(), "victim": victim}).encode())
+    os.write(descriptor, json.dumps({"killer": os.getpid(), "target": target}).encode())
     # The interpreter lets no other thread run before this is done.
-    os.kill(victim, signal.SIGKILL)
+    os.kill(target, signal.SIGKILL)
 
 
 # Names for the moments in the table

@@ -16,7 +16,7 @@ from rebound_celery.message.address import KafkaAddress
 from rebound_celery.schedule.port import Entry
 from rebound_celery.schedule.transport import celery_form as stored
 from tests.acceptance.crash_points.case import DEADLINE_S, Case
-from tests.acceptance.crash_points.inject import Victim
+from tests.acceptance.crash_points.inject import KillTarget
 from tests.scheduling import everything, raw
 from tests.topics import read_topic
 from tests.waiting import wait_until
@@ -150,7 +150,7 @@ def deliver(
     meanwhile(killed)
     case.killed(killed)
     case.receiver.release.set()
-    only_a_child = case.step.kill.victim is Victim.CHILD
+    only_a_child = case.step.kill.target is KillTarget.CHILD
     if not only_a_child:
         case.worker(pool=pool, **env)
     case.through()

@@ -13,7 +13,7 @@ from tests.acceptance.crash_points.calls import (
     WAIT_FOR_ANSWER,
 )
 from tests.acceptance.crash_points.inject import (
-    Victim,
+    KillTarget,
     after,
     after_script,
     before,
@@ -103,7 +103,7 @@ WORKER = {
         Step(
             "child has told the result backend",
             "retry with a result: tell the result backend > settle",
-            after(TELL_RESULT, victim=Victim.CHILD),
+            after(TELL_RESULT, target=KillTarget.CHILD),
             TWICE | SUCCESS,
             "prefork",
         ),

@@ -14,17 +14,17 @@ from rebound_celery.schedule.worker.installation import install_schedule
 
 #: The variable that names a file. Each call that stores messages in the schedule adds one byte to this file, which
 #: proves that the schedule was in use.
-PARKED = "SUITES_PARKED"
+ENQUEUES = "SUITES_ENQUEUES"
 #: `celery` (through the app, as users have it) or `kombu` (that suite makes no apps).
 SUITE = "SUITES_SUITE"
 
 
-def plug_in() -> None:
+def install() -> None:
     if os.environ[SUITE] == "kombu":
         _after_init(Connection, _give_schedule)
     else:
         _after_init(Celery, install_schedule)
-    _count_enqueues(os.environ[PARKED])
+    _count_enqueues(os.environ[ENQUEUES])
 
 
 def _after_init(cls: type, act: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.torture import duplicates, plan
-from tests.torture.books import balance
+from tests.torture.checks import all_violations
 from tests.torture.history import Call, Commit, Fault, History, Position, Post, Produced
 from tests.torture.plan import Fate
 from tests.torture.report import recovery
@@ -87,17 +87,17 @@ def good(**changes: Any) -> History:
 
 
 def kinds(history: History) -> set[str]:
-    return {violation.kind for violation in balance(history)}
+    return {violation.kind for violation in all_violations(history)}
 
 
 def test_a_run_that_went_well_has_no_violations() -> None:
-    assert balance(good()) == []
+    assert all_violations(good()) == []
 
 
 def test_lost_id_is_reported_with_all_that_is_known_of_it() -> None:
     history = good(calls=[call for call in good().calls if call.id != GOOD], commits=[Commit(ns=S, offsets={0: 1})])
 
-    (violation,) = (one for one in balance(history) if one.kind == "lost")
+    (violation,) = (one for one in all_violations(history) if one.kind == "lost")
 
     assert violation.ids == (GOOD,)
     told = "\n".join(history.all_of(GOOD))
@@ -125,7 +125,7 @@ def test_what_still_waits_is_not_lost_but_a_violation_all_the_same(changes: dict
 
 
 def test_message_that_redis_keeps_as_dead_is_not_lost() -> None:
-    assert balance(good(posts=[], kept_dead={POSTED: "worker-lost"})) == []
+    assert all_violations(good(posts=[], kept_dead={POSTED: "worker-lost"})) == []
     assert kinds(good(posts=[], kept_dead={POSTED: "unreadable"})) == {"dead-letter"}
 
 
@@ -183,7 +183,7 @@ def test_post_that_a_fault_let_arrive_late_makes_no_other_early() -> None:
     fault = Fault(kind="proxy-http", target="proxy-http", start_ns=9 * S, end_ns=15 * S)
 
     assert kinds(good(posts=posts)) == {"early"}
-    assert balance(good(posts=posts, faults=[fault])) == []
+    assert all_violations(good(posts=posts, faults=[fault])) == []
 
 
 def test_later_record_of_a_key_that_is_begun_first_is_reported() -> None:
@@ -196,9 +196,9 @@ def test_order_is_not_promised_between_keys_nor_for_retries_or_second_calls() ->
     calls = [replace(call, ns=12 * S) if call.id == GOOD else call for call in good().calls]
     records = [replace(record, key="other") if record.id == GOOD else record for record in good().records]
 
-    assert balance(good(calls=calls, records=records)) == []
+    assert all_violations(good(calls=calls, records=records)) == []
     again = [*good().calls, a_call(GOOD, ns=25 * S)]
-    assert balance(good(calls=again, faults=[a_fault(at_s=12.5, pid=7)])) == []
+    assert all_violations(good(calls=again, faults=[a_fault(at_s=12.5, pid=7)])) == []
 
 
 def test_offset_committed_before_its_record_was_handled_is_reported() -> None:
@@ -222,18 +222,18 @@ def test_duplicates_beyond_what_the_faults_explain_are_reported() -> None:
     assert kinds(good(calls=again)) == {"duplicates"}
     assert kinds(good(calls=again, faults=[a_fault(at_s=11, pid=99)])) == {"duplicates"}
     assert kinds(good(calls=again, faults=[a_fault(at_s=14, pid=7)])) == {"duplicates"}
-    assert balance(good(calls=again, faults=[a_fault(at_s=11, pid=7)])) == []
+    assert all_violations(good(calls=again, faults=[a_fault(at_s=11, pid=7)])) == []
     more = [*again, a_call(GOOD, ns=26 * S, pid=9)]
     assert kinds(good(calls=more, faults=[a_fault(at_s=11, pid=7)])) == {"duplicates"}
 
 
-def test_trouble_of_kafka_or_a_rebalance_exposes_the_calls_of_all() -> None:
+def test_a_fault_of_kafka_or_a_rebalance_exposes_the_calls_of_all() -> None:
     again = good(calls=[*good().calls, a_call(GOOD, ns=25 * S, pid=9)])
 
-    assert balance(replace(again, faults=[a_fault("kill-kafka", "kafka")])) == []
-    assert balance(replace(again, faults=[a_fault("add-consumer", "consumer-10")])) == []
+    assert all_violations(replace(again, faults=[a_fault("kill-kafka", "kafka")])) == []
+    assert all_violations(replace(again, faults=[a_fault("add-consumer", "consumer-10")])) == []
     redis = a_fault("kill-redis", "redis", 12)
-    assert balance(replace(again, faults=[a_fault(at_s=11, pid=99), redis])) == []
+    assert all_violations(replace(again, faults=[a_fault(at_s=11, pid=99), redis])) == []
     assert kinds(replace(again, faults=[a_fault("kill-worker", "worker-2", pid=5)])) == {"duplicates"}
 
 
@@ -241,7 +241,7 @@ def test_stopped_consumer_may_repeat_what_others_took_over() -> None:
     again = good(calls=[*good().calls, a_call(GOOD, ns=25 * S, pid=9)])
     stop = Fault(kind="stop-consumer", target="consumer-3", start_ns=15 * S, end_ns=24 * S, details={"pid": 9})
 
-    assert balance(replace(again, faults=[stop])) == []
+    assert all_violations(replace(again, faults=[stop])) == []
     assert kinds(replace(again, faults=[replace(stop, details={"pid": 8})])) == {"duplicates"}
 
 

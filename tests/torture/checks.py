@@ -38,7 +38,7 @@ RETRIES_EXHAUSTED = "retries-exhausted"
 WORKER_LOST = "worker-lost"
 
 
-def balance(history: History) -> list[Violation]:
+def all_violations(history: History) -> list[Violation]:
     """Return all violations."""
     checks = (lost, skipped, went_back, early, order, passed, dead_letters, too_many_duplicates)
     return [violation for check in checks for violation in check(history)]

@@ -1,5 +1,5 @@
 """Puts the schedule under the workers that tests start: Python imports this file if its folder is on PYTHONPATH."""
 
-from tests.suites.plug import plug_in
+from tests.suites.install_schedule import install
 
-plug_in()
+install()
