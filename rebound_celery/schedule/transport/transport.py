@@ -10,12 +10,13 @@ from typing import Any
 from kombu.exceptions import OperationalError
 from kombu.transport import redis as kombu_redis
 from kombu.transport.redis import MultiChannelPoller
-from redis.exceptions import OutOfMemoryError, ReadOnlyError
+from redis.exceptions import OutOfMemoryError
 
 from ...clock import SYSTEM_CLOCK
 from ..store.script_runner import MAX_SLEEP_MS
 from .channel import Channel, SentinelChannel
 from .claimer import Claimer
+from .refusals import PASSING_ERRORS
 
 #: Seconds; the shortest that the loop's timer is set to.
 _SHORTEST_S = 0.001
@@ -189,13 +190,12 @@ class Transport(kombu_redis.Transport):
     """The Redis transport with delayed delivery."""
 
     Channel = Channel
-    # What else passes by itself. A server whose role changes, or that is full, answers with what kombu takes for a
-    # channel's error, and kombu wraps what meets a worker that just starts: Celery's worker would end of it.
+    # What else passes by itself. A server whose role changes, or that is full, or busy, answers with what kombu takes
+    # for a channel's error, and kombu wraps what meets a worker that just starts: Celery's worker would end of it.
     connection_errors = (
         *kombu_redis.Transport.connection_errors,
         OperationalError,
-        OutOfMemoryError,
-        ReadOnlyError,
+        *PASSING_ERRORS,
     )
     # What a publisher tries again: as with kombu's own, not what has been tried often enough. `Connection.ensure` asks
     # the class for it; an instance that has it is taken for a transport which can tell lasting errors from others.
