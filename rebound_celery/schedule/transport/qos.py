@@ -19,6 +19,9 @@ from . import installed
 
 #: What an ordinary acknowledgement meets when its connection is lost; the last is kombu's, on a closed channel.
 _LOST = (RedisError, OSError, AttributeError)
+#: The same for a command that reads no message. Where another thread or greenlet closes the connection meanwhile,
+#: redis-py asks a socket that is closed, or gone.
+_CLOSED = (*_LOST, ValueError)
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +48,7 @@ class LeasingQoS(kombu_redis.QoS):
             return
         try:
             super().ack(delivery_tag)
-        except _LOST:
+        except _CLOSED:
             if not self._later("ack", delivery_tag):
                 raise
 
@@ -56,9 +59,10 @@ class LeasingQoS(kombu_redis.QoS):
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         if self._end_rejected(delivery_tag, requeue):
             return
+        lost = _LOST if requeue else _CLOSED
         try:
             super().reject(delivery_tag, requeue=requeue)
-        except _LOST:
+        except lost:
             if not self._later("restore" if requeue else "ack", delivery_tag):
                 raise
 

@@ -6,6 +6,8 @@ and Celery's worker ends of one.
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from redis.connection import DefaultParser
 from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, ResponseError
 
@@ -19,7 +21,13 @@ PASSING_ERRORS = (RefusedError, OutOfMemoryError, ReadOnlyError, MasterDownError
 
 
 class Parser(DefaultParser):  # type: ignore[misc, valid-type]  # hiredis' parser, or the one in Python
-    """redis-py's parser, which knows more refusals by their first word."""
+    """redis-py's parser, which knows more refusals by their first word, and remembers that there was one.
+
+    Attributes:
+        has_refused: whether Redis has refused something in this process, and no connection was tried out since.
+    """
+
+    has_refused: ClassVar[bool] = False
 
     EXCEPTION_CLASSES = {  # noqa: RUF012 - of redis-py
         **DefaultParser.EXCEPTION_CLASSES,
@@ -32,3 +40,10 @@ class Parser(DefaultParser):  # type: ignore[misc, valid-type]  # hiredis' parse
         # The server became a replica while it held a blocking command.
         "UNBLOCKED": RefusedError,
     }
+
+    @classmethod
+    def parse_error(cls, response: Any) -> Any:
+        error = super().parse_error(response)
+        if isinstance(error, PASSING_ERRORS):
+            Parser.has_refused = True
+        return error
