@@ -77,7 +77,7 @@ class LeasingQoS(kombu_redis.QoS):
     def let_go(self, delivery_tags: Collection[str]) -> set[str]:
         """See `schedule.port.MessageLeases`."""
         try:
-            gone = {tag for tag in self.leased.intersection(delivery_tags) if not self.channel.leases.goes_on(tag)}
+            gone: set[str] = self.channel.leases.gone(self.leased.intersection(delivery_tags))
         except (RedisError, OSError) as error:
             logger.warning("Redis does not tell whether leases go on: %s", error)
             return set()
@@ -87,6 +87,10 @@ class LeasingQoS(kombu_redis.QoS):
         # Not as done: what was moved once its lease had run out waits as it was.
         self.channel.leases.end_all(gone, RELEASE)
         return gone
+
+    def in_doubt(self) -> bool:
+        """See `schedule.port.MessageLeases`."""
+        return self.channel.leases is not None and bool(self.channel.leases.in_doubt())
 
     def _end_rejected(self, delivery_tag: str, requeue: bool) -> bool:
         """Whether it was a leased message; see `_end`."""
