@@ -191,10 +191,16 @@ PATCHES: tuple[Patch, ...] = (
         "BRPOP also waits for the schedule's wake token.",
     ),
     _kombu(
-        "transport.redis:Channel._brpop_read",
+        "transport.redis:Channel._connparams",
         "overridden",
         _CHANNEL,
-        "A server that became a replica answers UNBLOCKED, which is to be a lost connection.",
+        "Redis' refusals that pass (UNBLOCKED, NOREPLICAS, MISCONF, BUSY) are to be as a lost connection.",
+    ),
+    _kombu(
+        "transport.virtual.base:Transport._avail_channels",
+        "used",
+        "schedule/transport/transport.py",
+        "A worker that Redis has refused something tries a write over the channel of its new connection.",
     ),
     _kombu("transport.redis:Channel._in_poll", "used", _CHANNEL, "`_brpop_start` says that BRPOP was sent."),
     _kombu("transport.redis:Channel._brpop_sent_at", "used", _CHANNEL, "`_brpop_start` says when BRPOP was sent."),

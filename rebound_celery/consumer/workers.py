@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 
 from ..clock import SYSTEM_CLOCK, Clock
 from .config import ConsumerConfig
-from .failure_handler import FailureHandler
+from .failure_handler import FailureHandler, log_fields
 from .handler_task import HandlerTask
 from .key_queues import KeyQueues
 from .offset_tracker import OffsetTracker
 from .partition_tracker import Job
 from .retry_writer import RetryWriter
+
+logger = logging.getLogger(__name__)
 
 
 class Workers:
@@ -60,6 +63,7 @@ class Workers:
                 self._handle(job)
             except BaseException as error:  # noqa: BLE001 - the loop raises it again, in the thread of run()
                 self._offset_tracker.abandon(job)
+                self._tell_end(job, error)
                 self.fatal = self.fatal or error
                 self._wake.set()
                 current[number] = None
@@ -67,6 +71,21 @@ class Workers:
             else:
                 current[number] = None
                 job = take(job)
+
+    def _tell_end(self, job: Job, error: BaseException) -> None:
+        """Log at which record the consumer ends. SystemExit ends the process without a word, so nothing else tells."""
+        record = job.record
+        logger.critical(
+            "the handler raised %s for %s[%d]@%d (message %s), which ends the consumer; the record is not committed, "
+            "so it comes again",
+            repr(error)[:200],
+            record.topic,
+            record.partition,
+            record.offset,
+            record.id,
+            exc_info=error,
+            extra={"event": "handler_exit", **log_fields(record)},
+        )
 
     def _handle(self, job: Job) -> None:
         if self._handler_task.is_observed():

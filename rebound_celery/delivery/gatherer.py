@@ -9,7 +9,7 @@ from typing import Any
 
 from ..stopping import is_stopping
 from .events import TaskEvents
-from .job import Job, retries_of
+from .job import Job, retries_of, still_held
 
 #: How many messages make a job at most. Messages of a slow kind are all under way at once, so their jobs are smaller.
 BATCH_SIZE = 250
@@ -118,7 +118,7 @@ class Gatherer:
         self.flush()
 
     def _run(self, requests: Sequence[Any], losses: int = 0, then: Callable[[], None] | None = None) -> None:
-        live = [request for request in requests if not request.revoked()]
+        live = still_held([request for request in requests if not request.revoked()])
         if not live:
             if then is not None:
                 then()

@@ -125,7 +125,7 @@ class Job:
             exc_info,
             extra={"event": "worker_lost", "task_ids": [request.id for request in self._requests]},
         )
-        again = _stored_again(self._requests)
+        again = _no_longer_held(self._requests)
         for request in again:
             task_ready(request)
         tell_ends(self._events, {End.AGAIN: [(request, Result(End.AGAIN, "stored again")) for request in again]}, 0.0)
@@ -178,7 +178,26 @@ def _acknowledge(requests: Sequence[Any]) -> None:
                 request.acknowledged = True
 
 
-def _stored_again(requests: Sequence[Any]) -> list[Any]:
+def still_held(requests: Sequence[Any]) -> Sequence[Any]:
+    """The requests that may begin. Redis is asked only where leases may have run out.
+
+    A process that stood still for longer than a lease holds messages that others have delivered meanwhile.
+    """
+    if not any(message_leases(its[0].message).in_doubt() for its in _by_channel(requests)):
+        return requests
+    gone = _no_longer_held(requests)
+    for request in gone:
+        task_ready(request)
+    if gone:
+        logger.warning(
+            "%d messages are not delivered here: their leases have run out, and another worker has them",
+            len(gone),
+            extra={"event": "leases_ran_out", "task_ids": [request.id for request in gone]},
+        )
+    return [request for request in requests if not request.acknowledged]
+
+
+def _no_longer_held(requests: Sequence[Any]) -> list[Any]:
     """The requests whose message Redis no longer has as it was delivered. Their leases are let go."""
     found = []
     for its in _by_channel(requests):

@@ -186,6 +186,9 @@ class MessageLeases(Protocol):
         While Redis is away it returns none.
         """
 
+    def in_doubt(self) -> bool:
+        """Whether leases may have run out here: this process, or its machine, has stood still, or Redis was away."""
+
     def count_loss(self, delivery_tag: str) -> None:
         """A worker was lost with this message: if it is given back now, that counts."""
 

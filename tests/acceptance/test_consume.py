@@ -76,6 +76,50 @@ def test_failed_records_come_back_with_growing_delays_or_end_as_dead_letters(
     assert times[2] - times[1] >= 2000
 
 
+#: A project of Django whose handler's module imports a model, which Django allows only once it is set up.
+DJANGO_PROJECT = {
+    "proj/__init__.py": "",
+    "proj/settings.py": (
+        "import os\nSECRET_KEY = 'x'\nINSTALLED_APPS = ['shop']\nCELERY_BROKER_URL = os.environ['ORDERS_REDIS']\n"
+        "DATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3', 'NAME': ':memory:'}}\n"
+    ),
+    "proj/celery.py": (
+        "import os\nfrom celery import Celery\nfrom rebound_celery import Rebound\n"
+        "os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'proj.settings')\napp = Celery('proj')\n"
+        "app.config_from_object('django.conf:settings', namespace='CELERY')\napp.autodiscover_tasks()\nRebound(app)\n"
+    ),
+    "shop/__init__.py": "",
+    "shop/models.py": (
+        "from django.db import models\nclass Order(models.Model):\n    ref = models.CharField(max_length=9)\n"
+    ),
+    "shop/handlers.py": (
+        "from shop.models import Order\ndef handle(record):\n    print('handled', Order(ref='7').ref, flush=True)\n"
+    ),
+}
+
+
+def test_django_is_set_up_before_the_handler_is_imported(
+    run_process: Callable[..., Process],
+    redis_url: str,
+    kafka_brokers: str,
+    topic: str,
+    produce: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    for name, text in DJANGO_PROJECT.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    produce(topic, [(None, b"order", [])])
+
+    consumer = run_process(
+        *("-m", "celery", "-A", "proj.celery", "rebound", "consume", "--topic", topic, "--group", f"{topic}-group"),
+        *("--handler", "shop.handlers:handle"),
+        env={"ORDERS_REDIS": redis_url, "REBOUND_KAFKA_BROKERS": kafka_brokers, "PYTHONPATH": str(tmp_path)},
+    )
+
+    consumer.wait_for_output("handled 7", timeout=60)
+
+
 @pytest.mark.parametrize("away", ["Kafka", "Redis"])
 def test_server_that_is_away_at_the_start_is_named_and_the_status_is_1(
     consume: Callable[..., Process], redis_url: str, kafka_brokers: str, topic: str, away: str

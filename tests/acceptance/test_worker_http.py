@@ -175,3 +175,29 @@ def test_posts_go_through_the_proxy_of_the_environment(
     assert head.startswith(b"POST http://shop.invalid/hook?a=1 HTTP/1.1\r\n")
     assert b"\r\nProxy-Authorization: Basic dXNlcjpodW50ZXIy" in head
     assert "hunter2" not in worker.output
+
+
+def test_a_worker_that_stood_still_does_not_deliver_what_others_have_delivered(
+    rebound: Rebound, receiver: Receiver, start_worker: StartWorker
+) -> None:
+    """As where its machine was paused for longer than a lease. What it had begun is posted twice, and no more."""
+
+    def slowly(connection: socket.socket) -> None:
+        receiver.released.wait(0.2)
+        connection.sendall(whole(200, b""))
+
+    receiver.answer = slowly
+    still = start_worker("-P", "threads", "-c", "2", REBOUND_LEASE="3")
+    rebound.schedule_retries([{"destination": receiver.url, "id": f"order-{n}", "base_delay": 1} for n in range(250)])
+    wait_until(lambda: receiver.requests >= 8, timeout=20, message=still.tail)
+    still.signal(signal.SIGSTOP)
+    try:
+        other = start_worker("-P", "threads", "-c", "2", "-n", "other@%h", REBOUND_LEASE="3")
+        wait_until(lambda: receiver.requests >= 240, timeout=60, message=other.tail)
+    finally:
+        still.signal(signal.SIGCONT)
+
+    # One job of 64 was under way. Others that it held were not.
+    still.wait_for_output("another worker has them", timeout=20)
+    still.stop(40)
+    assert receiver.requests <= 250 + 64

@@ -210,3 +210,23 @@ def test_worker_lives_through_a_full_and_a_demoted_redis(bench: Bench, pool: str
     bench.call("note.apply_async((50, time.time() + 1), countdown=1)")
     wait_until(lambda: any(line.startswith("50 ") for line in bench.said()), timeout=40, message=worker.tail)
     assert worker.is_running
+
+
+@pytest.mark.parametrize("pool", POOLS if FULL else ["threads"])
+def test_worker_lives_through_what_redis_refuses_for_a_while(bench: Bench, pool: str):
+    """Writes, because it has too few replicas; then every command, because somebody's script takes long."""
+    worker = bench.worker(pool, *ALONE, TEST_CONF=conf(task_ignore_result=True, result_backend=None))
+    bench.redis.config_set("min-replicas-to-write", 1)
+    worker.wait_for_output("Cannot connect to", timeout=20)
+    time.sleep(4)
+    bench.redis.config_set("min-replicas-to-write", 0)
+    bench.call("note.apply_async((1, time.time() + 1), countdown=1)")
+    wait_until(lambda: any(line.startswith("1 ") for line in bench.said()), timeout=40, message=worker.tail)
+    assert worker.output.count("Connection to broker lost") < 4, "it pauses between its tries"
+
+    bench.redis.config_set("busy-reply-threshold", 100)
+    endless = "local t = redis.call('TIME')[1] + 4 while redis.call('TIME')[1] + 0 < t do end"
+    bench.redis.eval(endless, 0)
+    bench.call("note.apply_async((2, time.time() + 1), countdown=1)")
+    wait_until(lambda: any(line.startswith("2 ") for line in bench.said()), timeout=40, message=worker.tail)
+    assert worker.is_running

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -296,7 +297,7 @@ def test_with_redis_away_at_the_stop_failures_stay_uncommitted(fix: Fixture, mak
 
 
 def test_system_exit_in_a_handler_ends_the_consumer_and_leaves_the_record(
-    fix: Fixture, make_topic: Any, produce: Any
+    fix: Fixture, make_topic: Any, produce: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     topic = make_topic(1)
     produce(topic, numbers(20))
@@ -310,6 +311,8 @@ def test_system_exit_in_a_handler_ends_the_consumer_and_leaves_the_record(
         wait_until(lambda: consumer.join(0.1), timeout=30)
     assert fix.committed(topic) == 7
     assert consumer.stats().errors == 1
+    (told,) = (record for record in caplog.records if record.levelno == logging.CRITICAL)
+    assert f"the handler raised SystemExit(3) for {topic}[0]@7" in told.message
 
 
 def test_a_hung_handler_holds_up_its_own_record_only(fix: Fixture, make_topic: Any, produce: Any) -> None:

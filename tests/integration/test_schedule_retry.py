@@ -233,8 +233,12 @@ uses_setex = pytest.mark.filterwarnings("ignore:Call to deprecated setex:Depreca
 
 
 @uses_setex
-def test_the_result_of_a_retry_tells_where_it_lies(redis_url: str, kafka_brokers: str, topic: str) -> None:
-    app = Celery("shop", broker=redis_url, backend=redis_url, set_as_current=False)
+@pytest.mark.parametrize("backend", ["redis", "rpc"])
+def test_the_result_of_a_retry_tells_where_it_lies(
+    redis_url: str, kafka_brokers: str, topic: str, backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = "rpc://" if backend == "rpc" else redis_url
+    app = Celery("shop", broker=redis_url, backend=url, set_as_current=False)
     rebound = Rebound(app, kafka_brokers=kafka_brokers)
 
     with running_worker(app):
@@ -242,6 +246,7 @@ def test_the_result_of_a_retry_tells_where_it_lies(redis_url: str, kafka_brokers
 
         assert not result.ready()
         assert result.get(timeout=15).startswith(f"kafka:{topic}[")
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 @uses_setex

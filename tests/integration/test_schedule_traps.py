@@ -218,6 +218,29 @@ def test_message_is_settled_though_the_channel_that_delivered_it_is_gone(app: Ce
             channel.connection = transport
 
 
+@pytest.mark.parametrize("way", ["ack", "reject"])
+def test_an_ordinary_message_whose_connection_is_closed_meanwhile_is_acknowledged_later(
+    app: Celery, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, way: str
+):
+    """redis-py then asks a closed socket, which is a ValueError."""
+
+    def closed(_self: Any) -> None:
+        raise ValueError("Invalid file object: None")
+
+    app.send_task("t")
+    with taking(app, _no_ack) as taker:
+        (message,) = taker.take(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(redis.client.Pipeline, "execute", closed)
+            getattr(taker.connection.default_channel.qos, way)(message.delivery_tag)
+        assert client.hlen("unacked") == 1
+    with taking(app) as taker:
+        wait_until(lambda: client.hlen("unacked") == 0)
+        taker.turn(0.3)
+
+    assert not taker.taken
+
+
 def _no_ack(message: Any) -> None:
     """Leave it unacknowledged for now."""
     message._state = "ACK"

@@ -5,6 +5,7 @@ What is overridden of kombu 5.7, and why:
 - `_put`, `create_publish_batch`: a message with a future eta is stored in the schedule, not put on the queue's list;
 - `_get`, `basic_get`, `_size`, `_purge`, `_delete`, `_has_queue`: the schedule is part of the queue;
 - `basic_consume`, `_brpop_start`: the worker also waits for the schedule's wake-up token;
+- `_connparams`: what Redis refuses for a while is told from what it refuses for good;
 - `close`: what this process holds is settled over whatever connection lives, and nothing stays of a lost one.
 
 All of it acts as kombu's own unless the connection has the transport option of an installation (see `installed`).
@@ -19,8 +20,6 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.transport.redis import PublishBatch
 from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
 
 from ...clock import SYSTEM_CLOCK
 from ..port import ScheduleOptions
@@ -35,6 +34,7 @@ from .installed import Installation, installation_of
 from .leases import Leases, leases_of
 from .publish_batch import ScheduleBatch
 from .qos import LeasingQoS, PlainQoS
+from .refusals import Parser
 
 #: Seconds that a claim, a settle or a renewal may take; a lost network must not hold the worker's loop for longer.
 _SOCKET_TIMEOUT_S = 5.0
@@ -70,6 +70,12 @@ class Channel(kombu_redis.Channel):
             self.options = self.installation.read_options()
         if not self.ack_emulation:
             self.QoS = PlainQoS  # kombu has put its own there
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        parameters: dict[str, Any] = super()._connparams(asynchronous)
+        if self.rebound is not None:
+            parameters["parser_class"] = Parser
+        return parameters
 
     # publishing
 
@@ -256,16 +262,6 @@ class Channel(kombu_redis.Channel):
         if self.global_keyprefix:
             command = self.client._prefix_args(command)  # noqa: SLF001 - of kombu, which does so here
         self.client.connection.send_command(*command)
-
-    def _brpop_read(self, **options: Any) -> Any:
-        try:
-            return super()._brpop_read(**options)
-        except ResponseError as error:
-            if self.options is None or not str(error).startswith("UNBLOCKED"):
-                raise
-            # The server has become a replica: a lost connection, which Celery comes back from.
-            self.client.connection.disconnect()
-            raise RedisConnectionError(str(error)) from error
 
     def close(self) -> None:
         try:

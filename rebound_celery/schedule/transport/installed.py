@@ -88,6 +88,9 @@ class Load(NamedTuple):
 class Worker(Protocol):
     """The Celery worker of this process, as far as the transport has to know it."""
 
+    def is_there(self) -> bool:
+        """Whether this process has a worker, or one that starts."""
+
     def owns(self, channel: Any) -> bool:
         """Whether the worker consumes its tasks over this channel."""
 
@@ -100,6 +103,9 @@ class Worker(Protocol):
 
 class _NoWorker:
     """A process without a Celery worker."""
+
+    def is_there(self) -> bool:
+        return False
 
     def owns(self, channel: Any) -> bool:  # noqa: ARG002 - as in the Protocol
         return False

@@ -15,7 +15,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -86,6 +86,9 @@ class Leases:
         self._numbers = count(1)
         self._has_thread = False
         self._away = False
+        self._renewed_at = clock.monotonic()
+        #: Whether the last renewal has found fewer leases than this process holds.
+        self._are_missing = False
 
     def store_of(self, keys: QueueKeys) -> Store:
         """The schedule of a queue over the leases' own connections; one, for as long as somebody has it."""
@@ -114,6 +117,7 @@ class Leases:
             self._held_by_queue[queue] += len(leases)
             starts, self._has_thread = not self._has_thread, True
         if starts:
+            self._renewed_at = self._clock.monotonic()
             native.start_thread(self._run, "rebound-leases")
         return list(leases)
 
@@ -164,14 +168,24 @@ class Leases:
                 released += self.end(tag, RELEASE)
         return released
 
-    def goes_on(self, tag: str) -> bool:
-        """Whether Redis still has the message as it was delivered, and its lease; it is renewed then.
+    def gone(self, tags: Collection[str]) -> set[str]:
+        """Those of these tags whose message Redis no longer has as it was delivered, or whose lease has run out. The
+        other leases are renewed.
 
         Raises:
             RedisError, OSError: if Redis is away.
         """
-        lease = self._held.get(tag)
-        return lease is not None and lease.store.renew([(lease.id, lease.token)], self.lease_ms) == 1
+        held = {tag: lease for tag in tags if (lease := self._held.get(tag)) is not None}
+        gone = set(tags) - held.keys()
+        for store in {lease.store for lease in held.values()}:
+            its = {tag: [(lease.id, lease.token)] for tag, lease in held.items() if lease.store is store}
+            if store.renew(list(chain.from_iterable(its.values())), self.lease_ms) < len(its):
+                gone |= {tag for tag, lease in its.items() if store.renew(lease, self.lease_ms) == 0}
+        return gone
+
+    def in_doubt(self) -> bool:
+        """Whether leases may have run out, by what the last renewal found, or because it was too long ago."""
+        return self._are_missing or self._clock.monotonic() - self._renewed_at > self.lease_ms / 1000
 
     def flush(self) -> None:
         """Send the ends that are waiting. Whatever Redis does not take is kept and sent later.
@@ -212,11 +226,14 @@ class Leases:
     def _renew(self) -> None:
         """Make every lease that is held last on."""
         by_store: dict[Store, list[tuple[str, str]]] = defaultdict(list)
+        began = self._clock.monotonic()
         with self._lock:
             for lease in self._held.values():
                 by_store[lease.store].append((lease.id, lease.token))
+        missing = 0
         for store, leases in by_store.items():
-            store.over(self._thread_client).renew(leases, self.lease_ms)
+            missing += len(leases) - store.over(self._thread_client).renew(leases, self.lease_ms)
+        self._renewed_at, self._are_missing = began, missing > 0
 
     def _run(self) -> None:
         interval = self.lease_ms / 1000 / _RENEWALS

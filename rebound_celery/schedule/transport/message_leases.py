@@ -18,6 +18,9 @@ class _NoLeases:
     def let_go(self, delivery_tags: Collection[str]) -> set[str]:  # noqa: ARG002 - as in the Protocol
         return set()
 
+    def in_doubt(self) -> bool:
+        return False
+
     def count_loss(self, delivery_tag: str) -> None:
         """Nobody counts them."""
 

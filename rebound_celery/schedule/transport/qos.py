@@ -19,6 +19,9 @@ from . import installed
 
 #: What an ordinary acknowledgement meets when its connection is lost; the last is kombu's, on a closed channel.
 _LOST = (RedisError, OSError, AttributeError)
+#: The same for a command that reads no message. Where another thread or greenlet closes the connection meanwhile,
+#: redis-py asks a socket that is closed, or gone.
+_CLOSED = (*_LOST, ValueError)
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +48,7 @@ class LeasingQoS(kombu_redis.QoS):
             return
         try:
             super().ack(delivery_tag)
-        except _LOST:
+        except _CLOSED:
             if not self._later("ack", delivery_tag):
                 raise
 
@@ -56,9 +59,10 @@ class LeasingQoS(kombu_redis.QoS):
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         if self._end_rejected(delivery_tag, requeue):
             return
+        lost = _LOST if requeue else _CLOSED
         try:
             super().reject(delivery_tag, requeue=requeue)
-        except _LOST:
+        except lost:
             if not self._later("restore" if requeue else "ack", delivery_tag):
                 raise
 
@@ -73,7 +77,7 @@ class LeasingQoS(kombu_redis.QoS):
     def let_go(self, delivery_tags: Collection[str]) -> set[str]:
         """See `schedule.port.MessageLeases`."""
         try:
-            gone = {tag for tag in self.leased.intersection(delivery_tags) if not self.channel.leases.goes_on(tag)}
+            gone: set[str] = self.channel.leases.gone(self.leased.intersection(delivery_tags))
         except (RedisError, OSError) as error:
             logger.warning("Redis does not tell whether leases go on: %s", error)
             return set()
@@ -83,6 +87,10 @@ class LeasingQoS(kombu_redis.QoS):
         # Not as done: what was moved once its lease had run out waits as it was.
         self.channel.leases.end_all(gone, RELEASE)
         return gone
+
+    def in_doubt(self) -> bool:
+        """See `schedule.port.MessageLeases`."""
+        return self.channel.leases is not None and bool(self.channel.leases.in_doubt())
 
     def _end_rejected(self, delivery_tag: str, requeue: bool) -> bool:
         """Whether it was a leased message; see `_end`."""

@@ -10,12 +10,15 @@ from typing import Any
 from kombu.exceptions import OperationalError
 from kombu.transport import redis as kombu_redis
 from kombu.transport.redis import MultiChannelPoller
-from redis.exceptions import OutOfMemoryError, ReadOnlyError
+from redis import Redis
+from redis.exceptions import OutOfMemoryError
 
 from ...clock import SYSTEM_CLOCK
 from ..store.script_runner import MAX_SLEEP_MS
+from . import installed
 from .channel import Channel, SentinelChannel
 from .claimer import Claimer
+from .refusals import PASSING_ERRORS, Parser
 
 #: Seconds; the shortest that the loop's timer is set to.
 _SHORTEST_S = 0.001
@@ -189,13 +192,12 @@ class Transport(kombu_redis.Transport):
     """The Redis transport with delayed delivery."""
 
     Channel = Channel
-    # What else passes by itself. A server whose role changes, or that is full, answers with what kombu takes for a
-    # channel's error, and kombu wraps what meets a worker that just starts: Celery's worker would end of it.
+    # What else passes by itself. A server whose role changes, or that is full, or busy, answers with what kombu takes
+    # for a channel's error, and kombu wraps what meets a worker that just starts: Celery's worker would end of it.
     connection_errors = (
         *kombu_redis.Transport.connection_errors,
         OperationalError,
-        OutOfMemoryError,
-        ReadOnlyError,
+        *PASSING_ERRORS,
     )
     # What a publisher tries again: as with kombu's own, not what has been tried often enough. `Connection.ensure` asks
     # the class for it; an instance that has it is taken for a transport which can tell lasting errors from others.
@@ -206,6 +208,24 @@ class Transport(kombu_redis.Transport):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.cycle = SchedulePoller()
+
+    def establish_connection(self) -> Any:
+        """Connect, and in a worker that Redis has refused something see whether it takes a write now.
+
+        A replica, or a master with too few replicas, still answers. A worker would connect, fail and connect again
+        several times a second; so its connecting fails, which is tried again with growing pauses.
+        """
+        made = super().establish_connection()
+        if Parser.has_refused and installed.worker.is_there():
+            try:
+                (channel,) = self._avail_channels
+                # It is nobody's key; what counts is whether a write is taken.
+                Redis(connection_pool=channel.pool).delete(channel.keys_of("").wake)
+            except BaseException:
+                self.close_connection(made)
+                raise
+            Parser.has_refused = False
+        return made
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         self.cycle.leave_loop()

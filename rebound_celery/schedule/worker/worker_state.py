@@ -47,6 +47,9 @@ def tasks_to_finish() -> set[str]:
 class ThisWorker:
     """See `transport.installed.Worker`."""
 
+    def is_there(self) -> bool:
+        return _worker is not None and _worker() is not None
+
     def owns(self, channel: Any) -> bool:
         consumer = self._consumer()
         task_consumer = None if consumer is None else consumer.task_consumer
