@@ -75,8 +75,11 @@ def passes_through(app: Celery, count: int = 3) -> None:
 
 
 def left_over(url: str, **options: Any) -> list[bytes]:
-    """All keys but kombu's table of queues, and what the schedule remembers of its claims and counts."""
-    kept = (b":stats", b":claims", b":unconfirmed", b":next", b":claimed")
+    """All keys but kombu's table of queues, what the schedule remembers of its claims and counts, and a last wake-up.
+
+    A worker that ends does not read the wake-up any more; the queue has at most one.
+    """
+    kept = (b":stats", b":claims", b":unconfirmed", b":next", b":claimed", b":wake")
     with redis.Redis.from_url(url, **options) as client:
         others = [key for key in client.keys("*") if b"_kombu.binding" not in key and b"}:answer:" not in key]
     return [key for key in others if not key.endswith(kept)]
