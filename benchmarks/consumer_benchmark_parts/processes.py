@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 from rebound_celery.consumer import Consumer
@@ -101,3 +102,14 @@ def peak_rss_mb() -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
+
+
+def thread_seconds() -> Counter[str]:
+    """Return the processor time of the threads of this process in seconds. The handler threads count as one."""
+    seconds: Counter[str] = Counter()
+    for thread in threading.enumerate():
+        name = "handlers" if thread.name.startswith("rebound-handler-") else thread.name
+        # Only Unix has such a clock. A thread may end meanwhile.
+        with contextlib.suppress(AttributeError, OSError):
+            seconds[name] += time.clock_gettime(time.pthread_getcpuclockid(thread.ident or 0))
+    return seconds

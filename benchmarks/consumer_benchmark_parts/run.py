@@ -6,6 +6,7 @@ import argparse
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -16,7 +17,7 @@ from rebound_celery.embedded import EmbeddedKafka, EmbeddedRedis, create_topics
 from .app import QUEUE, app
 from .interrupts import Interrupted, Interrupts
 from .load import PARTITIONS, Handler, Producer, in_own_process, poll_only, prefill
-from .processes import ConsumerThread, Worker, peak_rss_mb
+from .processes import ConsumerThread, Worker, peak_rss_mb, thread_seconds
 from .report import Report
 
 KAFKA_TIMEOUT_S = 8
@@ -43,8 +44,10 @@ class Benchmark:
         self._handler = Handler(options.handler_ms, options.failure_rate, fail_once=options.prefill is not None)
         self._consumer: ConsumerThread | None = None
         self._worker: Worker | None = None
-        #: The monotonic time at which the consumer was started, and the processor time of this process until then.
+        #: The monotonic time at which the consumer was started, and the processor time until then: that of this process
+        #: and that of its threads.
         self._began, self._cpu_before = 0.0, 0.0
+        self._threads_before: Counter[str] = Counter()
         self._measured: dict[str, Any] = {}
         #: The number of signals that have ended a step. A further signal ends the stop of the consumer.
         self._signals_answered = 0
@@ -103,6 +106,7 @@ class Benchmark:
         if not self._options.prefill:
             self._start_worker()
         self._began, self._cpu_before = time.monotonic(), time.process_time()
+        self._threads_before = thread_seconds()
         self._consumer = ConsumerThread(Consumer(self._consumer_config(), app))
         while not self._consumer.has_joined:
             if not self._consumer.is_running:
@@ -184,6 +188,9 @@ class Benchmark:
             "records": count,
             "records_per_s": round(count / (done - started)),
             "cpu_us_per_record": round(1e6 * (time.process_time() - self._cpu_before) / count),
+            "cpu_us_by_thread": {
+                name: round(1e6 * spent / count, 1) for name, spent in (thread_seconds() - self._threads_before).items()
+            },
             "first_pass_s": round(done - started, 2),
             "start_s": round(started - self._began, 2),
             "first_pass_retried": first.retried,

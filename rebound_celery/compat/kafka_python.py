@@ -9,7 +9,6 @@ from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import Fetcher
-from kafka.record.default_records import DefaultRecordBatch
 from kafka.structs import OffsetAndMetadata
 
 from .versions import warn_of_untested
@@ -214,36 +213,3 @@ def report_unreadable(consumer: KafkaConsumer, report: Callable[[UnreadBatch], N
                 report(traced.unread(tp, self.next_fetch_offset, error))
 
     fetcher.PartitionRecords = PartitionRecords
-
-
-class _BytesWithReplacement(bytearray):
-    """Bytes whose `decode` never fails. Like in Kafka's Java client, a byte that is not UTF-8 becomes U+FFFD."""
-
-    def __getitem__(self, key: Any) -> Any:
-        part = super().__getitem__(key)
-        return _BytesWithReplacement(part) if isinstance(key, slice) else part
-
-    def decode(self, encoding: str = "utf-8", errors: str = "replace") -> str:  # noqa: ARG002
-        return super().decode(encoding, "replace")
-
-
-def read_any_header_name() -> None:
-    """Let kafka-python read a record with a header name that is not UTF-8. One call serves the whole process.
-
-    Kafka accepts such a record, but kafka-python raises an error for it. Then each poll fails, and the consumer never
-    gets past the record.
-    """
-    read = DefaultRecordBatch._read_msg
-    if getattr(read, "rebound", False):
-        return
-
-    def read_leniently(batch: Any) -> Any:
-        try:
-            return read(batch)
-        except UnicodeDecodeError:
-            # The batch's position has not changed, so this reads the same record again.
-            batch._buffer = _BytesWithReplacement(batch._buffer)
-            return read(batch)
-
-    read_leniently.rebound = True  # type: ignore[attr-defined]
-    DefaultRecordBatch._read_msg = read_leniently

@@ -55,6 +55,7 @@ class Patch:
 
 
 _KAFKA = "compat/kafka_python.py"
+_RECORDS = "compat/kafka_records.py"
 _CHANNEL = "schedule/transport/channel.py"
 _QOS = "schedule/transport/qos.py"
 _TRANSPORT = "schedule/transport/transport.py"
@@ -131,12 +132,26 @@ PATCHES: tuple[Patch, ...] = (
     _kafka(
         "record.default_records:DefaultRecordBatch._read_msg",
         "replaced",
-        "It raises for a header whose name is no UTF-8, and then the partition stands still for ever.",
+        "It raises for a header whose name is no UTF-8, and then the partition stands still for ever. It is slow.",
+        _RECORDS,
     ),
     _kafka(
         "record.default_records:DefaultRecordBatch._buffer",
         "used",
         "`_read_msg` reads the record's bytes from it.",
+        _RECORDS,
+    ),
+    _kafka(
+        "record.default_records:DefaultRecordBatch._pos",
+        "used",
+        "`_read_msg` begins there, and sets it to the end of the record.",
+        _RECORDS,
+    ),
+    _kafka(
+        "record.default_records:DefaultRecordBatch._header_data",
+        "used",
+        "`_read_msg` needs the batch's attributes, first offset and first timestamp for each record.",
+        _RECORDS,
     ),
     _kafka(
         "consumer.fetcher:Fetcher.PartitionRecords",

@@ -9,7 +9,8 @@ from kafka import KafkaConsumer, errors
 from kafka.errors import KafkaError, NodeNotReadyError, RetriableError
 from kafka.net.compat import KafkaNetClient
 
-from ..compat.kafka_python import finish_joins, keep_poll_waiting, read_any_header_name
+from ..compat.kafka_python import finish_joins, keep_poll_waiting
+from ..compat.kafka_records import read_all_records
 from ..config import Settings
 from ..errors import UnreachableError
 from ..kafka_common import shared_options
@@ -87,5 +88,5 @@ def connect(config: ConsumerConfig, settings: Settings) -> KafkaConsumer:
         raise
     keep_poll_waiting(consumer)
     finish_joins(consumer)
-    read_any_header_name()
+    read_all_records()
     return consumer

@@ -21,7 +21,7 @@ from .partition_tracker import Job
 logger = logging.getLogger(__name__)
 
 
-class FailedRecord(msgspec.Struct, frozen=True):
+class FailedRecord(msgspec.Struct, frozen=True, gc=False):
     """A record whose handler raised, and the message that must be stored for it.
 
     Attributes:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextvars import Context
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from ..errors import WireFormatError
 from ..message import Message, codec, message_id_of
@@ -30,8 +31,7 @@ def priority_of(*, is_urgent: bool) -> int:
     return PRIORITY_HIGH if is_urgent else PRIORITY_NORMAL
 
 
-@dataclass(slots=True, kw_only=True)
-class Delivery:
+class Delivery(msgspec.Struct):
     """A message to deliver, and the Celery task that delivers it.
 
     Attributes:
@@ -48,17 +48,18 @@ class Delivery:
             caller. This is not stored.
     """
 
+    # The publisher gives the first seven by position, which takes a third of the time. So their order counts.
     message: Message
     task_id: str
     due_ms: int = 0
-    tries: int = 0
     priority: int = PRIORITY_NORMAL
     root_id: str | None = None
     parent_id: str | None = None
     reply_to: str | None = None
-    task_headers: Mapping[str, Any] = field(default_factory=dict)
-    unknown: Mapping[str, Any] = field(default_factory=dict)
-    surroundings: Context | None = field(default=None, repr=False, compare=False)
+    tries: int = 0
+    task_headers: Mapping[str, Any] = _NOTHING
+    unknown: Mapping[str, Any] = _NOTHING
+    surroundings: Context | None = None
 
     def heard(self, send: Callable[..., object], **named: Any) -> None:
         """Send a signal about this delivery."""

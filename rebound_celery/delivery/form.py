@@ -11,7 +11,7 @@ import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from celery import signals
@@ -224,7 +224,14 @@ def from_argument(argument: object) -> bytes:
 
 
 def eta_of(delivery: Delivery) -> str:
-    return datetime.fromtimestamp(delivery.due_ms / 1000, UTC).isoformat()
+    """The due time of a delivery in the form of Celery's header `eta`."""
+    return _eta_at(delivery.due_ms)
+
+
+@lru_cache(1024)
+def _eta_at(due_ms: int) -> str:
+    # Deliveries that are made together are often due in the same millisecond.
+    return datetime.fromtimestamp(due_ms / 1000, UTC).isoformat()
 
 
 def _always() -> bool:

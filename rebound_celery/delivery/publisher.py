@@ -28,7 +28,7 @@ from .unclaimed import UnclaimedWatch
 _MANY = 100
 
 #: How many messages are compressed in one call.
-_SEALED_AT_ONCE = 250
+_SEALED_AT_ONCE = 500
 
 FAULTS = (KombuError, RedisError, OSError)
 
@@ -91,15 +91,7 @@ class Publisher:
         reply_to = self._app.thread_oid if self._replies else None
         self.publish(
             [
-                Delivery(
-                    message=message,
-                    task_id=message.task_id,
-                    due_ms=due_ms,
-                    priority=priority,
-                    root_id=root_id,
-                    parent_id=parent_id,
-                    reply_to=reply_to,
-                )
+                Delivery(message, message.task_id, due_ms, priority, root_id, parent_id, reply_to)
                 for message, due_ms, priority in messages
             ]
         )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from celery import Task
+from msgspec.structs import replace
 
 from ..clock import SYSTEM_CLOCK, Clock
 from ..config import Settings

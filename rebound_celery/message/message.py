@@ -112,7 +112,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         where = f"{origin} " if (origin := self.origin or self.source) else ""
         if self.reason is not None:
             return f"{where}dead after attempt {self.attempt}: {self.reason} -> {self.target}"
-        return f"{where}attempt {self.attempt}/{self.policy.attempts} -> {self.target}"
+        return f"{where}attempt {self.attempt}/{self.policy.attempts} -> {self.destination}"
 
 
 @cached

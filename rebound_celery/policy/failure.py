@@ -59,6 +59,8 @@ class Failure(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 def _plain(text: str) -> str:
     """Return the bounded text as a plain str. The methods of a subclass of str are not called."""
+    if type(text) is str and len(text) <= MAX_ERROR_TEXT:
+        return text
     return str.__getitem__(str.__str__(text), slice(MAX_ERROR_TEXT))
 
 

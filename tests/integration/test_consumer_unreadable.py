@@ -11,6 +11,7 @@ from kafka import KafkaProducer, codec
 from kafka.record import MemoryRecords
 from kafka.record.default_records import DefaultRecordBatch
 
+from rebound_celery.compat.kafka_records import read_all_records
 from rebound_celery.consumer import health_reporter, unreadable
 from rebound_celery.message.address import KafkaAddress
 from tests.integration.test_consumer import Fixture, fix, nothing, numbers
@@ -74,6 +75,7 @@ def fault(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Fa
     else:
         # With a right CRC: a producer's fault. The first record of the batch is sound.
         fault = Fault(None, "Found invalid record structure", "set on_unreadable to 'dead-letter' or 'skip'")
+        read_all_records()
         read = DefaultRecordBatch._read_msg
 
         def read_damaged(batch: Any) -> Any:
@@ -81,6 +83,8 @@ def fault(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Fa
                 raise IndexError("no such byte")
             return read(batch)
 
+        # Or the consumer would put its own function around it, which reads usual records by itself.
+        read_damaged.upstream = read  # type: ignore[attr-defined]
         monkeypatch.setattr(DefaultRecordBatch, "_read_msg", read_damaged)
     return fault
 
