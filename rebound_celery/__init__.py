@@ -6,7 +6,8 @@ from .consumer import Consumer, ConsumerConfig
 from .current_app import schedule_retries, schedule_retry
 from .errors import InvalidSettingError, NotInstalledError, NotStoredError, ReboundError, UnreachableError
 from .message import Message, Record
-from .policy import RetryPolicy
+from .policy import ErrorRule, RetryPolicy
+from .policy.instructions import DeadLetter, Drop, RetryAfter
 from .requests import RetryRequest
 from .schedule import install_schedule
 
@@ -22,8 +23,13 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "Consumer",
     "ConsumerConfig",
     "RetryPolicy",
+    "ErrorRule",
     "Record",
     "Message",
+    # what a handler raises to decide itself
+    "RetryAfter",
+    "DeadLetter",
+    "Drop",
     # errors
     "ReboundError",
     "InvalidSettingError",

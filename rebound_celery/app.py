@@ -152,7 +152,7 @@ class Rebound:
         headers: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None,
         max_retries: int | None = None,
         base_delay: float | None = None,
-        policy: RetryPolicy | None = None,
+        policy: RetryPolicy | Mapping[str, Any] | None = None,
         destination_type: Literal["kafka", "http"] | None = None,
         dead_destination: Destination | None = None,
         source: object = None,
@@ -173,9 +173,10 @@ class Rebound:
             id: a stable name for the message, which receivers see as `rebound-id`; None makes one.
             key: the record's key: bytes, text, a number or a UUID; None for none. Over HTTP it is `X-Message-Key`.
             headers: a mapping or pairs; values that are text, numbers or UUIDs become UTF-8.
-            max_retries: 0 to 100; None means the app's `rebound_max_retries`. With 0 it is a dead letter at once.
-            base_delay: 1 to 3600 seconds; None means the app's `rebound_base_delay`.
-            policy: in place of `max_retries` and `base_delay`.
+            max_retries: 0 to 100; None means what the app's policy for the destination says: `rebound_policies`, or
+                else `rebound_max_retries`. With 0 it is a dead letter at once.
+            base_delay: 1 to 3600 seconds; None means the same.
+            policy: a RetryPolicy, or a mapping with its options, in place of all of these.
             destination_type: "kafka" or "http", where the caller wants it checked; with "kafka" the destination may be
                 a bare topic name.
             dead_destination: where it goes when given up, like `destination`. None means `{topic}-dlq` for Kafka, and
@@ -185,11 +186,13 @@ class Rebound:
             error: why the attempt failed, an exception or a text; a dead letter carries it.
             attempt: which attempt has failed; 1 is the first, and what None means.
             delay: seconds until the first delivery, from 0, which is at once; None means what the policy says. With a
-                delay and neither `error` nor `attempt`, nothing has failed yet: the first delivery is attempt 1.
+                delay of its own or of the policy (`first_delay`), and neither `error` nor `attempt`, nothing has failed
+                yet: the first delivery is attempt 1.
             message_data: another name for `value`.
 
         Returns:
-            Celery's AsyncResult of the delivery task.
+            Celery's AsyncResult of the delivery task. If a rule of the policy drops the message, nothing is stored, and
+            this result stays pending.
 
         Raises:
             InvalidSettingError: naming field, value and limits; nothing is stored then.
@@ -226,6 +229,8 @@ class Rebound:
 
     def _schedule(self, request: RetryRequest) -> AsyncResult:
         message, due_ms = request.to_message(self.settings, self._clock.now_ms())
+        if due_ms is None:
+            return self.app.AsyncResult(message.task_id)
         if self._is_eager():
             argument = to_argument(Delivery(message=message, task_id=message.task_id))
             return self.app.tasks[DeliverTask.name].apply(args=(argument,), task_id=message.task_id)
@@ -254,8 +259,10 @@ class Rebound:
                 keep_error(error, error_of(given))
                 outcomes.append(error)
                 continue
-            places.append(len(outcomes))
             outcomes.append(message.task_id)
+            if due_ms is None:
+                continue
+            places.append(len(outcomes) - 1)
             chunk.append((message, due_ms, priority_of(is_urgent=request.is_priority)))
             if len(chunk) >= _CHUNK:
                 self._store_chunk(chunk, places, outcomes)

@@ -13,7 +13,10 @@ from typing import Any
 from .errors import InvalidSettingError
 from .message.address import check_topic, is_host, is_port
 from .message.http_url import read_proxy
-from .policy import DEFAULT_BASE_DELAY_S, DEFAULT_MAX_RETRIES, RetryPolicy
+from .policy import DEFAULT_BASE_DELAY_S, DEFAULT_MAX_RETRIES, PolicyTable, RetryPolicy, policy_of
+from .policy.declared import Fault
+from .policy.table import refusal
+from .policy.toml import read_toml
 from .shown import shown_url, without_secrets
 
 PREFIX = "rebound_"
@@ -125,6 +128,18 @@ def _policy_field(field_name: str) -> Callable[[str, Any], Any]:
     return read
 
 
+def _policies(name: str, value: object, base: RetryPolicy) -> PolicyTable:
+    """A table of policies, from a mapping or from the TOML file with this path."""
+    if isinstance(value, PolicyTable):
+        return value
+    if isinstance(value, str | os.PathLike):
+        return read_toml(name, parse_path(value, name), base)
+    try:
+        return PolicyTable.read(value, base)
+    except Fault as fault:
+        raise refusal(name, fault) from None
+
+
 _READERS: dict[str, Callable[[str, Any], Any]] = {
     "queue": _name,
     "dead_letter_suffix": lambda name, value: check_topic(value, name),
@@ -148,6 +163,10 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
 _NUMBERS: dict[str, Callable[[str], Any]] = {"max_retries": int, "base_delay": float, "max_worker_losses": int}
 
 
+#: Stands for the setting `policies` that is not given: one policy with the settings `max_retries` and `base_delay`.
+_NO_POLICIES: Any = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The `rebound_*` settings of a Celery app, here without that prefix.
@@ -165,6 +184,8 @@ class Settings:
             `sasl_mechanism`. They are translated for confluent, which also takes librdkafka's dotted names.
         max_retries: the default number of retries for `schedule_retry`; 0 to 100.
         base_delay: the default delay before the first retry for `schedule_retry`, in seconds; 1 to 3600.
+        policies: the policies of all messages, by topic and by destination: a mapping, or the path of a TOML file. What
+            it does not set has `max_retries` and `base_delay`; see docs/policies.md.
         dead_letter_suffix: the end of a dead letter topic's name, after the name of the topic itself.
         lease: seconds that a worker's claim on a due message lasts. The worker renews it while it works; when the
             worker is gone, the message is due again after this time at the latest.
@@ -188,6 +209,7 @@ class Settings:
     kafka_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     max_retries: int = DEFAULT_MAX_RETRIES
     base_delay: float = DEFAULT_BASE_DELAY_S
+    policies: PolicyTable = _NO_POLICIES
     dead_letter_suffix: str = "-dlq"
     lease: float = 30.0
     max_worker_losses: int = 3
@@ -198,6 +220,10 @@ class Settings:
     outage_delay: float = 1.0
     outage_max_delay: float = 60.0
     health_file: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.policies is _NO_POLICIES:
+            object.__setattr__(self, "policies", PolicyTable(policy_of(self.max_retries, self.base_delay)))
 
     @classmethod
     def read(cls, conf: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
@@ -214,7 +240,15 @@ class Settings:
             if value is None and setting.name != "kafka_options":
                 name = name.upper()
                 value = _from_environment(name, environ, _NUMBERS.get(setting.name, str))
-            if value is not None:
+            if value is None:
+                continue
+            if setting.name == "policies":
+                # The numbers that it does not set are in settings that were read before.
+                base = policy_of(
+                    values.get("max_retries", DEFAULT_MAX_RETRIES), values.get("base_delay", DEFAULT_BASE_DELAY_S)
+                )
+                values[setting.name] = _policies(name, value, base)
+            else:
                 values[setting.name] = _READERS[setting.name](name, value)
         return cls(**values)
 

@@ -25,7 +25,7 @@ def schedule_retry(
     headers: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None,
     max_retries: int | None = None,
     base_delay: float | None = None,
-    policy: RetryPolicy | None = None,
+    policy: RetryPolicy | Mapping[str, Any] | None = None,
     destination_type: Literal["kafka", "http"] | None = None,
     dead_destination: Destination | None = None,
     source: object = None,

@@ -142,3 +142,17 @@ class DeadLetterError(DeliveryError):
 
     It is the result of the delivery task that wrote the dead letter (`AsyncResult.result`).
     """
+
+
+class DroppedError(DeliveryError):
+    """The message was dropped, because its policy has a rule that drops it. The text has the error.
+
+    It is the result of the delivery task (`AsyncResult.result`).
+    """
+
+
+class DeadLetterLimitError(ReboundError):
+    """The consumer stopped, because too many records became dead letters. Mend the cause, and start it again.
+
+    The record that exceeded the limit is not committed. It is consumed again after the next start.
+    """

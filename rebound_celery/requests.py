@@ -2,35 +2,57 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import socket
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from .caching import cached
 from .config import Settings
 from .errors import InvalidSettingError
-from .message import Message, dead_letter_topic, new_id
-from .message.address import DEAD_SET, Address, KafkaAddress, parse_address
+from .message import Message, dead_destination_of, dead_letter_topic, new_id
+from .message.address import DEAD_SET, Address, KafkaAddress, parse_address, policy_names
 from .message.history import History, add_attempt
-from .policy import MAX_RETRIES_LIMIT, Failure, Retry, RetryPolicy, decide, policy_of
+from .policy import (
+    MAX_FIRST_DELAY_S,
+    MAX_RETRIES_LIMIT,
+    DeadLetter,
+    Draw,
+    Failure,
+    Retry,
+    RetryPolicy,
+    decide,
+)
+from .policy.decide import DRAW
 from .shown import shown, shown_url
 from .values import Name, encode_headers, encode_key, encode_value, text_of
 
+logger = logging.getLogger(__name__)
+
 #: Who tried, in the history of a message that `schedule_retry` makes.
 _BY = f"schedule_retry@{socket.gethostname()}"
-
-#: The longest delay of a first delivery, in seconds: a year.
-_MAX_DELAY_S = 365 * 86_400
 
 #: What names a destination; see `RetryRequest`.
 Destination = str | Mapping[str, Any] | Address
 
 
 _ADDRESSES = frozenset({"destination", "dead_destination"})
+
+
+class _After(NamedTuple):
+    """What follows from a failed attempt: fields of the message, and its due time; None if it is dropped."""
+
+    attempt: int
+    due_ms: int | None
+    first_failed_at: int | None
+    reason: str | None
+    dead_destination: Address
+    failure: Failure | None
+    history: History
 
 
 class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,9 +67,11 @@ class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
         id: a stable name for the message, which receivers see as `rebound-id`; None makes one.
         key: the record's key: bytes, text, a number or a UUID; None for none. Over HTTP it is `X-Message-Key`.
         headers: a mapping or pairs; values that are text, numbers or UUIDs become UTF-8.
-        max_retries: 0 to 100; None means the app's `rebound_max_retries`. With 0 it is a dead letter at once.
-        base_delay: 1 to 3600 seconds; None means the app's `rebound_base_delay`.
-        policy: a RetryPolicy, instead of `max_retries` and `base_delay`.
+        max_retries: 0 to 100; None means what the app's policy for the destination says: `rebound_policies`, or else
+            `rebound_max_retries`. With 0 it is a dead letter at once.
+        base_delay: 1 to 3600 seconds; None means the same.
+        policy: a RetryPolicy, or a mapping with its options, instead of the app's policies, `max_retries` and
+            `base_delay`.
         destination_type: "kafka" or "http", where the caller wants it checked; with "kafka" the destination may be a
             bare topic name.
         dead_destination: where it goes when given up, like `destination`. None means `{topic}-dlq` for Kafka, and the
@@ -57,7 +81,8 @@ class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
         error: why the attempt failed, an exception or a text; a dead letter carries it.
         attempt: which attempt has failed; 1 is the first, and what None means.
         delay: seconds until the first delivery, from 0, which is at once; None means what the policy says. With a delay
-            and neither `error` nor `attempt`, nothing has failed yet: the first delivery is attempt 1.
+            of its own or of the policy (`first_delay`), and neither `error` nor `attempt`, nothing has failed yet: the
+            first delivery is attempt 1.
     """
 
     destination: Destination
@@ -67,7 +92,7 @@ class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
     headers: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None
     max_retries: int | None = None
     base_delay: float | None = None
-    policy: RetryPolicy | None = None
+    policy: RetryPolicy | Mapping[str, Any] | None = None
     destination_type: Literal["kafka", "http"] | None = None
     dead_destination: Destination | None = None
     source: object = None
@@ -109,8 +134,16 @@ class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
         except TypeError as error:
             raise _refusal(arguments, error) from None
 
-    def to_message(self, settings: Settings, now_ms: int) -> tuple[Message, int]:
+    def to_message(self, settings: Settings, now_ms: int, *, draw: Draw = DRAW) -> tuple[Message, int | None]:
         """Return the message and its due time, both as they follow from the failed attempt.
+
+        Args:
+            settings: the app's.
+            now_ms: the time in Unix milliseconds.
+            draw: returns a random number from 0 to 1, for the jitter of the delay.
+
+        Returns:
+            the message and when it is due, in Unix milliseconds; None if a rule of the policy drops the message.
 
         Raises:
             InvalidSettingError: naming the field, its value, and what is allowed.
@@ -120,68 +153,71 @@ class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidSettingError("attempt", attempt, f"it is a whole number from 1 to {1 + MAX_RETRIES_LIMIT}")
         if delay is not None:
             _check_delay(delay)
-        policy = self._policy(settings)
         destination, dead = _addresses(
             self.destination, self.destination_type, self.dead_destination, settings.dead_letter_suffix
         )
+        policy = settings.policies.choose(self.policy, self.max_retries, self.base_delay, *policy_names(destination))
         value, content_type = self.value, None
         if value is not None and type(value) is not bytes:
             value, content_type = encode_value(value)
         key = self.key
         if key is not None and type(key) is not bytes:
             key = encode_key(key)
-        error = self.error
-        failure = None
-        if error is not None:
-            failure = _describe(error, with_stack=attempt > policy.max_retries)
-        first_failed_at: int | None = now_ms
-        history: History = ()
-        reason = None
-        if delay is not None and error is None and self.attempt is None:
-            # Nothing was tried yet.
-            next_attempt, due_ms, first_failed_at = 1, now_ms, None
-        else:
-            history = add_attempt((), attempt, now_ms, failure, _BY)
-            decision = decide(policy, attempt, failure, first_failed_at_ms=now_ms, now_ms=now_ms)
-            if isinstance(decision, Retry):
-                next_attempt, due_ms = decision.attempt, decision.due_ms
-            else:
-                next_attempt, due_ms, reason = attempt, now_ms, decision.reason
-        if delay is not None and reason is None:
+        after = self._after(policy, attempt, destination, dead, now_ms, draw)
+        due_ms = after.due_ms
+        if delay is None and after.first_failed_at is None:
+            delay = policy.first_delay
+        if delay is not None and due_ms is not None and after.reason is None:
             due_ms = now_ms + round(delay * 1000)
         # By position: ten times as fast as by name.
         message = Message(
             new_id() if self.id is None else text_of("id", self.id),
             value,
             destination,
-            next_attempt,
+            after.attempt,
             policy,
             key,
             () if self.headers is None else encode_headers(self.headers),
-            dead,
-            reason,
-            failure,
-            history,
+            after.dead_destination,
+            after.reason,
+            after.failure,
+            after.history,
             None,
             None,
-            first_failed_at,
+            after.first_failed_at,
             content_type,
             None if self.source is None else _free_text("source", self.source),
             None if self.client_id is None else text_of("client_id", self.client_id),
         )
         return message, due_ms
 
-    def _policy(self, settings: Settings) -> RetryPolicy:
-        retries, delay = self.max_retries, self.base_delay
-        if self.policy is None:
-            return policy_of(
-                settings.max_retries if retries is None else retries, settings.base_delay if delay is None else delay
-            )
-        if not isinstance(self.policy, RetryPolicy):
-            raise InvalidSettingError("policy", self.policy, "it is a RetryPolicy")
-        if retries is not None or delay is not None:
-            raise InvalidSettingError("policy", self.policy, "give it, or max_retries and base_delay, not both")
-        return self.policy
+    def _after(
+        self, policy: RetryPolicy, attempt: int, destination: Address, dead: Address, now_ms: int, draw: Draw
+    ) -> _After:
+        """Return what follows from the failed attempt, or the first attempt if nothing was tried yet."""
+        error = self.error
+        if error is None and self.attempt is None and (self.delay is not None or policy.first_delay is not None):
+            return _After(1, now_ms, None, None, dead, None, ())
+        failure = None if error is None else _describe(error)
+        raised = error if isinstance(error, BaseException) else None
+        decision = decide(policy, attempt, failure, first_failed_at_ms=now_ms, now_ms=now_ms, error=raised, draw=draw)
+        if isinstance(decision, DeadLetter) and raised is not None:
+            # Only a dead letter carries the stack trace.
+            failure = Failure.of(raised, with_stack=True)
+        history = add_attempt((), attempt, now_ms, failure, _BY)
+        if isinstance(decision, Retry):
+            return _After(decision.attempt, decision.due_ms, now_ms, None, dead, failure, history)
+        if isinstance(decision, DeadLetter):
+            dead = dead_destination_of(decision, dead)
+            return _After(attempt, now_ms, now_ms, decision.reason, dead, failure, history)
+        logger.warning(
+            "a message for %s is dropped (%s): %s",
+            destination,
+            decision.reason,
+            failure,
+            extra={"event": "dropped", "reason": decision.reason},
+        )
+        return _After(attempt, None, now_ms, None, dead, failure, history)
 
 
 def merged_value(value: object, message_data: object) -> object:
@@ -246,16 +282,16 @@ def _refusal(arguments: object, error: TypeError) -> InvalidSettingError:
     return InvalidSettingError("request", sorted(arguments), str(error))
 
 
-def _describe(error: object, *, with_stack: bool) -> Failure:
+def _describe(error: object) -> Failure:
     if not isinstance(error, str | BaseException):
         raise InvalidSettingError("error", error, "give an exception, a text, or None")
-    return Failure.of(error, with_stack=with_stack)
+    return Failure.of(error)
 
 
 def _check_delay(delay: object) -> None:
     is_number = isinstance(delay, int | float) and not isinstance(delay, bool) and math.isfinite(delay)
-    if not is_number or not 0 <= delay <= _MAX_DELAY_S:  # type: ignore[operator]
-        raise InvalidSettingError("delay", delay, f"it is a number of seconds, from 0 to {_MAX_DELAY_S}")
+    if not is_number or not 0 <= delay <= MAX_FIRST_DELAY_S:  # type: ignore[operator]
+        raise InvalidSettingError("delay", delay, f"it is a number of seconds, from 0 to {MAX_FIRST_DELAY_S}")
 
 
 def _free_text(field: str, value: object) -> str:

@@ -15,6 +15,7 @@ from ..errors import InvalidSettingError
 from ..message import Record
 from ..message.address import check_topic
 from ..policy import RetryPolicy
+from ..policy.declared import with_imported_names
 
 Handler = Callable[[Record], object]
 
@@ -81,9 +82,10 @@ class ConsumerConfig:
             is connected to one of Celery's task signals (task_prerun, task_postrun, task_success, task_failure,
             task_retry), the signals are sent for each record, as for a task with the handler's name.
         brokers: `host:port`, several with commas or as a sequence; None means the app's `rebound_kafka_brokers`.
-        max_retries: the number of retries of a failed record, 0 to 100; None means the app's `rebound_max_retries`.
-        base_delay: seconds before the first retry, 1 to 3600; None means the app's `rebound_base_delay`.
-        policy: a RetryPolicy in place of `max_retries` and `base_delay`; None means those two fields.
+        max_retries: the number of retries of a failed record, 0 to 100; None means what the app's policy for the
+            record's topic says: `rebound_policies`, or else `rebound_max_retries`.
+        base_delay: seconds before the first retry, 1 to 3600; None means the same.
+        policy: a RetryPolicy in place of the app's policies, `max_retries` and `base_delay`.
         dead_letter_topic: the topic for dead letters. None means the topic where the record was first read, with the
             app's `rebound_dead_letter_suffix` added.
         retry_topic: the topic for retries. This consumer reads it too. None means the topic that the record came from.
@@ -199,19 +201,17 @@ class ConsumerConfig:
                 raise InvalidSettingError("policy", self.policy, "it is a RetryPolicy")
             if self.max_retries is not None or self.base_delay is not None:
                 raise InvalidSettingError("policy", self.policy, "give it, or max_retries and base_delay, not both")
+            object.__setattr__(self, "policy", with_imported_names(self.policy))
         if self.max_retries is not None:
             RetryPolicy(max_retries=self.max_retries)
         if self.base_delay is not None:
             RetryPolicy(base_delay=self.base_delay)
 
-    def policy_for(self, settings: Settings) -> RetryPolicy:
-        """Return the policy. The app's settings replace the fields that are None."""
+    def policy_for(self, settings: Settings, topic: str | None = None) -> RetryPolicy:
+        """Return the policy for records of a topic. The app's policy for it replaces the fields that are None."""
         if self.policy is not None:
             return self.policy
-        return RetryPolicy(
-            settings.max_retries if self.max_retries is None else self.max_retries,
-            settings.base_delay if self.base_delay is None else self.base_delay,
-        )
+        return settings.policies.find(topic=topic).with_limits(self.max_retries, self.base_delay)
 
     def brokers_for(self, settings: Settings) -> tuple[str, ...]:
         """Return the brokers to read from."""

@@ -10,10 +10,11 @@ import msgspec
 
 from ..config import Settings
 from ..errors import InvalidSettingError
-from ..message import Message, Record, dead_letter_topic
-from ..message.address import KafkaAddress
+from ..message import Message, Record, dead_destination_of, dead_letter_topic
+from ..message.address import Address, KafkaAddress
 from ..message.history import add_attempt
-from ..policy import Failure, Retry, RetryPolicy, decide
+from ..policy import Drop, Failure, Retry, RetryPolicy, decide
+from ..policy.decide import DRAW, Draw
 from ..policy.failure import format_stack
 from .config import ConsumerConfig
 from .partition_tracker import Job
@@ -42,17 +43,18 @@ class FailedRecord(msgspec.Struct, frozen=True, gc=False):
 class FailureHandler:
     """Makes the messages for failed records by the policy and the addresses of one consumer. Threads may share it."""
 
-    def __init__(self, config: ConsumerConfig, settings: Settings) -> None:
+    def __init__(self, config: ConsumerConfig, settings: Settings, *, draw: Draw = DRAW) -> None:
         self._config = config
+        self._draw = draw
         self._settings = settings
         self._group = config.group
         self._by = f"consumer {config.group}@{socket.gethostname()}"
         self._retry_addresses: dict[str, KafkaAddress] = {}
         self._dead_addresses: dict[str, KafkaAddress] = {}
 
-    @cached_property
-    def policy(self) -> RetryPolicy:
-        return self._config.policy_for(self._settings)
+    def policy_for(self, record: Record) -> RetryPolicy:
+        """Return the policy for a record. The topic that it was first read from decides."""
+        return self._config.policy_for(self._settings, record.origin.topic)
 
     @cached_property
     def _brokers(self) -> str | None:
@@ -60,21 +62,32 @@ class FailureHandler:
         brokers = self._config.brokers_for(self._settings)
         return None if set(brokers) == set(self._settings.kafka_brokers) else ",".join(brokers)
 
-    def decide(self, job: Job, error: BaseException, now_ms: int) -> FailedRecord:
-        """Return the retry or dead letter of a record whose handler raised `error` at `now_ms` (Unix milliseconds)."""
-        record, policy = job.record, self.policy
+    def decide(self, job: Job, error: BaseException, now_ms: int) -> FailedRecord | None:
+        """Return the retry or dead letter of a record whose handler raised `error` at `now_ms` (Unix milliseconds).
+
+        None means that the record is dropped.
+        """
+        record = job.record
+        policy = self.policy_for(record)
         attempt, first_failed_at = record.attempt, record.first_failed_at
         if first_failed_at is None:
             first_failed_at = now_ms
         failure = Failure.of(error)
-        decision = decide(policy, attempt, failure, first_failed_at_ms=first_failed_at, now_ms=now_ms)
+        decision = decide(
+            policy, attempt, failure, first_failed_at_ms=first_failed_at, now_ms=now_ms, error=error, draw=self._draw
+        )
+        if isinstance(decision, Drop):
+            _log_drop(record, decision.reason, failure, error)
+            return None
         reason = None
+        dead_address: Address = self._dead_address(record)
         if isinstance(decision, Retry):
             next_attempt, due_ms = decision.attempt, decision.due_ms
         else:
             # Only a dead letter carries the stack trace, because formatting it takes longer than everything else here.
             failure = Failure(failure.exception_class, failure.message, format_stack(error))
             next_attempt, due_ms, reason = attempt, now_ms, decision.reason
+            dead_address = dead_destination_of(decision, dead_address)
         # `Message.failed` would return the same, but the message would be made twice. Arguments by position are ten
         # times as fast.
         message = Message(
@@ -85,7 +98,7 @@ class FailureHandler:
             policy,
             record.key,
             record.headers,
-            self._dead_address(record),
+            dead_address,
             reason,
             failure,
             add_attempt(record.history, attempt, now_ms, failure, self._by),
@@ -109,7 +122,7 @@ class FailureHandler:
             destination=self._retry_address(record.topic),
             dead_destination=self._dead_address(record),
             attempt=record.attempt,
-            policy=self.policy,
+            policy=self.policy_for(record),
             reason=reason,
             failure=failure,
             history=add_attempt(record.history, record.attempt, now_ms, failure, self._by),
@@ -162,6 +175,19 @@ class FailureHandler:
                     return KafkaAddress(dead_letter_topic(record.topic, suffix).topic, self._brokers)
             address = self._dead_addresses[origin] = KafkaAddress(topic, self._brokers)
         return address
+
+
+def _log_drop(record: Record, reason: str, failure: Failure, error: BaseException) -> None:
+    logger.warning(
+        "attempt %d of %s (message %s) failed with %s; it is dropped: %s",
+        record.attempt,
+        record.origin,
+        record.id,
+        failure,
+        reason,
+        extra={"event": "dropped", **log_fields(record), "reason": reason},
+        exc_info=error if logger.isEnabledFor(logging.DEBUG) else None,
+    )
 
 
 def log_fields(record: Record) -> dict[str, object]:

@@ -55,6 +55,10 @@ class Outcome:
             self.state = states.RETRY
             signals.task_retry.send(sender=self._task, request=request, reason=error, einfo=ExceptionInfo())
 
+    def dropped(self, error: Exception) -> None:
+        """Note that the record is dropped. No signal of its own tells of it; `task_postrun` has the state IGNORED."""
+        self.state, self.value = states.IGNORED, error
+
 
 class HandlerTask:
     """The handler of a consumer as a task of the app. The app does not register the task.

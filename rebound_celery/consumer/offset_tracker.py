@@ -30,7 +30,7 @@ class OffsetTracker:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._trackers: dict[Partition, PartitionTracker] = {}
-        self._succeeded = self._retried = self._dead = self._errors = self._skipped = 0
+        self._succeeded = self._retried = self._dead = self._dropped = self._errors = self._skipped = 0
         #: Records that are handled, but not counted yet. If the handler threads took the lock for every record, they
         #: would spend most of their time waiting for it.
         self._finished: deque[Job] = deque()
@@ -56,6 +56,7 @@ class OffsetTracker:
                 succeeded=self._succeeded,
                 retried=self._retried,
                 dead=self._dead,
+                dropped=self._dropped,
                 errors=self._errors,
                 skipped=self._skipped,
             )
@@ -142,6 +143,13 @@ class OffsetTracker:
                     self._dead += 1
                 else:
                     self._retried += 1
+
+    def drop(self, job: Job) -> None:
+        """Note that a record has failed and is done, because its policy or its handler drops it."""
+        with self._lock:
+            if not job.tracker.released:
+                job.tracker.done(job.record.offset)
+                self._dropped += 1
 
     def abandon(self, job: Job) -> None:
         """Note that a record is not done and that no handler works on it any more. It stays uncommitted."""

@@ -7,7 +7,7 @@ import threading
 
 from ..clock import SYSTEM_CLOCK, Clock
 from .config import ConsumerConfig
-from .failure_handler import FailureHandler, log_fields
+from .failure_handler import FailedRecord, FailureHandler, log_fields
 from .handler_task import HandlerTask
 from .key_queues import KeyQueues
 from .offset_tracker import OffsetTracker
@@ -94,22 +94,34 @@ class Workers:
         try:
             self._handler(job.record)
         except Exception as error:  # noqa: BLE001 - any exception of the user's handler is a failed attempt
-            self._retry_writer.put(self._failure_handler.decide(job, error, self._clock.now_ms()))
+            self._settle(job, self._failure_handler.decide(job, error, self._clock.now_ms()))
         else:
             self._offset_tracker.succeed(job)
 
     def _handle_observed(self, job: Job) -> None:
         """Call the handler with Celery's task signals around it."""
-        failed = None
+        failed, has_failed = None, True
         with self._handler_task.run(job.record) as outcome:
             try:
                 value = self._handler(job.record)
             except Exception as error:  # noqa: BLE001 - any exception of the user's handler is a failed attempt
                 failed = self._failure_handler.decide(job, error, self._clock.now_ms())
-                outcome.failed(error, is_dead=failed.dead)
+                if failed is None:
+                    outcome.dropped(error)
+                else:
+                    outcome.failed(error, is_dead=failed.dead)
             else:
                 outcome.succeeded(value)
-        if failed is None:
+                has_failed = False
+        if has_failed:
+            self._settle(job, failed)
+        else:
             self._offset_tracker.succeed(job)
+
+    def _settle(self, job: Job, failed: FailedRecord | None) -> None:
+        """Store the retry or the dead letter of a failed record; None means that the record is dropped."""
+        if failed is None:
+            self._offset_tracker.drop(job)
+            self._wake.set()
         else:
             self._retry_writer.put(failed)

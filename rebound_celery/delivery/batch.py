@@ -19,7 +19,8 @@ from ..config import Settings
 from ..destinations import Delivered, Destination, Failed, Outcome, Rejected, Unavailable, Undelivered, exception_of
 from ..errors import NotStoredError
 from ..message import Message
-from ..policy import Failure, Retry, decide, outage_delay_s
+from ..policy import Drop, Failure, Retry, decide, outage_delay_s
+from ..policy.decide import DRAW, Draw
 from ..stopping import is_stopping
 from .delivery import Delivery
 from .lanes import is_slow
@@ -35,6 +36,8 @@ class End(StrEnum):
     DONE = "done"
     #: The message was given up: its dead letter is written.
     DEAD = "dead"
+    #: A rule of the message's policy drops it: nothing is kept of it.
+    DROPPED = "dropped"
     #: The same task waits again in Redis, with what has changed.
     AGAIN = "again"
     #: Nothing could be settled: the broker's message goes back to its queue.
@@ -66,6 +69,7 @@ class Batch:
             delivered then is not kept.
         by: who delivers, for the history of a message: the worker's name.
         clock: tells the time.
+        draw: returns a random number from 0 to 1, for the jitter of delays.
     """
 
     destinations: Mapping[str, Destination]
@@ -73,6 +77,7 @@ class Batch:
     store: Callable[[Sequence[Delivery]], None] | None
     by: str
     clock: Clock
+    draw: Draw = DRAW
 
     def deliver(self, deliveries: Sequence[Delivery]) -> list[Result]:
         """Deliver messages and settle them; one result for each, in their order.
@@ -91,6 +96,9 @@ class Batch:
                     results[index] = _delivered(delivery, outcome)
                     continue
                 after = self._after(delivery, outcome)
+                if isinstance(after, Result):
+                    results[index] = after
+                    continue
                 is_given_up = after.message.reason is not None and delivery.message.reason is None
                 if is_given_up and self._sends_now(after):
                     given_up[index] = after
@@ -122,16 +130,27 @@ class Batch:
             outcomes.update(zip(indices, answers, strict=True))
         return outcomes
 
-    def _after(self, delivery: Delivery, outcome: Undelivered) -> Delivery:
-        """What is delivered next, and when: the same attempt, the next attempt, or a dead letter at once."""
+    def _after(self, delivery: Delivery, outcome: Undelivered) -> Delivery | Result:
+        """What is delivered next, and when: the same attempt, the next attempt, or a dead letter at once.
+
+        A result means that the message is dropped.
+        """
         message = delivery.message
         if isinstance(outcome, Unavailable) or message.reason is not None:
             return self._after_outage(delivery, outcome)
         now_ms = self.clock.now_ms()
         failure = _failure_of(outcome)
         decision = decide(
-            message.policy, message.attempt, failure, first_failed_at_ms=message.first_failed_at, now_ms=now_ms
+            message.policy,
+            message.attempt,
+            failure,
+            first_failed_at_ms=message.first_failed_at,
+            now_ms=now_ms,
+            error=exception_of(outcome),
+            draw=self.draw,
         )
+        if isinstance(decision, Drop):
+            return _dropped(message, decision, failure)
         _log_failure(message, decision, failure, now_ms)
         return replace(
             delivery,
@@ -196,6 +215,17 @@ def _delivered(delivery: Delivery, outcome: Delivered) -> Result:
         extra={"event": "dead_letter_written", **log_fields(message)},
     )
     return Result(End.DEAD, text, message.failure.stacktrace if message.failure is not None else "")
+
+
+def _dropped(message: Message, decision: Drop, failure: Failure) -> Result:
+    logger.warning(
+        "%s failed with %s; it is dropped: %s",
+        named(message),
+        failure,
+        decision.reason,
+        extra={"event": "dropped", **log_fields(message)},
+    )
+    return Result(End.DROPPED, f"dropped ({decision.reason}): {failure}")
 
 
 def _log_failure(message: Message, decision: object, failure: Failure, now_ms: int) -> None:

@@ -96,7 +96,7 @@ class Job:
             task_ready(request, successful=result.end == End.DONE)
             by_end[result.end].append((request, result))
         # A task that was stored again has a new entry of the same id: this ends only the lease of the earlier entry.
-        _acknowledge([request for end in (End.DONE, End.DEAD, End.AGAIN) for request, _ in by_end[end]])
+        _acknowledge([request for end in (End.DONE, End.DEAD, End.DROPPED, End.AGAIN) for request, _ in by_end[end]])
         for request, _ in by_end[End.BACK]:
             request.reject(requeue=True)
         tell_ends(self._events, by_end, runtime)
@@ -153,12 +153,12 @@ def give_up(task: Any, request: Any, losses: int, events: TaskEvents) -> bool:
 
 def tell_ends(events: TaskEvents, by_end: dict[End, list[tuple[Any, Result]]], runtime: float) -> None:
     """Send the events that tell how deliveries ended."""
-    done, dead, again = (by_end.get(end, ()) for end in (End.DONE, End.DEAD, End.AGAIN))
+    done, dead, dropped, again = (by_end.get(end, ()) for end in (End.DONE, End.DEAD, End.DROPPED, End.AGAIN))
     events.tell(
         "task-succeeded",
         ({"uuid": request.id, "result": repr(result.text), "runtime": runtime} for request, result in done),
     )
-    events.tell("task-failed", (_failure(request, result) for request, result in dead))
+    events.tell("task-failed", (_failure(request, result) for request, result in (*dead, *dropped)))
     events.tell("task-retried", (_failure(request, result) for request, result in again))
 
 

@@ -15,7 +15,7 @@ from celery import signals, states
 from celery.exceptions import Retry
 
 from ..clock import Clock
-from ..errors import DeadLetterError, DeliveryError
+from ..errors import DeadLetterError, DeliveryError, DroppedError
 from .batch import End, Result
 from .delivery import Delivery
 from .results import request_of, store_result
@@ -23,6 +23,7 @@ from .results import request_of, store_result
 _STATES = {
     End.DONE: states.SUCCESS,
     End.DEAD: states.FAILURE,
+    End.DROPPED: states.FAILURE,
     End.AGAIN: states.RETRY,
     End.BACK: states.REJECTED,
 }
@@ -100,7 +101,7 @@ class Observed:
         if result.end == End.DONE:
             runtime = self._clock.monotonic() - self._began
             signals.task_success.send(sender=self._task, result=value, runtime=runtime)
-        elif result.end == End.DEAD:
+        elif result.end in (End.DEAD, End.DROPPED):
             value = tell_failure(self._task, self._request, result)
         elif result.end == End.AGAIN:
             value = reason = Retry(result.text, DeliveryError(result.text))
@@ -122,9 +123,9 @@ class Observed:
             self._task.request_stack.pop()
 
 
-def tell_failure(task: Any, request: Any, result: Result) -> DeadLetterError:
+def tell_failure(task: Any, request: Any, result: Result) -> DeliveryError:
     """Send `task_failure`; returns the exception that it tells of."""
-    error = DeadLetterError(result.text)
+    error: DeliveryError = (DroppedError if result.end == End.DROPPED else DeadLetterError)(result.text)
     signals.task_failure.send(
         sender=task,
         task_id=request.id,

@@ -10,7 +10,7 @@ from celery import states
 from celery.app.task import Context
 from celery.backends.base import DisabledBackend
 
-from ..errors import DeadLetterError, DeliveryError
+from ..errors import DeadLetterError, DeliveryError, DroppedError
 from ..message import message_id_of
 from .batch import End, Result
 from .delivery import Delivery
@@ -37,6 +37,8 @@ def store_result(task: Any, request: Context, result: Result) -> None:
             backend.mark_as_failure(
                 request.id, DeadLetterError(result.text), traceback=result.traceback or None, request=request
             )
+        elif result.end == End.DROPPED:
+            backend.mark_as_failure(request.id, DroppedError(result.text), request=request)
         elif result.end == End.AGAIN:
             backend.mark_as_retry(request.id, DeliveryError(result.text), request=request)
     except Exception:

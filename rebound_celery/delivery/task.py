@@ -15,6 +15,7 @@ from ..destinations import Delivered, exception_of
 from ..errors import (
     DeadLetterError,
     DeliveryError,
+    DroppedError,
     NotStoredError,
     ReboundError,
     UnknownVersionError,
@@ -131,6 +132,8 @@ class DeliverTask(Task):
         (result,) = self._batch("the caller", None).deliver([delivery])
         if result.end == End.DEAD:
             raise DeadLetterError(result.text)
+        if result.end == End.DROPPED:
+            raise DroppedError(result.text)
         if result.end == End.AGAIN:
             raise DeliveryError(result.text)
         return result.text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .history import PastAttempt
 from .ids import derive_id, message_id_of, new_id
-from .message import Message, dead_letter_topic
+from .message import Message, dead_destination_of, dead_letter_topic
 from .record import Headers, Origin, Record, normalize_headers
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Origin",
     "PastAttempt",
     "Record",
+    "dead_destination_of",
     "dead_letter_topic",
     "derive_id",
     "message_id_of",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -11,20 +10,11 @@ import msgspec
 
 from ..caching import cached
 from ..errors import InvalidSettingError
+from ..policy.checks import check_topic
 from ..shown import shown_url
 from .http_url import HttpUrl, read_http_url
 
-#: Kafka's own rule: org.apache.kafka.common.internals.Topic.
-_TOPIC_FORM = re.compile(r"[a-zA-Z0-9._-]{1,249}")
-_TOPIC_RULE = "a Kafka topic has 1 to 249 of the characters a-z A-Z 0-9 . _ - and is not '.' or '..'"
 _URL_RULE = "use kafka://topic, kafka://host:port/topic, http://host/path or https://host/path"
-
-
-def check_topic(topic: object, field: str = "topic") -> str:
-    """Return `topic` if Kafka allows it as a topic name, or raise InvalidSettingError naming `field`."""
-    if not isinstance(topic, str) or topic in (".", "..") or not _TOPIC_FORM.fullmatch(topic):
-        raise InvalidSettingError(field, shown_url(topic), _TOPIC_RULE)
-    return topic
 
 
 def is_port(text: str) -> bool:
@@ -139,6 +129,36 @@ class DeadSetAddress(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
 
 
 Address = KafkaAddress | HttpAddress | DeadSetAddress
+
+
+@cached
+def policy_names(address: Address) -> tuple[str | None, str]:
+    """Return the topic of an address, and its name in the policies by destination: `kafka://topic`, or the URL.
+
+    The name has no brokers, no user and no query.
+    """
+    if isinstance(address, KafkaAddress):
+        return address.topic, f"kafka://{address.topic}"
+    if isinstance(address, HttpAddress):
+        name = str(address)
+        # The URL of a host alone fits `https://host/*` too.
+        return None, name if urlsplit(name).path else f"{name}/"
+    return None, str(address)
+
+
+__all__ = [
+    "ADDRESS_FIELDS",
+    "DEAD_SET",
+    "Address",
+    "DeadSetAddress",
+    "HttpAddress",
+    "KafkaAddress",
+    "check_topic",
+    "is_host",
+    "is_port",
+    "parse_address",
+    "policy_names",
+]
 
 DEAD_SET = DeadSetAddress()
 

@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ..caching import cached
-from ..policy import Decision, Failure, Retry, RetryPolicy
+from ..policy import DeadLetter, Failure, Retry, RetryPolicy
 from .address import DEAD_SET, Address, KafkaAddress
 from .history import History, add_attempt
 from .record import Headers, Origin
@@ -66,19 +66,20 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         """The id of the Celery task that delivers this attempt. A message that is stored twice has one task."""
         return f"{self.id}:{self.attempt if self.reason is None else 'dead'}"
 
-    def failed(self, failure: Failure | None, decision: Decision, *, now_ms: int, by: str) -> Message:
+    def failed(self, failure: Failure | None, decision: Retry | DeadLetter, *, now_ms: int, by: str) -> Message:
         """Return the message after its attempt has failed: for the next attempt, or as a dead letter.
 
         Args:
             failure: the failure; None if it is not known.
-            decision: the result of `policy.decide`.
+            decision: the result of `policy.decide`, which is not to drop the message.
             now_ms: the time of the failure, in Unix milliseconds.
             by: the process that made the attempt; see `PastAttempt`.
         """
         if isinstance(decision, Retry):
-            attempt, reason = decision.attempt, None
+            attempt, reason, dead_destination = decision.attempt, None, self.dead_destination
         else:
             attempt, reason = self.attempt, decision.reason
+            dead_destination = dead_destination_of(decision, self.dead_destination)
         return Message(
             self.id,
             self.value,
@@ -87,7 +88,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
             self.policy,
             self.key,
             self.headers,
-            self.dead_destination,
+            dead_destination,
             reason,
             failure,
             add_attempt(self.history, self.attempt, now_ms, failure, by),
@@ -113,6 +114,13 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         if self.reason is not None:
             return f"{where}dead after attempt {self.attempt}: {self.reason} -> {self.target}"
         return f"{where}attempt {self.attempt}/{self.policy.attempts} -> {self.destination}"
+
+
+def dead_destination_of(decision: DeadLetter, usual: Address) -> Address:
+    """Return where a dead letter goes: to the topic of the decision, or else where it goes usually."""
+    if decision.topic is None:
+        return usual
+    return KafkaAddress(decision.topic, usual.brokers if isinstance(usual, KafkaAddress) else None)
 
 
 @cached

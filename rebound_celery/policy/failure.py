@@ -6,6 +6,9 @@ import traceback
 
 import msgspec
 
+from .causes import full_name
+from .instructions import Instruction
+
 #: Bounds for the text that a failure adds to a record, in characters. Kafka refuses records over 1 MB by default.
 MAX_ERROR_TEXT = 1_000
 MAX_STACKTRACE = 8_000
@@ -40,17 +43,18 @@ class Failure(msgspec.Struct, frozen=True, gc=False, array_like=True):
         """
         if isinstance(error, str):
             return cls("", _plain(error))
+        if isinstance(error, Instruction) and error.__cause__ is not None:
+            # `raise DeadLetter("no such customer") from error`: the failure is that error.
+            error = error.__cause__
         try:
             text = _plain(str(error))
         except Exception:  # noqa: BLE001 - the __str__ of a user's exception may fail
             text = "(its text could not be read)"
         kind = type(error)
         try:
-            module, name = kind.__module__, kind.__qualname__
+            name = full_name(kind)
         except Exception:  # noqa: BLE001 - a user's metaclass may raise anything
-            module, name = "builtins", "(its class could not be read)"
-        if module != "builtins":
-            name = f"{module}.{name}"
+            name = "(its class could not be read)"
         return cls(name, text, format_stack(error) if with_stack else "")
 
     def __str__(self) -> str:

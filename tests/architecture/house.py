@@ -41,7 +41,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "broker": ("errors", "shown"),
     "kafka_common": (),
     "scheduled": ("errors",),
-    "policy": ("caching", "errors"),
+    "policy": ("caching", "errors", "shown"),
     "message": ("caching", "errors", "policy", "policy.*", "shown"),
     "config": ("errors", "message", "message.*", "policy", "policy.*", "shown"),
     "registry": ("config", "errors", "message", "message.*", "policy", "requests", "scheduled"),

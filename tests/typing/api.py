@@ -10,6 +10,9 @@ from celery import Celery
 from rebound_celery import (
     Consumer,
     ConsumerConfig,
+    DeadLetter,
+    Drop,
+    ErrorRule,
     InvalidSettingError,
     Message,
     NotInstalledError,
@@ -17,6 +20,7 @@ from rebound_celery import (
     Rebound,
     ReboundError,
     Record,
+    RetryAfter,
     RetryPolicy,
     RetryRequest,
     Settings,
@@ -117,6 +121,36 @@ def handle(record: Record) -> None:
     print(topic, partition, offset, key, value, headers, attempt, identity, first_failed_at, origin)
     for past in record.history:
         print(past.attempt, past.failed_at_ms, past.error, past.by)
+
+
+def handle_with_instructions(record: Record) -> None:
+    if record.value is None:
+        raise Drop("a tombstone")
+    if record.attempt > 2:
+        raise DeadLetter("seen twice", topic="orders-parked")
+    raise RetryAfter(30) from TimeoutError()
+
+
+def every_option_of_a_policy() -> list[RetryPolicy]:
+    return [
+        RetryPolicy(
+            max_retries=5,
+            base_delay=2,
+            kind="linear",
+            max_delay=60,
+            jitter="full",
+            budget=3600,
+            quick_retries=2,
+            quick_delay=0.1,
+            first_delay=10,
+            rules=[
+                ErrorRule(TimeoutError, delay=1),
+                ErrorRule(["decimal.InvalidOperation", KeyError], "dead-letter", dead_letter_topic="orders-broken"),
+                ErrorRule("ValueError", "drop"),
+            ],
+        ),
+        RetryPolicy(delays=[1, 60, 3600]),
+    ]
 
 
 def a_message(message: Message) -> None:

@@ -267,7 +267,7 @@ def _retry() -> Any:
 
 
 def test_options_of_a_policy_of_a_later_version_are_kept_and_written_back() -> None:
-    policy = {**ROUTE[2], "jitter": 0.5}
+    policy = {**ROUTE[2], "spread": 0.5}
 
     message, _ = decode("1", with_parts(route=[*ROUTE[:2], policy]))
 

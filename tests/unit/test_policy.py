@@ -195,7 +195,7 @@ def test_a_policy_is_written_as_a_mapping_with_its_kind() -> None:
 
 
 def test_options_of_a_later_version_are_written_back_and_change_nothing_here() -> None:
-    later = {"kind": "exponential", "max_retries": 3, "base_delay": 5, "jitter": 0.1, "steps": [{"after": 60}]}
+    later = {"kind": "exponential", "max_retries": 3, "base_delay": 5, "spread": 0.1, "steps": [{"after": 60}]}
 
     policy = RetryPolicy.from_wire(later)
 

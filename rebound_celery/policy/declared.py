@@ -1,0 +1,131 @@
+"""Reads policies from mappings, as `app.conf.rebound_policies` and TOML files hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+import msgspec
+
+from ..caching import cached
+from ..errors import InvalidSettingError
+from .checks import is_list
+from .policy import EXPONENTIAL, LIST, OPTIONS, RetryPolicy
+from .rules import ErrorRule, with_true_names
+
+_RULE_OPTIONS = ("error", "then", "delay", "dead_letter_topic")
+
+#: The options that a policy with a list of delays does not take over from the default policy.
+_NOT_FOR_LISTS = ("kind", "max_retries", "base_delay")
+
+#: The place of a value in the mapping: the names and numbers that lead to it.
+Path = tuple[str | int, ...]
+
+
+class Fault(Exception):  # noqa: N818 - it becomes an InvalidSettingError, which says where the mapping is from
+    """A value in a mapping that cannot be used.
+
+    Attributes:
+        path: where the value is.
+        value: the value.
+        allowed: what is allowed there.
+    """
+
+    def __init__(self, path: Path, value: object, allowed: str) -> None:
+        super().__init__(path, value, allowed)
+        self.path = path
+        self.value = value
+        self.allowed = allowed
+
+
+@cached
+def with_imported_names(policy: RetryPolicy) -> RetryPolicy:
+    """Return a policy whose rules have the true names of their exception classes.
+
+    Raises:
+        InvalidSettingError: if a class cannot be imported.
+    """
+    if not policy.rules:
+        return policy
+    rules = []
+    for index, rule in enumerate(policy.rules):
+        try:
+            rules.append(with_true_names(rule))
+        except InvalidSettingError as error:
+            raise InvalidSettingError(f"rules[{index}].{error.field}", error.value, error.allowed) from error.__cause__
+    return policy if tuple(rules) == policy.rules else msgspec.structs.replace(policy, rules=tuple(rules))
+
+
+def read_policy(given: object, base: RetryPolicy, path: Path = ()) -> RetryPolicy:
+    """Make a policy of a mapping with the options of `RetryPolicy`.
+
+    Args:
+        given: the mapping; a RetryPolicy is taken as it is.
+        base: has the options that the mapping does not set.
+        path: where the mapping is.
+
+    Raises:
+        Fault: naming the value that cannot be used.
+    """
+    try:
+        if isinstance(given, RetryPolicy):
+            return with_imported_names(given)
+        options = read_mapping(given, path, OPTIONS)
+        rules = options.get("rules")
+        if rules is not None:
+            options["rules"] = _read_rules(rules, (*path, "rules"))
+        return RetryPolicy(**_inherited(base, options), **options)
+    except InvalidSettingError as error:
+        known = isinstance(given, Mapping) and error.field in given
+        raise Fault(
+            (*path, error.field) if known or error.field in OPTIONS else path, error.value, error.allowed
+        ) from None
+
+
+def _inherited(base: RetryPolicy, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of `base` that hold for a policy with the options `given`."""
+    options = {name: getattr(base, name) for name in OPTIONS if name not in given}
+    is_list_given = "delays" in given or given.get("kind") == LIST
+    if is_list_given or (base.kind == LIST and given.keys() & {"kind", "base_delay"}):
+        for name in _NOT_FOR_LISTS if is_list_given else ("kind", "delays", "max_retries"):
+            options.pop(name, None)
+    if "delays" in given and given.get("kind") == EXPONENTIAL:
+        raise InvalidSettingError("kind", EXPONENTIAL, f"a policy with delays is of the kind {LIST!r}")
+    return options
+
+
+def _read_rules(given: object, path: Path) -> tuple[ErrorRule, ...]:
+    if not is_list(given):
+        raise Fault(path, given, "it is a list of rules")
+    rules = []
+    for index, one in enumerate(given):  # type: ignore[var-annotated,arg-type]  # is_list has checked it
+        place = (*path, index)
+        if isinstance(one, ErrorRule):
+            options: dict[str, Any] = {}
+            rule = one
+        else:
+            options = read_mapping(one, place, _RULE_OPTIONS)
+            if "error" not in options:
+                raise Fault(place, one, "a rule names an error")
+        try:
+            rules.append(with_true_names(ErrorRule(**options) if options else rule))
+        except InvalidSettingError as error:
+            raise Fault((*place, error.field), error.value, error.allowed) from None
+    return tuple(rules)
+
+
+def read_mapping(given: object, path: Path, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return a mapping with only known names.
+
+    Raises:
+        Fault: if it is no mapping, or has another name.
+    """
+    if not isinstance(given, Mapping):
+        raise Fault(path, given, f"it is a mapping with the names {', '.join(names)}")
+    for name, value in given.items():
+        if name not in names:
+            near = get_close_matches(str(name), names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise Fault((*path, str(name)), value, f"there is no such option{hint} ({', '.join(names)})")
+    return dict(given)

@@ -1,0 +1,156 @@
+"""The policies of an app: one for all, and others by topic and by destination."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Final
+
+from ..errors import InvalidSettingError
+from .declared import Fault, Path, read_mapping, read_policy, with_imported_names
+from .policy import RetryPolicy
+
+DEFAULT: Final = "default"
+TOPICS: Final = "topics"
+DESTINATIONS: Final = "destinations"
+
+_SECTIONS = (DEFAULT, TOPICS, DESTINATIONS)
+
+#: How many names a table remembers the policy of.
+_MOST_FOUND = 1_024
+
+
+class PolicyTable:
+    """The policies of an app by topic and by destination.
+
+    A pattern is a name in which `*` stands for any characters, `?` for one, and `[ab]` for one of these. A name without
+    such signs goes before all patterns; then the first pattern that fits counts.
+
+    Args:
+        default: the policy for everything else.
+        topics: pairs of a pattern of topic names and a policy.
+        destinations: pairs of a pattern of destinations and a policy: `kafka://orders`, `https://api.example.com/*`.
+    """
+
+    def __init__(
+        self,
+        default: RetryPolicy,
+        topics: Iterable[tuple[str, RetryPolicy]] = (),
+        destinations: Iterable[tuple[str, RetryPolicy]] = (),
+    ) -> None:
+        self.default = default
+        self.topics = tuple(topics)
+        self.destinations = tuple(destinations)
+        self._found: dict[tuple[str | None, str | None], RetryPolicy] = {}
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PolicyTable):
+            return NotImplemented
+        return (self.default, self.topics, self.destinations) == (other.default, other.topics, other.destinations)
+
+    def __hash__(self) -> int:
+        return hash((self.default, self.topics, self.destinations))
+
+    def __repr__(self) -> str:
+        return f"PolicyTable({self.default!r}, topics={self.topics!r}, destinations={self.destinations!r})"
+
+    def find(self, topic: str | None = None, destination: str | None = None) -> RetryPolicy:
+        """Return the policy for a destination, or else for a topic, or else the default one.
+
+        Args:
+            topic: the topic of a record; None if there is none.
+            destination: `kafka://topic` or a URL; None if there is none.
+        """
+        if not (self.topics or self.destinations):
+            return self.default
+        found = self._found.get((topic, destination))
+        if found is None:
+            if len(self._found) >= _MOST_FOUND:
+                self._found.clear()
+            found = self._found[topic, destination] = self.match(topic, destination)[1]
+        return found
+
+    def match(self, topic: str | None = None, destination: str | None = None) -> tuple[str, RetryPolicy]:
+        """Return the entry that `find` takes: its name, such as `topics."orders*"`, and its policy."""
+        for section, entries, name in (
+            (DESTINATIONS, self.destinations, destination),
+            (TOPICS, self.topics, topic),
+        ):
+            if name is not None and (found := _first(entries, name)) is not None:
+                return f'{section}."{found[0]}"', found[1]
+        return DEFAULT, self.default
+
+    def choose(
+        self,
+        given: object,
+        max_retries: int | None,
+        base_delay: float | None,
+        topic: str | None = None,
+        destination: str | None = None,
+    ) -> RetryPolicy:
+        """Return the policy of a message: the one that was given with it, or else the one of this table.
+
+        Args:
+            given: a RetryPolicy, a mapping with its options, or None.
+            max_retries, base_delay: what the message has instead of the options of the table's policy; None for none.
+            topic, destination: as for `find`.
+
+        Raises:
+            InvalidSettingError: naming the field that cannot be used.
+        """
+        if given is None:
+            return self.find(topic, destination).with_limits(max_retries, base_delay)
+        if max_retries is not None or base_delay is not None:
+            raise InvalidSettingError("policy", given, "give it, or max_retries and base_delay, not both")
+        if isinstance(given, RetryPolicy):
+            return with_imported_names(given)
+        if not isinstance(given, Mapping):
+            raise InvalidSettingError("policy", given, "it is a RetryPolicy, or a mapping with its options")
+        try:
+            return read_policy(given, self.default)
+        except Fault as fault:
+            raise refusal("policy", fault) from None
+
+    @classmethod
+    def read(cls, given: object, base: RetryPolicy) -> PolicyTable:
+        """Make a table of a mapping with the names `default`, `topics` and `destinations`.
+
+        Args:
+            given: the mapping. The policies in it are mappings with the options of `RetryPolicy`, or RetryPolicy.
+            base: has the options that the mapping's default policy does not set.
+
+        Raises:
+            Fault: naming the value that cannot be used.
+        """
+        sections = read_mapping(given, (), _SECTIONS)
+        default = read_policy(sections.get(DEFAULT, {}), base, (DEFAULT,))
+        entries = {section: _read_section(sections.get(section, {}), default, (section,)) for section in _SECTIONS[1:]}
+        return cls(default, entries[TOPICS], entries[DESTINATIONS])
+
+
+def _read_section(given: object, default: RetryPolicy, path: Path) -> list[tuple[str, RetryPolicy]]:
+    if not isinstance(given, Mapping):
+        raise Fault(path, given, "it is a mapping of patterns to policies")
+    entries = []
+    for pattern, policy in given.items():
+        if not isinstance(pattern, str) or not pattern:
+            raise Fault((*path, str(pattern)), policy, "a pattern is a text that is not empty")
+        entries.append((pattern, read_policy(policy, default, (*path, pattern))))
+    return entries
+
+
+def _first(entries: Iterable[tuple[str, RetryPolicy]], name: str) -> tuple[str, RetryPolicy] | None:
+    """Return the entry for a name: the one with exactly this name, or the first pattern that fits."""
+    found = None
+    for entry in entries:
+        if entry[0] == name:
+            return entry
+        if found is None and fnmatchcase(name, entry[0]):
+            found = entry
+    return found
+
+
+def refusal(setting: str, fault: Fault) -> InvalidSettingError:
+    """Return the error for a fault in the mapping that is the value of `setting`."""
+    place = "".join(f"[{part!r}]" for part in fault.path)
+    return InvalidSettingError(f"{setting}{place}", fault.value, fault.allowed)
