@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ..config import Settings, parse_brokers, parse_path
 from ..errors import InvalidSettingError
@@ -86,6 +86,15 @@ class ConsumerConfig:
             record's topic says: `rebound_policies`, or else `rebound_max_retries`.
         base_delay: seconds before the first retry, 1 to 3600; None means the same.
         policy: a RetryPolicy in place of the app's policies, `max_retries` and `base_delay`.
+        deserializer: a function that is called with the bytes of each value; the handler gets its result as
+            `record.data`. If it raises, the record becomes a dead letter at once, with its raw bytes and the reason
+            `undecodable`. It is not called for records without a value. "json" decodes JSON.
+        dead_letter_limit: how many records in a row may become dead letters, from 1. The next one stops the consumer
+            with DeadLetterLimitError, and is not committed. None means no limit.
+        dead_letter_share: the largest share of dead letters among the last records, above 0 and below 1. A dead letter
+            that would exceed it stops the consumer in the same way. None means no limit.
+        dead_letter_window: how many records `dead_letter_share` looks at, from 1. Until there are as many, it does not
+            stop.
         dead_letter_topic: the topic for dead letters. None means the topic where the record was first read, with the
             app's `rebound_dead_letter_suffix` added.
         retry_topic: the topic for retries. This consumer reads it too. None means the topic that the record came from.
@@ -122,6 +131,10 @@ class ConsumerConfig:
     max_retries: int | None = None
     base_delay: float | None = None
     policy: RetryPolicy | None = None
+    deserializer: Callable[[bytes], object] | Literal["json"] | None = None
+    dead_letter_limit: int | None = None
+    dead_letter_share: float | None = None
+    dead_letter_window: int = 100
     dead_letter_topic: str | None = None
     retry_topic: str | None = None
     concurrency: int = 8
@@ -142,6 +155,7 @@ class ConsumerConfig:
         if self.brokers is not None:
             object.__setattr__(self, "brokers", parse_brokers(self.brokers))
         self._check_policy()
+        self._check_dead_letter_limits()
         _check_count("concurrency", self.concurrency, 1)
         _check_count("max_in_flight", self.max_in_flight, 1)
         _check_seconds("commit_interval", self.commit_interval, zero=False)
@@ -195,6 +209,18 @@ class ConsumerConfig:
                 "handler", self.handler, f"it is called with one argument, the record, and it takes {signature}"
             ) from None
 
+    def _check_dead_letter_limits(self) -> None:
+        if self.deserializer != "json" and self.deserializer is not None and not callable(self.deserializer):
+            raise InvalidSettingError(
+                "deserializer", self.deserializer, "it is a function that takes bytes, 'json', or None"
+            )
+        if self.dead_letter_limit is not None:
+            _check_count("dead_letter_limit", self.dead_letter_limit, 1)
+        share: object = self.dead_letter_share
+        if share is not None and (not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share < 1):
+            raise InvalidSettingError("dead_letter_share", share, "it is a number above 0 and below 1")
+        _check_count("dead_letter_window", self.dead_letter_window, 1)
+
     def _check_policy(self) -> None:
         if self.policy is not None:
             if not isinstance(self.policy, RetryPolicy):
@@ -212,6 +238,16 @@ class ConsumerConfig:
         if self.policy is not None:
             return self.policy
         return settings.policies.find(topic=topic).with_limits(self.max_retries, self.base_delay)
+
+    def policies(self, settings: Settings) -> Sequence[RetryPolicy]:
+        """Return all policies that `policy_for` may return.
+
+        Raises:
+            InvalidSettingError: if one of the app's policies cannot have this consumer's `max_retries` or `base_delay`.
+        """
+        if self.policy is not None:
+            return (self.policy,)
+        return [policy.with_limits(self.max_retries, self.base_delay) for policy in settings.policies.all]
 
     def brokers_for(self, settings: Settings) -> tuple[str, ...]:
         """Return the brokers to read from."""

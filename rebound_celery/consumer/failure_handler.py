@@ -8,6 +8,7 @@ from functools import cached_property
 
 import msgspec
 
+from ..clock import Clock
 from ..config import Settings
 from ..errors import InvalidSettingError
 from ..message import Message, Record, dead_destination_of, dead_letter_topic
@@ -16,7 +17,9 @@ from ..message.history import add_attempt
 from ..policy import Drop, Failure, Retry, RetryPolicy, decide
 from ..policy.decide import DRAW, Draw
 from ..policy.failure import format_stack
-from .config import ConsumerConfig
+from .attempt import NotYet, attempt_of
+from .config import ConsumerConfig, Handler
+from .dead_letter_limit import DeadLetterLimit
 from .partition_tracker import Job
 
 logger = logging.getLogger(__name__)
@@ -43,14 +46,21 @@ class FailedRecord(msgspec.Struct, frozen=True, gc=False):
 class FailureHandler:
     """Makes the messages for failed records by the policy and the addresses of one consumer. Threads may share it."""
 
-    def __init__(self, config: ConsumerConfig, settings: Settings, *, draw: Draw = DRAW) -> None:
+    def __init__(
+        self, config: ConsumerConfig, settings: Settings, limit: DeadLetterLimit | None = None, *, draw: Draw = DRAW
+    ) -> None:
         self._config = config
         self._draw = draw
+        self.limit = DeadLetterLimit(config) if limit is None else limit
         self._settings = settings
         self._group = config.group
         self._by = f"consumer {config.group}@{socket.gethostname()}"
         self._retry_addresses: dict[str, KafkaAddress] = {}
         self._dead_addresses: dict[str, KafkaAddress] = {}
+
+    def attempt(self, clock: Clock) -> Handler:
+        """Return the function that makes an attempt of a record; see `attempt_of`."""
+        return attempt_of(self._config, self._config.policies(self._settings), self.policy_for, self.limit, clock)
 
     def policy_for(self, record: Record) -> RetryPolicy:
         """Return the policy for a record. The topic that it was first read from decides."""
@@ -66,8 +76,13 @@ class FailureHandler:
         """Return the retry or dead letter of a record whose handler raised `error` at `now_ms` (Unix milliseconds).
 
         None means that the record is dropped.
+
+        Raises:
+            DeadLetterLimitError: if it would be one dead letter too many. Nothing is logged or counted then.
         """
         record = job.record
+        if isinstance(error, NotYet):
+            return self._delay(job, error, now_ms)
         policy = self.policy_for(record)
         attempt, first_failed_at = record.attempt, record.first_failed_at
         if first_failed_at is None:
@@ -84,6 +99,7 @@ class FailureHandler:
         if isinstance(decision, Retry):
             next_attempt, due_ms = decision.attempt, decision.due_ms
         else:
+            self.limit.admit(record.origin, decision.reason)
             # Only a dead letter carries the stack trace, because formatting it takes longer than everything else here.
             failure = Failure(failure.exception_class, failure.message, format_stack(error))
             next_attempt, due_ms, reason = attempt, now_ms, decision.reason
@@ -109,6 +125,26 @@ class FailureHandler:
         if logger.isEnabledFor(logging.INFO if reason is None else logging.WARNING):
             self._log(record, message, error, due_ms - now_ms)
         return FailedRecord(job, message, due_ms)
+
+    def _delay(self, job: Job, delay: NotYet, now_ms: int) -> FailedRecord:
+        """Return the message of the first delivery of a record, which the policy delays."""
+        record = job.record
+        message = Message(
+            id=record.id,
+            value=record.value,
+            key=record.key,
+            headers=record.headers,
+            destination=self._retry_address(record.topic),
+            dead_destination=self._dead_address(record),
+            attempt=record.attempt,
+            policy=self.policy_for(record),
+            group=self._group,
+            origin=record.origin,
+        )
+        logger.debug(
+            "%s (message %s): %s", record.origin, record.id, delay, extra={"event": "delayed", **log_fields(record)}
+        )
+        return FailedRecord(job, message, now_ms + round(delay.delay_s * 1000))
 
     def give_up(self, job: Job, reason: str, error: BaseException, now_ms: int) -> FailedRecord:
         """Return the dead letter of a record that cannot be given to the handler."""

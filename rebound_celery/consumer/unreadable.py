@@ -29,6 +29,9 @@ from .retry_writer import RetryWriter
 FIRST_TRY_S = 5.0
 LAST_TRY_S = 300.0
 
+#: The reason of the dead letter of such a batch.
+UNREADABLE = "unreadable"
+
 logger = logging.getLogger(__name__)
 
 
@@ -127,12 +130,16 @@ class Unreadable:
             next_offset,
             extra={"event": "unreadable", "offset": one.offset, **_fields(partition)},
         )
-        record = self._record(one) if choice == "dead-letter" else None
+        record = None
+        if choice == "dead-letter":
+            record = self._record(one)
+            # It may end the consumer. So nothing is admitted yet.
+            self._failure_handler.limit.admit(record.origin, UNREADABLE)
         jobs, replaced = self._offset_tracker.admit(partition, [(one.offset, record)], next_offset)
         if replaced is not None:
             release(self._offset_tracker, self._key_queues, replaced)
         for job in jobs:
-            self._retry_writer.put(self._failure_handler.give_up(job, "unreadable", one.error, self._clock.now_ms()))
+            self._retry_writer.put(self._failure_handler.give_up(job, UNREADABLE, one.error, self._clock.now_ms()))
         self._consumer.seek(one.partition, next_offset)
 
     def _stop(self, one: UnreadBatch) -> None:

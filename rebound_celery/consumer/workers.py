@@ -32,7 +32,7 @@ class Workers:
         *,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._handler = config.handler
+        self._handler = failure_handler.attempt(clock)
         self._handler_task = handler_task
         self._failure_handler = failure_handler
         self._offset_tracker = offset_tracker

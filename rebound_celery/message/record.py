@@ -39,6 +39,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         origin: the record that the message was first read from; on the first attempt this record itself.
         group: the consumer group that a retry is for; None on records that are not retries.
         history: the earlier attempts, the newest last; at most ten.
+        data: what the consumer's deserializer has made of the value; None without a deserializer.
     """
 
     # The order of the fields counts, as in Message.
@@ -55,6 +56,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     first_failed_at: int | None = None
     group: str | None = None
     history: History = ()
+    data: Any = None
 
 
 def normalize_headers(headers: Mapping[str, Any] | Iterable[tuple[str, Any]] | None) -> Headers:

@@ -21,7 +21,7 @@ MAX_FIRST_DELAY_S = 365 * 86_400
 
 #: Quick retries keep a handler's thread busy. So they are few, and they come soon.
 MAX_QUICK_RETRIES = 10
-MAX_QUICK_DELAY_S = 5
+MAX_QUICK_DELAY_S = 1
 
 DEFAULT_MAX_RETRIES = 3
 DEFAULT_BASE_DELAY_S = 5
@@ -78,7 +78,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, cache_hash=True, gc=False, repr_o
             letter at once.
         quick_retries: how often a consumer calls the handler again at once, before the first retry is scheduled; 0 to
             10. They are not counted as attempts.
-        quick_delay: the seconds before each quick retry, from 0 to 5.
+        quick_delay: the seconds before each quick retry, from 0 to 1.
         first_delay: the seconds before the first delivery, from 0 to a year; None delivers at once.
         rules: what to do about exceptions of certain classes; see `ErrorRule`.
         unknown: options that a later version wrote, packed. They have no effect here and are written back.

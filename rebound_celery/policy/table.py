@@ -54,6 +54,11 @@ class PolicyTable:
     def __repr__(self) -> str:
         return f"PolicyTable({self.default!r}, topics={self.topics!r}, destinations={self.destinations!r})"
 
+    @property
+    def all(self) -> tuple[RetryPolicy, ...]:
+        """All policies of the table."""
+        return (self.default, *(policy for _, policy in (*self.topics, *self.destinations)))
+
     def find(self, topic: str | None = None, destination: str | None = None) -> RetryPolicy:
         """Return the policy for a destination, or else for a topic, or else the default one.
 

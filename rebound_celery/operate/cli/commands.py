@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 #: Exit status when a server cannot be reached, and when a setting is wrong.
 EXIT_UNREACHABLE = 1
 EXIT_USAGE = 2
+#: Exit status when too many records became dead letters. A supervisor should not start the consumer again.
+EXIT_TOO_MANY_DEAD = 3
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -47,10 +49,13 @@ rebound.add_command(demo)
 @contextmanager
 def plain_errors(ctx: click.Context) -> Iterator[None]:
     """Print an error whose text tells everything as one line, without a stack trace."""
-    from rebound_celery.errors import InvalidSettingError, NotInstalledError, ReboundError
+    from rebound_celery.errors import DeadLetterLimitError, InvalidSettingError, NotInstalledError, ReboundError
 
     try:
         yield
+    except DeadLetterLimitError as error:
+        click.echo(f"Error: {error}", err=True)
+        ctx.exit(EXIT_TOO_MANY_DEAD)
     except ReboundError as error:
         click.echo(f"Error: {error}", err=True)
         wrong_use = isinstance(error, InvalidSettingError | NotInstalledError)
@@ -63,11 +68,11 @@ def plain_errors(ctx: click.Context) -> Iterator[None]:
         ctx.exit(EXIT_UNREACHABLE)
 
 
-def load_handler(path: str) -> Callable[..., object]:
+def load_handler(path: str, option: str = "--handler") -> Callable[..., object]:
     """Return the function that `package.module:function` names.
 
     Raises:
-        InvalidSettingError: saying what could not be imported.
+        InvalidSettingError: naming `option`, and saying what could not be imported.
     """
     from celery.utils.imports import cwd_in_path
 
@@ -75,21 +80,21 @@ def load_handler(path: str) -> Callable[..., object]:
 
     module_name, colon, name = path.partition(":")
     if not module_name or not colon or not name:
-        raise InvalidSettingError("--handler", path, "give it as package.module:function")
+        raise InvalidSettingError(option, path, "give it as package.module:function")
     with cwd_in_path():
         try:
             found: Any = importlib.import_module(module_name)
         except Exception as error:
             raise InvalidSettingError(
-                "--handler", path, f"the module {module_name!r} cannot be imported: {type(error).__name__}: {error}"
+                option, path, f"the module {module_name!r} cannot be imported: {type(error).__name__}: {error}"
             ) from error
     for part in name.split("."):
         try:
             found = getattr(found, part)
         except AttributeError:
-            raise InvalidSettingError("--handler", path, f"the module {module_name!r} has no {name!r}") from None
+            raise InvalidSettingError(option, path, f"the module {module_name!r} has no {name!r}") from None
     if not callable(found):
-        raise InvalidSettingError("--handler", path, f"{name!r} is no function")
+        raise InvalidSettingError(option, path, f"{name!r} is no function")
     return found  # type: ignore[no-any-return]
 
 
@@ -128,6 +133,16 @@ def _read_pattern(text: str) -> re.Pattern[str]:
 @click.option("--max-retries", type=int, help="0 to 100. Default: rebound_max_retries of the app.")
 @click.option("--base-delay", type=float, help="Seconds, 1 to 3600. Default: rebound_base_delay of the app.")
 @click.option("--dead-letter-topic", help="Default: the topic's name and rebound_dead_letter_suffix of the app.")
+@click.option(
+    "--deserializer",
+    metavar="MODULE:FUNCTION",
+    help="What decodes each value for record.data, or 'json'. What it cannot decode becomes a dead letter at once.",
+)
+@click.option("--dead-letter-limit", type=int, help="Stop, with status 3, before more dead letters in a row than this.")
+@click.option("--dead-letter-share", type=float, help="Stop, with status 3, before a larger share of dead letters.")
+@click.option(
+    "--dead-letter-window", type=int, default=100, show_default=True, help="Of how many records the share is taken."
+)
 @click.option("--retry-topic", help="Where retries go; it is consumed too. Default: the topic a record came from.")
 @click.option("--concurrency", type=int, default=8, show_default=True, help="Handler threads.")
 @click.option(
@@ -150,6 +165,7 @@ def consume(
     pattern: str | None,
     group: str,
     handler_path: str,
+    deserializer: str | None,
     options: tuple[str, ...],
     wait: bool,
     loglevel: str,
@@ -171,10 +187,14 @@ def consume(
         app.set_current()
         app.set_default()
         app.loader.init_worker()
+        decode: Any = deserializer
+        if deserializer is not None and deserializer != "json":
+            decode = load_handler(deserializer, "--deserializer")
         config = ConsumerConfig(
             group=group,
             topics=topics if pattern is None else _read_pattern(pattern),
             handler=load_handler(handler_path),
+            deserializer=decode,
             kafka_options=dict(read_option(option) for option in options),
             **settings,
         )
