@@ -91,10 +91,10 @@ class ConsumerConfig:
             `undecodable`. It is not called for records without a value. "json" decodes JSON.
         dead_letter_limit: how many records in a row may become dead letters, from 1. The next one stops the consumer
             with DeadLetterLimitError, and is not committed. None means no limit.
-        dead_letter_share: the largest share of dead letters among the last records, above 0 and below 1. A dead letter
-            that would exceed it stops the consumer in the same way. None means no limit.
-        dead_letter_window: how many records `dead_letter_share` looks at, from 1. Until there are as many, it does not
-            stop.
+        dead_letter_share: the largest share of dead letters, above 0 and below 1, among the last `dead_letter_window`
+            records that succeeded or became dead letters. A dead letter that would exceed it stops the consumer in the
+            same way. None means no limit.
+        dead_letter_window: how many records `dead_letter_share` looks at, from 1.
         dead_letter_topic: the topic for dead letters. None means the topic where the record was first read, with the
             app's `rebound_dead_letter_suffix` added.
         retry_topic: the topic for retries. This consumer reads it too. None means the topic that the record came from.
