@@ -9,23 +9,18 @@ import importlib
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from rebound_celery.demo.command import demo
+from rebound_celery.operate.cli.errors import EXIT_UNREACHABLE, plain_errors
+from rebound_celery.operate.cli.policy import policy
 from rebound_celery.operate.cli.signals import StoppedBySignal, exit_on_signals
 
 if TYPE_CHECKING:
     from rebound_celery.consumer import Consumer
-
-#: Exit status when a server cannot be reached, and when a setting is wrong.
-EXIT_UNREACHABLE = 1
-EXIT_USAGE = 2
-#: Exit status when too many records became dead letters. A supervisor should not start the consumer again.
-EXIT_TOO_MANY_DEAD = 3
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -44,28 +39,7 @@ def rebound(ctx: click.Context) -> None:
 
 
 rebound.add_command(demo)
-
-
-@contextmanager
-def plain_errors(ctx: click.Context) -> Iterator[None]:
-    """Print an error whose text tells everything as one line, without a stack trace."""
-    from rebound_celery.errors import DeadLetterLimitError, InvalidSettingError, NotInstalledError, ReboundError
-
-    try:
-        yield
-    except DeadLetterLimitError as error:
-        click.echo(f"Error: {error}", err=True)
-        ctx.exit(EXIT_TOO_MANY_DEAD)
-    except ReboundError as error:
-        click.echo(f"Error: {error}", err=True)
-        wrong_use = isinstance(error, InvalidSettingError | NotInstalledError)
-        ctx.exit(EXIT_USAGE if wrong_use else EXIT_UNREACHABLE)
-    except Exception as error:
-        # Compared by name, so that kafka is not imported for commands that do not need it.
-        if not type(error).__module__.startswith("kafka."):
-            raise
-        click.echo(f"Error: Kafka: {type(error).__name__}: {error}", err=True)
-        ctx.exit(EXIT_UNREACHABLE)
+rebound.add_command(policy)
 
 
 def load_handler(path: str, option: str = "--handler") -> Callable[..., object]:

@@ -1,0 +1,36 @@
+"""How the commands tell errors: one line, and an exit status."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+#: Exit status when a server cannot be reached, and when a setting is wrong.
+EXIT_UNREACHABLE = 1
+EXIT_USAGE = 2
+#: Exit status when too many records became dead letters. A supervisor should not start the consumer again.
+EXIT_TOO_MANY_DEAD = 3
+
+
+@contextmanager
+def plain_errors(ctx: click.Context) -> Iterator[None]:
+    """Print an error whose text tells everything as one line, without a stack trace."""
+    from rebound_celery.errors import DeadLetterLimitError, InvalidSettingError, NotInstalledError, ReboundError
+
+    try:
+        yield
+    except DeadLetterLimitError as error:
+        click.echo(f"Error: {error}", err=True)
+        ctx.exit(EXIT_TOO_MANY_DEAD)
+    except ReboundError as error:
+        click.echo(f"Error: {error}", err=True)
+        wrong_use = isinstance(error, InvalidSettingError | NotInstalledError)
+        ctx.exit(EXIT_USAGE if wrong_use else EXIT_UNREACHABLE)
+    except Exception as error:
+        # Compared by name, so that kafka is not imported for commands that do not need it.
+        if not type(error).__module__.startswith("kafka."):
+            raise
+        click.echo(f"Error: Kafka: {type(error).__name__}: {error}", err=True)
+        ctx.exit(EXIT_UNREACHABLE)
