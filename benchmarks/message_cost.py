@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import timeit
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,12 +20,28 @@ from rebound_celery.consumer.reading import read_safely
 from rebound_celery.message import new_id
 from rebound_celery.message.codec import decode, decode_many, encode, pack, seal_many
 from rebound_celery.message.headers import kafka_headers
-from rebound_celery.policy import Failure, Retry
+from rebound_celery.policy import Decision, ErrorRule, Failure, Retry, RetryPolicy, decide
 from rebound_celery.requests import RetryRequest
 
 NOW_MS = 1_790_000_000_000
 CALLS = 20_000
 ROUNDS = 7
+
+PLAIN_POLICY = RetryPolicy()
+FULL_POLICY = RetryPolicy(
+    max_retries=9,
+    max_delay=600,
+    jitter="full",
+    budget=86_400,
+    rules=[
+        ErrorRule(KeyError, "drop"),
+        ErrorRule(["ssl.SSLError", TimeoutError], delay=1),
+        ErrorRule(OSError, delay=9),
+    ],
+)
+ERROR = RuntimeError("no answer")
+ERROR.__cause__ = ConnectionResetError("reset by peer")
+FAILURE = Failure.of(ERROR)
 
 
 class ConsumerRecord(NamedTuple):
@@ -40,13 +57,18 @@ class ConsumerRecord(NamedTuple):
 
 
 def measure(what: str, call: Callable[[], object], note: str = "") -> None:
-    best = min(timeit.repeat(call, number=CALLS, repeat=ROUNDS)) / CALLS
+    best = min(timeit.repeat(call, number=CALLS, repeat=ROUNDS, timer=time.process_time)) / CALLS
     print(f"{what:50} {best * 1e6:6.2f} us  {note}")
 
 
 def measure_many(what: str, call: Callable[[], object]) -> None:
-    best = min(timeit.repeat(call, number=CALLS // 500, repeat=ROUNDS)) / CALLS
+    best = min(timeit.repeat(call, number=CALLS // 500, repeat=ROUNDS, timer=time.process_time)) / CALLS
     print(f"{what:50} {best * 1e6:6.2f} us  a message")
+
+
+def decided(policy: RetryPolicy) -> Decision:
+    """What follows an attempt that failed with an exception that has a cause."""
+    return decide(policy, 2, FAILURE, first_failed_at_ms=NOW_MS, now_ms=NOW_MS, error=ERROR)
 
 
 def main() -> None:
@@ -61,6 +83,8 @@ def main() -> None:
     message, _ = request.to_message(settings, NOW_MS)
     arguments = {"destination": "kafka://orders", "message_data": hexes, "max_retries": 3, "base_delay": 5}
     measure("new id", new_id)
+    measure("decision of the default policy", lambda: decided(PLAIN_POLICY))
+    measure("decision with every option and three rules", lambda: decided(FULL_POLICY))
     measure("request of a mapping", lambda: RetryRequest.from_mapping(arguments))
     measure("request -> message, checked", lambda: request.to_message(settings, NOW_MS))
     measure("the next attempt of a message", lambda: message.failed(None, Retry(1, 3), now_ms=NOW_MS, by="here"))

@@ -22,6 +22,9 @@ from .config import ConsumerConfig, Handler
 from .dead_letter_limit import DeadLetterLimit
 from .partition_tracker import Job
 
+#: How many topics a consumer remembers the policy of.
+_MOST_POLICIES = 1_024
+
 logger = logging.getLogger(__name__)
 
 
@@ -55,6 +58,7 @@ class FailureHandler:
         self._settings = settings
         self._group = config.group
         self._by = f"consumer {config.group}@{socket.gethostname()}"
+        self._policies: dict[str, RetryPolicy] = {}
         self._retry_addresses: dict[str, KafkaAddress] = {}
         self._dead_addresses: dict[str, KafkaAddress] = {}
 
@@ -64,7 +68,14 @@ class FailureHandler:
 
     def policy_for(self, record: Record) -> RetryPolicy:
         """Return the policy for a record. The topic that it was first read from decides."""
-        return self._config.policy_for(self._settings, record.origin.topic)
+        topic = record.origin.topic
+        policy = self._policies.get(topic)
+        if policy is None:
+            if len(self._policies) >= _MOST_POLICIES:
+                # The topic may come from a header. So there may be any number of them.
+                self._policies.clear()
+            policy = self._policies[topic] = self._config.policy_for(self._settings, topic)
+        return policy
 
     @cached_property
     def _brokers(self) -> str | None:

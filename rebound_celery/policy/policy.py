@@ -194,8 +194,10 @@ class RetryPolicy(msgspec.Struct, frozen=True, cache_hash=True, gc=False, repr_o
         Raises:
             InvalidSettingError: for a value that this policy cannot have.
         """
-        if max_retries is None and base_delay is None:
-            return self
+        if (max_retries is None or (type(max_retries) is int and max_retries == self.max_retries)) and (
+            base_delay is None or (type(base_delay) is not bool and base_delay == self.base_delay and not self.delays)
+        ):
+            return self  # almost always
         return _with_limits(self, max_retries, base_delay)
 
     def to_wire(self) -> dict[str, Any]:

@@ -41,6 +41,8 @@ class PolicyTable:
         self.default = default
         self.topics = tuple(topics)
         self.destinations = tuple(destinations)
+        #: Whether there is one policy for everything.
+        self.is_single = not (self.topics or self.destinations)
         self._found: dict[tuple[str | None, str | None], RetryPolicy] = {}
 
     def __eq__(self, other: object) -> bool:
@@ -66,7 +68,7 @@ class PolicyTable:
             topic: the topic of a record; None if there is none.
             destination: `kafka://topic` or a URL; None if there is none.
         """
-        if not (self.topics or self.destinations):
+        if self.is_single:
             return self.default
         found = self._found.get((topic, destination))
         if found is None:

@@ -22,6 +22,7 @@ from rebound_celery.message.codec import decode, decode_many, encode, pack, seal
 from rebound_celery.message.extensions import MAX_DEPTH
 from rebound_celery.policy import Failure, RetryPolicy
 from tests.fuzzing import QUICK, texts
+from tests.unit.test_policy_options import policies
 
 MESSAGE = Message(
     id="9f1c",
@@ -87,7 +88,7 @@ messages = st.builds(
     value=any_bytes,
     destination=addresses,
     attempt=st.integers(1, 101),
-    policy=st.builds(RetryPolicy, st.integers(0, 100), st.floats(1, 3600)),
+    policy=policies(),
     key=any_bytes,
     headers=st.lists(st.tuples(texts, any_bytes)).map(tuple),
     dead_destination=addresses,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from typing import Any
 
+import fastavro
 import pytest
+from google.protobuf.wrappers_pb2 import Int64Value
 from msgspec.structs import replace
 
 from rebound_celery import ConsumerConfig, DeadLetter, Drop, ErrorRule, InvalidSettingError, RetryAfter, RetryPolicy
@@ -225,6 +228,38 @@ def test_the_handler_gets_what_the_deserializer_has_made() -> None:
     consuming.consume(record(None))
 
     assert [(one.value, one.data) for one in handler.seen] == [(b'{"a": [1, 2]}', {"a": [1, 2]}), (None, None)]
+
+
+SCHEMA = {"type": "record", "name": "Order", "fields": [{"name": "id", "type": "long"}]}
+
+
+def avro(value: bytes) -> object:
+    return fastavro.schemaless_reader(io.BytesIO(value), SCHEMA, None)
+
+
+@pytest.mark.parametrize(
+    ("deserializer", "value", "data", "damaged"),
+    [
+        ("json", b'{"id":7}', {"id": 7}, b'{"id":'),
+        ("json", b"[" * 100, None, b"[" * 1_000_000),
+        (avro, b"\x0e", {"id": 7}, b""),
+        # A class of protobuf's own stands for a generated one.
+        (Int64Value.FromString, b"\x08\x07", Int64Value(value=7), b"\x08"),
+    ],
+)
+def test_json_avro_and_protobuf_are_decoded_or_dead_letters(
+    deserializer: Any, value: bytes, data: object, damaged: bytes
+) -> None:
+    handler = Failing()
+    consuming = Consuming(handler, deserializer=deserializer)
+
+    if data is not None:
+        consuming.consume(record(value))
+        assert [one.data for one in handler.seen] == [data]
+    failed = consuming.consume(record(damaged))
+
+    assert failed is not None
+    assert (failed.message.value, failed.message.reason) == (damaged, "undecodable")
 
 
 @pytest.mark.parametrize("attempt", [1, 2])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from celery.worker import state
 
-from rebound_celery import Message, RetryPolicy, Settings
+from rebound_celery import ErrorRule, Message, RetryPolicy, Settings
 from rebound_celery.delivery.batch import Batch, End
 from rebound_celery.delivery.delivery import Delivery
 from rebound_celery.destinations import Delivered, Failed, Outcome, Rejected, Unavailable
@@ -120,6 +120,50 @@ def test_the_last_failed_attempt_is_a_dead_letter_at_once_and_the_delivery_has_f
     assert text == "retries-exhausted: rebound_celery.errors.AttemptFailedError: POST answered 500"
     (letter,) = dead_set.sent
     assert (letter.reason, letter.attempt) == ("retries-exhausted", 4)
+
+
+FAILED = "rebound_celery.errors.AttemptFailedError"
+
+
+def test_a_rule_of_the_message_drops_what_its_destination_refuses(caplog: pytest.LogCaptureFixture) -> None:
+    stored: list[Delivery] = []
+    batch, _, dead_set = make_batch(stored, [Failed("POST answered 500")])
+    policy = RetryPolicy(rules=[ErrorRule(FAILED, "drop")])
+
+    ((end, text, _),) = batch.deliver([make_delivery(policy=policy)])
+
+    assert (end, text) == (End.DROPPED, f"dropped (rule): {FAILED}: POST answered 500")
+    assert (stored, dead_set.sent) == ([], [])
+    assert [line.event for line in caplog.records] == ["dropped"]  # type: ignore[attr-defined]
+
+
+def test_a_rule_of_the_message_says_the_delay_and_the_dead_letter_topic() -> None:
+    stored: list[Delivery] = []
+    batch, kafka, _ = make_batch(stored, [Failed("POST answered 500"), Failed("POST answered 500"), Delivered("there")])
+    policy = RetryPolicy(
+        3, 5, rules=[ErrorRule("rebound_celery.errors.DeliveryError", delay=2, dead_letter_topic="dlq")]
+    )
+
+    batch.deliver([make_delivery(policy=policy)])
+    ((end, _, _),) = batch.deliver([make_delivery(attempt=4, policy=policy)])
+
+    assert [again.due_ms for again in stored] == [NOW_MS + 2000]
+    assert end == End.DEAD
+    assert (kafka.sent[-1].reason, kafka.sent[-1].target) == ("retries-exhausted", KafkaAddress("dlq"))
+
+
+def test_jitter_budget_and_limit_hold_for_deliveries() -> None:
+    stored: list[Delivery] = []
+    batch, _, dead_set = make_batch(stored, [Failed("POST answered 429", retry_after_s=9e9)])
+    policy = RetryPolicy(3, 5, max_delay=60, budget=100)
+
+    batch.deliver([make_delivery(policy=policy)])
+    batch.deliver([make_delivery(policy=policy, first_failed_at=NOW_MS - 40_001)])
+    full = replace(make_batch(stored, [Failed("no")])[0], draw=lambda: 0.25)
+    full.deliver([make_delivery(policy=RetryPolicy(3, 5, jitter="full"))])
+
+    assert [again.due_ms - NOW_MS for again in stored] == [60_000, 2_500]
+    assert [letter.reason for letter in dead_set.sent] == ["budget-exhausted"]
 
 
 def test_what_is_rejected_is_a_dead_letter_whatever_attempt_it_is() -> None:

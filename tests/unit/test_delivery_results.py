@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from rebound_celery import Rebound
+from rebound_celery import ErrorRule, Rebound, RetryPolicy
 from rebound_celery.delivery import DeliverTask
+from rebound_celery.delivery.batch import End
 from tests.unit.test_delivery_signals import Destinations, Publisher, received
 
 
@@ -26,6 +27,23 @@ def delivered(**settings: Any) -> Any:
         backend.forget(id_)  # Celery's memory cache belongs to the process
     task.run_batch([received("a", b"ok"), received("b", b"fail"), received("c", b"fail", max_retries=1)], "w@host")
     return backend
+
+
+def test_a_delivery_that_a_rule_drops_has_failed_with_its_reason() -> None:
+    app = Celery("results", broker="redis://127.0.0.1:1", backend="cache+memory://", set_as_current=False)
+    Rebound(app)
+    task: Any = app.tasks[DeliverTask.name]
+    task.destinations = Destinations()
+    task.backend.forget("d:2")
+    dropping = RetryPolicy(rules=[ErrorRule("rebound_celery.errors.AttemptFailedError", "drop")])
+
+    (result,) = task.run_batch([received("d", b"fail", policy=dropping)], "w@host")
+
+    assert result.end == End.DROPPED
+    assert task.backend.get_state("d:2") == "FAILURE"
+    error = task.backend.get_result("d:2")
+    assert (type(error).__name__, str(error)) == ("DroppedError", result.text)
+    assert result.text.startswith("dropped (rule): rebound_celery.errors.AttemptFailedError: ")
 
 
 def states(backend: Any) -> list[str]:

@@ -83,11 +83,10 @@ def heard() -> Iterator[Heard]:
         getattr(signals, name).disconnect(receiver)
 
 
-def received(id_: str, value: bytes, max_retries: int = 3) -> Received:
+def received(id_: str, value: bytes, max_retries: int = 3, policy: RetryPolicy | None = None) -> Received:
     target = KafkaAddress("orders", None)
-    message = Message(
-        id_, value, target, 2, RetryPolicy(max_retries), dead_destination=KafkaAddress("orders-dlq", None)
-    )
+    policy = policy or RetryPolicy(max_retries)
+    message = Message(id_, value, target, 2, policy, dead_destination=KafkaAddress("orders-dlq", None))
     delivery = Delivery(message=message, task_id=message.task_id)
     return Received(delivery.encode(), STORED_TYPE, STORED_ENCODING, delivery.task_id, 3)
 

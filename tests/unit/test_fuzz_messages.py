@@ -21,6 +21,7 @@ from rebound_celery.policy import MAX_RETRIES_LIMIT, Failure, RetryPolicy
 from rebound_celery.schedule.transport import celery_form as stored
 from rebound_celery.schedule.transport import eta
 from tests.fuzzing import DEEP, QUICK, changed, damaged, jsons, scalars, stored_form, texts
+from tests.unit.test_policy_options import policies
 
 WHOLE = Message(
     id="m-1",
@@ -56,7 +57,7 @@ messages = st.builds(
     destination=addresses,
     dead_destination=addresses,
     attempt=st.integers(1, 1 + MAX_RETRIES_LIMIT),
-    policy=st.builds(RetryPolicy, st.integers(0, MAX_RETRIES_LIMIT), st.floats(1, 3600)),
+    policy=policies(),
     reason=st.none() | st.sampled_from(["rejected", "worker-lost"]),
     failure=st.none() | st.builds(Failure, texts, texts, texts),
     group=st.none() | identities,
