@@ -13,7 +13,7 @@ from ..message import Record
 from ..message.ids import derive_record_id
 from ..policy import UNDECODABLE, RetryPolicy
 from ..policy.causes import instruction_of, names_of
-from ..policy.instructions import DeadLetter
+from ..policy.instructions import DeadLetter, Instruction
 from .config import ConsumerConfig, Handler
 from .dead_letter_limit import DeadLetterLimit
 
@@ -96,6 +96,8 @@ class _Attempt:
         value = record.value or b""
         try:
             return replace(record, data=deserialize(value))
+        except Instruction:
+            raise
         except Exception as error:
             # A later attempt could not decode it either.
             raise DeadLetter(UNDECODABLE) from error

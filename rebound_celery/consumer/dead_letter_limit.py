@@ -52,8 +52,8 @@ class DeadLetterLimit:
                 )
             window = self._last.maxlen or 0
             # The oldest record leaves a full window when this one comes in.
-            dead = self._dead + 1 - (self._last[0] if len(self._last) == window else 0)
-            if self._share is not None and dead > self._share * window:
+            dead = self._dead - (self._last[0] if len(self._last) == window else 0)
+            if self._share is not None and dead + 1 > self._share * window:
                 raise _exceeded(
                     f"dead_letter_share={self._share:g}", f"{dead} of the last {window} records", origin, reason
                 )

@@ -253,5 +253,7 @@ policy_of = cached(RetryPolicy)
 
 @cached
 def _with_limits(policy: RetryPolicy, max_retries: int | None, base_delay: float | None) -> RetryPolicy:
+    if base_delay is not None and policy.kind == LIST:
+        raise InvalidSettingError("base_delay", base_delay, "the policy is a list of delays, which has no base_delay")
     changes: dict[str, Any] = {"max_retries": max_retries, "base_delay": base_delay}
     return msgspec.structs.replace(policy, **{name: value for name, value in changes.items() if value is not None})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from .decide import Retry, decide
 from .policy import RetryPolicy
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Row:
     """An attempt in the timetable, or the dead letter at its end.
 
     Attributes:

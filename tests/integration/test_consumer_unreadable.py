@@ -13,6 +13,7 @@ from kafka.record.default_records import DefaultRecordBatch
 
 from rebound_celery.compat.kafka_records import read_all_records
 from rebound_celery.consumer import health_reporter, unreadable
+from rebound_celery.errors import DeadLetterLimitError
 from rebound_celery.message.address import KafkaAddress
 from tests.integration.test_consumer import Fixture, fix, nothing, numbers
 from tests.waiting import wait_until
@@ -176,6 +177,23 @@ def test_unreadable_batch_is_skipped(
     assert "it is passed over, nobody handles it, and the consumer goes on at offset 5" in report
     assert fix.app.messages == []
     assert (consumer.stats().skipped, consumer.stats().total) == (1, first + 1)
+
+
+def test_unreadable_batches_beyond_the_limit_on_dead_letters_stop_the_consumer(
+    fix: Fixture, make_topic: Any, produce_batch: Any, fault: Fault
+) -> None:
+    topic = make_topic(1)
+    for _ in range(3):
+        produce_batch(topic, [DAMAGED, DAMAGED], compression=fault.compression)
+    consumer = fix.start(topic, nothing, on_unreadable="dead-letter", dead_letter_share=0.02)
+
+    with pytest.raises(
+        DeadLetterLimitError, match=rf"2 of the last 100 records are dead letters, and {topic}\[0\]@[45] "
+    ):
+        consumer.join(30)
+
+    assert [letter.reason for letter in fix.app.messages] == ["unreadable"] * 2
+    assert fix.committed(topic) in (4, 5)
 
 
 def test_unreadable_batch_becomes_a_dead_letter(

@@ -155,7 +155,7 @@ def test_the_consumers_own_limits_change_the_policies_of_the_app() -> None:
 def test_limits_that_a_policy_of_the_app_cannot_have_are_refused_at_the_start() -> None:
     settings = Settings.read({"rebound_policies": {"topics": {"orders": {"delays": [1, 2]}}}}, {})
 
-    with pytest.raises(InvalidSettingError, match="a list of delays has no base_delay"):
+    with pytest.raises(InvalidSettingError, match="the policy is a list of delays"):
         Consuming(print, settings, base_delay=2)
 
 
@@ -277,6 +277,13 @@ def test_a_value_that_cannot_be_decoded_is_a_dead_letter_at_once_with_its_raw_by
     assert message.failure is not None
     assert message.failure.exception_class == "UnicodeDecodeError"
     assert "Traceback" in message.failure.stacktrace
+
+
+def test_a_deserializer_may_decide_itself() -> None:
+    def decode(value: bytes) -> object:
+        raise Drop("a heartbeat")
+
+    assert Consuming(Failing(), deserializer=decode).consume(record()) is None
 
 
 def test_a_failure_of_the_handler_keeps_the_raw_bytes_too() -> None:

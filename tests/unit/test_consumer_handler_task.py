@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from celery import Celery, current_app, signals, states
 
+from rebound_celery import ErrorRule, RetryPolicy
 from rebound_celery.compat.celery_fixups import install_worker_fixups
 from rebound_celery.config import Settings
 from rebound_celery.consumer import ConsumerConfig
@@ -59,10 +60,10 @@ def handle(record: Record) -> str:
     return f"in {current_app.main}"
 
 
-def run(offsets: list[int], max_retries: int = 3) -> tuple[OffsetTracker, Collected]:
+def run(offsets: list[int], max_retries: int | None = None, **fields: Any) -> tuple[OffsetTracker, Collected]:
     """Have the handler called for records at these offsets, in a thread of its own."""
     app = Celery("shop", set_as_current=False)
-    config = ConsumerConfig(group="g", topics="t", handler=handle, concurrency=1, max_retries=max_retries)
+    config = ConsumerConfig(group="g", topics="t", handler=handle, concurrency=1, max_retries=max_retries, **fields)
     offset_tracker, stored, wake = OffsetTracker(), Collected(), threading.Event()
     key_queues = KeyQueues(0, wake)
     failure_handler = FailureHandler(config, Settings())
@@ -108,6 +109,15 @@ def test_signals_tell_a_retry_from_a_dead_letter(max_retries: int, name: str, st
     assert str(heard[2][1]["retval"]) == "no"
     assert "ValueError: no" in str(heard[1][1]["einfo"])
     assert [failed.dead for failed in stored] == [state == states.FAILURE]
+
+
+def test_a_dropped_record_has_no_signal_of_a_failure() -> None:
+    with listening(*SIGNALS) as heard:
+        offset_tracker, stored = run([7], policy=RetryPolicy(rules=[ErrorRule(ValueError, "drop")]))
+
+    assert [name for name, _ in heard] == ["task_prerun", "task_postrun"]
+    assert (heard[1][1]["state"], str(heard[1][1]["retval"])) == (states.IGNORED, "no")
+    assert (offset_tracker.stats().dropped, stored) == (1, [])
 
 
 def test_nothing_is_made_while_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:

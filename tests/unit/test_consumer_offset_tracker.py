@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 from rebound_celery.consumer.offset_metadata import decode, encode
@@ -45,6 +46,21 @@ def test_the_mark_is_the_first_offset_that_is_not_done() -> None:
     assert offsets(offset_tracker.to_commit()) == {P: 12}
     offset_tracker.succeed(third)
     assert offsets(offset_tracker.to_commit()) == {P: 13}
+
+
+def test_a_dropped_record_is_done_and_counted() -> None:
+    offset_tracker = OffsetTracker()
+    first, second = admit(offset_tracker, 10, 11)
+
+    offset_tracker.drop(first)
+
+    assert offsets(offset_tracker.to_commit()) == {P: 11}
+    stats = offset_tracker.stats()
+    assert (stats.dropped, stats.dead, stats.total) == (1, 0, 1)
+    assert json.loads(stats.to_json())["DroppedMessages"] == 1
+    offset_tracker.release(second.tracker, 0)
+    offset_tracker.drop(second)
+    assert offset_tracker.stats().dropped == 1, "its partition belongs to another consumer by now"
 
 
 def test_gaps_in_the_offsets_are_passed_over() -> None:

@@ -304,5 +304,6 @@ def test_a_policy_with_other_limits_keeps_its_options() -> None:
     assert policy.with_limits(None, None) is policy
     assert policy.with_limits(7, None) == RetryPolicy(7, 5, "linear", jitter="full")
     assert policy.with_limits(0, 2) == RetryPolicy(0, 2, "linear", jitter="full")
-    with pytest.raises(InvalidSettingError, match="a list of delays has no base_delay"):
-        RetryPolicy(delays=[1]).with_limits(None, 2)
+    for base_delay in (2, 5):
+        with pytest.raises(InvalidSettingError, match="the policy is a list of delays, which has no base_delay"):
+            RetryPolicy(delays=[1]).with_limits(None, base_delay)

@@ -48,6 +48,8 @@ def show(ctx: click.Context, topic: str | None, destination: str | None, file: s
 
     It is that of a message that comes now and fails each time. Where there is jitter, the times are the latest ones.
     """
+    from dataclasses import asdict
+
     from rebound_celery.clock import SYSTEM_CLOCK
     from rebound_celery.policy.timetable import timetable
 
@@ -56,7 +58,7 @@ def show(ctx: click.Context, topic: str | None, destination: str | None, file: s
         rows = timetable(found, SYSTEM_CLOCK.now_ms())
         if as_json:
             click.echo(
-                json.dumps({"entry": entry, "policy": found.to_wire(), "timetable": [r._asdict() for r in rows]})
+                json.dumps({"entry": entry, "policy": found.to_wire(), "timetable": [asdict(row) for row in rows]})
             )
             return
         click.echo(f"{entry}: {describe(found)}")
