@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import socket
 from collections.abc import Iterable, Mapping
@@ -14,24 +13,13 @@ import msgspec
 from .caching import cached
 from .config import Settings
 from .errors import InvalidSettingError
-from .message import Message, dead_destination_of, dead_letter_topic, new_id
+from .message import Message, dead_letter_topic, new_id
 from .message.address import DEAD_SET, Address, KafkaAddress, parse_address, policy_names
-from .message.history import History, add_attempt
-from .policy import (
-    MAX_FIRST_DELAY_S,
-    MAX_RETRIES_LIMIT,
-    DeadLetter,
-    Draw,
-    Failure,
-    Retry,
-    RetryPolicy,
-    decide,
-)
+from .message.first_failure import After, after_failure
+from .policy import MAX_FIRST_DELAY_S, MAX_RETRIES_LIMIT, Draw, Failure, RetryPolicy
 from .policy.decide import DRAW
 from .shown import shown, shown_url
 from .values import Name, encode_headers, encode_key, encode_value, text_of
-
-logger = logging.getLogger(__name__)
 
 #: Who tried, in the history of a message that `schedule_retry` makes.
 _BY = f"schedule_retry@{socket.gethostname()}"
@@ -41,11 +29,6 @@ Destination = str | Mapping[str, Any] | Address
 
 
 _ADDRESSES = frozenset({"destination", "dead_destination"})
-
-#: What follows from a failed attempt: the next attempt; when it is due, or None if the message is dropped; the time of
-#: the first failure; the reason of a dead letter; where a dead letter goes; the failure; the history. A plain tuple,
-#: because a class takes much longer.
-_After = tuple[int, int | None, int | None, str | None, Address, Failure | None, History]
 
 
 class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,9 +141,13 @@ class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
         key = self.key
         if key is not None and type(key) is not bytes:
             key = encode_key(key)
-        next_attempt, due_ms, first_failed_at, reason, dead, failure, history = self._after(
-            policy, attempt, destination, dead, now_ms, draw
-        )
+        error = self.error
+        if error is None and self.attempt is None and (delay is not None or policy.first_delay is not None):
+            after: After = (1, now_ms, None, None, dead, None, ())  # nothing was tried yet
+        else:
+            failure = None if error is None else _describe(error)
+            after = after_failure(policy, attempt, failure, error, destination, dead, now_ms=now_ms, by=_BY, draw=draw)
+        next_attempt, due_ms, first_failed_at, reason, dead, failure, history = after
         if delay is None and first_failed_at is None:
             delay = policy.first_delay
         if delay is not None and due_ms is not None and reason is None:
@@ -186,34 +173,6 @@ class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
             None if self.client_id is None else text_of("client_id", self.client_id),
         )
         return message, due_ms
-
-    def _after(
-        self, policy: RetryPolicy, attempt: int, destination: Address, dead: Address, now_ms: int, draw: Draw
-    ) -> _After:
-        """Return what follows from the failed attempt, or the first attempt if nothing was tried yet."""
-        error = self.error
-        if error is None and self.attempt is None and (self.delay is not None or policy.first_delay is not None):
-            return 1, now_ms, None, None, dead, None, ()
-        failure = None if error is None else _describe(error)
-        raised = error if isinstance(error, BaseException) else None
-        decision = decide(policy, attempt, failure, first_failed_at_ms=now_ms, now_ms=now_ms, error=raised, draw=draw)
-        if isinstance(decision, DeadLetter) and raised is not None:
-            # Only a dead letter carries the stack trace.
-            failure = Failure.of(raised, with_stack=True)
-        history = add_attempt((), attempt, now_ms, failure, _BY)
-        if isinstance(decision, Retry):
-            return decision.attempt, decision.due_ms, now_ms, None, dead, failure, history
-        if isinstance(decision, DeadLetter):
-            dead = dead_destination_of(decision, dead)
-            return attempt, now_ms, now_ms, decision.reason, dead, failure, history
-        logger.warning(
-            "a message for %s is dropped (%s): %s",
-            destination,
-            decision.reason,
-            failure,
-            extra={"event": "dropped", "reason": decision.reason},
-        )
-        return attempt, None, now_ms, None, dead, failure, history
 
 
 def merged_value(value: object, message_data: object) -> object:
