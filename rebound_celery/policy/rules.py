@@ -27,8 +27,10 @@ _FIELDS = frozenset({"error", "then", "delay", "dead_letter_topic"})
 _NAME_FORM = re.compile(r"[^\W\d]\w*(\.([^\W\d]\w*|<locals>))*")
 _NAME_RULE = "give an exception class, or its name with its module, such as 'requests.exceptions.Timeout'"
 
-#: The names of the classes that were given as classes. They exist, even if they cannot be imported by their names.
-_GIVEN_AS_CLASSES: set[str] = set()
+#: Names that are not imported to see whether they exist. They were given as classes, or a stored policy has them, which
+#: was checked where it was made.
+_KNOWN: set[str] = set()
+_MOST_KNOWN = 10_000
 
 #: What names an exception: its class, or its full name.
 Named = type[BaseException] | str
@@ -101,13 +103,22 @@ class ErrorRule(msgspec.Struct, frozen=True, gc=False, repr_omit_defaults=True):
         if isinstance(then, str) and then not in THEN:
             raise UnknownVersionError(f"a rule of a retry policy that does {then[:50]!r}")
         unknown = {name: value for name, value in wire.items() if name not in _FIELDS}
-        return cls(
+        rule = cls(
             wire.get("error", ()),
             then,  # type: ignore[arg-type]  # checked by the constructor
             wire.get("delay"),
             wire.get("dead_letter_topic"),
             msgspec.msgpack.encode(unknown) if unknown else b"",
         )
+        for name in rule.names:
+            _know(name)
+        return rule
+
+
+def _know(name: str) -> None:
+    # Stored data may hold any number of names.
+    if len(_KNOWN) < _MOST_KNOWN:
+        _KNOWN.add(name)
 
 
 def _names(error: object) -> tuple[str, ...]:
@@ -117,7 +128,7 @@ def _names(error: object) -> tuple[str, ...]:
     for one in given:
         if isinstance(one, type) and issubclass(one, BaseException):
             name = full_name(one)
-            _GIVEN_AS_CLASSES.add(name)
+            _know(name)
             names[name] = None
         elif isinstance(one, str) and _NAME_FORM.fullmatch(one):
             names[str.__str__(one)] = None
@@ -175,5 +186,5 @@ def with_true_names(rule: ErrorRule) -> ErrorRule:
     Raises:
         InvalidSettingError: if a class cannot be imported.
     """
-    names = tuple(name if name in _GIVEN_AS_CLASSES else full_name(imported(name)) for name in rule.names)
+    names = tuple(name if name in _KNOWN else full_name(imported(name)) for name in rule.names)
     return rule if names == rule.names else msgspec.structs.replace(rule, error=names)

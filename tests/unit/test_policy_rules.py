@@ -228,6 +228,15 @@ def test_a_class_that_was_given_need_not_be_importable() -> None:
     assert after(list(policy.rules), made()) == DropDecided("rule")
 
 
+def test_a_stored_policy_may_name_what_only_its_maker_can_import() -> None:
+    """Replaying a dead letter takes its policy, in a process that need not have the consumer's packages."""
+    wire = RetryPolicy(rules=[ErrorRule("only.the_consumer.HasThisError", "drop")]).to_wire()
+
+    policy = with_imported_names(RetryPolicy.from_wire(wire))
+
+    assert policy.to_wire() == wire
+
+
 @given(st.lists(st.sampled_from([ValueError, OSError, ShopError, PaymentError, KeyError]), min_size=1))
 def test_names_are_those_of_all_classes_in_the_chain(kinds: list[type[Exception]]) -> None:
     errors = [kind() for kind in kinds]
