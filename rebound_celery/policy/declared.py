@@ -16,8 +16,7 @@ from .rules import ErrorRule, with_true_names
 
 _RULE_OPTIONS = ("error", "then", "delay", "dead_letter_topic")
 
-#: The options that a policy with a list of delays does not take over from the default policy.
-_NOT_FOR_LISTS = ("kind", "max_retries", "base_delay")
+_DEFAULT_POLICY = RetryPolicy()
 
 #: The place of a value in the mapping: the names and numbers that lead to it.
 Path = tuple[str | int, ...]
@@ -57,13 +56,16 @@ def with_imported_names(policy: RetryPolicy) -> RetryPolicy:
     return policy if tuple(rules) == policy.rules else msgspec.structs.replace(policy, rules=tuple(rules))
 
 
-def read_policy(given: object, base: RetryPolicy, path: Path = ()) -> RetryPolicy:
+def read_policy(
+    given: object, base: RetryPolicy, path: Path = (), *, root: RetryPolicy = _DEFAULT_POLICY
+) -> RetryPolicy:
     """Make a policy of a mapping with the options of `RetryPolicy`.
 
     Args:
         given: the mapping; a RetryPolicy is taken as it is.
         base: has the options that the mapping does not set.
         path: where the mapping is.
+        root: has the number of retries and the base delay where `base` is a list of delays and the mapping is not.
 
     Raises:
         Fault: naming the value that cannot be used.
@@ -75,7 +77,7 @@ def read_policy(given: object, base: RetryPolicy, path: Path = ()) -> RetryPolic
         rules = options.get("rules")
         if rules is not None:
             options["rules"] = _read_rules(rules, (*path, "rules"))
-        return RetryPolicy(**_inherited(base, options), **options)
+        return RetryPolicy(**_inherited(base, options, root), **options)
     except InvalidSettingError as error:
         known = isinstance(given, Mapping) and error.field in given
         raise Fault(
@@ -83,15 +85,23 @@ def read_policy(given: object, base: RetryPolicy, path: Path = ()) -> RetryPolic
         ) from None
 
 
-def _inherited(base: RetryPolicy, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of `base` that hold for a policy with the options `given`."""
+def _inherited(base: RetryPolicy, given: Mapping[str, Any], root: RetryPolicy) -> dict[str, Any]:
+    """Return the options of `base` that hold for a policy with the options `given`.
+
+    Delays, and the number of retries with them, go neither from a list to another kind nor the other way.
+    """
     options = {name: getattr(base, name) for name in OPTIONS if name not in given}
-    is_list_given = "delays" in given or given.get("kind") == LIST
-    if is_list_given or (base.kind == LIST and given.keys() & {"kind", "base_delay"}):
-        for name in _NOT_FOR_LISTS if is_list_given else ("kind", "delays", "max_retries"):
+    if "delays" in given or given.get("kind") == LIST:
+        if given.get("kind") == EXPONENTIAL:
+            raise InvalidSettingError("kind", EXPONENTIAL, f"a policy with delays is of the kind {LIST!r}")
+        if "base_delay" in given:
+            raise InvalidSettingError("base_delay", given["base_delay"], "a list of delays has no base_delay")
+        for name in ("kind", "max_retries", "base_delay"):
             options.pop(name, None)
-    if "delays" in given and given.get("kind") == EXPONENTIAL:
-        raise InvalidSettingError("kind", EXPONENTIAL, f"a policy with delays is of the kind {LIST!r}")
+    elif base.kind == LIST and given.keys() & {"kind", "base_delay"}:
+        for name in ("kind", "delays"):
+            options.pop(name, None)
+        options |= {name: getattr(root, name) for name in ("max_retries", "base_delay") if name not in given}
     return options
 
 

@@ -131,18 +131,20 @@ class PolicyTable:
         """
         sections = read_mapping(given, (), _SECTIONS)
         default = read_policy(sections.get(DEFAULT, {}), base, (DEFAULT,))
-        entries = {section: _read_section(sections.get(section, {}), default, (section,)) for section in _SECTIONS[1:]}
+        entries = {
+            section: _read_section(sections.get(section, {}), default, base, (section,)) for section in _SECTIONS[1:]
+        }
         return cls(default, entries[TOPICS], entries[DESTINATIONS])
 
 
-def _read_section(given: object, default: RetryPolicy, path: Path) -> list[tuple[str, RetryPolicy]]:
+def _read_section(given: object, default: RetryPolicy, base: RetryPolicy, path: Path) -> list[tuple[str, RetryPolicy]]:
     if not isinstance(given, Mapping):
         raise Fault(path, given, "it is a mapping of patterns to policies")
     entries = []
     for pattern, policy in given.items():
         if not isinstance(pattern, str) or not pattern:
             raise Fault((*path, str(pattern)), policy, "a pattern is a text that is not empty")
-        entries.append((pattern, read_policy(policy, default, (*path, pattern))))
+        entries.append((pattern, read_policy(policy, default, (*path, pattern), root=base)))
     return entries
 
 

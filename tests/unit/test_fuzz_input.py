@@ -18,7 +18,8 @@ from rebound_celery.errors import InvalidSettingError, ReboundError, Unreachable
 from rebound_celery.message import codec
 from rebound_celery.message.address import parse_address
 from rebound_celery.operate.cli.commands import rebound
-from tests.fuzzing import DEEP, QUICK, jsons, scalars, texts
+from rebound_celery.policy import RetryPolicy
+from tests.fuzzing import DEEP, QUICK, changed, jsons, scalars, texts
 
 assert schedule_retry  # what RetryRequest stands for
 
@@ -53,7 +54,31 @@ def test_settings_are_read_or_refused(conf: dict[str, Any], environ: dict[str, s
         assert settings.lease > 0
         assert all(isinstance(broker, str) for broker in settings.kafka_brokers)
         assert all(isinstance(name, str) for name in settings.kafka_options)
-    assert refused is None or refused in NAMES
+    # In a mapping, the place of the value follows the name of the setting.
+    assert refused is None or refused.partition("[")[0] in NAMES
+
+
+POLICIES = {
+    "default": {"max_retries": 5, "base_delay": 2, "jitter": "equal", "max_delay": 60, "budget": 900, "rules": [
+        {"error": "TimeoutError", "delay": 1}, {"error": ["KeyError"], "then": "dead-letter", "dead_letter_topic": "x"},
+    ]},
+    "topics": {"orders*": {"delays": [1, 2.5]}, "a": {"kind": "linear", "quick_retries": 2, "quick_delay": 0.5}},
+    "destinations": {"https://e.org/*": {"first_delay": 5, "kind": "constant"}},
+}  # fmt: skip
+
+
+@QUICK
+@given(changed(POLICIES))
+def test_policies_are_read_or_refused_in_their_place(given: Any) -> None:
+    fields = ["rebound_policies"]
+    try:
+        table = Settings.read({"rebound_policies": given}, {}).policies
+    except InvalidSettingError as error:
+        fields.append(error.field)
+    else:
+        assert all(RetryPolicy.from_wire(policy.to_wire()) == policy for policy in table.all)
+        assert table.find("orders-eu", None) in table.all
+    assert fields[-1].startswith("rebound_policies")
 
 
 @QUICK

@@ -101,7 +101,7 @@ def test_what_is_not_set_comes_from_the_default_policy_and_then_from_the_setting
     )
 
     assert table.default == RetryPolicy(delays=[1, 2], jitter="full")
-    assert table.find("a") == RetryPolicy(3, 5, "constant", jitter="full"), "nothing of a list goes into other kinds"
+    assert table.find("a") == RetryPolicy(4, 8, "constant", jitter="full"), "nothing of a list goes into other kinds"
     assert table.find("b") == RetryPolicy(9, delays=[1, 2], jitter="full")
     assert read({}, max_retries=4, base_delay=8).find("any") == RetryPolicy(4, 8)
     assert Settings(max_retries=4, base_delay=8).policies.find("any") == RetryPolicy(4, 8)
@@ -135,6 +135,10 @@ def test_policies_that_were_made_in_python_are_taken_as_they_are() -> None:
         (
             {"default": {"kind": "exponential", "delays": [1]}},
             "['kind']='exponential' cannot be used: a policy with delays",
+        ),
+        (
+            {"default": {"base_delay": 5, "delays": [1]}},
+            "['base_delay']=5 cannot be used: a list of delays has no base",
         ),
         ({"default": {"rules": {}}}, "rebound_policies['default']['rules']={} cannot be used: it is a list of rules"),
         (
