@@ -6,6 +6,7 @@ import logging
 import threading
 
 from ..clock import SYSTEM_CLOCK, Clock
+from ..errors import DeadLetterLimitError
 from .config import ConsumerConfig
 from .failure_handler import FailedRecord, FailureHandler, log_fields
 from .handler_task import HandlerTask
@@ -75,6 +76,11 @@ class Workers:
     def _tell_end(self, job: Job, error: BaseException) -> None:
         """Log at which record the consumer ends. SystemExit ends the process without a word, so nothing else tells."""
         record = job.record
+        if isinstance(error, DeadLetterLimitError):
+            # Every thread meets the limit, until all have stopped.
+            if self.fatal is None:
+                logger.critical("%s", error, extra={"event": "dead_letter_limit", **log_fields(record)})
+            return
         logger.critical(
             "the handler raised %s for %s[%d]@%d (message %s), which ends the consumer; the record is not committed, "
             "so it comes again",

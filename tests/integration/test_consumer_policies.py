@@ -163,7 +163,9 @@ def test_what_cannot_be_decoded_is_a_dead_letter_at_once_with_its_raw_bytes(shop
     assert header(dead, headers.ATTEMPT) == b"1"
 
 
-def test_too_many_dead_letters_stop_the_consumer_before_the_rest_of_the_topic_follows(shop: Shop) -> None:
+def test_too_many_dead_letters_stop_the_consumer_before_the_rest_of_the_topic_follows(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
     shop.send("bad", *[b"\xff"] * 50)
     consumer = shop.consumer("bad", print, deserializer="json", dead_letter_limit=5, concurrency=1)
 
@@ -175,3 +177,6 @@ def test_too_many_dead_letters_stop_the_consumer_before_the_rest_of_the_topic_fo
     assert len(shop.read("bad-dlq", 5)) == 5
     assert shop.committed("bad") == 5
     assert (consumer.stats().dead, consumer.stats().succeeded) == (5, 0)
+    (line,) = [line for line in caplog.records if line.levelname == "CRITICAL"]
+    assert line.getMessage().startswith("dead_letter_limit=5 is exceeded")
+    assert (line.event, line.topic, line.offset) == ("dead_letter_limit", "bad", 5)  # type: ignore[attr-defined]
