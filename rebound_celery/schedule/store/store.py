@@ -7,13 +7,26 @@ from copy import copy
 from itertools import chain
 from typing import Any
 
-from . import envelope, listing, steering
+from . import breakers, envelope, listing, steering
 from .claims import DONE, LOST, RELEASE, Claim, ClaimId, End
 from .envelope import from_id, to_id
 from .groups import Group, chosen, grouped
 from .keys import QueueKeys
 from .script_runner import CHUNK, MAX_SLEEP_MS, ROUNDS, Call, chunks, run_script
-from .values import Counts, DeadEntry, DeadPage, Entry, Lane, Page, Position, Waiting
+from .values import (
+    Breaker,
+    BreakerChange,
+    BreakerRules,
+    Counts,
+    DeadEntry,
+    DeadPage,
+    Entry,
+    Lane,
+    LaneReport,
+    Page,
+    Position,
+    Waiting,
+)
 
 
 class Store:
@@ -39,6 +52,7 @@ class Store:
             keys.wake,
             keys.stats,
             keys.claimed,
+            keys.breakers,
             *map(keys.lanes, keys.ranks),
         ]
 
@@ -181,10 +195,23 @@ class Store:
     def resume(self, lane: str) -> None:
         steering.limit(self._client, self.keys, lane, "paused", 0)
 
-    def set_rate(self, lane: str, per_second: float | None) -> None:
+    def set_rate(self, lane: str, per_second: float | None, *, configured: bool = False) -> None:
         if per_second is not None and not 0 < per_second <= 1e6:
             raise ValueError(f"per_second={per_second!r} cannot be used: it is more than 0, or None for no limit")
-        steering.limit(self._client, self.keys, lane, "rate", 0 if per_second is None else per_second)
+        what = "configured" if configured else "rate"
+        steering.limit(self._client, self.keys, lane, what, 0 if per_second is None else per_second)
+
+    def report(self, reports: Iterable[LaneReport], rules: BreakerRules) -> list[BreakerChange]:
+        return breakers.report(self._client, self.keys, reports, rules)
+
+    def open_breaker(self, lane: str, duration_ms: int | None, rules: BreakerRules) -> None:
+        breakers.open_by_hand(self._client, self.keys, lane, duration_ms, rules)
+
+    def close_breaker(self, lane: str, rules: BreakerRules) -> bool:
+        return breakers.close_by_hand(self._client, self.keys, lane, rules)
+
+    def breakers(self) -> list[Breaker]:
+        return breakers.breakers(self._client, self.keys)
 
     def purge(self) -> int:
         return steering.purge(self._client, self.keys)

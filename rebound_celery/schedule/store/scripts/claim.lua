@@ -12,7 +12,8 @@
 -- KEYS[8]  wake         LIST of at most one token
 -- KEYS[9]  stats        HASH of counters
 -- KEYS[10] claimed      STRING time of the last claim by any worker
--- KEYS[11..] lanes of each rank (ZSET lane -> when to look at it), the most urgent first
+-- KEYS[11] breakers     HASH lane -> its circuit breaker
+-- KEYS[12..] lanes of each rank (ZSET lane -> when to look at it), the most urgent first
 -- then     waiting of each lane reference (ZSET id -> due time)
 -- ARGV[1]  the worker
 -- ARGV[2]  the number of the claim
@@ -24,7 +25,7 @@
 -- Returns {milliseconds until the next claim or -1, references that are due and whose keys were not given, ids,
 --          envelope and stored form of each}
 local messages, leased, leases, claims, unconfirmed = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local limits, stats = KEYS[6], KEYS[9]
+local limits, stats, breakers = KEYS[6], KEYS[9], KEYS[11]
 local now, exactly = clock()
 local worker, limit, lease, ranks = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[6])
 local token = worker .. ':' .. ARGV[2]
@@ -34,8 +35,8 @@ local PARTS = 16 -- among about how many lanes a claim is divided: each costs so
 local REMEMBERED = 600000 -- milliseconds for which a confirmed claim is remembered
 
 local lanes_of, waiting_of = {}, {}
-for i = 1, ranks do lanes_of[ARGV[6 + i]] = KEYS[10 + i] end
-for i = 7 + ranks, #ARGV do waiting_of[ARGV[i]] = KEYS[4 + i] end
+for i = 1, ranks do lanes_of[ARGV[6 + i]] = KEYS[11 + i] end
+for i = 7 + ranks, #ARGV do waiting_of[ARGV[i]] = KEYS[5 + i] end
 
 local needed, is_needed = {}, {}
 local function need(reference)
@@ -149,14 +150,21 @@ local function leased_messages(ids)
   return ids, held
 end
 
-local has_limits
+local has_limits, has_breakers
 
 -- Take at most so many due messages of a lane; what is taken is put into `taken`.
 local function take(lane, waiting, share, taken)
   local paused, rate, paid = 0, 0, 0
+  local breaker
   if has_limits then
     paused, rate, paid = limits_of(limits, lane)
     if paused > now then return 0 end
+    if has_breakers and paused > 0 then
+      breaker = breaker_of(breakers, lane)
+      if breaker and breaker.state == 'draining' then breaker = nil end
+      -- An open breaker lets one message through: the probe.
+      if breaker then share = math.min(share, 1) end
+    end
     if rate > 0 then
       paid = math.max(paid, exactly)
       share = math.min(share, math.floor((exactly - paid) * rate / 1000 + burst_of(rate) + 0.001))
@@ -167,9 +175,12 @@ local function take(lane, waiting, share, taken)
   if #found > 0 then
     redis.call('ZREMRANGEBYRANK', waiting, 0, #found - 1)
     for i = 1, #found do taken[#taken + 1] = found[i] end
-    if rate > 0 then
-      paid = paid + #found * 1000 / rate
-      redis.call('HSET', limits, lane, string.format('%.0f %.17g %.3f', paused, rate, paid))
+    if rate > 0 then paid = paid + #found * 1000 / rate end
+    if breaker then
+      breaker.state, breaker.due = 'probing', now + breaker.wait
+      write_breaker(breakers, limits, lane, breaker, paid)
+    elseif rate > 0 then
+      write_limits(limits, lane, paused, rate, paid)
     end
   end
   return #found
@@ -220,9 +231,10 @@ end
 
 local nearest = math.huge
 has_limits = redis.call('EXISTS', limits) == 1
+has_breakers = has_limits and redis.call('EXISTS', breakers) == 1
 local free = is_repeated and 0 or limit
 for r = 1, ranks do
-  local rank, lanes = ARGV[6 + r], KEYS[10 + r]
+  local rank, lanes = ARGV[6 + r], KEYS[11 + r]
   local head = head_of(lanes)
   if head <= exactly and free > 0 then
     local due = redis.call('ZRANGEBYSCORE', lanes, '-inf', string.format('%.3f', exactly), 'LIMIT', 0, LANES)
