@@ -19,8 +19,10 @@ from .delivery.collector import spare_what_is_loaded
 from .delivery.delivery import PRIORITY_NORMAL, Delivery, priority_of
 from .delivery.form import DeliveryForm, to_argument
 from .delivery.opened import Destinations, OpenedDestinations
+from .delivery.outage_mode import OutageMode
 from .delivery.own_queue import add_queue
 from .delivery.publisher import Publisher
+from .delivery.steering import Breakers, Lanes
 from .delivery.task import DeliverTask
 from .destinations import kinds
 from .errors import InvalidSettingError, ReboundError
@@ -72,6 +74,11 @@ class Rebound:
         self._publisher = Publisher(app, queue, self._form, clock=clock)
         #: The dead letters kept in Redis because they had no topic or URL to go to.
         self.dead_set = DeadSet(self._publisher.open)
+        self._outage_mode = OutageMode(lambda: self.settings, self._publisher.open, clock)
+        #: The lanes of destinations: what waits in each, pauses and rates.
+        self.lanes = Lanes(self._publisher.open, clock)
+        #: The circuit breakers of destinations that are not closed.
+        self.breakers = Breakers(self._publisher.open, lambda: self.settings)
         registry.install(app, self)
         install_schedule(app, self._schedule_options)
         add_queue(app)
@@ -110,6 +117,7 @@ class Rebound:
         Deliver.read_settings = staticmethod(lambda: self.settings)
         Deliver.publisher = staticmethod(lambda: self._publisher)
         Deliver.form = self._form
+        Deliver.outage_mode = self._outage_mode
         Deliver.clock = self._clock
         if self.app.finalized:
             self.app.register_task(Deliver())
@@ -129,6 +137,7 @@ class Rebound:
 
     def _close_destinations(self, **_: Any) -> None:
         self._destinations.close()
+        self._outage_mode.close()
 
     def _schedule_options(self) -> ScheduleOptions:
         settings = self.settings

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .errors import InvalidSettingError
+from .limits import BreakerOptions
 from .message.address import check_topic, is_host, is_port
 from .message.http_url import read_proxy
 from .policy import DEFAULT_BASE_DELAY_S, DEFAULT_MAX_RETRIES, RetryPolicy
@@ -141,6 +142,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "http_proxy": _proxy,
     "outage_delay": _seconds,
     "outage_max_delay": _seconds,
+    "breaker": BreakerOptions.read,
     "health_file": lambda name, value: parse_path(value, name),
 }
 
@@ -178,6 +180,8 @@ class Settings:
         outage_delay: seconds before a delivery is tried again when its destination is away. The delay doubles with
             each further try.
         outage_max_delay: the longest such delay, in seconds.
+        breaker: when the circuit breaker of a destination opens: `BreakerOptions`, a mapping of them, or True for the
+            default ones. None or False means that there are no circuit breakers.
         health_file: a file that a worker rewrites every few seconds while it works, for probes; None writes none. In
             its path, `%h` is replaced by the worker's full name, and `%n` by the part before the `@`.
     """
@@ -197,6 +201,7 @@ class Settings:
     http_proxy: str | None = field(default=None, repr=False)
     outage_delay: float = 1.0
     outage_max_delay: float = 60.0
+    breaker: BreakerOptions | None = None
     health_file: str | None = None
 
     @classmethod

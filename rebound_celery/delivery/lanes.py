@@ -40,3 +40,8 @@ def lane_of(address: Address) -> str:
 def is_slow(lane: str) -> bool:
     """Whether deliveries of this lane take so long that they must not hold up those of other lanes."""
     return lane.partition(":")[0] in _SLOW
+
+
+def has_breaker(lane: str) -> bool:
+    """Whether deliveries of this lane are counted for a circuit breaker. Redis has none: what waits, waits there."""
+    return lane != _DEAD
