@@ -6,7 +6,7 @@ This runs in the pool's process. What it returns tells the worker's parent how e
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -123,15 +123,17 @@ class Batch:
         held = {index for index, outcome in outcomes.items() if lanes[index] in opened and is_failure(outcome)}
         for index in unsent:
             outcomes[index] = Unavailable(f"the circuit breaker of {lanes[index]} is open")
+        for lane, count in Counter(lanes[index] for index in held | unsent).items():
+            logger.info(
+                "%d messages wait, because the circuit breaker of %s is open",
+                count,
+                lane,
+                extra={"event": "held", "lane": lane, "messages": count},
+            )
         return outcomes, held | unsent
 
     def _hold(self, delivery: Delivery) -> Delivery:
         """The same attempt again, once the breaker of its destination lets it through: this was no try."""
-        logger.info(
-            "%s waits until the circuit breaker of its destination closes",
-            named(delivery.message),
-            extra={"event": "held", **log_fields(delivery.message)},
-        )
         return replace(delivery, due_ms=self.clock.now_ms() + round(self.settings.outage_delay * 1000))
 
     def _send(self, deliveries: Mapping[int, Delivery]) -> dict[int, Outcome]:
