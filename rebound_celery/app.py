@@ -11,13 +11,13 @@ from celery import Celery, signals
 from celery.result import AsyncResult
 
 from . import registry
-from .celery_conf import LiveSetting, turn_on_events, when_configured
+from .celery_conf import turn_on_events, when_configured
 from .clock import SYSTEM_CLOCK, Clock
 from .config import PREFIX, Settings
 from .dead_letters import DeadSet
 from .delivery.collector import spare_what_is_loaded
-from .delivery.delivery import PRIORITY_NORMAL, Delivery, priority_of
-from .delivery.form import DeliveryForm, to_argument
+from .delivery.delivery import PRIORITY_NORMAL
+from .delivery.form import DeliveryForm
 from .delivery.opened import Destinations, OpenedDestinations
 from .delivery.outage_mode import OutageMode
 from .delivery.own_queue import add_queue
@@ -25,18 +25,16 @@ from .delivery.publisher import Publisher
 from .delivery.steering import Breakers, Lanes
 from .delivery.task import DeliverTask
 from .destinations import kinds
-from .errors import InvalidSettingError, ReboundError
+from .errors import InvalidSettingError
 from .message import Message
 from .policy import RetryPolicy
-from .requests import Destination, RetryRequest, error_of, keep_error, merged_value
+from .requests import Destination, RetryRequest, merged_value
 from .schedule import install_schedule
 from .schedule.port import ScheduleOptions
 from .scheduled import Scheduled
+from .scheduling import Scheduling
 from .shown import shown_url
 from .values import Name
-
-#: How many messages `schedule_retries` stores with one call.
-_CHUNK = 1000
 
 
 class Rebound:
@@ -63,7 +61,6 @@ class Rebound:
             raise InvalidSettingError(first, shown_url(settings[first]), "there is no such setting")
         self.app = app
         self._clock = clock
-        self._is_eager = LiveSetting(app, "task_always_eager")
         self._overrides = {PREFIX + name: value for name, value in settings.items()}
         self._destinations = OpenedDestinations(self._build_destinations)
 
@@ -74,6 +71,7 @@ class Rebound:
         self._publisher = Publisher(app, queue, self._form, clock=clock)
         #: The dead letters kept in Redis because they had no topic or URL to go to.
         self.dead_set = DeadSet(self._publisher.open)
+        self._scheduling = Scheduling(app, lambda: self.settings, self._publisher, clock)
         self._outage_mode = OutageMode(lambda: self.settings, self._publisher.open, clock)
         #: The lanes of destinations: what waits in each, pauses and rates.
         self.lanes = Lanes(self._publisher.open, clock)
@@ -170,6 +168,9 @@ class Rebound:
         error: BaseException | str | None = None,
         attempt: int | None = None,
         delay: float | None = None,
+        unique_key: Name | None = None,
+        unique: Literal["replace", "keep", "extend"] = "replace",
+        max_wait: float | None = None,
         message_data: object = None,
     ) -> AsyncResult:
         """Deliver a message later: after `base_delay * 2**(attempt-1)` seconds, until its retries are spent.
@@ -195,10 +196,13 @@ class Rebound:
             attempt: which attempt has failed; 1 is the first, and what None means.
             delay: seconds until the first delivery, from 0, which is at once; None means what the policy says. With a
                 delay and neither `error` nor `attempt`, nothing has failed yet: the first delivery is attempt 1.
+            unique_key: of the messages with this key only one waits; see `RetryRequest` for these three.
+            unique: what is done if one waits already: "replace", "keep" or "extend".
+            max_wait: with "extend", the longest time that further messages can put it off, in seconds.
             message_data: another name for `value`.
 
         Returns:
-            Celery's AsyncResult of the delivery task.
+            Celery's AsyncResult of the delivery task; with a unique key, of the task that waits.
 
         Raises:
             InvalidSettingError: naming field, value and limits; nothing is stored then.
@@ -222,24 +226,15 @@ class Rebound:
                 error=error,
                 attempt=attempt,
                 delay=delay,
+                unique_key=unique_key,
+                unique=unique,
+                max_wait=max_wait,
             )
         )
 
     def schedule(self, request: RetryRequest) -> AsyncResult:
         """Schedule one retry; see `schedule_retry`, whose arguments are the fields of `request`."""
-        try:
-            return self._schedule(request)
-        except ReboundError as fault:
-            keep_error(fault, request.error)
-            raise
-
-    def _schedule(self, request: RetryRequest) -> AsyncResult:
-        message, due_ms = request.to_message(self.settings, self._clock.now_ms())
-        if self._is_eager():
-            argument = to_argument(Delivery(message=message, task_id=message.task_id))
-            return self.app.tasks[DeliverTask.name].apply(args=(argument,), task_id=message.task_id)
-        self._publisher.publish_messages([(message, due_ms, priority_of(is_urgent=request.is_priority))])
-        return self.app.AsyncResult(message.task_id)
+        return self._scheduling.schedule(request)
 
     def schedule_retries(self, requests: Iterable[Mapping[str, Any] | RetryRequest]) -> Scheduled:
         """Schedule many messages in few round trips.
@@ -252,34 +247,7 @@ class Rebound:
             stored. One bad message does not stop the others. A NotStoredError leaves open whether that message is
             stored: schedule it again with the same `id`.
         """
-        outcomes: list[str | ReboundError] = []
-        chunk: list[tuple[Message, int, int]] = []
-        places: list[int] = []
-        for given in requests:
-            try:
-                request = given if isinstance(given, RetryRequest) else RetryRequest.from_mapping(given)
-                message, due_ms = request.to_message(self.settings, self._clock.now_ms())
-            except ReboundError as error:
-                keep_error(error, error_of(given))
-                outcomes.append(error)
-                continue
-            places.append(len(outcomes))
-            outcomes.append(message.task_id)
-            chunk.append((message, due_ms, priority_of(is_urgent=request.is_priority)))
-            if len(chunk) >= _CHUNK:
-                self._store_chunk(chunk, places, outcomes)
-                chunk, places = [], []
-        self._store_chunk(chunk, places, outcomes)
-        return Scheduled(self.app, outcomes)
-
-    def _store_chunk(
-        self, chunk: Sequence[tuple[Message, int, int]], places: Sequence[int], outcomes: list[str | ReboundError]
-    ) -> None:
-        try:
-            self._publisher.publish_messages(chunk)
-        except ReboundError as error:
-            for place in places:
-                outcomes[place] = error
+        return self._scheduling.schedule_retries(requests)
 
     # What the consumer calls; `registry.RetryScheduler` describes it
 

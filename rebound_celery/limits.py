@@ -1,12 +1,22 @@
-"""What the settings say of limits: when a lane's circuit breaker opens."""
+"""What settings and callers say of limits: when a circuit breaker opens, and which messages are unique."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 from .errors import InvalidSettingError
+
+#: What is done with a message that waits already; see `UniqueRule`.
+UNIQUE_WAYS = ("replace", "keep", "extend")
+
+#: The longest unique key, in characters.
+_LONGEST_KEY = 1000
+
+#: The longest `max_wait`, in seconds: a year.
+_LONGEST_WAIT_S = 365 * 86_400
 
 _ON = frozenset({"1", "true", "yes", "on"})
 _OFF = frozenset({"0", "false", "no", "off"})
@@ -100,3 +110,40 @@ def _check(name: str, value: object, least: float, most: float, rule: str, *, ab
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not is_number or not least <= value <= most or (above and value == least):  # type: ignore[operator]
         raise InvalidSettingError(f"rebound_breaker.{name}", value, f"it is {rule}")
+
+
+class UniqueRule(NamedTuple):
+    """That only one message with a key may wait; `RetryRequest` describes the three arguments.
+
+    Attributes:
+        key: the key.
+        how: "replace", "keep" or "extend".
+        max_wait_ms: with "extend", the latest due time after the first message was stored; None for no limit.
+    """
+
+    key: str
+    how: str
+    max_wait_ms: int | None
+
+    @classmethod
+    def of(cls, key: str | None, how: object, max_wait: object) -> UniqueRule | None:
+        """Make the rule of the arguments; None if there is no key.
+
+        Raises:
+            InvalidSettingError: naming the argument, its value, and what is allowed.
+        """
+        if how not in UNIQUE_WAYS:
+            raise InvalidSettingError("unique", how, f"it is one of {', '.join(map(repr, UNIQUE_WAYS))}")
+        if key is not None and len(key) > _LONGEST_KEY:
+            raise InvalidSettingError("unique_key", f"{key[:50]}...", f"it has at most {_LONGEST_KEY:,} characters")
+        if max_wait is not None:
+            if key is None or how != "extend":
+                raise InvalidSettingError("max_wait", max_wait, 'it needs unique_key and unique="extend"')
+            is_number = isinstance(max_wait, int | float) and not isinstance(max_wait, bool)
+            if not is_number or not 0 < max_wait <= _LONGEST_WAIT_S:  # type: ignore[operator]
+                raise InvalidSettingError(
+                    "max_wait", max_wait, f"it is a number of seconds above 0, at most {_LONGEST_WAIT_S:,}"
+                )
+        if key is None:
+            return None
+        return cls(key, str(how), None if max_wait is None else round(max_wait * 1000))  # type: ignore[operator]

@@ -72,7 +72,7 @@ class Batch:
 
     destinations: Mapping[str, Destination]
     settings: Settings
-    store: Callable[[Sequence[Delivery]], None] | None
+    store: Callable[[Sequence[Delivery]], object] | None
     by: str
     clock: Clock
     outage_mode: OutageMode | None = None

@@ -155,7 +155,7 @@ class DeliverTask(Task):
         except Exception:
             logger.exception("the result backend could not clean up", extra={"event": "no_result"})
 
-    def _batch(self, worker: str, store: Callable[[Sequence[Delivery]], None]) -> Batch:
+    def _batch(self, worker: str, store: Callable[[Sequence[Delivery]], object]) -> Batch:
         settings = self.read_settings()
         outage_mode = None if settings.breaker is None else self.outage_mode
         return Batch(self.destinations.by_kind, settings, store, worker, self.clock, outage_mode)

@@ -28,6 +28,8 @@ from .store.values import (
     LaneReport,
     Page,
     Position,
+    Unique,
+    UniqueEnd,
     Waiting,
 )
 
@@ -50,6 +52,8 @@ __all__ = [
     "Position",
     "Schedule",
     "ScheduleOptions",
+    "Unique",
+    "UniqueEnd",
     "UnknownVersionError",
     "Waiting",
     "is_installed",
@@ -124,6 +128,15 @@ class Schedule(Protocol):
 
     def publish_commands(self, messages: Sequence[tuple[dict[str, Any], Any, str]]) -> list[list[Any]]:
         """The Redis commands, for `piggybacked`, that publish messages of kombu's: (message, Exchange, routing key)."""
+
+    def enqueue_unique(self, entries: Sequence[tuple[Entry, Unique]]) -> list[UniqueEnd]:
+        """Store messages of which only one with the same unique key may wait; returns what became of each.
+
+        The answer has an empty event where a message was changed by others all the time, which is not stored then.
+        """
+
+    def send_commands(self, commands: Sequence[Sequence[Any]]) -> None:
+        """Run the commands that `publish_commands` has made."""
 
     def cancel(self, *ids: str, leased: bool = False) -> list[bytes]:
         """Remove waiting messages, and with `leased` those that workers hold too; returns their stored forms."""

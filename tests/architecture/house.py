@@ -56,6 +56,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "clock",
         "config",
         "errors",
+        "limits",
         "message",
         "message.*",
         "policy",
@@ -89,6 +90,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "schedule",
         "schedule.port",
         "scheduled",
+        "scheduling",
         "values",
         "delivery",
         "delivery.*",
@@ -96,6 +98,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "destinations.*",
         "dead_letters",
     ),
+    "scheduling": (*COMMON, "celery_conf", "delivery", "delivery.*", "requests", "scheduled"),
     "__init__": (*COMMON, "app", "consumer", "current_app", "requests", "schedule"),
     "operate": (
         *COMMON,
@@ -167,6 +170,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
         "schedule.transport.*",
         "schedule.worker.*",
         "scheduled",
+        "scheduling",
         "testing.*",
     ),
     "kombu": (

@@ -107,6 +107,16 @@ class QueueKeys:
         return self._key("configured")
 
     @property
+    def unique(self) -> str:
+        """HASH unique key -> when a message with it was first stored, in Unix milliseconds, and the message's id."""
+        return self._key("unique")
+
+    @property
+    def unique_times(self) -> str:
+        """ZSET unique key -> when to look whether its message still waits, in Unix milliseconds."""
+        return self._key("unique:times")
+
+    @property
     def next(self) -> str:
         """STRING: no claim finds anything before this time, in Unix milliseconds. Missing: nothing waits."""
         return self._key("next")

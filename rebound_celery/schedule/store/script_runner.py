@@ -51,6 +51,7 @@ _SOURCES = {
         "renew",
         "settle",
         "unbury",
+        "unique",
     )
 }
 

@@ -25,6 +25,33 @@ class Entry(NamedTuple):
     priority: int = 0
 
 
+class Unique(NamedTuple):
+    """That only one message with a key may wait.
+
+    Attributes:
+        key: the key, unique in the queue.
+        how: what is done with a message that waits already: "keep" (the new one is not stored), "replace" (it gets the
+            new message, and stays due as it was) or "extend" (it is due as the new one).
+        max_wait_ms: with "extend", it is due no later than so long after the first message was stored.
+    """
+
+    key: str
+    how: str
+    max_wait_ms: int | None = None
+
+
+class UniqueEnd(NamedTuple):
+    """What became of a message with a unique key.
+
+    Attributes:
+        id: under which id the message waits: its own, or that of the one that waited already.
+        event: "stored", "kept" or "replaced"; the empty text if it could not be stored now.
+    """
+
+    id: str
+    event: str
+
+
 class Claimed(NamedTuple):
     """A leased message.
 
