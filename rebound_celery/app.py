@@ -18,6 +18,7 @@ from .dead_letters import DeadSet
 from .delivery.collector import spare_what_is_loaded
 from .delivery.delivery import PRIORITY_NORMAL
 from .delivery.form import DeliveryForm
+from .delivery.lanes import RatedLanes
 from .delivery.opened import Destinations, OpenedDestinations
 from .delivery.outage_mode import OutageMode
 from .delivery.own_queue import add_queue
@@ -67,12 +68,13 @@ class Rebound:
         def queue() -> str:
             return self.settings.queue
 
+        lanes = RatedLanes(lambda: self.settings.rates)
         self._form = DeliveryForm(app, queue)
-        self._publisher = Publisher(app, queue, self._form, clock=clock)
+        self._publisher = Publisher(app, queue, self._form, lanes=lanes, clock=clock)
         #: The dead letters kept in Redis because they had no topic or URL to go to.
         self.dead_set = DeadSet(self._publisher.open)
         self._scheduling = Scheduling(app, lambda: self.settings, self._publisher, clock)
-        self._outage_mode = OutageMode(lambda: self.settings, self._publisher.open, clock)
+        self._outage_mode = OutageMode(lambda: self.settings, lanes, self._publisher.open, clock)
         #: The lanes of destinations: what waits in each, pauses and rates.
         self.lanes = Lanes(self._publisher.open, clock)
         #: The circuit breakers of destinations that are not closed.

@@ -1,10 +1,12 @@
-"""What settings and callers say of limits: when a circuit breaker opens, and which messages are unique."""
+"""What settings and callers say of limits: circuit breakers, delivery rates, and unique messages."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from .errors import InvalidSettingError
@@ -110,6 +112,83 @@ def _check(name: str, value: object, least: float, most: float, rule: str, *, ab
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not is_number or not least <= value <= most or (above and value == least):  # type: ignore[operator]
         raise InvalidSettingError(f"rebound_breaker.{name}", value, f"it is {rule}")
+
+
+#: A pattern of destinations: its scheme, and what follows.
+_DESTINATION = re.compile(r"(kafka|https?)://(\S+)")
+#: A URL's scheme and host, and its path.
+_URL = re.compile(r"(https?://[^/]+)(/.*)?")
+
+_RATE_RULE = "messages a second, above 0, at most 1,000,000; None for no limit"
+
+
+@dataclass(frozen=True, slots=True)
+class RateRule:
+    """The delivery rate of some messages; `rebound_rates` maps the text of each rule to its rate.
+
+    Attributes:
+        text: as it was given: a pattern of destinations, and after ` key=` one of keys.
+        destination: the pattern of destinations, such as `kafka://orders*` or `https://api.example.com/slow/*`.
+        key: the pattern of keys; None for every message, with a key or without.
+        rate: messages a second of all workers together; None for no limit.
+    """
+
+    text: str
+    destination: str
+    key: str | None
+    rate: float | None
+
+    @classmethod
+    def of(cls, name: str, text: object, rate: object) -> RateRule:
+        """Read a rule.
+
+        Raises:
+            InvalidSettingError: naming the setting with the rule, its value, and what is allowed.
+        """
+        if not isinstance(text, str):
+            raise InvalidSettingError(name, text, "a pattern of destinations is a text")
+        destination, separator, key = text.strip().partition(" key=")
+        if not _DESTINATION.fullmatch(destination) or (separator and not key):
+            rule = "a rule is kafka://topic, http://host/path or https://host/path, with * for any text"
+            raise InvalidSettingError(name, text, f"{rule}; and for some keys only, a space and key=pattern")
+        is_number = isinstance(rate, int | float) and not isinstance(rate, bool)
+        if rate is not None and (not is_number or not 0 < rate <= 1e6):  # type: ignore[operator]
+            raise InvalidSettingError(f"{name}[{text!r}]", rate, f"it is {_RATE_RULE}")
+        url = _URL.fullmatch(destination)
+        if url and url[2] in (None, "/"):
+            destination = f"{url[1]}/*"
+        return cls(text.strip(), destination, key if separator else None, rate)  # type: ignore[arg-type]
+
+    @property
+    def part(self) -> str:
+        """What tells its messages from the others of their lane; the empty text if they are all of the lane's."""
+        url = _URL.fullmatch(self.destination)
+        path = url[2] if url and url[2] != "/*" else ""
+        return " ".join(filter(None, (path, "" if self.key is None else f"key={self.key}")))
+
+    def is_for(self, destination: str) -> bool:
+        """Whether it is for a destination: `kafka://topic`, or a URL without user, query and usual port."""
+        return _fits(destination, self.destination)
+
+    def takes(self, key: bytes | None) -> bool:
+        """Whether it takes a message with this key. A key that is no UTF-8 has U+FFFD for each wrong byte."""
+        return self.key is None or (key is not None and _fits(key.decode("utf-8", "replace"), self.key))
+
+
+def _fits(text: str, pattern: str) -> bool:
+    # A bracket is a bracket, as in the URL of an IPv6 address.
+    return fnmatchcase(text, pattern.replace("[", "[[]"))
+
+
+def read_rates(name: str, value: object) -> tuple[RateRule, ...]:
+    """Read the setting `rebound_rates`: a mapping of rules to rates. The first rule that fits a message counts.
+
+    Raises:
+        InvalidSettingError: naming the setting, the rule, and what is allowed.
+    """
+    if not isinstance(value, Mapping):
+        raise InvalidSettingError(name, value, f"it is a mapping of patterns to {_RATE_RULE}")
+    return tuple(RateRule.of(name, text, rate) for text, rate in value.items())
 
 
 class UniqueRule(NamedTuple):

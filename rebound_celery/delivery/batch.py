@@ -115,7 +115,7 @@ class Batch:
         """Send; returns the outcomes, and which deliveries wait because the breaker of their destination is open."""
         if self.outage_mode is None:
             return self._send(deliveries), ()
-        lanes = {index: delivery.lane for index, delivery in deliveries.items()}
+        lanes = {index: self.outage_mode.lane_of(one.message) for index, one in deliveries.items()}
         closed = self.outage_mode.held(set(lanes.values()))
         unsent = {index for index, lane in lanes.items() if lane in closed} if closed else set()
         outcomes = self._send({index: one for index, one in deliveries.items() if index not in unsent})

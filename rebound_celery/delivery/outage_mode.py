@@ -14,8 +14,9 @@ from ..config import Settings
 from ..destinations import Failed, Outcome, Unavailable
 from ..errors import ReboundError
 from ..limits import BreakerOptions
+from ..message import Message
 from ..schedule.port import BreakerChange, BreakerRules, LaneReport, Schedule
-from .lanes import has_breaker
+from .lanes import RatedLanes, has_breaker
 from .publisher import FAULTS
 
 #: A lane without failures is reported at most so often, in seconds.
@@ -96,6 +97,7 @@ class OutageMode:
 
     Args:
         read_settings: gives the app's settings.
+        lanes: the lanes of messages.
         open_schedule: opens the schedule of rebound's queue.
         clock: tells the time.
     """
@@ -103,13 +105,19 @@ class OutageMode:
     def __init__(
         self,
         read_settings: Callable[[], Settings],
+        lanes: RatedLanes,
         open_schedule: Callable[[], AbstractContextManager[Schedule]],
         clock: Clock,
     ) -> None:
         self._read_settings = read_settings
+        self._lanes = lanes
         self._open = open_schedule
         self._clock = clock
         self._process = _Process(os.getpid())
+
+    def lane_of(self, message: Message) -> str:
+        """The lane in which a message waits."""
+        return self._lanes.of(message)[0]
 
     def held(self, lanes: Iterable[str]) -> set[str]:
         """Those of these lanes whose breaker is known to be open: a message of theirs cannot be a probe."""

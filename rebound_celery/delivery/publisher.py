@@ -23,6 +23,9 @@ from ..schedule.port import Combiner, Schedule, Unique, open_schedule
 from .delivery import Delivery
 from .entries import entries_of
 from .form import DeliveryForm
+from .lanes import RatedLanes
+from .opened import OpenedSchedule
+from .rates import Rates
 from .sent_events import SentEvents
 from .unclaimed import UnclaimedWatch
 
@@ -54,7 +57,7 @@ class _Call:
 
 #: All publishers of this process, for what a forked child has to forget, and what was forgotten.
 _publishers: WeakSet[Publisher] = WeakSet()
-_inherited: list[_Open] = []
+_inherited: list[OpenedSchedule] = []
 
 
 class Publisher:
@@ -66,19 +69,29 @@ class Publisher:
         app: the Celery app. Nothing is read from it before the first use.
         queue: tells the name of the queue that rebound's workers consume.
         form: makes the Celery messages of deliveries.
+        lanes: the lanes of messages, and their rates; None for the usual ones without rates.
         clock: tells the time.
     """
 
-    def __init__(self, app: Any, queue: Callable[[], str], form: DeliveryForm, *, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self,
+        app: Any,
+        queue: Callable[[], str],
+        form: DeliveryForm,
+        *,
+        lanes: RatedLanes | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         self._app = app
         self._queue = queue
         self._form = form
         self._clock = clock
+        self._rates = Rates(lanes or RatedLanes(lambda: None))
         self._events = SentEvents(app, queue, clock)
         self._unclaimed = UnclaimedWatch(clock)
         self._combiner: Combiner[_Call] = Combiner(self._run)
         #: Used by one thread at a time, which the combiner sees to.
-        self._open: _Open | None = None
+        self._open: OpenedSchedule | None = None
         #: Whether the app's broker has the schedule; None until it was asked.
         self._has_schedule: bool | None = None
         _publishers.add(self)
@@ -168,6 +181,7 @@ class Publisher:
         if self._open is not None:
             self._open.close()
         self._open = None
+        self._rates.forget()
 
     def forget_connection(self) -> None:
         """Forget what belongs to the parent of a forked process: its socket, and locks that its threads held."""
@@ -228,7 +242,7 @@ class Publisher:
 
     def _enqueue(self, calls: Sequence[_Call]) -> None:
         if self._open is None:
-            self._open = _Open(self.open())
+            self._open = OpenedSchedule(self.open())
         schedule = self._open.schedule
         try:
             if calls[0].uniques is not None:
@@ -239,7 +253,8 @@ class Publisher:
             commands: list[list[Any]] = []
             if deliveries and self._events.are_wanted():
                 commands = self._events.commands(schedule, deliveries)
-            schedule.enqueue(entries_of(deliveries, packed), piggybacked=commands)
+            lanes = self._rates.lanes_of((delivery.message for delivery in deliveries), schedule)
+            schedule.enqueue(entries_of(deliveries, packed, lanes), piggybacked=commands)
             if self._unclaimed.is_time and not self._unclaimed.look(schedule):
                 self.close()
         except BaseException:
@@ -250,7 +265,8 @@ class Publisher:
     def _enqueue_unique(
         self, schedule: Schedule, deliveries: Sequence[Delivery], uniques: Sequence[Unique]
     ) -> list[str]:
-        entries = zip(entries_of(deliveries, None), uniques, strict=True)
+        lanes = self._rates.lanes_of((delivery.message for delivery in deliveries), schedule)
+        entries = zip(entries_of(deliveries, None, lanes), uniques, strict=True)
         ends = schedule.enqueue_unique(list(entries))
         if not all(end.event for end in ends):
             raise NotStoredError(f"Redis at {self.address}: the message with this unique key changes all the time")
@@ -277,18 +293,6 @@ class Publisher:
                     for event, exchange, key in self._events.messages(deliveries):
                         maybe_declare(exchange, channel)
                         channel.basic_publish(event, exchange=exchange.name, routing_key=key)
-
-
-class _Open:
-    """A schedule that is kept open for many calls."""
-
-    def __init__(self, context: AbstractContextManager[Schedule]) -> None:
-        self._context = context
-        self.schedule = context.__enter__()
-
-    def close(self) -> None:
-        with suppress(*FAULTS):
-            self._context.__exit__(None, None, None)
 
 
 def _forget_connections() -> None:

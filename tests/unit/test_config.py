@@ -10,7 +10,7 @@ import pytest
 
 from rebound_celery.config import Settings, parse_brokers
 from rebound_celery.errors import InvalidSettingError
-from rebound_celery.limits import BreakerOptions
+from rebound_celery.limits import BreakerOptions, RateRule
 
 #: Each setting: a value for the configuration, the text for the environment, and what both are read as.
 SETTINGS = [
@@ -36,7 +36,10 @@ SETTINGS = [
     ),
     ("health_file", Path("/run/%n.health"), "/run/%n.health", "/run/%n.health"),
 ]
-ONLY_IN_CONF = [("kafka_options", {"security_protocol": "SSL"}, {"security_protocol": "SSL"})]
+ONLY_IN_CONF = [
+    ("kafka_options", {"security_protocol": "SSL"}, {"security_protocol": "SSL"}),
+    ("rates", {"kafka://orders": 5}, (RateRule("kafka://orders", "kafka://orders", None, 5),)),
+]
 
 
 def test_every_setting_is_in_the_tables_of_this_file() -> None:
@@ -108,6 +111,7 @@ def test_zero_retries_is_a_setting_and_not_the_default() -> None:
             for name in ("kafka_timeout", "http_connect_timeout", "http_timeout", "outage_delay", "outage_max_delay")
             for value in [0, -1, float("nan"), float("inf"), "soon", "", [], True]
         ],
+        *[("rates", value) for value in ["kafka://orders", [], 5]],
         *[("breaker", value) for value in ["maybe", "", 1, 0.5, [], "0.5,3"]],
     ],
 )
@@ -142,6 +146,18 @@ def test_a_bad_option_of_the_circuit_breaker_is_refused_with_its_name_value_and_
         Settings.read({"rebound_breaker": {option: value}}, {})
 
     assert str(refused.value).startswith(f"rebound_breaker.{option}={value!r} cannot be used: ")
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("nan"), 1e6 + 1, "5", True])
+def test_a_bad_rate_is_refused_with_its_rule_value_and_limits(rate: Any) -> None:
+    with pytest.raises(InvalidSettingError, match=r"^rebound_rates\['kafka://orders'\]=.* above 0, at most 1,000,000"):
+        Settings.read({"rebound_rates": {"kafka://orders": rate}}, {})
+
+
+@pytest.mark.parametrize("text", ["orders", "", "ftp://x", "kafka://", "kafka://orders key=", "kafka://a b", 7, None])
+def test_a_bad_pattern_of_a_rate_is_refused_with_its_form(text: Any) -> None:
+    with pytest.raises(InvalidSettingError, match=r"^rebound_rates="):
+        Settings.read({"rebound_rates": {text: 5}}, {})
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from rebound_celery import Settings
 from rebound_celery.delivery.batch import Batch, End
 from rebound_celery.delivery.delivery import Delivery
+from rebound_celery.delivery.lanes import RatedLanes
 from rebound_celery.delivery.outage_mode import OutageMode
 from rebound_celery.destinations import Delivered, Failed, Outcome, Rejected, Unavailable
 from rebound_celery.limits import BreakerOptions
@@ -81,7 +82,7 @@ class Fixture:
 
     def __init__(self) -> None:
         self.clock, self.schedule = Clock(), Schedule()
-        self.outage_mode = OutageMode(lambda: SETTINGS, self.schedule.open, self.clock)
+        self.outage_mode = OutageMode(lambda: SETTINGS, RatedLanes(lambda: None), self.schedule.open, self.clock)
         self.stored: list[Delivery] = []
         self.kafka = Answers([Delivered("kafka:orders[0]@1")])
 
