@@ -181,6 +181,28 @@ def test_the_time_between_probes_doubles_up_to_the_longest(fix: Fixture) -> None
         assert len(fix.take()) == 1
 
 
+@pytest.mark.parametrize("usual", [0, 3])
+def test_a_message_that_failed_as_the_probe_is_not_the_next_one_if_there_is_another(fix: Fixture, usual: int) -> None:
+    """It may be the message that is at fault: it would keep the breaker open for ever."""
+    fix.store.enqueue([entry("bad", fix.now_ms, lane=LANE, priority=0)])
+    fix.report(0, 10)
+    fix.forward(1_000)
+    assert fix.take() == ["bad"]
+    fix.report(0, 1)
+    fix.store.enqueue([entry("bad", fix.now_ms, lane=LANE, priority=0)])
+    fix.forward(1)
+    fix.store.enqueue([entry("good", fix.now_ms, lane=LANE, priority=usual)])
+
+    fix.forward(2_000)
+    assert fix.take() == ["good"]
+    assert fix.take() == []
+    fix.report(0, 1)
+
+    fix.forward(3_000)
+    assert fix.take() == ["bad"], "it is the only one"
+    assert fix.take() == []
+
+
 def test_a_probe_that_nobody_reports_is_followed_by_another(fix: Fixture) -> None:
     fix.fill(5)
     fix.probe()

@@ -152,36 +152,55 @@ end
 
 local has_limits, has_breakers
 
+-- Whether a less urgent rank may have due messages of a lane.
+local function is_due_below(rank, lane)
+  for i = ranks, 1, -1 do
+    if ARGV[6 + i] == rank then return false end
+    local at = redis.call('ZSCORE', KEYS[11 + i], lane)
+    if at and tonumber(at) <= exactly then return true end
+  end
+end
+
+-- Take the one message that an open breaker lets through, the probe. The message that was the last probe is taken only
+-- if there is no other: it may be the one that is at fault.
+local function take_probe(rank, lane, waiting, breaker, paid, taken)
+  local found = redis.call('ZRANGEBYSCORE', waiting, '-inf', now, 'LIMIT', 0, 2)
+  local id = found[1]
+  if id and id == breaker.probe then
+    if not found[2] and is_due_below(rank, lane) then return 0 end
+    id = found[2] or id
+  end
+  if not id then return 0 end
+  redis.call('ZREM', waiting, id)
+  taken[#taken + 1] = id
+  breaker.state, breaker.due, breaker.probe = 'probing', now + breaker.wait, id
+  write_breaker(breakers, limits, lane, breaker, paid)
+  return 1
+end
+
 -- Take at most so many due messages of a lane; what is taken is put into `taken`.
-local function take(lane, waiting, share, taken)
+local function take(rank, lane, waiting, share, taken)
   local paused, rate, paid = 0, 0, 0
-  local breaker
   if has_limits then
     paused, rate, paid = limits_of(limits, lane)
     if paused > now then return 0 end
-    if has_breakers and paused > 0 then
-      breaker = breaker_of(breakers, lane)
-      if breaker and breaker.state == 'draining' then breaker = nil end
-      -- An open breaker lets one message through: the probe.
-      if breaker then share = math.min(share, 1) end
-    end
     if rate > 0 then
       paid = math.max(paid, exactly)
       share = math.min(share, math.floor((exactly - paid) * rate / 1000 + burst_of(rate) + 0.001))
       if share <= 0 then return 0 end
+    end
+    if has_breakers and paused > 0 then
+      local breaker = breaker_of(breakers, lane)
+      if breaker and breaker.state ~= 'draining' then
+        return take_probe(rank, lane, waiting, breaker, rate > 0 and paid + 1000 / rate or paid, taken)
+      end
     end
   end
   local found = redis.call('ZRANGEBYSCORE', waiting, '-inf', now, 'LIMIT', 0, share)
   if #found > 0 then
     redis.call('ZREMRANGEBYRANK', waiting, 0, #found - 1)
     for i = 1, #found do taken[#taken + 1] = found[i] end
-    if rate > 0 then paid = paid + #found * 1000 / rate end
-    if breaker then
-      breaker.state, breaker.due = 'probing', now + breaker.wait
-      write_breaker(breakers, limits, lane, breaker, paid)
-    elseif rate > 0 then
-      write_limits(limits, lane, paused, rate, paid)
-    end
+    if rate > 0 then write_limits(limits, lane, paused, rate, paid + #found * 1000 / rate) end
   end
   return #found
 end
@@ -246,7 +265,7 @@ for r = 1, ranks do
         all_known = false
       elseif free > 0 then
         local share = math.min(free, math.max(math.ceil(free / shared_by), math.ceil(limit / PARTS)))
-        local got = take(lane, waiting, share, taken)
+        local got = take(rank, lane, waiting, share, taken)
         free = free - got
         if got == share then
           full[#full + 1] = lane
@@ -259,7 +278,7 @@ for r = 1, ranks do
     for _, lane in ipairs(full) do
       local waiting = waiting_of[rank .. lane]
       -- What other lanes left of their shares; unless lanes that were not given have a right to it.
-      if all_known and free > 0 then free = free - take(lane, waiting, free, taken) end
+      if all_known and free > 0 then free = free - take(rank, lane, waiting, free, taken) end
       look_again(lanes, lane, waiting, true)
     end
     head = head_of(lanes)
