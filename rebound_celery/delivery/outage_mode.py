@@ -17,7 +17,7 @@ from ..limits import BreakerOptions
 from ..message import Message
 from ..schedule.port import BreakerChange, BreakerRules, LaneReport, Schedule
 from .lanes import RatedLanes, has_breaker
-from .publisher import FAULTS
+from .plainly import FAULTS
 
 #: A lane without failures is reported at most so often, in seconds.
 _REPORT_S = 1.0

@@ -10,10 +10,6 @@ from functools import cached_property
 from typing import Any
 from weakref import WeakSet
 
-from kombu.common import maybe_declare
-from kombu.exceptions import KombuError
-from redis.exceptions import RedisError
-
 from ..broker import has_schedule, require_redis, shown_broker
 from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import NotStoredError, ReboundError, UnreachableError
@@ -25,14 +21,13 @@ from .entries import entries_of
 from .form import DeliveryForm
 from .lanes import RatedLanes
 from .opened import OpenedSchedule
+from .plainly import FAULTS, publish_plainly
 from .rates import Rates
 from .sent_events import SentEvents
 from .unclaimed import UnclaimedWatch
 
 #: From so many deliveries on, entries are made one by one while Redis works on those before.
 _MANY = 100
-
-FAULTS = (KombuError, RedisError, OSError)
 
 
 @dataclass(slots=True)
@@ -140,7 +135,7 @@ class Publisher:
                 self._has_schedule = has_schedule(self._app)
             if self._has_schedule:
                 return self._store(deliveries, uniques)
-            self._publish_plainly(deliveries)
+            publish_plainly(self._app, self._queue(), self._form, self._events, deliveries, self._clock.now_ms())
             return [delivery.task_id for delivery in deliveries]
         except FAULTS as error:
             raise NotStoredError(f"Redis at {self.address} did not take the retry: {error}") from error
@@ -275,24 +270,6 @@ class Publisher:
         if new and self._events.are_wanted():
             schedule.send_commands(self._events.commands(schedule, new))
         return [end.id for end in ends]
-
-    # A broker without it
-
-    def _publish_plainly(self, deliveries: Sequence[Delivery]) -> None:
-        now_ms = self._clock.now_ms()
-        queue = self._queue()
-        with self._app.connection_for_write() as connection:
-            channel = connection.default_channel
-            for delivery in deliveries:
-                tell_published = self._form.before_publish(delivery, now_ms)
-                channel.basic_publish(self._form.as_task(delivery, now_ms), exchange="", routing_key=queue)
-                if tell_published is not None:
-                    tell_published()
-            if self._events.are_wanted():
-                with suppress(*FAULTS):  # what the events tell of is published by now
-                    for event, exchange, key in self._events.messages(deliveries):
-                        maybe_declare(exchange, channel)
-                        channel.basic_publish(event, exchange=exchange.name, routing_key=key)
 
 
 def _forget_connections() -> None:

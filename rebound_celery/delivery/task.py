@@ -32,7 +32,8 @@ from .log_fields import log_fields, named
 from .observed import Observed, observe, tell_failure
 from .opened import OpenedDestinations
 from .outage_mode import OutageMode
-from .publisher import FAULTS, Publisher
+from .plainly import FAULTS
+from .publisher import Publisher
 from .results import keeps_results, request_of, request_of_unread, store_result, store_started
 from .strategy import Strategy
 

@@ -152,7 +152,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
     "confluent_kafka": ("compat.*", "destinations.kafka.*"),
     "urllib3": ("destinations.*", "operate.*", "demo.*"),
     # The schedule's port raises what redis-py raises, and the publisher turns it into an error of rebound's own.
-    "redis": ("schedule.*", "operate.*", "demo.*", "compat.*", "delivery.publisher"),
+    "redis": ("schedule.*", "operate.*", "demo.*", "compat.*", "delivery.plainly"),
     # The store keeps bytes in Redis and would do so without Celery. Messages and policies are plain values.
     "celery": (
         "app",

@@ -161,23 +161,6 @@ local function is_due_below(rank, lane)
   end
 end
 
--- Take the one message that an open breaker lets through, the probe. The message that was the last probe is taken only
--- if there is no other: it may be the one that is at fault.
-local function take_probe(rank, lane, waiting, breaker, paid, taken)
-  local found = redis.call('ZRANGEBYSCORE', waiting, '-inf', now, 'LIMIT', 0, 2)
-  local id = found[1]
-  if id and id == breaker.probe then
-    if not found[2] and is_due_below(rank, lane) then return 0 end
-    id = found[2] or id
-  end
-  if not id then return 0 end
-  redis.call('ZREM', waiting, id)
-  taken[#taken + 1] = id
-  breaker.state, breaker.due, breaker.probe = 'probing', now + breaker.wait, id
-  write_breaker(breakers, limits, lane, breaker, paid)
-  return 1
-end
-
 -- Take at most so many due messages of a lane; what is taken is put into `taken`.
 local function take(rank, lane, waiting, share, taken)
   local paused, rate, paid = 0, 0, 0
@@ -192,7 +175,13 @@ local function take(rank, lane, waiting, share, taken)
     if has_breakers and paused > 0 then
       local breaker = breaker_of(breakers, lane)
       if breaker and breaker.state ~= 'draining' then
-        return take_probe(rank, lane, waiting, breaker, rate > 0 and paid + 1000 / rate or paid, taken)
+        local id = probe_of(breaker, waiting, now, function() return is_due_below(rank, lane) end)
+        if not id then return 0 end
+        redis.call('ZREM', waiting, id)
+        taken[#taken + 1] = id
+        breaker.state, breaker.due, breaker.probe = 'probing', now + breaker.wait, id
+        write_breaker(breakers, limits, lane, breaker, rate > 0 and paid + 1000 / rate or paid)
+        return 1
       end
     end
   end

@@ -67,6 +67,15 @@ local function write_breaker(breakers, limits, lane, breaker, paid)
   write_limits(limits, lane, paused, rate, paid)
 end
 
+-- The one message that an open breaker lets through, the probe. The message that was the last probe is taken only if
+-- there is no other: it may be the one that is at fault. `is_due_below` tells whether a less urgent rank may have one.
+local function probe_of(breaker, waiting, now, is_due_below)
+  local found = redis.call('ZRANGEBYSCORE', waiting, '-inf', now, 'LIMIT', 0, 2)
+  if not found[1] or found[1] ~= breaker.probe then return found[1] end
+  if not found[2] and is_due_below() then return nil end
+  return found[2] or found[1]
+end
+
 -- Let a lane be looked at when its message is due, unless it is looked at sooner. Returns when that is.
 local function look_at(lanes, limits, lane, due)
   local known = redis.call('ZSCORE', lanes, lane)
