@@ -17,6 +17,7 @@ from tests.waiting import wait_until
 from . import load, rebound_app
 from .apps import make_app
 from .bench import Bench
+from .processes import cpu_s
 from .rows import Row, median, paired
 from .throughput import REBOUND_WORKER, Way, drain
 
@@ -48,16 +49,25 @@ def outage(bench: Bench) -> Iterator[Row]:
     many, count = bench.count(100_000, 100_000, least=500), bench.count(20_000, 50_000)
     seconds = bench.seconds(15, 60)
     topic, runs = bench.new_topic(), []
+    cpu_us: list[tuple[float, float]] = []
     for _ in range(bench.rounds):
         with bench.redis() as url, load.open_redis(url) as client:
             app = make_app(url, "rebound", kafka=bench.kafka)
-            with bench.worker("rebound", url, *_TWO_PROCESSES, kafka=bench.kafka, settings=_ON):
+            with bench.worker("rebound", url, *_TWO_PROCESSES, kafka=bench.kafka, settings=_ON) as worker:
                 _drain(app, client, topic, 500, 0)  # connections
                 idle = _commands_per_s(client, seconds)
+                spent = [cpu_s(worker.pid)]
                 rate_without = _drain(app, client, topic, count, 0)
+                spent.append(cpu_s(worker.pid))
                 _begin_outage(app, client, many)
                 busy = _commands_per_s(client, seconds)
+                spent.append(cpu_s(worker.pid))
                 rate_with = _drain(app, client, topic, count, many)
+                spent.append(cpu_s(worker.pid))
+                # Once more without the outage, so that other load on the machine slows both alike.
+                load.store_of(client, rebound_app.QUEUE).purge()
+                rate_without = (rate_without + _drain(app, client, topic, count, 0)) / 2
+        cpu_us.append((1e6 * (spent[3] - spent[2]) / count, 1e6 * (spent[1] - spent[0]) / count))
         runs.append((busy - idle, idle, rate_with, rate_without))
         bench.progress(f"  outage: {busy:.1f} commands/s, idle {idle:.1f}; {rate_with:.0f}/s, {rate_without:.0f}/s")
     pair = paired([run[2] for run in runs], [run[3] for run in runs], 0)
@@ -70,6 +80,8 @@ def outage(bench: Bench) -> Iterator[Row]:
             "idle_commands_per_s": median([run[1] for run in runs], 1),
             "others_per_s": pair["value"],
             "others_per_s_without_outage": pair["peer_value"],
+            "worker_cpu_us": median([during for during, _ in cpu_us], 0),
+            "worker_cpu_us_without_outage": median([without for _, without in cpu_us], 0),
         },
         size={"waiting": many, "others": count, "seconds": seconds, "rounds": bench.rounds},
     )

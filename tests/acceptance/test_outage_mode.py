@@ -117,3 +117,38 @@ def test_a_breaker_that_is_opened_by_hand_stops_deliveries_until_it_is_closed_by
     assert rebound.breakers.close(url)
     wait_until(lambda: len(receiver.posts) == 20, timeout=10, message=worker.tail)
     assert list(rebound.breakers) == []
+
+
+def test_workers_that_are_killed_in_an_outage_lose_nothing_and_the_breaker_is_closed_by_the_next_ones(
+    rebound: Rebound, redis_url: str, receiver: Receiver, run_process: Callable[..., Process]
+) -> None:
+    receiver.answers["/hook"] = [status(503)]
+    short = {"REBOUND_HTTP_TIMEOUT": "2", "REBOUND_KAFKA_TIMEOUT": "2", "REBOUND_LEASE": "2"}
+
+    def start() -> Process:
+        worker = run_process(
+            *("-m", "celery", "-A", "tests.acceptance.apps.orders", "worker", "--loglevel=INFO", "-c", "2"),
+            env={"ORDERS_REDIS": redis_url, "REBOUND_BREAKER": OPTIONS, **short},
+        )
+        worker.wait_for_output(" ready.", timeout=60)
+        return worker
+
+    url = f"{receiver.url}/hook"
+    worker = start()
+    rebound.schedule_retries(
+        {"destination": url, "id": f"hook-{n}", "max_retries": 1, "delay": 0, "attempt": 1} for n in range(200)
+    )
+    worker.wait_for_output("opened", timeout=30)
+    worker.kill()
+    worker = start()
+    posts = len(receiver.posts)
+    wait_until(lambda: len(receiver.posts) > posts, timeout=60, message=worker.tail)
+    worker.kill()  # with a probe in hand, or just after it
+
+    receiver.answers["/hook"] = [status(204)]
+    worker = start()
+    wait_until(lambda: rebound.lanes.get(url) is None, timeout=90, message=worker.tail)
+
+    wait_until(lambda: rebound.breakers.get(url) is None, timeout=30, message=worker.tail)
+    assert {post.headers["Rebound-Id"] for post in receiver.posts} == {f"hook-{n}" for n in range(200)}
+    assert len(rebound.dead_set) == 0
