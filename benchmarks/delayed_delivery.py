@@ -50,6 +50,7 @@ from benchmarks.delayed_delivery_parts.against import OtherCheckout, OtherChecko
 from benchmarks.delayed_delivery_parts.bench import KAFKA_CLIENTS, Bench
 from benchmarks.delayed_delivery_parts.goals import GOALS
 from benchmarks.delayed_delivery_parts.lateness import countdown_lateness, retry_lateness, starvation
+from benchmarks.delayed_delivery_parts.outage import breaker, outage
 from benchmarks.delayed_delivery_parts.redis_cost import claim, idle, redis_memory, redis_time
 from benchmarks.delayed_delivery_parts.rows import Row
 from benchmarks.delayed_delivery_parts.sharing import lanes, workers
@@ -79,6 +80,8 @@ MEASUREMENTS = (
     Measurement(("countdown_lateness",), countdown_lateness),
     Measurement(("starvation",), starvation),
     Measurement(("lanes",), lanes),
+    Measurement(("breaker",), breaker),
+    Measurement(("outage",), outage),
     Measurement(("workers",), workers),
     Measurement(("redis_memory",), redis_memory),
     Measurement(("redis_enqueue", "redis_claim", "redis_settle"), redis_time),

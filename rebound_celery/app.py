@@ -11,30 +11,31 @@ from celery import Celery, signals
 from celery.result import AsyncResult
 
 from . import registry
-from .celery_conf import LiveSetting, turn_on_events, when_configured
+from .celery_conf import turn_on_events, when_configured
 from .clock import SYSTEM_CLOCK, Clock
 from .config import PREFIX, Settings
 from .dead_letters import DeadSet
 from .delivery.collector import spare_what_is_loaded
-from .delivery.delivery import PRIORITY_NORMAL, Delivery, priority_of
-from .delivery.form import DeliveryForm, to_argument
+from .delivery.delivery import PRIORITY_NORMAL
+from .delivery.form import DeliveryForm
+from .delivery.lanes import RatedLanes
 from .delivery.opened import Destinations, OpenedDestinations
+from .delivery.outage_mode import OutageMode
 from .delivery.own_queue import add_queue
 from .delivery.publisher import Publisher
+from .delivery.steering import Breakers, Lanes
 from .delivery.task import DeliverTask
 from .destinations import kinds
-from .errors import InvalidSettingError, ReboundError
+from .errors import InvalidSettingError
 from .message import Message
 from .policy import RetryPolicy
-from .requests import Destination, RetryRequest, error_of, keep_error, merged_value
+from .requests import Destination, RetryRequest, merged_value
 from .schedule import install_schedule
 from .schedule.port import ScheduleOptions
 from .scheduled import Scheduled
+from .scheduling import Scheduling
 from .shown import shown_url
 from .values import Name
-
-#: How many messages `schedule_retries` stores with one call.
-_CHUNK = 1000
 
 
 class Rebound:
@@ -61,17 +62,23 @@ class Rebound:
             raise InvalidSettingError(first, shown_url(settings[first]), "there is no such setting")
         self.app = app
         self._clock = clock
-        self._is_eager = LiveSetting(app, "task_always_eager")
         self._overrides = {PREFIX + name: value for name, value in settings.items()}
         self._destinations = OpenedDestinations(self._build_destinations)
 
         def queue() -> str:
             return self.settings.queue
 
+        lanes = RatedLanes(lambda: self.settings.rates)
         self._form = DeliveryForm(app, queue)
-        self._publisher = Publisher(app, queue, self._form, clock=clock)
+        self._publisher = Publisher(app, queue, self._form, lanes=lanes, clock=clock)
         #: The dead letters kept in Redis because they had no topic or URL to go to.
         self.dead_set = DeadSet(self._publisher.open)
+        self._scheduling = Scheduling(app, lambda: self.settings, self._publisher, clock)
+        self._outage_mode = OutageMode(lambda: self.settings, lanes, self._publisher.open, clock)
+        #: The lanes of destinations: what waits in each, pauses and rates.
+        self.lanes = Lanes(self._publisher.open, clock)
+        #: The circuit breakers of destinations that are not closed.
+        self.breakers = Breakers(self._publisher.open, lambda: self.settings)
         registry.install(app, self)
         install_schedule(app, self._schedule_options)
         add_queue(app)
@@ -110,6 +117,7 @@ class Rebound:
         Deliver.read_settings = staticmethod(lambda: self.settings)
         Deliver.publisher = staticmethod(lambda: self._publisher)
         Deliver.form = self._form
+        Deliver.outage_mode = self._outage_mode
         Deliver.clock = self._clock
         if self.app.finalized:
             self.app.register_task(Deliver())
@@ -129,6 +137,7 @@ class Rebound:
 
     def _close_destinations(self, **_: Any) -> None:
         self._destinations.close()
+        self._outage_mode.close()
 
     def _schedule_options(self) -> ScheduleOptions:
         settings = self.settings
@@ -161,6 +170,9 @@ class Rebound:
         error: BaseException | str | None = None,
         attempt: int | None = None,
         delay: float | None = None,
+        unique_key: Name | None = None,
+        unique: Literal["replace", "keep", "extend"] = "replace",
+        max_wait: float | None = None,
         message_data: object = None,
     ) -> AsyncResult:
         """Deliver a message later: after `base_delay * 2**(attempt-1)` seconds, until its retries are spent.
@@ -188,11 +200,14 @@ class Rebound:
             delay: seconds until the first delivery, from 0, which is at once; None means what the policy says. With a
                 delay of its own or of the policy (`first_delay`), and neither `error` nor `attempt`, nothing has failed
                 yet: the first delivery is attempt 1.
+            unique_key: of the messages with this key only one waits; see `RetryRequest` for these three.
+            unique: what is done if one waits already: "replace", "keep" or "extend".
+            max_wait: with "extend", the longest time that further messages can put it off, in seconds.
             message_data: another name for `value`.
 
         Returns:
-            Celery's AsyncResult of the delivery task. If a rule of the policy drops the message, nothing is stored, and
-            this result stays pending.
+            Celery's AsyncResult of the delivery task; with a unique key, of the task that waits. If a rule of the
+            policy drops the message, nothing is stored, and this result stays pending.
 
         Raises:
             InvalidSettingError: naming field, value and limits; nothing is stored then.
@@ -216,26 +231,15 @@ class Rebound:
                 error=error,
                 attempt=attempt,
                 delay=delay,
+                unique_key=unique_key,
+                unique=unique,
+                max_wait=max_wait,
             )
         )
 
     def schedule(self, request: RetryRequest) -> AsyncResult:
         """Schedule one retry; see `schedule_retry`, whose arguments are the fields of `request`."""
-        try:
-            return self._schedule(request)
-        except ReboundError as fault:
-            keep_error(fault, request.error)
-            raise
-
-    def _schedule(self, request: RetryRequest) -> AsyncResult:
-        message, due_ms = request.to_message(self.settings, self._clock.now_ms())
-        if due_ms is None:
-            return self.app.AsyncResult(message.task_id)
-        if self._is_eager():
-            argument = to_argument(Delivery(message=message, task_id=message.task_id))
-            return self.app.tasks[DeliverTask.name].apply(args=(argument,), task_id=message.task_id)
-        self._publisher.publish_messages([(message, due_ms, priority_of(is_urgent=request.is_priority))])
-        return self.app.AsyncResult(message.task_id)
+        return self._scheduling.schedule(request)
 
     def schedule_retries(self, requests: Iterable[Mapping[str, Any] | RetryRequest]) -> Scheduled:
         """Schedule many messages in few round trips.
@@ -248,36 +252,7 @@ class Rebound:
             stored. One bad message does not stop the others. A NotStoredError leaves open whether that message is
             stored: schedule it again with the same `id`.
         """
-        outcomes: list[str | ReboundError] = []
-        chunk: list[tuple[Message, int, int]] = []
-        places: list[int] = []
-        for given in requests:
-            try:
-                request = given if isinstance(given, RetryRequest) else RetryRequest.from_mapping(given)
-                message, due_ms = request.to_message(self.settings, self._clock.now_ms())
-            except ReboundError as error:
-                keep_error(error, error_of(given))
-                outcomes.append(error)
-                continue
-            outcomes.append(message.task_id)
-            if due_ms is None:
-                continue
-            places.append(len(outcomes) - 1)
-            chunk.append((message, due_ms, priority_of(is_urgent=request.is_priority)))
-            if len(chunk) >= _CHUNK:
-                self._store_chunk(chunk, places, outcomes)
-                chunk, places = [], []
-        self._store_chunk(chunk, places, outcomes)
-        return Scheduled(self.app, outcomes)
-
-    def _store_chunk(
-        self, chunk: Sequence[tuple[Message, int, int]], places: Sequence[int], outcomes: list[str | ReboundError]
-    ) -> None:
-        try:
-            self._publisher.publish_messages(chunk)
-        except ReboundError as error:
-            for place in places:
-                outcomes[place] = error
+        return self._scheduling.schedule_retries(requests)
 
     # What the consumer calls; `registry.RetryScheduler` describes it
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .errors import InvalidSettingError
+from .limits import BreakerOptions, RateRule, read_rates
 from .message.address import check_topic, is_host, is_port
 from .message.http_url import read_proxy
 from .policy import DEFAULT_BASE_DELAY_S, DEFAULT_MAX_RETRIES, PolicyTable, RetryPolicy, policy_of
@@ -156,8 +157,13 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "http_proxy": _proxy,
     "outage_delay": _seconds,
     "outage_max_delay": _seconds,
+    "breaker": BreakerOptions.read,
+    "rates": read_rates,
     "health_file": lambda name, value: parse_path(value, name),
 }
+
+#: Settings that no environment variable can hold.
+_ONLY_IN_CONF = frozenset({"kafka_options", "rates"})
 
 #: Environment variables hold text; these settings are numbers.
 _NUMBERS: dict[str, Callable[[str], Any]] = {"max_retries": int, "base_delay": float, "max_worker_losses": int}
@@ -199,6 +205,10 @@ class Settings:
         outage_delay: seconds before a delivery is tried again when its destination is away. The delay doubles with
             each further try.
         outage_max_delay: the longest such delay, in seconds.
+        breaker: when the circuit breaker of a destination opens: `BreakerOptions`, a mapping of them, or True for the
+            default ones. None or False means that there are no circuit breakers.
+        rates: the delivery rates of destinations and keys, as a mapping of patterns to messages a second. None leaves
+            the rates of all lanes as they are.
         health_file: a file that a worker rewrites every few seconds while it works, for probes; None writes none. In
             its path, `%h` is replaced by the worker's full name, and `%n` by the part before the `@`.
     """
@@ -219,6 +229,8 @@ class Settings:
     http_proxy: str | None = field(default=None, repr=False)
     outage_delay: float = 1.0
     outage_max_delay: float = 60.0
+    breaker: BreakerOptions | None = None
+    rates: tuple[RateRule, ...] | None = None
     health_file: str | None = None
 
     def __post_init__(self) -> None:
@@ -237,7 +249,7 @@ class Settings:
         for setting in fields(cls):
             name = PREFIX + setting.name
             value = conf.get(name)
-            if value is None and setting.name != "kafka_options":
+            if value is None and setting.name not in _ONLY_IN_CONF:
                 name = name.upper()
                 value = _from_environment(name, environ, _NUMBERS.get(setting.name, str))
             if value is None:

@@ -34,6 +34,9 @@ def schedule_retry(
     error: BaseException | str | None = None,
     attempt: int | None = None,
     delay: float | None = None,
+    unique_key: Name | None = None,
+    unique: Literal["replace", "keep", "extend"] = "replace",
+    max_wait: float | None = None,
     message_data: object = None,
 ) -> AsyncResult:
     """`Rebound.schedule_retry` of Celery's current app; its arguments are described there.
@@ -59,6 +62,9 @@ def schedule_retry(
             error=error,
             attempt=attempt,
             delay=delay,
+            unique_key=unique_key,
+            unique=unique,
+            max_wait=max_wait,
         )
     )
 

@@ -13,6 +13,7 @@ import msgspec
 from .caching import cached
 from .config import Settings
 from .errors import InvalidSettingError
+from .limits import UniqueRule
 from .message import Message, dead_letter_topic, new_id
 from .message.address import DEAD_SET, Address, KafkaAddress, parse_address, policy_names
 from .message.first_failure import After, after_failure
@@ -59,6 +60,10 @@ class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
         delay: seconds until the first delivery, from 0, which is at once; None means what the policy says. With a delay
             of its own or of the policy (`first_delay`), and neither `error` nor `attempt`, nothing has failed yet: the
             first delivery is attempt 1.
+        unique_key: of the messages with this key only one waits; a text, a number or a UUID. It is of this queue.
+        unique: what is done if one waits already. "replace" gives it this message, and it stays due as it was; "keep"
+            leaves it as it is, and this message is not stored; "extend" gives it this message and its due time.
+        max_wait: with "extend", seconds after which it is due although others come, counted from the first one.
     """
 
     destination: Destination
@@ -77,6 +82,21 @@ class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
     error: BaseException | str | None = None
     attempt: int | None = None
     delay: float | None = None
+    unique_key: Name | None = None
+    unique: Literal["replace", "keep", "extend"] = "replace"
+    max_wait: float | None = None
+
+    @property
+    def unique_rule(self) -> UniqueRule | None:
+        """That only one message with the unique key may wait; None without a key.
+
+        Raises:
+            InvalidSettingError: naming the field, its value, and what is allowed.
+        """
+        if self.unique_key is None and self.unique == "replace" and self.max_wait is None:
+            return None
+        key = None if self.unique_key is None else text_of("unique_key", self.unique_key)
+        return UniqueRule.of(key, self.unique, self.max_wait)
 
     def __repr__(self) -> str:
         """The fields that are given. Destinations are shown without user, password and query."""

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Self, TypeVar
@@ -155,10 +155,12 @@ class Bench:
         prefetch: int = 4,
         notes: Path | None = None,
         kafka_client: str | None = None,
+        settings: Mapping[str, str] | None = None,
     ) -> Iterator[Process]:
         """A ready worker process of `make_app(url, kind, ...)`.
 
-        `notes` is the file for the lateness of tasks. `kafka_client` is the client library for rebound.
+        `notes` is the file for the lateness of tasks. `kafka_client` is the client library for rebound. `settings` are
+        further environment variables.
         """
         environment = {
             "BENCH_REDIS": url,
@@ -168,6 +170,7 @@ class Bench:
             "BENCH_KAFKA_CLIENT": kafka_client or self.kafka_client or "",
             "BENCH_PREFETCH": str(prefetch),
             "BENCH_NOTES": str(notes or os.devnull),
+            **(settings or {}),
         }
         arguments = ["-m", "celery", "-A", f"{__package__}.worker", "worker", "-l", "WARNING", *options]
         with Process(*arguments, env=environment) as worker:

@@ -180,6 +180,18 @@ GOALS: Mapping[str, Goal] = {
         (Limit(AT_MOST, 1.0),),
         "ten due messages behind 1,000,000 due of another lane: within 1 s",
     ),
+    "breaker": Goal(
+        "circuit breakers: deliveries a second while all is well",
+        "1/s",
+        (Limit(AT_LEAST, 0.9, RATIO),),
+        "at least 0.9 of the rate without breakers",
+    ),
+    "outage": Goal(
+        "an outage with 100,000 messages waiting: Redis commands a second beyond those of an idle worker",
+        "1/s",
+        (Limit(AT_MOST, 10), Limit(AT_LEAST, 0.9, RATIO)),
+        "fewer than 10 commands a second; other destinations at full speed",
+    ),
     "workers": Goal(
         "four workers on one schedule: the smallest share, of a fair one",
         "",

@@ -16,6 +16,7 @@ from ..message import Record
 from ..message.address import check_topic
 from ..policy import RetryPolicy
 from ..policy.declared import with_imported_names
+from .failure_pause import FailurePauseOptions
 
 Handler = Callable[[Record], object]
 
@@ -108,6 +109,9 @@ class ConsumerConfig:
         stop_timeout: the longest wait of a stop for running handlers and for Redis, in seconds; 0 does not wait.
             Records that are not finished then stay uncommitted and are consumed again.
         stats_interval: the time between two log lines with the statistics, in seconds; 0 logs none.
+        failure_pause: whether the consumer stops fetching while most of its records fail with exceptions of the same
+            class: True, or a mapping of the options of `FailurePauseOptions`. Records that are in memory already are
+            handled. After a time one record is tried, and if that succeeds, the consumer goes on. None means never.
         on_unreadable: the rule for records that cannot be read, because their codec is not installed or their batch is
             damaged. "stop" (the default): their partition stops before them. This is logged, and reading is tried
             again after 5 s to 5 min. "dead-letter": the batch's bytes, in Kafka's own form, become one dead letter with
@@ -142,6 +146,7 @@ class ConsumerConfig:
     commit_interval: float = 0.02
     stop_timeout: float = 30.0
     stats_interval: float = 30.0
+    failure_pause: FailurePauseOptions | Mapping[str, Any] | bool | None = None
     on_unreadable: str = "stop"
     allow_auto_create: bool = False
     health_file: str | os.PathLike[str] | None = None
@@ -161,6 +166,7 @@ class ConsumerConfig:
         _check_seconds("commit_interval", self.commit_interval, zero=False)
         _check_seconds("stop_timeout", self.stop_timeout, zero=True)
         _check_seconds("stats_interval", self.stats_interval, zero=True)
+        object.__setattr__(self, "failure_pause", FailurePauseOptions.read(self.failure_pause))
         if self.on_unreadable not in ON_UNREADABLE:
             raise InvalidSettingError("on_unreadable", self.on_unreadable, f"it is one of {', '.join(ON_UNREADABLE)}")
         if not isinstance(self.allow_auto_create, bool):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from kafka import KafkaConsumer
@@ -24,6 +25,7 @@ from .commits import Commits
 from .config import ConsumerConfig
 from .connection import FATAL
 from .failure_handler import FailureHandler, log_fields
+from .failure_pause import FailurePause, FailurePauseOptions
 from .handler_task import HandlerTask
 from .health_reporter import HealthReporter
 from .key_queues import KeyQueues
@@ -81,6 +83,10 @@ class Loop:
         self._health_reporter = health_reporter
         self._clock = clock
         self._wake = threading.Event()
+        self._failure_pause: FailurePause | None = None
+        if isinstance(config.failure_pause, FailurePauseOptions):
+            self._failure_pause = FailurePause(config.failure_pause, config.group, clock)
+            config = replace(config, handler=self._failure_pause.watch(config.handler))
         self._key_queues = KeyQueues(config.max_in_flight // 2, self._wake)
         self._retry_writer = RetryWriter(scheduler, offset_tracker, self._wake, clock=clock)
         failure_handler = FailureHandler(config, self._settings)
@@ -136,7 +142,8 @@ class Loop:
             # Usually the handlers finish half of the records within this wait. Then no partition has to be paused.
             self._wait()
         self._backpressure.regulate(
-            closed=self._retry_writer.is_down, kept_paused={*self._unreadable.kept_paused(), *self._positions.unknown}
+            closed=self._retry_writer.is_down or self._is_closed_by_failures(),
+            kept_paused={*self._unreadable.kept_paused(), *self._positions.unknown},
         )
         self._admit(self._positions.known(self._poll(self._poll_timeout_ms())))
         if new := self._positions.find():
@@ -148,10 +155,18 @@ class Loop:
             self._next_stats += self._config.stats_interval
             self.log_stats("stats")
         self._pattern_watch.warn_if_nothing_matches()
-        outage = "retries cannot be stored" if self._retry_writer.is_down else self._outage
+        outage = "retries cannot be stored" if self._retry_writer.is_down else self._outage or self._failing()
         self.replace = self._health_reporter.check(
             self._consumer, self._offset_tracker, self._positions.unknown, outage, self._unreadable.detail
         )
+
+    def _is_closed_by_failures(self) -> bool:
+        pause = self._failure_pause
+        return pause is not None and pause.closes(is_busy=self._offset_tracker.busy() > 0)
+
+    def _failing(self) -> str | None:
+        pause = self._failure_pause
+        return None if pause is None or pause.reason is None else f"most records fail with {pause.reason}"
 
     def _wait(self) -> None:
         self._wake.wait(WAIT_S)
@@ -171,7 +186,9 @@ class Loop:
         """Poll. After an error that may pass, log it once and wait."""
         release_set_aside_records(self._consumer)
         try:
-            records: Mapping[Any, Sequence[KafkaRecord]] = self._consumer.poll(timeout_ms, self._backpressure.room)
+            pause = self._failure_pause
+            room = 1 if pause is not None and pause.is_probing else self._backpressure.room
+            records: Mapping[Any, Sequence[KafkaRecord]] = self._consumer.poll(timeout_ms, room)
         except FATAL:
             raise
         except Exception as error:
@@ -204,6 +221,8 @@ class Loop:
             jobs, replaced = self._offset_tracker.admit(partition, records)
             if replaced is not None:
                 release(self._offset_tracker, self._key_queues, replaced)
+            if self._failure_pause is not None:
+                self._failure_pause.fetched(len(jobs))
             self._key_queues.add(jobs)
 
     def _end(self) -> None:

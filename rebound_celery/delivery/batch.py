@@ -6,8 +6,8 @@ This runs in the pool's process. What it returns tells the worker's parent how e
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -25,6 +25,7 @@ from ..stopping import is_stopping
 from .delivery import Delivery
 from .lanes import is_slow
 from .log_fields import log_fields, named
+from .outage_mode import OutageMode, is_failure
 
 logger = logging.getLogger(__name__)
 
@@ -70,14 +71,16 @@ class Batch:
         by: who delivers, for the history of a message: the worker's name.
         clock: tells the time.
         draw: returns a random number from 0 to 1, for the jitter of delays.
+        outage_mode: the circuit breakers of destinations; None if the app has none.
     """
 
     destinations: Mapping[str, Destination]
     settings: Settings
-    store: Callable[[Sequence[Delivery]], None] | None
+    store: Callable[[Sequence[Delivery]], object] | None
     by: str
     clock: Clock
     draw: Draw = DRAW
+    outage_mode: OutageMode | None = None
 
     def deliver(self, deliveries: Sequence[Delivery]) -> list[Result]:
         """Deliver messages and settle them; one result for each, in their order.
@@ -90,12 +93,13 @@ class Batch:
         # The second round writes dead letters that the first round made.
         for _ in range(2):
             given_up: dict[int, Delivery] = {}
-            for index, outcome in self._send(unsent).items():
+            outcomes, held = self._send_unless_held(unsent)
+            for index, outcome in outcomes.items():
                 delivery = unsent[index]
                 if isinstance(outcome, Delivered):
                     results[index] = _delivered(delivery, outcome)
                     continue
-                after = self._after(delivery, outcome)
+                after = self._hold(delivery) if index in held else self._after(delivery, outcome)
                 if isinstance(after, Result):
                     results[index] = after
                     continue
@@ -114,6 +118,31 @@ class Batch:
         A job has one time-out of a slow destination, not two; and when the worker stops, it begins nothing more.
         """
         return self.store is None or not (is_slow(dead.lane) or is_stopping())
+
+    def _send_unless_held(self, deliveries: Mapping[int, Delivery]) -> tuple[dict[int, Outcome], Collection[int]]:
+        """Send; returns the outcomes, and which deliveries wait because the breaker of their destination is open."""
+        if self.outage_mode is None:
+            return self._send(deliveries), ()
+        lanes = {index: self.outage_mode.lane_of(one.message) for index, one in deliveries.items()}
+        closed = self.outage_mode.held(set(lanes.values()))
+        unsent = {index for index, lane in lanes.items() if lane in closed} if closed else set()
+        outcomes = self._send({index: one for index, one in deliveries.items() if index not in unsent})
+        opened = self.outage_mode.report([(lanes[index], outcome) for index, outcome in outcomes.items()])
+        held = {index for index, outcome in outcomes.items() if lanes[index] in opened and is_failure(outcome)}
+        for index in unsent:
+            outcomes[index] = Unavailable(f"the circuit breaker of {lanes[index]} is open")
+        for lane, count in Counter(lanes[index] for index in held | unsent).items():
+            logger.info(
+                "%d messages wait, because the circuit breaker of %s is open",
+                count,
+                lane,
+                extra={"event": "held", "lane": lane, "messages": count},
+            )
+        return outcomes, held | unsent
+
+    def _hold(self, delivery: Delivery) -> Delivery:
+        """The same attempt again, once the breaker of its destination lets it through: this was no try."""
+        return replace(delivery, due_ms=self.clock.now_ms() + round(self.settings.outage_delay * 1000))
 
     def _send(self, deliveries: Mapping[int, Delivery]) -> dict[int, Outcome]:
         by_kind: dict[str, list[int]] = defaultdict(list)

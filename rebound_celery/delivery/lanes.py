@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import assert_never
 from urllib.parse import urlsplit
 
 from ..caching import cached
+from ..limits import RateRule
+from ..message import Message
 from ..message.address import Address, DeadSetAddress, HttpAddress, KafkaAddress
 
 _KAFKA = "kafka"
@@ -40,3 +44,58 @@ def lane_of(address: Address) -> str:
 def is_slow(lane: str) -> bool:
     """Whether deliveries of this lane take so long that they must not hold up those of other lanes."""
     return lane.partition(":")[0] in _SLOW
+
+
+def has_breaker(lane: str) -> bool:
+    """Whether deliveries of this lane are counted for a circuit breaker. Redis has none: what waits, waits there."""
+    return lane != _DEAD
+
+
+class RatedLanes:
+    """The lanes of messages where the app's settings say rates: messages of a rule may have a lane of their own.
+
+    A rule for all messages of a lane gives the lane its rate. A rule for some of them, by key or by path, gives these a
+    lane whose name has the rule after a bar: `kafka:orders|key=tenant-7:*`.
+
+    Args:
+        read_rules: gives the rules in their order, of which the first that fits a message counts; None for none.
+    """
+
+    def __init__(self, read_rules: Callable[[], Sequence[RateRule] | None]) -> None:
+        self._read_rules = read_rules
+        self._choices: Callable[..., tuple[tuple[RateRule, str], ...]] = cached(self._choices_of)
+
+    @cached_property
+    def _rules(self) -> Sequence[RateRule]:
+        return self._read_rules() or ()
+
+    @cached_property
+    def are_set(self) -> bool:
+        """Whether the settings say anything of rates, if only that there are none."""
+        return self._read_rules() is not None
+
+    def of(self, message: Message) -> tuple[str, float | None]:
+        """The lane of a message, and the lane's rate; None for no limit."""
+        if not self._rules:
+            return lane_of(message.target), None
+        for rule, lane in self._choices(message.target):
+            if rule.takes(message.key):
+                return lane, rule.rate
+        return lane_of(message.target), None
+
+    def _choices_of(self, address: Address) -> tuple[tuple[RateRule, str], ...]:
+        """The rules for this address, each with the lane of its messages."""
+        text, lane = _text_of(address), lane_of(address)
+        return tuple((rule, f"{lane}|{rule.part}" if rule.part else lane) for rule in self._rules if rule.is_for(text))
+
+
+def _text_of(address: Address) -> str:
+    """The text of an address that the patterns of rules are for."""
+    if isinstance(address, KafkaAddress):
+        return f"kafka://{address.topic}" if address.brokers is None else f"kafka://{address.brokers}/{address.topic}"
+    if isinstance(address, HttpAddress):
+        parts = urlsplit(address.url)
+        port = "" if parts.port in (None, _PORTS[parts.scheme]) else f":{parts.port}"
+        host = f"[{parts.hostname}]" if ":" in str(parts.hostname) else parts.hostname
+        return f"{parts.scheme}://{host}{port}{parts.path or '/'}"
+    return str(address)

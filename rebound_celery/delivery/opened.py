@@ -1,11 +1,13 @@
-"""The open destinations of a process."""
+"""What a process keeps open: its destinations, and a schedule."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 
 from ..destinations import Destination
+from ..schedule.port import Schedule
 
 #: The destinations by the kind of address that they serve: "kafka", "http" and "dead-set".
 Destinations = Mapping[str, Destination]
@@ -36,3 +38,20 @@ class OpenedDestinations:
             for destination in self._current.values():
                 destination.close()
         self._current = None
+
+
+class OpenedSchedule:
+    """A schedule that is kept open for many calls.
+
+    Args:
+        context: opens it.
+    """
+
+    def __init__(self, context: AbstractContextManager[Schedule]) -> None:
+        self._context = context
+        self.schedule = context.__enter__()
+
+    def close(self) -> None:
+        """Close its connection. It never raises: the connection may be broken."""
+        with suppress(Exception):
+            self._context.__exit__(None, None, None)

@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 from weakref import WeakSet
 
-from kombu.common import maybe_declare
-from kombu.exceptions import KombuError
-from redis.exceptions import RedisError
-
 from ..broker import has_schedule, require_redis, shown_broker
 from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import NotStoredError, ReboundError, UnreachableError
-from ..message import Message, codec
-from ..schedule.port import Combiner, Entry, Schedule, open_schedule
+from ..limits import UniqueRule
+from ..message import Message
+from ..schedule.port import Combiner, Schedule, Unique, open_schedule
 from .delivery import Delivery
+from .entries import entries_of
 from .form import DeliveryForm
+from .lanes import RatedLanes
+from .opened import OpenedSchedule
+from .plainly import FAULTS, publish_plainly
+from .rates import Rates
 from .sent_events import SentEvents
 from .unclaimed import UnclaimedWatch
 
 #: From so many deliveries on, entries are made one by one while Redis works on those before.
 _MANY = 100
-
-#: How many messages are compressed in one call.
-_SEALED_AT_ONCE = 500
-
-FAULTS = (KombuError, RedisError, OSError)
 
 
 @dataclass(slots=True)
@@ -39,18 +36,23 @@ class _Call:
 
     Attributes:
         deliveries: all of them.
-        packed: each packed already; None where they are so many that they are packed while Redis works.
+        packed: each packed already; None where they are so many that they are packed while Redis works, and where they
+            are unique.
+        uniques: for each that only one with its key may wait; None if that is so for none.
+        ids: of unique ones, the ids of the tasks that wait.
         error: why they are not stored.
     """
 
     deliveries: Sequence[Delivery]
     packed: list[bytes] | None
+    uniques: Sequence[Unique] | None = None
+    ids: list[str] = field(default_factory=list)
     error: BaseException | None = None
 
 
 #: All publishers of this process, for what a forked child has to forget, and what was forgotten.
 _publishers: WeakSet[Publisher] = WeakSet()
-_inherited: list[_Open] = []
+_inherited: list[OpenedSchedule] = []
 
 
 class Publisher:
@@ -62,19 +64,29 @@ class Publisher:
         app: the Celery app. Nothing is read from it before the first use.
         queue: tells the name of the queue that rebound's workers consume.
         form: makes the Celery messages of deliveries.
+        lanes: the lanes of messages, and their rates; None for the usual ones without rates.
         clock: tells the time.
     """
 
-    def __init__(self, app: Any, queue: Callable[[], str], form: DeliveryForm, *, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self,
+        app: Any,
+        queue: Callable[[], str],
+        form: DeliveryForm,
+        *,
+        lanes: RatedLanes | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         self._app = app
         self._queue = queue
         self._form = form
         self._clock = clock
+        self._rates = Rates(lanes or RatedLanes(lambda: None))
         self._events = SentEvents(app, queue, clock)
         self._unclaimed = UnclaimedWatch(clock)
         self._combiner: Combiner[_Call] = Combiner(self._run)
         #: Used by one thread at a time, which the combiner sees to.
-        self._open: _Open | None = None
+        self._open: OpenedSchedule | None = None
         #: Whether the app's broker has the schedule; None until it was asked.
         self._has_schedule: bool | None = None
         _publishers.add(self)
@@ -84,36 +96,47 @@ class Publisher:
 
         They become children of the Celery task that runs in this thread, if one does, as with `apply_async`.
         """
+        self.publish(self._deliveries_of(messages))
+
+    def publish_unique(self, messages: Iterable[tuple[Message, int, int]], rules: Sequence[UniqueRule]) -> list[str]:
+        """Store messages of which only one with the same unique key may wait; see `publish_messages`.
+
+        Returns for each the id of the task that waits: its own, or that of one that waited already. With a broker that
+        keeps nothing all of them are published.
+        """
+        deliveries = self._deliveries_of(messages)
+        return self.publish(deliveries, [Unique(*rule) for rule in rules]) if deliveries else []
+
+    def _deliveries_of(self, messages: Iterable[tuple[Message, int, int]]) -> list[Delivery]:
         parent = self._app.current_worker_task
         root_id = parent_id = None
         if parent is not None:
             root_id, parent_id = parent.request.root_id or parent.request.id, parent.request.id
         reply_to = self._app.thread_oid if self._replies else None
-        self.publish(
-            [
-                Delivery(message, message.task_id, due_ms, priority, root_id, parent_id, reply_to)
-                for message, due_ms, priority in messages
-            ]
-        )
+        return [
+            Delivery(message, message.task_id, due_ms, priority, root_id, parent_id, reply_to)
+            for message, due_ms, priority in messages
+        ]
 
-    def publish(self, deliveries: Sequence[Delivery]) -> None:
-        """Store deliveries; returns once Redis has all of them.
+    def publish(self, deliveries: Sequence[Delivery], uniques: Sequence[Unique] | None = None) -> list[str]:
+        """Store deliveries; returns once Redis has all of them, with the ids of their tasks.
 
-        An entry of the same task id is replaced. A due time that has passed means at once.
+        An entry of the same task id is replaced. A due time that has passed means at once. With `uniques`, one for each
+        delivery, an entry with the same unique key can take the place of a delivery.
 
         Raises:
             NotStoredError: if Redis is away or refuses; any of them may be stored.
             UnsupportedBrokerError: if the app has another broker than Redis.
         """
         if not deliveries:
-            return
+            return []
         try:
             if self._has_schedule is None:
                 self._has_schedule = has_schedule(self._app)
             if self._has_schedule:
-                self._store(deliveries)
-            else:
-                self._publish_plainly(deliveries)
+                return self._store(deliveries, uniques)
+            publish_plainly(self._app, self._queue(), self._form, self._events, deliveries, self._clock.now_ms())
+            return [delivery.task_id for delivery in deliveries]
         except FAULTS as error:
             raise NotStoredError(f"Redis at {self.address} did not take the retry: {error}") from error
 
@@ -153,6 +176,7 @@ class Publisher:
         if self._open is not None:
             self._open.close()
         self._open = None
+        self._rates.forget()
 
     def forget_connection(self) -> None:
         """Forget what belongs to the parent of a forked process: its socket, and locks that its threads held."""
@@ -173,16 +197,18 @@ class Publisher:
 
     # A broker with the schedule
 
-    def _store(self, deliveries: Sequence[Delivery]) -> None:
+    def _store(self, deliveries: Sequence[Delivery], uniques: Sequence[Unique] | None) -> list[str]:
         last = self._before_publish(deliveries) if self._form.is_listened_to else None
         # Few are packed here, so that what cannot be packed is no other caller's fault.
-        packed = [delivery.pack() for delivery in deliveries] if len(deliveries) < _MANY else None
-        call = _Call(deliveries, packed)
+        is_few = len(deliveries) < _MANY and uniques is None
+        packed = [delivery.pack() for delivery in deliveries] if is_few else None
+        call = _Call(deliveries, packed, uniques)
         self._combiner.call(call)
         if call.error is not None:
             raise call.error
         if last is not None:
             last()
+        return call.ids if uniques is not None else [delivery.task_id for delivery in deliveries]
 
     def _before_publish(self, deliveries: Sequence[Delivery]) -> Callable[[], None] | None:
         """Send the signals of each delivery. They come in pairs: after each message, before the next one.
@@ -211,15 +237,19 @@ class Publisher:
 
     def _enqueue(self, calls: Sequence[_Call]) -> None:
         if self._open is None:
-            self._open = _Open(self.open())
+            self._open = OpenedSchedule(self.open())
         schedule = self._open.schedule
         try:
+            if calls[0].uniques is not None:
+                calls[0].ids = self._enqueue_unique(schedule, calls[0].deliveries, calls[0].uniques)
+                return
             deliveries = calls[0].deliveries if len(calls) == 1 else [one for call in calls for one in call.deliveries]
             packed = None if calls[0].packed is None else [one for call in calls for one in call.packed or ()]
             commands: list[list[Any]] = []
             if deliveries and self._events.are_wanted():
                 commands = self._events.commands(schedule, deliveries)
-            schedule.enqueue(_entries(deliveries, packed), piggybacked=commands)
+            lanes = self._rates.lanes_of((delivery.message for delivery in deliveries), schedule)
+            schedule.enqueue(entries_of(deliveries, packed, lanes), piggybacked=commands)
             if self._unclaimed.is_time and not self._unclaimed.look(schedule):
                 self.close()
         except BaseException:
@@ -227,35 +257,19 @@ class Publisher:
             self.close()
             raise
 
-    # A broker without it
-
-    def _publish_plainly(self, deliveries: Sequence[Delivery]) -> None:
-        now_ms = self._clock.now_ms()
-        queue = self._queue()
-        with self._app.connection_for_write() as connection:
-            channel = connection.default_channel
-            for delivery in deliveries:
-                tell_published = self._form.before_publish(delivery, now_ms)
-                channel.basic_publish(self._form.as_task(delivery, now_ms), exchange="", routing_key=queue)
-                if tell_published is not None:
-                    tell_published()
-            if self._events.are_wanted():
-                with suppress(*FAULTS):  # what the events tell of is published by now
-                    for event, exchange, key in self._events.messages(deliveries):
-                        maybe_declare(exchange, channel)
-                        channel.basic_publish(event, exchange=exchange.name, routing_key=key)
-
-
-class _Open:
-    """A schedule that is kept open for many calls."""
-
-    def __init__(self, context: AbstractContextManager[Schedule]) -> None:
-        self._context = context
-        self.schedule = context.__enter__()
-
-    def close(self) -> None:
-        with suppress(*FAULTS):
-            self._context.__exit__(None, None, None)
+    def _enqueue_unique(
+        self, schedule: Schedule, deliveries: Sequence[Delivery], uniques: Sequence[Unique]
+    ) -> list[str]:
+        lanes = self._rates.lanes_of((delivery.message for delivery in deliveries), schedule)
+        entries = zip(entries_of(deliveries, None, lanes), uniques, strict=True)
+        ends = schedule.enqueue_unique(list(entries))
+        if not all(end.event for end in ends):
+            raise NotStoredError(f"Redis at {self.address}: the message with this unique key changes all the time")
+        # What was not stored, or took the place of another, has no task of its own.
+        new = [delivery for delivery, end in zip(deliveries, ends, strict=True) if end.event == "stored"]
+        if new and self._events.are_wanted():
+            schedule.send_commands(self._events.commands(schedule, new))
+        return [end.id for end in ends]
 
 
 def _forget_connections() -> None:
@@ -264,15 +278,3 @@ def _forget_connections() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_connections)
-
-
-def _entries(deliveries: Sequence[Delivery], packed: list[bytes] | None) -> Iterator[Entry]:
-    """The entry of each delivery. They are sealed many at a time, and asked for while Redis works on those before."""
-    for start in range(0, len(deliveries), _SEALED_AT_ONCE):
-        some = deliveries[start : start + _SEALED_AT_ONCE]
-        if packed is None:
-            forms = codec.seal_many([delivery.pack() for delivery in some])
-        else:
-            forms = codec.seal_many(packed[start : start + _SEALED_AT_ONCE])
-        for delivery, stored in zip(some, forms, strict=True):
-            yield Entry(delivery.task_id, delivery.due_ms, stored, delivery.lane, delivery.priority)

@@ -32,7 +32,9 @@ from .job import Received
 from .log_fields import log_fields, named
 from .observed import Observed, observe, tell_failure
 from .opened import OpenedDestinations
-from .publisher import FAULTS, Publisher
+from .outage_mode import OutageMode
+from .plainly import FAULTS
+from .publisher import Publisher
 from .results import keeps_results, request_of, request_of_unread, store_result, store_started
 from .strategy import Strategy
 
@@ -83,6 +85,7 @@ class DeliverTask(Task):
     read_settings: Callable[[], Settings]
     publisher: Callable[[], Publisher]
     form: DeliveryForm
+    outage_mode: OutageMode
     clock: Clock = SYSTEM_CLOCK
 
     @classmethod
@@ -129,7 +132,8 @@ class DeliverTask(Task):
         """Deliver one message in the caller's process: workers call `run_batch`."""
         delivery = Delivery.decode(self.request.id or "", from_argument(argument))
         # Nothing waits where tasks run in the caller's process: the caller hears what failed.
-        (result,) = self._batch("the caller", None).deliver([delivery])
+        batch = Batch(self.destinations.by_kind, self.read_settings(), None, "the caller", self.clock)
+        (result,) = batch.deliver([delivery])
         if result.end == End.DEAD:
             raise DeadLetterError(result.text)
         if result.end == End.DROPPED:
@@ -155,8 +159,12 @@ class DeliverTask(Task):
         except Exception:
             logger.exception("the result backend could not clean up", extra={"event": "no_result"})
 
-    def _batch(self, worker: str, store: Callable[[Sequence[Delivery]], None] | None) -> Batch:
-        return Batch(self.destinations.by_kind, self.read_settings(), store, worker, self.clock)
+    def _batch(self, worker: str, store: Callable[[Sequence[Delivery]], object]) -> Batch:
+        settings = self.read_settings()
+        outage_mode = None if settings.breaker is None else self.outage_mode
+        return Batch(
+            self.destinations.by_kind, settings, store, worker, self.clock, outage_mode=outage_mode
+        )
 
     def _read_many(self, batch: Sequence[Received], worker: str) -> list[Delivery | Result]:
         """What each message brings: its delivery; or how it ended, if it cannot be read."""

@@ -29,10 +29,13 @@ class Failed:
         error: the error text, with the destination's name.
         retry_after_s: the least delay before the next attempt that the destination asks for, in seconds; None if it
             asks for none.
+        is_about_message: whether the answer is about this message, and says that the destination itself works. Circuit
+            breakers do not count it as a failure.
     """
 
     error: str
     retry_after_s: float | None = None
+    is_about_message: bool = False
 
 
 @dataclass(frozen=True, slots=True)

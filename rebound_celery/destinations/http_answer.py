@@ -21,6 +21,8 @@ MAX_RETRY_AFTER_S = 86_400.0
 _WITHOUT_BODY = frozenset({204, 205, 304})
 #: After these the connection is not used again: it is for another host (421), or the server closes it (408).
 _ENDS_CONNECTION = frozenset({408, 421})
+#: Answers of these kinds are about the receiver's state, and not about the message.
+_ABOUT_RECEIVER = frozenset({408, 421, 425, 429})
 _REDIRECTS = frozenset({300, 301, 302, 303, 307, 308})
 
 _SECONDS = re.compile(r"[0-9]+", re.ASCII)
@@ -45,6 +47,7 @@ def outcome_of(response: urllib3.BaseHTTPResponse, address: str, now_ms: int) ->
     return Failed(
         f"POST {address} {what}: {excerpt}",
         retry_after_s(headers.get("retry-after"), headers.get("date"), now_ms),
+        is_about_message=400 <= status < 500 and status not in _ABOUT_RECEIVER,
     )
 
 

@@ -15,10 +15,29 @@ from typing import Any, Protocol, runtime_checkable
 from ..errors import UnknownVersionError
 from .store import server_checks
 from .store.combining import Combiner
-from .store.values import Claimed, Counts, DeadEntry, DeadPage, Entry, Lane, Page, Position, Waiting
+from .store.values import (
+    Breaker,
+    BreakerChange,
+    BreakerRules,
+    Claimed,
+    Counts,
+    DeadEntry,
+    DeadPage,
+    Entry,
+    Lane,
+    LaneReport,
+    Page,
+    Position,
+    Unique,
+    UniqueEnd,
+    Waiting,
+)
 
 __all__ = [
     "LOSSES_HEADER",
+    "Breaker",
+    "BreakerChange",
+    "BreakerRules",
     "Claimed",
     "Combiner",
     "Counts",
@@ -26,12 +45,15 @@ __all__ = [
     "DeadPage",
     "Entry",
     "Lane",
+    "LaneReport",
     "MessageForm",
     "MessageLeases",
     "Page",
     "Position",
     "Schedule",
     "ScheduleOptions",
+    "Unique",
+    "UniqueEnd",
     "UnknownVersionError",
     "Waiting",
     "is_installed",
@@ -107,6 +129,15 @@ class Schedule(Protocol):
     def publish_commands(self, messages: Sequence[tuple[dict[str, Any], Any, str]]) -> list[list[Any]]:
         """The Redis commands, for `piggybacked`, that publish messages of kombu's: (message, Exchange, routing key)."""
 
+    def enqueue_unique(self, entries: Sequence[tuple[Entry, Unique]]) -> list[UniqueEnd]:
+        """Store messages of which only one with the same unique key may wait; returns what became of each.
+
+        The answer has an empty event where a message was changed by others all the time, which is not stored then.
+        """
+
+    def send_commands(self, commands: Sequence[Sequence[Any]]) -> None:
+        """Run the commands that `publish_commands` has made."""
+
     def cancel(self, *ids: str, leased: bool = False) -> list[bytes]:
         """Remove waiting messages, and with `leased` those that workers hold too; returns their stored forms."""
 
@@ -139,8 +170,28 @@ class Schedule(Protocol):
     def resume(self, lane: str) -> None:
         """End a pause."""
 
-    def set_rate(self, lane: str, per_second: float | None) -> None:
-        """Let all workers together claim at most so many messages a second from this lane; None means no limit."""
+    def set_rate(self, lane: str, per_second: float | None, *, configured: bool = False) -> None:
+        """Let all workers together claim at most so many messages a second from this lane; None means no limit.
+
+        With `configured` it is the rate of the app's settings: it changes nothing if it is the same as the last one
+        that was configured, so that a rate that was set by hand stays.
+        """
+
+    def report(self, reports: Iterable[LaneReport], rules: BreakerRules) -> list[BreakerChange]:
+        """Tell the circuit breakers of lanes how deliveries ended; returns for each report what it has changed.
+
+        Failures that are enough open a breaker: the lane is then paused, apart from one probe at a time. A pause and a
+        rate that were set with `pause` and `set_rate` are kept beside it.
+        """
+
+    def open_breaker(self, lane: str, duration_ms: int | None, rules: BreakerRules) -> None:
+        """Open a breaker until it is closed by hand, or until a probe goes out after this time."""
+
+    def close_breaker(self, lane: str, rules: BreakerRules) -> bool:
+        """Close a breaker, whatever its state; False if it was closed."""
+
+    def breakers(self) -> list[Breaker]:
+        """The circuit breakers that are not closed."""
 
     def bury(self, letters: Sequence[DeadEntry]) -> None:
         """Keep dead letters. An id that is kept already gets the new letter."""

@@ -17,6 +17,7 @@ COMMON = (
     "config",
     "errors",
     "health",
+    "limits",
     "message",
     "message.*",
     "policy",
@@ -43,7 +44,8 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "scheduled": ("errors",),
     "policy": ("caching", "errors", "shown"),
     "message": ("caching", "errors", "policy", "policy.*", "shown"),
-    "config": ("errors", "message", "message.*", "policy", "policy.*", "shown"),
+    "limits": ("errors",),
+    "config": ("errors", "limits", "message", "message.*", "policy", "policy.*", "shown"),
     "registry": ("config", "errors", "message", "message.*", "policy", "requests", "scheduled"),
     "celery_conf": (),
     "current_app": ("policy", "registry", "requests", "scheduled", "values"),
@@ -54,6 +56,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "clock",
         "config",
         "errors",
+        "limits",
         "message",
         "message.*",
         "policy",
@@ -87,6 +90,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "schedule",
         "schedule.port",
         "scheduled",
+        "scheduling",
         "values",
         "delivery",
         "delivery.*",
@@ -94,6 +98,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "destinations.*",
         "dead_letters",
     ),
+    "scheduling": (*COMMON, "celery_conf", "delivery", "delivery.*", "requests", "scheduled"),
     "__init__": (*COMMON, "app", "consumer", "current_app", "requests", "schedule"),
     "operate": (
         *COMMON,
@@ -147,7 +152,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
     "confluent_kafka": ("compat.*", "destinations.kafka.*"),
     "urllib3": ("destinations.*", "operate.*", "demo.*"),
     # The schedule's port raises what redis-py raises, and the publisher turns it into an error of rebound's own.
-    "redis": ("schedule.*", "operate.*", "demo.*", "compat.*", "delivery.publisher"),
+    "redis": ("schedule.*", "operate.*", "demo.*", "compat.*", "delivery.plainly"),
     # The store keeps bytes in Redis and would do so without Celery. Messages and policies are plain values.
     "celery": (
         "app",
@@ -165,6 +170,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
         "schedule.transport.*",
         "schedule.worker.*",
         "scheduled",
+        "scheduling",
         "testing.*",
     ),
     "kombu": (

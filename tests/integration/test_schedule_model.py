@@ -20,7 +20,7 @@ from rebound_celery.schedule.store import script_runner
 from rebound_celery.schedule.store.claims import ClaimId, End
 from rebound_celery.schedule.store.keys import QueueKeys
 from rebound_celery.schedule.store.store import Store
-from rebound_celery.schedule.store.values import Claimed
+from rebound_celery.schedule.store.values import BreakerRules, Claimed, LaneReport, Unique, UniqueEnd
 from rebound_celery.schedule.store.values import Entry as Stored
 from tests.scheduling import everything, take
 
@@ -35,6 +35,8 @@ LEASE_MS = 1_000
 CONFIRM_MS = 300
 START_MS = 1_800_000_000_000
 CLOCK = "test-clock"
+#: No number of failures in this test opens a breaker.
+RULES = BreakerRules(1.0, 100_000, 10_000, 1_000, 60_000, 5_000, 100.0)
 WORKERS = ("ann", "bob", "cid")
 
 # Few of each, so that changes meet each other.
@@ -91,6 +93,10 @@ class Schedule(RuleBasedStateMachine):
         self.messages: dict[str, Message] = {}
         self.dead: dict[str, str] = {}
         self.paused: dict[str, int] = {}
+        #: Lanes whose circuit breaker is open.
+        self.broken: set[str] = set()
+        #: unique key -> when a message with it was first stored, and its id.
+        self.unique: dict[str, tuple[int, str]] = {}
         self.workers = {name: Worker(name) for name in WORKERS}
         self.stats: dict[str, int] = {}
         self._forms = count(1)
@@ -103,7 +109,7 @@ class Schedule(RuleBasedStateMachine):
             self.stats[name] = self.stats.get(name, 0) + number
 
     def _is_open(self, lane: str) -> bool:
-        return self.paused.get(lane, 0) <= self.now
+        return lane not in self.broken and self.paused.get(lane, 0) <= self.now
 
     def _put_back(self) -> None:
         """What each claim does first."""
@@ -138,6 +144,38 @@ class Schedule(RuleBasedStateMachine):
                 self.messages[name] = Message(entries[-1].stored, step, lane, self.now + delay)
         self._count("stored", new)
         assert self.store.enqueue(entries, keep=keep) == new
+
+    @rule(key=st.sampled_from(["k", "l"]), how=st.sampled_from(["keep", "replace", "extend"]), delay=delays_ms)
+    def enqueue_due_unique(self, key: str, how: str, delay: int) -> None:
+        self.enqueue_unique(key, how, delay, STEPS[0], LANES[0], None)
+
+    @rule(
+        key=st.sampled_from(["k", "l"]),
+        how=st.sampled_from(["keep", "replace", "extend"]),
+        delay=delays_ms,
+        step=steps,
+        lane=lanes,
+        max_wait=st.sampled_from([None, 1, 1_000]),
+    )
+    def enqueue_unique(self, key: str, how: str, delay: int, step: int, lane: str, max_wait: int | None) -> None:
+        number = next(self._forms)
+        new = Message(b"form %d" % number, step, lane, self.now + delay)
+        first, name = self.unique.get(key, (0, ""))
+        old = self.messages.get(name)
+        if old is not None and old.until is None:
+            event = "kept" if how == "keep" else "replaced"
+            if how == "replace":
+                new.due = old.due
+            elif max_wait is not None:
+                new.due = min(new.due, first + max_wait)
+        else:
+            event, name = "stored", f"u{number}"
+            self.unique[key] = self.now, name
+        entry = Stored(f"u{number}", self.now + delay, new.stored, lane, step)
+        assert self.store.enqueue_unique([(entry, Unique(key, how, max_wait))]) == [UniqueEnd(name, event)]
+        if event != "kept":
+            self._count(event, 1)
+            self.messages[name] = new
 
     # claims
 
@@ -192,6 +230,7 @@ class Schedule(RuleBasedStateMachine):
         moments = [
             min(m.until, m.confirm_by or m.until) if m.until is not None else max(m.due, self.paused.get(m.lane, 0))
             for m in self.messages.values()
+            if m.until is not None or m.lane not in self.broken
         ]
         if moments:
             assert next_in_ms is not None
@@ -341,6 +380,23 @@ class Schedule(RuleBasedStateMachine):
     def resume(self, lane: str) -> None:
         self.paused.pop(lane, None)
         self.store.resume(lane)
+
+    @rule(lane=lanes)
+    def open_breaker(self, lane: str) -> None:
+        self.broken.add(lane)
+        self.store.open_breaker(lane, None, RULES)
+        assert {breaker.lane for breaker in self.store.breakers()} == self.broken
+
+    @rule(lane=lanes)
+    def close_breaker(self, lane: str) -> None:
+        assert self.store.close_breaker(lane, RULES) is (lane in self.broken)
+        self.broken.discard(lane)
+
+    @rule(lane=lanes)
+    def report(self, lane: str) -> None:
+        """A report that opens nothing changes nothing."""
+        self.store.report([LaneReport(lane, 1, 1, "away")], RULES)
+        assert {breaker.lane for breaker in self.store.breakers()} == self.broken
 
     @precondition(lambda self: len(self.messages) > 3)
     @rule()

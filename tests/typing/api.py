@@ -72,6 +72,9 @@ def one_retry(rebound: Rebound, error: Exception) -> None:
         is_priority=True,
         error=error,
         attempt=2,
+        unique_key="cart-7",
+        unique="extend",
+        max_wait=60,
     )
     rebound.schedule_retry(
         destination="orders",
@@ -83,6 +86,19 @@ def one_retry(rebound: Rebound, error: Exception) -> None:
         dead_destination={"topic": "given-up"},
         error="a text",
     )
+
+
+def an_outage(rebound: Rebound) -> None:
+    for breaker in rebound.breakers:
+        until_ms: int | None = breaker.until_ms
+        print(breaker.lane, breaker.state, until_ms, breaker.error)
+    rebound.breakers.open("https://example.org/", seconds=60)
+    closed: bool = rebound.breakers.close({"topic": "orders"})
+    rebound.lanes.pause("kafka://orders", 60)
+    rebound.lanes.resume("kafka:orders")
+    rebound.lanes.set_rate("kafka://orders", None)
+    print(closed, rebound.breakers.get("kafka://orders"), [lane.waiting for lane in rebound.lanes])
+    ConsumerConfig(group="billing", topics="orders", handler=handle, failure_pause={"share": 0.8})
 
 
 def many_retries(rebound: Rebound) -> None:

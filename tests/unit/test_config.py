@@ -10,6 +10,7 @@ import pytest
 
 from rebound_celery.config import Settings, parse_brokers
 from rebound_celery.errors import InvalidSettingError
+from rebound_celery.limits import BreakerOptions, RateRule
 from rebound_celery.policy import PolicyTable, RetryPolicy
 
 #: Each setting: a value for the configuration, the text for the environment, and what both are read as.
@@ -28,12 +29,19 @@ SETTINGS = [
     ("http_proxy", "proxy:3128", "proxy:3128", "proxy:3128"),
     ("outage_delay", 3, "3", 3.0),
     ("outage_max_delay", 300, "300", 300.0),
+    (
+        "breaker",
+        {"share": 0.3, "drain_rate": None},
+        "share=0.3, drain_rate=none",
+        BreakerOptions(share=0.3, drain_rate=None),
+    ),
     ("health_file", Path("/run/%n.health"), "/run/%n.health", "/run/%n.health"),
 ]
 ONLY_IN_CONF = [
     ("kafka_options", {"security_protocol": "SSL"}, {"security_protocol": "SSL"}),
     # In the environment it is the path of a file; see test_policy_table.py.
     ("policies", {"default": {"max_retries": 9}}, PolicyTable(RetryPolicy(9, 5))),
+    ("rates", {"kafka://orders": 5}, (RateRule("kafka://orders", "kafka://orders", None, 5),)),
 ]
 
 
@@ -106,6 +114,8 @@ def test_zero_retries_is_a_setting_and_not_the_default() -> None:
             for name in ("kafka_timeout", "http_connect_timeout", "http_timeout", "outage_delay", "outage_max_delay")
             for value in [0, -1, float("nan"), float("inf"), "soon", "", [], True]
         ],
+        *[("rates", value) for value in ["kafka://orders", [], 5]],
+        *[("breaker", value) for value in ["maybe", "", 1, 0.5, [], "0.5,3"]],
     ],
 )
 def test_a_bad_setting_is_refused_with_its_name_and_value(name: str, value: Any) -> None:
@@ -116,8 +126,47 @@ def test_a_bad_setting_is_refused_with_its_name_and_value(name: str, value: Any)
 
 
 @pytest.mark.parametrize(
+    ("value", "read"), [(True, BreakerOptions()), (False, None), ("on", BreakerOptions()), ("off", None)]
+)
+def test_the_circuit_breaker_is_turned_on_and_off_by_one_word(value: Any, read: BreakerOptions | None) -> None:
+    assert Settings.read({"rebound_breaker": value}, {}).breaker == read
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *[("share", value) for value in [0, 1.1, -1, float("nan"), "half", True, None]],
+        *[("count", value) for value in [0, 2.5, 100_001, True, None]],
+        *[("window", value) for value in [0, 0.9, 3601, "30"]],
+        *[("probe", value) for value in [0, 3601, None]],
+        *[("max_probe", value) for value in [4.9, 86_401]],
+        *[("drain_rate", value) for value in [0, -1, 1e6 + 1, float("inf")]],
+        ("cuont", 3),
+    ],
+)
+def test_a_bad_option_of_the_circuit_breaker_is_refused_with_its_name_value_and_limits(option: str, value: Any) -> None:
+    with pytest.raises(InvalidSettingError) as refused:
+        Settings.read({"rebound_breaker": {option: value}}, {})
+
+    assert str(refused.value).startswith(f"rebound_breaker.{option}={value!r} cannot be used: ")
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("nan"), 1e6 + 1, "5", True])
+def test_a_bad_rate_is_refused_with_its_rule_value_and_limits(rate: Any) -> None:
+    with pytest.raises(InvalidSettingError, match=r"^rebound_rates\['kafka://orders'\]=.* above 0, at most 1,000,000"):
+        Settings.read({"rebound_rates": {"kafka://orders": rate}}, {})
+
+
+@pytest.mark.parametrize("text", ["orders", "", "ftp://x", "kafka://", "kafka://orders key=", "kafka://a b", 7, None])
+def test_a_bad_pattern_of_a_rate_is_refused_with_its_form(text: Any) -> None:
+    with pytest.raises(InvalidSettingError, match=r"^rebound_rates="):
+        Settings.read({"rebound_rates": {text: 5}}, {})
+
+
+@pytest.mark.parametrize(
     ("name", "text"),
     [
+        ("breaker", "share"),
         ("max_retries", "three"),
         ("max_retries", "101"),
         ("max_retries", "2.5"),

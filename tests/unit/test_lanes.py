@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from rebound_celery.delivery.lanes import is_slow, lane_of
-from rebound_celery.message.address import DEAD_SET, Address, HttpAddress, KafkaAddress
+from rebound_celery.config import Settings
+from rebound_celery.delivery.lanes import RatedLanes, is_slow, lane_of
+from rebound_celery.message import Message
+from rebound_celery.message.address import DEAD_SET, Address, HttpAddress, KafkaAddress, parse_address
+from rebound_celery.policy import RetryPolicy
 
 
 @pytest.mark.parametrize(
@@ -31,3 +34,44 @@ def test_an_address_without_a_lane_is_an_error_and_no_dead_letter() -> None:
 
     with pytest.raises(AssertionError, match=r"unreachable, but got: .*NewAdd"):
         lane_of(NewAddress())
+
+
+RATES = {
+    "kafka://orders key=vip-*": None,
+    "kafka://orders key=tenant-7:*": 5,
+    "kafka://orders": 100,
+    "kafka://k1:9092/*": 50,
+    "https://api.example.com/slow/*": 2,
+    "https://api.example.com": 20,
+    "https://*.shop.example/* key=7": 1,
+    "http://[::1]:8080/*": 3,
+}
+
+
+@pytest.mark.parametrize(
+    ("destination", "key", "lane", "rate"),
+    [
+        ("kafka://orders", b"vip-1", "kafka:orders|key=vip-*", None),
+        ("kafka://orders", b"tenant-7:cart", "kafka:orders|key=tenant-7:*", 5),
+        ("kafka://orders", b"tenant-8:cart", "kafka:orders", 100),
+        ("kafka://orders", None, "kafka:orders", 100),
+        ("kafka://orders", b"\xff", "kafka:orders", 100),
+        ("kafka://orders-dlq", None, "kafka:orders-dlq", None),
+        ("kafka://k1:9092/any", None, "kafka:k1:9092/any", 50),
+        ("https://api.example.com/slow/report?a=1", None, "http:api.example.com:443|/slow/*", 2),
+        ("https://user:pw@api.example.com:443/quick", None, "http:api.example.com:443", 20),
+        ("https://api.example.com", None, "http:api.example.com:443", 20),
+        ("https://api.example.com:8443/", None, "http:api.example.com:8443", None),
+        ("https://eu.shop.example/a", b"7", "http:eu.shop.example:443|key=7", 1),
+        ("https://eu.shop.example/a", b"8", "http:eu.shop.example:443", None),
+        ("http://[::1]:8080/hook", None, "http:::1:8080", 3),
+    ],
+)
+def test_messages_of_a_rule_share_its_lane_and_rate(
+    destination: str, key: bytes | None, lane: str, rate: float | None
+) -> None:
+    lanes = RatedLanes(lambda: Settings.read({"rebound_rates": RATES}, {}).rates)
+    message = Message("id", b"x", parse_address(destination), 1, RetryPolicy(3, 5), key)
+
+    assert lanes.of(message) == (lane, rate)
+    assert is_slow(lane) == destination.startswith("http")

@@ -227,9 +227,10 @@ def test_all_keys_of_a_queue_share_one_hash_tag_and_the_prefix():
 
     every = [keys.messages, keys.leased, keys.leases, keys.claims, keys.unconfirmed, keys.limits, keys.next, keys.wake]
     every += [keys.stats, keys.dead, keys.dead_times, keys.waiting("0"), keys.waiting("3a"), keys.lanes(0)]
-    every += [keys.claimed, keys.answer("q")]
+    every += [keys.claimed, keys.answer("q"), keys.breakers, keys.outcomes("a"), keys.configured]
+    every += [keys.unique, keys.unique_times]
 
-    assert len(set(every)) == 16
+    assert len(set(every)) == 21
     assert all(key.startswith("app:") and "{orders}" in key for key in every)
     assert "app:" + keys.wake_unprefixed == keys.wake
 

@@ -126,6 +126,7 @@ def _read_pattern(text: str) -> re.Pattern[str]:
     show_default=True,
     help="What to do about records that are damaged, or whose codec is not installed. Other partitions go on.",
 )
+@click.option("--failure-pause", is_flag=True, help="Stop fetching while most records fail for the same reason.")
 @click.option("--allow-auto-create", is_flag=True, help="Topics may be missing: Kafka is asked to create them.")
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="A further option of kafka-python's.")
 @click.option("--health-file", metavar="FILE", help="Rewritten every few seconds while the consumer works.")

@@ -91,6 +91,32 @@ class QueueKeys:
         return self._key("limits")
 
     @property
+    def breakers(self) -> str:
+        """HASH lane -> its circuit breaker, unless it is closed: its state (open, probing, draining) and times, and the
+        pause and rate that were set from outside, in msgpack."""
+        return self._key("breakers")
+
+    def outcomes(self, lane: str) -> str:
+        """STRING for two windows of a circuit breaker: when this half of the window began, how many deliveries of the
+        half before were answered and failed, and the same of this half."""
+        return self._key(f"outcomes:{lane}")
+
+    @property
+    def configured(self) -> str:
+        """HASH lane -> the rate that the app's settings gave it last."""
+        return self._key("configured")
+
+    @property
+    def unique(self) -> str:
+        """HASH unique key -> when a message with it was first stored, in Unix milliseconds, and the message's id."""
+        return self._key("unique")
+
+    @property
+    def unique_times(self) -> str:
+        """ZSET unique key -> when to look whether its message still waits, in Unix milliseconds."""
+        return self._key("unique:times")
+
+    @property
     def next(self) -> str:
         """STRING: no claim finds anything before this time, in Unix milliseconds. Missing: nothing waits."""
         return self._key("next")

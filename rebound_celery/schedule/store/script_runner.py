@@ -28,7 +28,7 @@ ROUNDS = 8
 #: Scripts that must run when Redis is out of memory, or it could never be drained. Redis 7 knows the flag; with 6.2
 #: there is no such way.
 _ALLOW_OOM = "#!lua flags=allow-oom\n"
-_DRAINING = frozenset({"claim", "confirm", "settle", "renew", "move", "unbury", "purge"})
+_DRAINING = frozenset({"breaker", "claim", "confirm", "settle", "renew", "move", "unbury", "purge"})
 
 
 def _read(name: str) -> str:
@@ -39,6 +39,7 @@ _COMMON = _read("common")
 _SOURCES = {
     name: (_ALLOW_OOM if name in _DRAINING else "") + _COMMON + _read(name)
     for name in (
+        "breaker",
         "bury",
         "claim",
         "confirm",
@@ -50,6 +51,7 @@ _SOURCES = {
         "renew",
         "settle",
         "unbury",
+        "unique",
     )
 }
 

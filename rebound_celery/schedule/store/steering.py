@@ -37,9 +37,10 @@ def _move(client: Any, keys: QueueKeys, what: str | int, ids: Sequence[str]) -> 
 
 
 def limit(client: Any, keys: QueueKeys, lane: str, what: str, value: float) -> None:
-    """Set a limit of a lane: until when it is "paused", or its "rate"; 0 ends it."""
+    """Set a limit of a lane: until when it is "paused", its "rate", or the rate that is "configured"; 0 ends it."""
     lanes = keys.of_lanes(f"{rank}{lane}" for rank in keys.ranks)
-    call = Call([keys.limits, keys.next, keys.wake, *lanes], [lane, what, value])
+    touched = [keys.limits, keys.breakers, keys.configured, keys.next, keys.wake, *lanes]
+    call = Call(touched, [lane, what, value])
     run_script(client, "limit", [call])
 
 

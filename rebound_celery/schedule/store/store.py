@@ -7,13 +7,28 @@ from copy import copy
 from itertools import chain
 from typing import Any
 
-from . import envelope, listing, steering
+from . import breakers, buried, envelope, listing, steering, uniqueness
 from .claims import DONE, LOST, RELEASE, Claim, ClaimId, End
 from .envelope import from_id, to_id
 from .groups import Group, chosen, grouped
 from .keys import QueueKeys
 from .script_runner import CHUNK, MAX_SLEEP_MS, ROUNDS, Call, chunks, run_script
-from .values import Counts, DeadEntry, DeadPage, Entry, Lane, Page, Position, Waiting
+from .values import (
+    Breaker,
+    BreakerChange,
+    BreakerRules,
+    Counts,
+    DeadEntry,
+    DeadPage,
+    Entry,
+    Lane,
+    LaneReport,
+    Page,
+    Position,
+    Unique,
+    UniqueEnd,
+    Waiting,
+)
 
 
 class Store:
@@ -39,6 +54,7 @@ class Store:
             keys.wake,
             keys.stats,
             keys.claimed,
+            keys.breakers,
             *map(keys.lanes, keys.ranks),
         ]
 
@@ -87,6 +103,15 @@ class Store:
             arguments += (references.index(group.reference) + 1, group.first_ms, len(group.arguments) // 3)
             arguments += group.arguments
         return Call([*self._enqueue_keys, *self.keys.of_lanes(references)], arguments)
+
+    def enqueue_unique(self, entries: Sequence[tuple[Entry, Unique]]) -> list[UniqueEnd]:
+        return uniqueness.enqueue_unique(self._client, self.keys, entries)
+
+    def send_commands(self, commands: Sequence[Sequence[Any]]) -> None:
+        with self._client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            pipe.execute()
 
     # workers
 
@@ -181,10 +206,23 @@ class Store:
     def resume(self, lane: str) -> None:
         steering.limit(self._client, self.keys, lane, "paused", 0)
 
-    def set_rate(self, lane: str, per_second: float | None) -> None:
+    def set_rate(self, lane: str, per_second: float | None, *, configured: bool = False) -> None:
         if per_second is not None and not 0 < per_second <= 1e6:
             raise ValueError(f"per_second={per_second!r} cannot be used: it is more than 0, or None for no limit")
-        steering.limit(self._client, self.keys, lane, "rate", 0 if per_second is None else per_second)
+        what = "configured" if configured else "rate"
+        steering.limit(self._client, self.keys, lane, what, 0 if per_second is None else per_second)
+
+    def report(self, reports: Iterable[LaneReport], rules: BreakerRules) -> list[BreakerChange]:
+        return breakers.report(self._client, self.keys, reports, rules)
+
+    def open_breaker(self, lane: str, duration_ms: int | None, rules: BreakerRules) -> None:
+        breakers.open_by_hand(self._client, self.keys, lane, duration_ms, rules)
+
+    def close_breaker(self, lane: str, rules: BreakerRules) -> bool:
+        return breakers.close_by_hand(self._client, self.keys, lane, rules)
+
+    def breakers(self) -> list[Breaker]:
+        return breakers.breakers(self._client, self.keys)
 
     def purge(self) -> int:
         return steering.purge(self._client, self.keys)
@@ -192,31 +230,16 @@ class Store:
     # dead letters
 
     def bury(self, letters: Sequence[DeadEntry]) -> None:
-        keys = [self.keys.dead, self.keys.dead_times, self.keys.stats]
-
-        def call(chunk: Sequence[DeadEntry]) -> Call:
-            parts = (
-                (to_id(letter.id), "" if letter.died_ms is None else letter.died_ms, envelope.seal_letter(letter))
-                for letter in chunk
-            )
-            return Call(keys, list(chain.from_iterable(parts)))
-
-        run_script(self._client, "bury", map(call, chunks(letters)))
+        buried.bury(self._client, self.keys, letters)
 
     def remove_dead(self, *ids: str) -> int:
-        keys = [self.keys.dead, self.keys.dead_times, self.keys.stats]
-        calls = (Call(keys, list(map(to_id, chunk))) for chunk in chunks(ids))
-        return sum(run_script(self._client, "unbury", calls)[1])
+        return buried.remove(self._client, self.keys, ids)
 
     def dead(self, after: Position | None = None, count: int = 100) -> DeadPage:
         return listing.dead_page(self._client, self.keys, after, count)
 
     def dead_letter(self, id: str) -> DeadEntry | None:  # noqa: A002 - as in the port
-        with self._client.pipeline(transaction=False) as pipe:
-            pipe.hget(self.keys.dead, to_id(id))
-            pipe.zscore(self.keys.dead_times, to_id(id))
-            letter, died_ms = pipe.execute()
-        return None if letter is None else envelope.open_letter(id, letter, None if died_ms is None else int(died_ms))
+        return buried.get(self._client, self.keys, id)
 
     # looking
 

@@ -25,6 +25,33 @@ class Entry(NamedTuple):
     priority: int = 0
 
 
+class Unique(NamedTuple):
+    """That only one message with a key may wait.
+
+    Attributes:
+        key: the key, unique in the queue.
+        how: what is done with a message that waits already: "keep" (the new one is not stored), "replace" (it gets the
+            new message, and stays due as it was) or "extend" (it is due as the new one).
+        max_wait_ms: with "extend", it is due no later than so long after the first message was stored.
+    """
+
+    key: str
+    how: str
+    max_wait_ms: int | None = None
+
+
+class UniqueEnd(NamedTuple):
+    """What became of a message with a unique key.
+
+    Attributes:
+        id: under which id the message waits: its own, or that of the one that waited already.
+        event: "stored", "kept" or "replaced"; the empty text if it could not be stored now.
+    """
+
+    id: str
+    event: str
+
+
 class Claimed(NamedTuple):
     """A leased message.
 
@@ -88,6 +115,90 @@ class Lane:
     next_due_ms: int | None
     paused_until_ms: int | None
     rate: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerRules:
+    """When the circuit breaker of a lane opens, and how it closes.
+
+    Attributes:
+        share: it opens if at least this share of the deliveries in the window failed; above 0, at most 1.
+        count: and if at least so many failed.
+        window_ms: the window.
+        probe_ms: the time until the first probe.
+        max_probe_ms: the longest time between two probes; it doubles after each that fails.
+        wait_ms: within this time the outcome of a probe is known; then another one goes out.
+        drain_rate: how many messages a second are claimed once a probe was delivered; the rate doubles with each
+            window. 0 means no limit.
+    """
+
+    share: float
+    count: int
+    window_ms: int
+    probe_ms: int
+    max_probe_ms: int
+    wait_ms: int
+    drain_rate: float
+
+
+class LaneReport(NamedTuple):
+    """How deliveries of a lane ended.
+
+    Attributes:
+        lane: its name.
+        answered: how many were delivered, or refused for what they are.
+        failed: how many failed as those to a destination that is away do.
+        error: the last failure, for people.
+    """
+
+    lane: str
+    answered: int
+    failed: int
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """The circuit breaker of a lane that is not closed.
+
+    Attributes:
+        lane: the name of the lane.
+        state: "open" (nothing is claimed), "probing" (one message is on its way) or "draining" (messages are claimed at
+            a limited rate).
+        since_ms: when it opened last, in Unix milliseconds.
+        until_ms: when the next probe may go out; None where it drains, and where it is open until it is closed by hand.
+        by_hand: whether it was opened by hand.
+        failed: how many deliveries had failed in the window when it opened.
+        total: how many deliveries there were in the window.
+        interval_s: the time between the last two probes, in seconds.
+        drain_rate: how many messages a second are claimed while it drains.
+        error: the last failure.
+    """
+
+    lane: str
+    state: str
+    since_ms: int
+    until_ms: int | None
+    by_hand: bool
+    failed: int
+    total: int
+    interval_s: float
+    drain_rate: float | None
+    error: str
+
+
+class BreakerChange(NamedTuple):
+    """What a report has changed.
+
+    Attributes:
+        event: "opened", "probe-failed", "draining", "faster" or "closed"; the empty text for nothing.
+        breaker: the breaker now; None if it is closed.
+        now_ms: the time by Redis' clock, in Unix milliseconds.
+    """
+
+    event: str
+    breaker: Breaker | None
+    now_ms: int
 
 
 @dataclass(frozen=True, slots=True)

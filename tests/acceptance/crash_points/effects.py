@@ -25,6 +25,7 @@ ROOT = Path(rebound_celery.__file__).parent
 #: The modules on a message's path. Modules with commands for people and tools are not among them.
 FILES = (
     "app.py",
+    "scheduling.py",
     "consumer/*.py",
     "delivery/*.py",
     "destinations/*.py",
@@ -38,6 +39,7 @@ FILES = (
 VERBS = {"poll", "commit", "commit_async", "store", "send", "request", "execute"}
 VERBS |= {"mark_as_done", "mark_as_failure", "mark_as_retry"}
 VERBS |= {"publish", "publish_messages", "bury", "produce", "enqueue", "claim", "confirm", "settle", "renew"}
+VERBS |= {"publish_unique", "enqueue_unique"}
 
 #: file and call -> the call at which the kills before and after it happen.
 EFFECTS = {
@@ -52,6 +54,9 @@ EFFECTS = {
     "delivery/batch.py: self.destinations[kind].send": SEND,
     "delivery/batch.py: self.store": RUN_SCRIPT,
     "delivery/publisher.py: schedule.enqueue": RUN_SCRIPT,
+    "delivery/publisher.py: schedule.enqueue_unique": RUN_SCRIPT,
+    "scheduling.py: self._publisher.publish_messages": RUN_SCRIPT,
+    "scheduling.py: self._publisher.publish_unique": RUN_SCRIPT,
     "delivery/publisher.py: self.publish": RUN_SCRIPT,
     "delivery/results.py: backend.mark_as_done": TELL_RESULT,
     "delivery/results.py: backend.mark_as_failure": TELL_RESULT,

@@ -12,7 +12,8 @@
 -- KEYS[8]  wake         LIST of at most one token
 -- KEYS[9]  stats        HASH of counters
 -- KEYS[10] claimed      STRING time of the last claim by any worker
--- KEYS[11..] lanes of each rank (ZSET lane -> when to look at it), the most urgent first
+-- KEYS[11] breakers     HASH lane -> its circuit breaker
+-- KEYS[12..] lanes of each rank (ZSET lane -> when to look at it), the most urgent first
 -- then     waiting of each lane reference (ZSET id -> due time)
 -- ARGV[1]  the worker
 -- ARGV[2]  the number of the claim
@@ -24,7 +25,7 @@
 -- Returns {milliseconds until the next claim or -1, references that are due and whose keys were not given, ids,
 --          envelope and stored form of each}
 local messages, leased, leases, claims, unconfirmed = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local limits, stats = KEYS[6], KEYS[9]
+local limits, stats, breakers = KEYS[6], KEYS[9], KEYS[11]
 local now, exactly = clock()
 local worker, limit, lease, ranks = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[6])
 local token = worker .. ':' .. ARGV[2]
@@ -34,8 +35,8 @@ local PARTS = 16 -- among about how many lanes a claim is divided: each costs so
 local REMEMBERED = 600000 -- milliseconds for which a confirmed claim is remembered
 
 local lanes_of, waiting_of = {}, {}
-for i = 1, ranks do lanes_of[ARGV[6 + i]] = KEYS[10 + i] end
-for i = 7 + ranks, #ARGV do waiting_of[ARGV[i]] = KEYS[4 + i] end
+for i = 1, ranks do lanes_of[ARGV[6 + i]] = KEYS[11 + i] end
+for i = 7 + ranks, #ARGV do waiting_of[ARGV[i]] = KEYS[5 + i] end
 
 local needed, is_needed = {}, {}
 local function need(reference)
@@ -149,10 +150,19 @@ local function leased_messages(ids)
   return ids, held
 end
 
-local has_limits
+local has_limits, has_breakers
+
+-- Whether a less urgent rank may have due messages of a lane.
+local function is_due_below(rank, lane)
+  for i = ranks, 1, -1 do
+    if ARGV[6 + i] == rank then return false end
+    local at = redis.call('ZSCORE', KEYS[11 + i], lane)
+    if at and tonumber(at) <= exactly then return true end
+  end
+end
 
 -- Take at most so many due messages of a lane; what is taken is put into `taken`.
-local function take(lane, waiting, share, taken)
+local function take(rank, lane, waiting, share, taken)
   local paused, rate, paid = 0, 0, 0
   if has_limits then
     paused, rate, paid = limits_of(limits, lane)
@@ -162,15 +172,24 @@ local function take(lane, waiting, share, taken)
       share = math.min(share, math.floor((exactly - paid) * rate / 1000 + burst_of(rate) + 0.001))
       if share <= 0 then return 0 end
     end
+    if has_breakers and paused > 0 then
+      local breaker = breaker_of(breakers, lane)
+      if breaker and breaker.state ~= 'draining' then
+        local id = probe_of(breaker, waiting, now, function() return is_due_below(rank, lane) end)
+        if not id then return 0 end
+        redis.call('ZREM', waiting, id)
+        taken[#taken + 1] = id
+        breaker.state, breaker.due, breaker.probe = 'probing', now + breaker.wait, id
+        write_breaker(breakers, limits, lane, breaker, rate > 0 and paid + 1000 / rate or paid)
+        return 1
+      end
+    end
   end
   local found = redis.call('ZRANGEBYSCORE', waiting, '-inf', now, 'LIMIT', 0, share)
   if #found > 0 then
     redis.call('ZREMRANGEBYRANK', waiting, 0, #found - 1)
     for i = 1, #found do taken[#taken + 1] = found[i] end
-    if rate > 0 then
-      paid = paid + #found * 1000 / rate
-      redis.call('HSET', limits, lane, string.format('%.0f %.17g %.3f', paused, rate, paid))
-    end
+    if rate > 0 then write_limits(limits, lane, paused, rate, paid + #found * 1000 / rate) end
   end
   return #found
 end
@@ -220,9 +239,10 @@ end
 
 local nearest = math.huge
 has_limits = redis.call('EXISTS', limits) == 1
+has_breakers = has_limits and redis.call('EXISTS', breakers) == 1
 local free = is_repeated and 0 or limit
 for r = 1, ranks do
-  local rank, lanes = ARGV[6 + r], KEYS[10 + r]
+  local rank, lanes = ARGV[6 + r], KEYS[11 + r]
   local head = head_of(lanes)
   if head <= exactly and free > 0 then
     local due = redis.call('ZRANGEBYSCORE', lanes, '-inf', string.format('%.3f', exactly), 'LIMIT', 0, LANES)
@@ -234,7 +254,7 @@ for r = 1, ranks do
         all_known = false
       elseif free > 0 then
         local share = math.min(free, math.max(math.ceil(free / shared_by), math.ceil(limit / PARTS)))
-        local got = take(lane, waiting, share, taken)
+        local got = take(rank, lane, waiting, share, taken)
         free = free - got
         if got == share then
           full[#full + 1] = lane
@@ -247,7 +267,7 @@ for r = 1, ranks do
     for _, lane in ipairs(full) do
       local waiting = waiting_of[rank .. lane]
       -- What other lanes left of their shares; unless lanes that were not given have a right to it.
-      if all_known and free > 0 then free = free - take(lane, waiting, free, taken) end
+      if all_known and free > 0 then free = free - take(rank, lane, waiting, free, taken) end
       look_again(lanes, lane, waiting, true)
     end
     head = head_of(lanes)

@@ -38,6 +38,44 @@ local function open_from(paused, rate, paid)
   return math.max(paused, paid - (burst - math.max(1, math.floor(burst / 2))) * 1000 / rate)
 end
 
+-- Write the limits of a lane; a lane without limits is not kept.
+local function write_limits(limits, lane, paused, rate, paid)
+  if paused == 0 and rate == 0 then
+    redis.call('HDEL', limits, lane)
+  else
+    redis.call('HSET', limits, lane, string.format('%.0f %.17g %.3f', paused, rate, paid))
+  end
+end
+
+-- The circuit breaker of a lane; nil if it is closed. It also keeps the pause and the rate that were set from outside,
+-- because `limits` has those that follow from both.
+local function breaker_of(breakers, lane)
+  local record = redis.call('HGET', breakers, lane)
+  return record and cmsgpack.unpack(record)
+end
+
+-- Keep the breaker of a lane, and write the limits that follow from it. A pause that is over is written too, while the
+-- breaker is open: by it a claim sees that a probe may go out.
+local function write_breaker(breakers, limits, lane, breaker, paid)
+  redis.call('HSET', breakers, lane, cmsgpack.pack(breaker))
+  local paused, rate = breaker.pause, breaker.rate
+  if breaker.state ~= 'draining' then
+    paused = math.max(paused, breaker.due)
+  elseif breaker.drain > 0 then
+    rate = rate > 0 and math.min(rate, breaker.drain) or breaker.drain
+  end
+  write_limits(limits, lane, paused, rate, paid)
+end
+
+-- The one message that an open breaker lets through, the probe. The message that was the last probe is taken only if
+-- there is no other: it may be the one that is at fault. `is_due_below` tells whether a less urgent rank may have one.
+local function probe_of(breaker, waiting, now, is_due_below)
+  local found = redis.call('ZRANGEBYSCORE', waiting, '-inf', now, 'LIMIT', 0, 2)
+  if not found[1] or found[1] ~= breaker.probe then return found[1] end
+  if not found[2] and is_due_below() then return nil end
+  return found[2] or found[1]
+end
+
 -- Let a lane be looked at when its message is due, unless it is looked at sooner. Returns when that is.
 local function look_at(lanes, limits, lane, due)
   local known = redis.call('ZSCORE', lanes, lane)
@@ -55,6 +93,20 @@ local function claim_by(next_key, wake, at, soon)
   if known and tonumber(known) <= at then return end
   redis.call('SET', next_key, string.format('%.0f', math.ceil(at)))
   if at < soon and redis.call('LLEN', wake) == 0 then redis.call('LPUSH', wake, '{}') end
+end
+
+-- Let a lane be looked at when its limits, which have changed, say so. From `first` on, `keys` has for each rank the
+-- waiting messages of the lane, and the lanes of the rank.
+local function look_by_limits(keys, first, limits, next_key, wake, lane)
+  local open_at = open_from(limits_of(limits, lane))
+  for i = first, #keys, 2 do
+    local head = redis.call('ZRANGE', keys[i], 0, 0, 'WITHSCORES')
+    if head[2] then
+      local at = math.max(tonumber(head[2]), open_at)
+      redis.call('ZADD', keys[i + 1], string.format('%.3f', at), lane)
+      claim_by(next_key, wake, at, math.huge)
+    end
+  end
 end
 
 -- Where a message goes that comes back: before all that is due in its lane.

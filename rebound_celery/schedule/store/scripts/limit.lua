@@ -1,28 +1,31 @@
 -- Pause a lane, resume it, or set its rate.
--- KEYS[1]  limits  HASH lane -> its limits
--- KEYS[2]  next    STRING time of the next claim
--- KEYS[3]  wake    LIST of at most one token
--- KEYS[4..] for each rank: waiting of the lane (ZSET id -> due time), lanes (ZSET lane -> when to look at it)
+-- KEYS[1]  limits      HASH lane -> its limits
+-- KEYS[2]  breakers    HASH lane -> its circuit breaker
+-- KEYS[3]  configured  HASH lane -> the rate that the app's settings gave it last
+-- KEYS[4]  next        STRING time of the next claim
+-- KEYS[5]  wake        LIST of at most one token
+-- KEYS[6..] for each rank: waiting of the lane (ZSET id -> due time), lanes (ZSET lane -> when to look at it)
 -- ARGV[1]  the lane
--- ARGV[2]  'paused' or 'rate'
+-- ARGV[2]  'paused', 'rate', or 'configured': the rate of the app's settings, which changes nothing if it is the same as
+--          the last time, so that a rate set by hand stays
 -- ARGV[3]  until when it is paused, in Unix milliseconds, or messages a second; 0 ends either
 -- Returns 1.
-local lane = ARGV[1]
+local limits, breakers, lane, what, value = KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local now = clock()
-local paused, rate, paid = limits_of(KEYS[1], lane)
-if ARGV[2] == 'paused' then paused = tonumber(ARGV[3]) else rate, paid = tonumber(ARGV[3]), 0 end
+if what == 'configured' then
+  if tonumber(redis.call('HGET', KEYS[3], lane) or '0') == value then return 1 end
+  if value == 0 then redis.call('HDEL', KEYS[3], lane) else redis.call('HSET', KEYS[3], lane, ARGV[3]) end
+end
+local paused, rate, paid = limits_of(limits, lane)
+local breaker = breaker_of(breakers, lane)
+if breaker then paused, rate = breaker.pause, breaker.rate end
+if what == 'paused' then paused = value else rate, paid = value, 0 end
 if paused <= now then paused = 0 end
-if paused == 0 and rate == 0 then
-  redis.call('HDEL', KEYS[1], lane)
+if breaker then
+  breaker.pause, breaker.rate = paused, rate
+  write_breaker(breakers, limits, lane, breaker, paid)
 else
-  redis.call('HSET', KEYS[1], lane, string.format('%.0f %.17g %.3f', paused, rate, paid))
+  write_limits(limits, lane, paused, rate, paid)
 end
-for i = 4, #KEYS, 2 do
-  local head = redis.call('ZRANGE', KEYS[i], 0, 0, 'WITHSCORES')
-  if head[2] then
-    local at = math.max(tonumber(head[2]), open_from(paused, rate, paid))
-    redis.call('ZADD', KEYS[i + 1], string.format('%.3f', at), lane)
-    claim_by(KEYS[2], KEYS[3], at, math.huge)
-  end
-end
+look_by_limits(KEYS, 6, limits, KEYS[4], KEYS[5], lane)
 return 1

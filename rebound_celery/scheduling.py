@@ -1,0 +1,137 @@
+"""What `schedule_retry` and `schedule_retries` do: requests become messages, and messages are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from celery import Celery
+from celery.result import AsyncResult
+
+from .celery_conf import LiveSetting
+from .clock import Clock
+from .config import Settings
+from .delivery.delivery import Delivery, priority_of
+from .delivery.form import to_argument
+from .delivery.publisher import Publisher
+from .delivery.task import DeliverTask
+from .errors import ReboundError
+from .limits import UniqueRule
+from .message import Message
+from .requests import RetryRequest, error_of, keep_error
+from .scheduled import Scheduled
+
+#: How many messages `schedule_retries` stores with one call.
+_CHUNK = 1000
+
+_Outcomes = list[str | ReboundError]
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """Messages that are stored with one call, and their places among the outcomes."""
+
+    messages: list[tuple[Message, int, int]] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    rules: list[UniqueRule] = field(default_factory=list)
+
+    def add(self, message: tuple[Message, int, int], place: int) -> None:
+        self.messages.append(message)
+        self.places.append(place)
+
+
+class Scheduling:
+    """Turns requests into messages and stores them.
+
+    Args:
+        app: the Celery app.
+        read_settings: gives the app's settings.
+        publisher: stores messages.
+        clock: tells the time.
+    """
+
+    def __init__(self, app: Celery, read_settings: Callable[[], Settings], publisher: Publisher, clock: Clock) -> None:
+        self._app = app
+        self._read_settings = read_settings
+        self._publisher = publisher
+        self._clock = clock
+        self._is_eager = LiveSetting(app, "task_always_eager")
+
+    def schedule(self, request: RetryRequest) -> AsyncResult:
+        """See `Rebound.schedule`."""
+        try:
+            return self._app.AsyncResult(self._schedule(request)) if not self._is_eager() else self._run(request)
+        except ReboundError as fault:
+            keep_error(fault, request.error)
+            raise
+
+    def _schedule(self, request: RetryRequest) -> str:
+        rule = request.unique_rule
+        message, due_ms = request.to_message(self._read_settings(), self._clock.now_ms())
+        if due_ms is None:  # a rule of the policy drops it
+            return message.task_id
+        stored = [(message, due_ms, priority_of(is_urgent=request.is_priority))]
+        if rule is None:
+            self._publisher.publish_messages(stored)
+            return message.task_id
+        return self._publisher.publish_unique(stored, [rule])[0]
+
+    def _run(self, request: RetryRequest) -> AsyncResult:
+        _ = request.unique_rule  # checked here too
+        message, due_ms = request.to_message(self._read_settings(), self._clock.now_ms())
+        if due_ms is None:
+            return self._app.AsyncResult(message.task_id)
+        argument = to_argument(Delivery(message=message, task_id=message.task_id))
+        return self._app.tasks[DeliverTask.name].apply(args=(argument,), task_id=message.task_id)
+
+    def schedule_retries(self, requests: Iterable[Mapping[str, Any] | RetryRequest]) -> Scheduled:
+        """See `Rebound.schedule_retries`."""
+        outcomes: _Outcomes = []
+        chunk, unique = _Chunk(), _Chunk()
+        settings = self._read_settings()
+        for given in requests:
+            try:
+                request = given if isinstance(given, RetryRequest) else RetryRequest.from_mapping(given)
+                rule = request.unique_rule
+                message, due_ms = request.to_message(settings, self._clock.now_ms())
+            except ReboundError as error:
+                keep_error(error, error_of(given))
+                outcomes.append(error)
+                continue
+            outcomes.append(message.task_id)
+            if due_ms is None:
+                continue
+            stored = (message, due_ms, priority_of(is_urgent=request.is_priority))
+            if rule is None:
+                chunk.add(stored, len(outcomes) - 1)
+            else:
+                unique.add(stored, len(outcomes) - 1)
+                unique.rules.append(rule)
+            if len(chunk.messages) >= _CHUNK:
+                self._store(chunk, outcomes)
+                chunk = _Chunk()
+            if len(unique.messages) >= _CHUNK:
+                self._store_unique(unique, outcomes)
+                unique = _Chunk()
+        self._store(chunk, outcomes)
+        self._store_unique(unique, outcomes)
+        return Scheduled(self._app, outcomes)
+
+    def _store(self, chunk: _Chunk, outcomes: _Outcomes) -> None:
+        try:
+            self._publisher.publish_messages(chunk.messages)
+        except ReboundError as error:
+            _set(outcomes, chunk.places, [error] * len(chunk.places))
+
+    def _store_unique(self, chunk: _Chunk, outcomes: _Outcomes) -> None:
+        try:
+            ids: Sequence[str | ReboundError] = self._publisher.publish_unique(chunk.messages, chunk.rules)
+        except ReboundError as error:
+            ids = [error] * len(chunk.places)
+        _set(outcomes, chunk.places, ids)
+
+
+def _set(outcomes: _Outcomes, places: Sequence[int], values: Sequence[str | ReboundError]) -> None:
+    for place, value in zip(places, values, strict=True):
+        outcomes[place] = value
