@@ -75,7 +75,7 @@ EFFECTS = {
     "schedule/transport/claimer.py: store.claim": RUN_SCRIPT,
     "schedule/transport/claimer.py: store.confirm": RUN_SCRIPT,
     "schedule/transport/claimed.py: store.settle": RUN_SCRIPT,
-    "schedule/transport/leases.py: lease.store.renew": LET_GO,
+    "schedule/transport/leases.py: store.renew": LET_GO,
     "schedule/transport/leases.py: store.over(client).settle": RUN_SCRIPT,
     "schedule/transport/leases.py: store.over(self._thread_client).renew": RUN_SCRIPT,
 }
