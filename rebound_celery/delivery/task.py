@@ -162,9 +162,7 @@ class DeliverTask(Task):
     def _batch(self, worker: str, store: Callable[[Sequence[Delivery]], object]) -> Batch:
         settings = self.read_settings()
         outage_mode = None if settings.breaker is None else self.outage_mode
-        return Batch(
-            self.destinations.by_kind, settings, store, worker, self.clock, outage_mode=outage_mode
-        )
+        return Batch(self.destinations.by_kind, settings, store, worker, self.clock, outage_mode=outage_mode)
 
     def _read_many(self, batch: Sequence[Received], worker: str) -> list[Delivery | Result]:
         """What each message brings: its delivery; or how it ended, if it cannot be read."""
