@@ -14,24 +14,30 @@ from typing import Any, Protocol, runtime_checkable
 
 from ..errors import UnknownVersionError
 from .store import server_checks
+from .store.chains import Answer, Chain, Do, Member, Step
 from .store.combining import Combiner
 from .store.values import Claimed, Counts, DeadEntry, DeadPage, Entry, Lane, Page, Position, Waiting
 
 __all__ = [
     "LOSSES_HEADER",
+    "Answer",
+    "Chain",
     "Claimed",
     "Combiner",
     "Counts",
     "DeadEntry",
     "DeadPage",
+    "Do",
     "Entry",
     "Lane",
+    "Member",
     "MessageForm",
     "MessageLeases",
     "Page",
     "Position",
     "Schedule",
     "ScheduleOptions",
+    "Step",
     "UnknownVersionError",
     "Waiting",
     "is_installed",
@@ -141,6 +147,24 @@ class Schedule(Protocol):
 
     def set_rate(self, lane: str, per_second: float | None) -> None:
         """Let all workers together claim at most so many messages a second from this lane; None means no limit."""
+
+    def chain(self, steps: Sequence[Step], token: str, hold_ms: int) -> list[Answer]:
+        """Change chains, one step after the other; returns one answer for each step.
+
+        Chains keep messages in order; see `store.chains`. All of a step happens at once, or nothing of it.
+
+        Args:
+            steps: the changes. The steps of one chain belong into one call, in their order.
+            token: names this call. With the same token, a call that is repeated gives the same messages.
+            hold_ms: for how long the caller has a message that it takes. It can be renewed. Afterwards the schedule
+                delivers the message.
+        """
+
+    def chain_names(self, prefix: str, after: str = "", count: int = 500) -> list[str]:
+        """The names of chains that begin with `prefix`, in their order, behind the name `after`."""
+
+    def chains(self, prefix: str = "", after: str = "", count: int = 100) -> list[Chain]:
+        """Chains whose names begin with `prefix`, in the order of their names, behind the name `after`."""
 
     def bury(self, letters: Sequence[DeadEntry]) -> None:
         """Keep dead letters. An id that is kept already gets the new letter."""

@@ -7,7 +7,8 @@ from copy import copy
 from itertools import chain
 from typing import Any
 
-from . import envelope, listing, steering
+from . import chains, envelope, listing, steering
+from .chains import Answer, Chain, Step
 from .claims import DONE, LOST, RELEASE, Claim, ClaimId, End
 from .envelope import from_id, to_id
 from .groups import Group, chosen, grouped
@@ -29,7 +30,7 @@ class Store:
         self._client = client
         common = [keys.messages, keys.leased, keys.leases]
         self._enqueue_keys = [*common, keys.limits, keys.next, keys.wake, keys.stats]
-        self._settle_keys = [*self._enqueue_keys, keys.dead, keys.dead_times]
+        self._settle_keys = [*self._enqueue_keys, keys.dead, keys.dead_times, *keys.of_chains]
         self._claim_keys = [
             *common,
             keys.claims,
@@ -188,6 +189,17 @@ class Store:
 
     def purge(self) -> int:
         return steering.purge(self._client, self.keys)
+
+    # chains
+
+    def chain(self, steps: Sequence[Step], token: str, hold_ms: int) -> list[Answer]:
+        return chains.run_steps(self._client, self.keys, steps, token, hold_ms)
+
+    def chain_names(self, prefix: str, after: str = "", count: int = 500) -> list[str]:
+        return chains.names(self._client, self.keys, prefix, after, count)
+
+    def chains(self, prefix: str = "", after: str = "", count: int = 100) -> list[Chain]:
+        return list(chains.listed(self._client, self.keys, self.chain_names(prefix, after, count)))
 
     # dead letters
 
