@@ -15,6 +15,7 @@ from .celery_conf import LiveSetting, turn_on_events, when_configured
 from .clock import SYSTEM_CLOCK, Clock
 from .config import PREFIX, Settings
 from .dead_letters import DeadSet
+from .delivery.chains import Chains
 from .delivery.collector import spare_what_is_loaded
 from .delivery.delivery import PRIORITY_NORMAL, Delivery, priority_of
 from .delivery.form import DeliveryForm, to_argument
@@ -72,6 +73,8 @@ class Rebound:
         self._publisher = Publisher(app, queue, self._form, clock=clock)
         #: The dead letters kept in Redis because they had no topic or URL to go to.
         self.dead_set = DeadSet(self._publisher.open)
+        #: The keys that wait in order behind a record that failed; see `ordering` of ConsumerConfig.
+        self.chains = Chains(app, queue, self._form, self._publisher.open, lambda: self.settings.lease, clock=clock)
         registry.install(app, self)
         install_schedule(app, self._schedule_options)
         add_queue(app)
@@ -99,6 +102,7 @@ class Rebound:
         """
         self._close_destinations()
         self._publisher.close()
+        self.chains.close()
 
     # What is added to the app
 
@@ -109,6 +113,7 @@ class Rebound:
         Deliver.destinations = self._destinations
         Deliver.read_settings = staticmethod(lambda: self.settings)
         Deliver.publisher = staticmethod(lambda: self._publisher)
+        Deliver.chains = staticmethod(lambda: self.chains)
         Deliver.form = self._form
         Deliver.clock = self._clock
         if self.app.finalized:
@@ -276,6 +281,15 @@ class Rebound:
 
     def store(self, retries: Sequence[tuple[Message, int]]) -> None:
         self._publisher.publish_messages([(message, due_ms, PRIORITY_NORMAL) for message, due_ms in retries])
+
+    def change_chains(self, changes: Sequence[registry.ChainChange]) -> list[registry.ChainAnswer]:
+        return self.chains.change(changes)
+
+    def chain_names(self, prefix: str, after: str = "") -> list[str]:
+        return self.chains.names(prefix, after)
+
+    def break_up_chains(self, prefix: str) -> int:
+        return self.chains.break_up(prefix)
 
     def check_redis(self) -> None:
         self._publisher.check()

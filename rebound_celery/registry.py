@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
 from celery import current_app
 
@@ -20,6 +20,47 @@ if TYPE_CHECKING:
 _ATTRIBUTE = "rebound"
 
 
+class ChainChange(NamedTuple):
+    """A change of a chain: of the messages of one key, which are handled one after the other. Only the first of them,
+    the head, is on its way.
+
+    Attributes:
+        do: "arrive": the message is here; it is the caller's if it is the head, and else it is kept behind the head.
+            "wait": its attempt has failed, and it waits until `due_ms`. "finish": it was handled, or it is a dead
+            letter. "renew": the caller still works at it. "return": the caller will not handle it.
+        chain: the chain's name.
+        place: the message's place in the chain.
+        attempt: the attempt that arrives, waits, or has ended.
+        message: the message; None for "renew" and "return", and for "finish" where no dead letter has to be stored.
+        due_ms: when the message is due, in Unix milliseconds.
+        hold: whether the chain stops when this message becomes a dead letter.
+        want: for "finish": the caller takes up to so many messages that follow.
+    """
+
+    do: Literal["arrive", "wait", "finish", "renew", "return"]
+    chain: str
+    place: int
+    attempt: int
+    message: Message | None = None
+    due_ms: int = 0
+    hold: bool = False
+    want: int = 0
+
+
+class ChainAnswer(NamedTuple):
+    """What a change did.
+
+    Attributes:
+        outcome: of "arrive" it is "taken", "behind", or "dropped": a copy of a message that is on its way.
+        is_open: whether the chain has messages.
+        taken: the messages that the caller has to handle now, in their order.
+    """
+
+    outcome: str
+    is_open: bool
+    taken: Sequence[Message] = ()
+
+
 class RetryScheduler(Protocol):
     """What an installed `Rebound` offers to the stages."""
 
@@ -34,6 +75,30 @@ class RetryScheduler(Protocol):
 
         Raises:
             NotStoredError: if Redis is away or refuses; some may be stored. Store all of them again.
+        """
+
+    def change_chains(self, changes: Sequence[ChainChange]) -> list[ChainAnswer]:
+        """Change chains, one change after the other; returns one answer for each.
+
+        A message that the caller has taken is delivered by a worker if the caller neither ends nor renews it within
+        the time of a lease (`rebound_lease`).
+
+        Raises:
+            NotStoredError: if Redis is away or refuses; some changes may have been made. Repeat all of them.
+        """
+
+    def chain_names(self, prefix: str, after: str = "") -> list[str]:
+        """The names of at most 500 chains that begin with `prefix`, in their order, behind the name `after`.
+
+        Raises:
+            NotStoredError: if Redis is away or refuses.
+        """
+
+    def break_up_chains(self, prefix: str) -> int:
+        """Let all messages of the chains that begin with `prefix` be delivered at once; returns how many there were.
+
+        Raises:
+            NotStoredError: if Redis is away or refuses.
         """
 
     def schedule(self, request: RetryRequest) -> AsyncResult:

@@ -35,6 +35,9 @@ REFUSED_OPTIONS = {
 #: The values of `on_unreadable`.
 ON_UNREADABLE = ("stop", "skip", "dead-letter")
 
+#: The values of `after_dead_letter`.
+AFTER_DEAD_LETTER = ("continue", "hold")
+
 _COUNT_RULE = "it is a whole number from {} up"
 
 
@@ -101,6 +104,12 @@ class ConsumerConfig:
             damaged. "stop" (the default): their partition stops before them. This is logged, and reading is tried
             again after 5 s to 5 min. "dead-letter": the batch's bytes, in Kafka's own form, become one dead letter with
             the reason `unreadable`. "skip": the records are skipped. Other partitions go on in any case.
+        ordering: "key" keeps the order of each key while one of its records is tried again: later records with the same
+            key in the same partition wait behind it, in Redis, and other keys go on. None (the default): a record that
+            is tried again comes after the records that followed it.
+        after_dead_letter: with `ordering="key"`, what follows when a record becomes a dead letter. "continue" (the
+            default): the next record of its key is handled. "hold": the key waits until
+            `celery rebound chains --release` lets it go on.
         allow_auto_create: True allows topics that do not exist at the start. Kafka creates them, if it is configured
             so. With False, a missing topic is an error that names topics with similar names.
         health_file: a file that is rewritten every few seconds while the consumer works, for probes; None writes none.
@@ -128,6 +137,8 @@ class ConsumerConfig:
     stop_timeout: float = 30.0
     stats_interval: float = 30.0
     on_unreadable: str = "stop"
+    ordering: str | None = None
+    after_dead_letter: str = "continue"
     allow_auto_create: bool = False
     health_file: str | os.PathLike[str] | None = None
     kafka_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -147,6 +158,7 @@ class ConsumerConfig:
         _check_seconds("stats_interval", self.stats_interval, zero=True)
         if self.on_unreadable not in ON_UNREADABLE:
             raise InvalidSettingError("on_unreadable", self.on_unreadable, f"it is one of {', '.join(ON_UNREADABLE)}")
+        self._check_ordering()
         if not isinstance(self.allow_auto_create, bool):
             raise InvalidSettingError("allow_auto_create", self.allow_auto_create, "it is True or False")
         if self.health_file is not None:
@@ -173,6 +185,15 @@ class ConsumerConfig:
                     self.dead_letter_topic,
                     "this consumer reads that topic, so a dead letter would be consumed again",
                 )
+
+    def _check_ordering(self) -> None:
+        if self.ordering not in (None, "key"):
+            raise InvalidSettingError("ordering", self.ordering, 'it is "key", or None')
+        if self.after_dead_letter not in AFTER_DEAD_LETTER:
+            allowed = ", ".join(AFTER_DEAD_LETTER)
+            raise InvalidSettingError("after_dead_letter", self.after_dead_letter, f"it is one of {allowed}")
+        if self.after_dead_letter == "hold" and self.ordering is None:
+            raise InvalidSettingError("after_dead_letter", self.after_dead_letter, 'it needs ordering="key"')
 
     def _check_handler(self) -> None:
         call = getattr(self.handler, "__call__", None)  # noqa: B004 # of the user: its __call__ may be async

@@ -97,6 +97,25 @@ class FailureHandler:
             self._log(record, message, error, due_ms - now_ms)
         return FailedRecord(job, message, due_ms)
 
+    def unfailed(self, record: Record) -> Message:
+        """Return the message of a record that was not handled yet, and that waits behind another one of its key."""
+        return Message(
+            record.id,
+            record.value,
+            self._retry_address(record.topic),
+            record.attempt,
+            self.policy,
+            record.key,
+            record.headers,
+            self._dead_address(record),
+            None,
+            None,
+            record.history,
+            self._group,
+            record.origin,
+            record.first_failed_at,
+        )
+
     def give_up(self, job: Job, reason: str, error: BaseException, now_ms: int) -> FailedRecord:
         """Return the dead letter of a record that cannot be given to the handler."""
         record = job.record

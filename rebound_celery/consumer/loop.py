@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from kafka import KafkaConsumer
@@ -28,12 +29,14 @@ from .handler_task import HandlerTask
 from .health_reporter import HealthReporter
 from .key_queues import KeyQueues
 from .offset_tracker import OffsetTracker
+from .ordering import Ordering
 from .positions import Positions
 from .reading import read_safely
 from .rebalance import RebalanceListener, release
 from .retry_writer import RetryWriter
 from .stop import StopFlag
 from .topics import PatternWatch, report_start
+from .unordered import break_up_chains
 from .unreadable import Unreadable
 from .workers import Workers
 
@@ -82,8 +85,15 @@ class Loop:
         self._clock = clock
         self._wake = threading.Event()
         self._key_queues = KeyQueues(config.max_in_flight // 2, self._wake)
-        self._retry_writer = RetryWriter(scheduler, offset_tracker, self._wake, clock=clock)
         failure_handler = FailureHandler(config, self._settings)
+        self._ordering: Ordering | None = None
+        if config.ordering is not None:
+            self._ordering = Ordering(
+                config, scheduler, offset_tracker, self._key_queues, failure_handler, self._wake, clock=clock
+            )
+            self._retry_writer: RetryWriter = self._ordering.writer
+        else:
+            self._retry_writer = RetryWriter(scheduler, offset_tracker, self._wake, clock=clock)
         self._workers = Workers(
             config,
             handler_task,
@@ -92,9 +102,11 @@ class Loop:
             self._key_queues,
             self._retry_writer,
             self._wake,
+            self._ordering,
             clock=clock,
         )
-        self._positions = Positions(consumer, offset_tracker)
+        prepare = partial(break_up_chains, scheduler, config.group) if self._ordering is None else self._ordering.load
+        self._positions = Positions(consumer, offset_tracker, prepare)
         self._commits = Commits(consumer, offset_tracker, config.commit_interval, clock=clock)
         self._listener = RebalanceListener(consumer, offset_tracker, self._key_queues, self._positions, clock=clock)
         self._unreadable = Unreadable(
@@ -122,6 +134,8 @@ class Loop:
         else:
             self._consumer.subscribe(pattern=pattern, listener=self._listener)
         self._retry_writer.start()
+        if self._ordering is not None:
+            self._ordering.start()
         self._workers.start()
         try:
             while not (self._flag.stop or self.replace) and self._workers.fatal is None:
@@ -210,6 +224,8 @@ class Loop:
         """Finish the started records, store the failed ones, commit, and leave the group."""
         deadline = self._clock.monotonic() + self._config.stop_timeout
         self._draining = self._listener.draining = True
+        if self._ordering is not None:
+            self._ordering.stop_taking()
         try:
             trackers = self._offset_tracker.trackers()
             # If a handler has ended the consumer, later records with the same key must not be started.
@@ -228,6 +244,8 @@ class Loop:
         finally:
             self._log_hung_handlers()
             self._retry_writer.close()
+            if self._ordering is not None:
+                self._ordering.close()
             trackers = self._offset_tracker.trackers()
             marks = self._offset_tracker.to_commit(trackers)
             for tracker in trackers:

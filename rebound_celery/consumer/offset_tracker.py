@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ..message import Record
 from .offset_metadata import MAX_TEXT, OffsetRange
-from .partition_tracker import Job, Mark, Partition, PartitionTracker
+from .partition_tracker import Job, Mark, Partition, PartitionTracker, TakenTracker
 from .stats import ConsumerStats
 
 
@@ -142,6 +142,33 @@ class OffsetTracker:
                     self._dead += 1
                 else:
                     self._retried += 1
+
+    def set_aside(self, job: Job) -> None:
+        """Note that a record is in Redis, behind another one of its key. It is counted when it is handled."""
+        with self._lock:
+            if not job.tracker.released:
+                job.tracker.done(job.record.offset)
+
+    def track_taken(self) -> TakenTracker:
+        """Begin to track the records that are taken from chains in Redis."""
+        tracker = TakenTracker()
+        with self._lock:
+            self._trackers[tracker.partition] = tracker
+        return tracker
+
+    def take(self, tracker: TakenTracker) -> bool:
+        """Note that records were taken from a chain, for one thread. Return False if the consumer has stopped."""
+        with self._lock:
+            tracker.in_flight += not tracker.released
+            return not tracker.released
+
+    def finish_taken(self, tracker: TakenTracker, *, succeeded: int, retried: int, dead: int) -> None:
+        """Note what became of the records that one thread had taken from a chain, once Redis has heard of it."""
+        with self._lock:
+            tracker.in_flight -= not tracker.released
+            self._succeeded += succeeded
+            self._retried += retried
+            self._dead += dead
 
     def abandon(self, job: Job) -> None:
         """Note that a record is not done and that no handler works on it any more. It stays uncommitted."""

@@ -7,12 +7,14 @@ import threading
 
 from ..clock import SYSTEM_CLOCK, Clock
 from .config import ConsumerConfig
-from .failure_handler import FailureHandler, log_fields
+from .failure_handler import FailedRecord, FailureHandler, log_fields
 from .handler_task import HandlerTask
 from .key_queues import KeyQueues
 from .offset_tracker import OffsetTracker
+from .ordering import Ordering
 from .partition_tracker import Job
 from .retry_writer import RetryWriter
+from .taken_job import TakenJob
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ class Workers:
         key_queues: KeyQueues,
         retry_writer: RetryWriter,
         wake: threading.Event,
+        ordering: Ordering | None = None,
         *,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -39,6 +42,7 @@ class Workers:
         self._key_queues = key_queues
         self._retry_writer = retry_writer
         self._wake = wake
+        self._ordering = ordering
         self._clock = clock
         self._current: list[Job | None] = [None] * config.concurrency
         #: An exception of a handler that is not an `Exception`, for example SystemExit. It ends the consumer.
@@ -56,11 +60,12 @@ class Workers:
     def _run(self, number: int) -> None:
         self._handler_task.enter_thread()
         take, current = self._key_queues.take, self._current
+        handle = self._handle if self._ordering is None else self._handle_in_order
         job = take()
         while job is not None:
             current[number] = job
             try:
-                self._handle(job)
+                handle(job)
             except BaseException as error:  # noqa: BLE001 - the loop raises it again, in the thread of run()
                 self._offset_tracker.abandon(job)
                 self._tell_end(job, error)
@@ -88,17 +93,35 @@ class Workers:
         )
 
     def _handle(self, job: Job) -> None:
+        failed = self._call(job)
+        if failed is None:
+            self._offset_tracker.succeed(job)
+        else:
+            self._retry_writer.put(failed)
+
+    def _handle_in_order(self, job: Job) -> None:
+        ordering = self._ordering
+        assert ordering is not None
+        if isinstance(job, TakenJob):
+            ordering.run(job, self._call)
+        elif job.queue_key is None or not ordering.sets_aside(job):
+            failed = self._call(job)
+            if failed is None:
+                self._offset_tracker.succeed(job)
+            else:
+                ordering.failed(failed)
+
+    def _call(self, job: Job) -> FailedRecord | None:
+        """Call the handler with a record. Return what must be stored if it has failed."""
         if self._handler_task.is_observed():
-            self._handle_observed(job)
-            return
+            return self._call_observed(job)
         try:
             self._handler(job.record)
         except Exception as error:  # noqa: BLE001 - any exception of the user's handler is a failed attempt
-            self._retry_writer.put(self._failure_handler.decide(job, error, self._clock.now_ms()))
-        else:
-            self._offset_tracker.succeed(job)
+            return self._failure_handler.decide(job, error, self._clock.now_ms())
+        return None
 
-    def _handle_observed(self, job: Job) -> None:
+    def _call_observed(self, job: Job) -> FailedRecord | None:
         """Call the handler with Celery's task signals around it."""
         failed = None
         with self._handler_task.run(job.record) as outcome:
@@ -109,7 +132,4 @@ class Workers:
                 outcome.failed(error, is_dead=failed.dead)
             else:
                 outcome.succeeded(value)
-        if failed is None:
-            self._offset_tracker.succeed(job)
-        else:
-            self._retry_writer.put(failed)
+        return failed

@@ -66,6 +66,7 @@ class Batch:
             delivered then is not kept.
         by: who delivers, for the history of a message: the worker's name.
         clock: tells the time.
+        gone: is told the task ids of dead letters for which others have waited; raises NotStoredError.
     """
 
     destinations: Mapping[str, Destination]
@@ -73,6 +74,7 @@ class Batch:
     store: Callable[[Sequence[Delivery]], None] | None
     by: str
     clock: Clock
+    gone: Callable[[Sequence[str]], None]
 
     def deliver(self, deliveries: Sequence[Delivery]) -> list[Result]:
         """Deliver messages and settle them; one result for each, in their order.
@@ -97,6 +99,7 @@ class Batch:
                 else:
                     waiting[index] = after, str(outcome.error)
             unsent = given_up
+        self._leave_chains(deliveries, results)
         self._store_again(waiting, results)
         return [results[index] for index in range(len(deliveries))]
 
@@ -147,6 +150,16 @@ class Batch:
         _log_outage(message, outcome, delay_s)
         due_ms = self.clock.now_ms() + round(delay_s * 1000)
         return replace(delivery, due_ms=due_ms, tries=delivery.tries + 1)
+
+    def _leave_chains(self, deliveries: Sequence[Delivery], results: dict[int, Result]) -> None:
+        """Let those go on that have waited for what is a dead letter now."""
+        dead = [index for index, result in results.items() if result.end == End.DEAD and deliveries[index].chained]
+        if not dead:
+            return
+        try:
+            self.gone([deliveries[index].task_id for index in dead])
+        except NotStoredError as error:
+            results.update((index, Result(End.BACK, str(error))) for index in dead)
 
     def _store_again(self, waiting: Mapping[int, tuple[Delivery, str]], results: dict[int, Result]) -> None:
         if not waiting:

@@ -50,7 +50,7 @@ class _Call:
 
 #: All publishers of this process, for what a forked child has to forget, and what was forgotten.
 _publishers: WeakSet[Publisher] = WeakSet()
-_inherited: list[_Open] = []
+_inherited: list[OpenedSchedule] = []
 
 
 class Publisher:
@@ -74,7 +74,7 @@ class Publisher:
         self._unclaimed = UnclaimedWatch(clock)
         self._combiner: Combiner[_Call] = Combiner(self._run)
         #: Used by one thread at a time, which the combiner sees to.
-        self._open: _Open | None = None
+        self._open: OpenedSchedule | None = None
         #: Whether the app's broker has the schedule; None until it was asked.
         self._has_schedule: bool | None = None
         _publishers.add(self)
@@ -211,7 +211,7 @@ class Publisher:
 
     def _enqueue(self, calls: Sequence[_Call]) -> None:
         if self._open is None:
-            self._open = _Open(self.open())
+            self._open = OpenedSchedule(self.open())
         schedule = self._open.schedule
         try:
             deliveries = calls[0].deliveries if len(calls) == 1 else [one for call in calls for one in call.deliveries]
@@ -246,7 +246,7 @@ class Publisher:
                         channel.basic_publish(event, exchange=exchange.name, routing_key=key)
 
 
-class _Open:
+class OpenedSchedule:
     """A schedule that is kept open for many calls."""
 
     def __init__(self, context: AbstractContextManager[Schedule]) -> None:

@@ -25,6 +25,7 @@ from ..message import Message, codec, message_id_of
 from ..policy import WORKER_LOST, DeadLetter, Failure
 from ..schedule.port import DeadEntry, Entry
 from .batch import Batch, End, Result, dead_letter_text
+from .chains import Chains
 from .delivery import Delivery
 from .form import TASK_NAME, DeliveryForm, from_argument, stored_form_of
 from .job import Received
@@ -81,6 +82,7 @@ class DeliverTask(Task):
     destinations: OpenedDestinations
     read_settings: Callable[[], Settings]
     publisher: Callable[[], Publisher]
+    chains: Callable[[], Chains]
     form: DeliveryForm
     clock: Clock = SYSTEM_CLOCK
 
@@ -153,7 +155,7 @@ class DeliverTask(Task):
             logger.exception("the result backend could not clean up", extra={"event": "no_result"})
 
     def _batch(self, worker: str, store: Callable[[Sequence[Delivery]], None] | None) -> Batch:
-        return Batch(self.destinations.by_kind, self.read_settings(), store, worker, self.clock)
+        return Batch(self.destinations.by_kind, self.read_settings(), store, worker, self.clock, self.chains().gone)
 
     def _read_many(self, batch: Sequence[Received], worker: str) -> list[Delivery | Result]:
         """What each message brings: its delivery; or how it ended, if it cannot be read."""
@@ -210,6 +212,8 @@ class DeliverTask(Task):
             (outcome,) = self.destinations.by_kind["dead-set"].send([delivery.message])
             if not isinstance(outcome, Delivered):
                 raise exception_of(outcome)
+            if delivery.chained:
+                self.chains().gone([delivery.task_id])
         except _NOT_KEPT as error:
             logger.exception(
                 "%s goes back to its queue",
@@ -252,6 +256,8 @@ class DeliverTask(Task):
         try:
             with self.publisher().open() as schedule:
                 schedule.bury([DeadEntry(task_id, UNREADABLE, stored)])
+            # Whether messages wait behind it cannot be read.
+            self.chains().gone([task_id])
         except Exception as fault:
             logger.exception("task %s goes back to its queue", task_id, extra={"event": "not_stored"})
             return Result(End.BACK, str(fault))

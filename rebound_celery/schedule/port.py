@@ -148,7 +148,9 @@ class Schedule(Protocol):
     def set_rate(self, lane: str, per_second: float | None) -> None:
         """Let all workers together claim at most so many messages a second from this lane; None means no limit."""
 
-    def chain(self, steps: Sequence[Step], token: str, hold_ms: int) -> list[Answer]:
+    def chain(
+        self, steps: Sequence[Step], token: str, hold_ms: int, *, piggybacked: Sequence[Sequence[Any]] = ()
+    ) -> list[Answer]:
         """Change chains, one step after the other; returns one answer for each step.
 
         Chains keep messages in order; see `store.chains`. All of a step happens at once, or nothing of it.
@@ -158,6 +160,7 @@ class Schedule(Protocol):
             token: names this call. With the same token, a call that is repeated gives the same messages.
             hold_ms: for how long the caller has a message that it takes. It can be renewed. Afterwards the schedule
                 delivers the message.
+            piggybacked: commands that are sent in the same round trip; their answers are ignored.
         """
 
     def chain_names(self, prefix: str, after: str = "", count: int = 500) -> list[str]:

@@ -60,6 +60,9 @@ class FakeApp:
         for message, due_ms in retries:
             self.stored[message.task_id] = message, due_ms
 
+    def break_up_chains(self, prefix: str) -> int:
+        return 0
+
     def set_current(self) -> None: ...
 
     def check_redis(self) -> None:

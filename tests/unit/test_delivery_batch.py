@@ -60,7 +60,7 @@ def make_batch(
 
     first, second = Answers(list(kafka)), Answers(list(dead_set) or [Delivered("dead-set")])
     destinations = {"kafka": first, "http": first, "dead-set": second}
-    return Batch(destinations, Settings(**settings), keep, "celery@here", Clock()), first, second
+    return Batch(destinations, Settings(**settings), keep, "celery@here", Clock(), lambda task_ids: None), first, second
 
 
 def make_delivery(attempt: int = 2, tries: int = 0, **changes: Any) -> Delivery:

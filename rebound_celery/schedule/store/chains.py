@@ -37,10 +37,14 @@ class Do(StrEnum):
     FINISH = "finish"
     #: The caller still works at a message that it has taken.
     RENEW = "renew"
+    #: The caller will not handle a message that it has taken. It is delivered at once.
+    RETURN = "return"
     #: A delivered message has become a dead letter. Only its id counts.
     GONE = "gone"
     #: The chain goes on without its head.
     RELEASE = "release"
+    #: All messages of the chain are delivered at once: at most 100 with one step. The chain ends with the last one.
+    BREAK_UP = "break-up"
 
 
 class Step(NamedTuple):
@@ -80,7 +84,8 @@ class Answer(NamedTuple):
     Attributes:
         outcome: of ARRIVE "taken", "behind", or "dropped" (a copy of a message that is on its way); of WAIT "waits",
             "behind" or "dropped"; of RENEW "renewed" or "lost"; of others a word for the step.
-        is_open: whether the chain has members. For RELEASE, how many it had.
+        is_open: whether the chain has members. For RELEASE, how many it had; for BREAK_UP, how many were behind the
+            head and are delivered now.
         taken: the messages that the caller has to handle now, in their order. The first one is taken; the others may
             be handled when those before them have ended.
     """
@@ -108,15 +113,30 @@ class Chain:
     behind: int
 
 
-def run_steps(client: Any, keys: QueueKeys, steps: Sequence[Step], token: str, hold_ms: int) -> list[Answer]:
+def run_steps(
+    client: Any,
+    keys: QueueKeys,
+    steps: Sequence[Step],
+    token: str,
+    hold_ms: int,
+    piggybacked: Sequence[Sequence[Any]] = (),
+) -> list[Answer]:
     """Run steps in their order; see `schedule.port.Schedule.chain`."""
     answers: list[Answer] = []
     for start in range(0, len(steps), _STEPS):
-        answers += _run(client, keys, steps[start : start + _STEPS], token, hold_ms)
+        answers += _run(client, keys, steps[start : start + _STEPS], token, hold_ms, piggybacked)
+        piggybacked = ()
     return answers
 
 
-def _run(client: Any, keys: QueueKeys, steps: Sequence[Step], token: str, hold_ms: int) -> list[Answer]:
+def _run(
+    client: Any,
+    keys: QueueKeys,
+    steps: Sequence[Step],
+    token: str,
+    hold_ms: int,
+    piggybacked: Sequence[Sequence[Any]],
+) -> list[Answer]:
     touched = [keys.messages, keys.leased, keys.leases, keys.limits, keys.next, keys.wake, keys.stats, *keys.of_chains]
     packed = [_packed(keys, step) for step in steps]
     references = list(dict.fromkeys(reference for reference, _ in packed if reference is not None))
@@ -127,7 +147,8 @@ def _run(client: Any, keys: QueueKeys, steps: Sequence[Step], token: str, hold_m
         for _, step in packed[len(answers) :]:
             arguments += step
         call = Call([*touched, *keys.of_lanes(references)], arguments)
-        _, ((needed, found),) = run_script(client, "chain", [call])
+        _, ((needed, found),) = run_script(client, "chain", [call], piggybacked)
+        piggybacked = ()
         answers += map(_answer, found)
         references = list(dict.fromkeys((*references, *map(from_id, needed))))
         # A step may need a lane. Each further round without an answer means that the lanes have changed meanwhile.

@@ -192,8 +192,10 @@ class Store:
 
     # chains
 
-    def chain(self, steps: Sequence[Step], token: str, hold_ms: int) -> list[Answer]:
-        return chains.run_steps(self._client, self.keys, steps, token, hold_ms)
+    def chain(
+        self, steps: Sequence[Step], token: str, hold_ms: int, *, piggybacked: Sequence[Sequence[Any]] = ()
+    ) -> list[Answer]:
+        return chains.run_steps(self._client, self.keys, steps, token, hold_ms, piggybacked)
 
     def chain_names(self, prefix: str, after: str = "", count: int = 500) -> list[str]:
         return chains.names(self._client, self.keys, prefix, after, count)

@@ -14,7 +14,7 @@
 -- ARGV[2]  the token of this call
 -- ARGV[3]  milliseconds for which a reader may take a member without renewing that
 -- ARGV[4]  the number of lane references; ARGV[5..] the references
--- then for each step: what ('arrive', 'wait', 'finish', 'renew', 'gone', 'release'), the chain's name, place, attempt,
+-- then for each step: what ('arrive', 'wait', 'finish', 'renew', 'return', 'gone', 'release', 'break-up'), the chain's name, place, attempt,
 --          1 to hold the chain after a dead letter (or 0), how many members the reader wants, id, due time in Unix
 --          milliseconds, envelope and stored form ('' for none)
 -- Returns {references that were needed too, answers}: there are fewer answers than steps if a lane's keys are missing.
@@ -62,14 +62,17 @@ for p = 5 + references, #ARGV, 9 do
   elseif what == 'finish' then
     local is_open, taken = chains.finish(name, place, attempt, hold, id, due, message, want, until_ms, token)
     answer = is_open and { 'finished', is_open, unpack(taken) }
-  elseif what == 'renew' then
-    local is_kept = chains.renew(name, place, attempt, until_ms)
+  elseif what == 'renew' or what == 'return' then
+    local is_kept = chains.renew(name, place, attempt, what == 'renew' and until_ms or now)
     answer = is_kept and { is_kept == 1 and 'renewed' or 'lost', 1 }
   elseif what == 'gone' then
     answer = chains.left(id, hold == 1) and { 'gone', 0 }
-  else
+  elseif what == 'release' then
     local count = chains.release(name)
     answer = count and { 'released', count }
+  else
+    local count = chains.break_up(name)
+    answer = count and { 'broken-up', count }
   end
   if not answer then break end
   answers[#answers + 1] = answer
