@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
+import msgspec
 from celery import current_app
 
 from .config import Settings
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _ATTRIBUTE = "rebound"
 
 
-class ChainChange(NamedTuple):
+class ChainChange(msgspec.Struct, frozen=True):
     """A change of a chain: of the messages of one key, which are handled one after the other. Only the first of them,
     the head, is on its way.
 

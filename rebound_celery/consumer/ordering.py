@@ -14,6 +14,8 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
+from msgspec.structs import replace
+
 from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import ReboundError
 from ..message import Message, Record
@@ -174,7 +176,7 @@ class Ordering:
         changes = handled[::-1]
         if failed is not None:
             changes.insert(0, self._ended(chain, failed))
-        changes[-1] = changes[-1]._replace(want=0 if self._is_stopping else want)
+        changes[-1] = replace(changes[-1], want=0 if self._is_stopping else want)
         last = failed or FailedRecord(job, job.messages[0], 0)
         self.writer.put(ChainOperation(job, last.message, last.due_ms, job.key, tuple(changes), failed is not None))
 
