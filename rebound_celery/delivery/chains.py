@@ -10,7 +10,7 @@ from typing import Any
 
 from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import NotStoredError, UnknownVersionError, WireFormatError
-from ..message import Message
+from ..message import Message, codec
 from ..message.ids import new_id
 from ..registry import ChainAnswer, ChainChange
 from ..schedule.port import Answer, Chain, Do, Entry, Schedule, Step
@@ -113,7 +113,7 @@ class Chains:
         deliveries = [None if change.message is None else _delivery(change, change.message) for change in changes]
         new = [d for change, d in zip(changes, deliveries, strict=True) if d is not None and change.do != "arrive"]
         told = [self._form.before_publish(delivery, self._clock.now_ms()) for delivery in new]
-        steps = [_step(change, delivery) for change, delivery in zip(changes, deliveries, strict=True)]
+        steps = _steps(changes, deliveries)
         with self._lock:
             if self._pid != os.getpid():
                 self._open, self._pid = None, os.getpid()
@@ -162,11 +162,22 @@ def _delivery(change: ChainChange, message: Message) -> Delivery:
     return Delivery(message=message, task_id=message.task_id, due_ms=change.due_ms, chained=is_chained)
 
 
-def _step(change: ChainChange, delivery: Delivery | None) -> Step:
-    entry = None
-    if delivery is not None:
-        entry = Entry(delivery.task_id, delivery.due_ms, delivery.encode(), delivery.lane, delivery.priority)
-    return Step(Do(change.do), change.chain, change.place, change.attempt, entry, change.hold, change.want)
+def _steps(changes: Sequence[ChainChange], deliveries: Sequence[Delivery | None]) -> list[Step]:
+    forms = iter(codec.seal_many([delivery.pack() for delivery in deliveries if delivery is not None]))
+    return [
+        Step(
+            Do(change.do),
+            change.chain,
+            change.place,
+            change.attempt,
+            None
+            if delivery is None
+            else Entry(delivery.task_id, delivery.due_ms, next(forms), delivery.lane, delivery.priority),
+            change.hold,
+            change.want,
+        )
+        for change, delivery in zip(changes, deliveries, strict=True)
+    ]
 
 
 def _answer(answer: Answer) -> ChainAnswer:

@@ -23,9 +23,11 @@ local function chains_of(c)
     return packed and cmsgpack.unpack(packed)
   end
 
-  local function save(member, entry)
-    redis.call('ZADD', c.order, 0, member)
+  -- `old` is the entry that this one replaces; nil if the member is new.
+  local function save(member, entry, old)
     redis.call('HSET', c.entries, member, cmsgpack.pack(entry))
+    if not old then redis.call('ZADD', c.order, 0, member) end
+    if old and old[2] == entry[2] and (old[1] == 'b') == (entry[1] == 'b') then return end
     if entry[1] == 'b' then
       redis.call('HDEL', c.heads, entry[2])
     else
@@ -52,35 +54,40 @@ local function chains_of(c)
     return false
   end
 
-  local function has_lane_of(id) return has_lane(redis.call('HGET', c.messages, id)) end
+  local function in_schedule(id) return redis.call('HGET', c.messages, id) end
 
-  -- Whether the head may leave the chain: the keys of the next member's lane are at hand.
-  local function can_advance(name)
-    for _, member in ipairs(lowest(name, 2)) do
-      local entry = load(member)
-      if entry and entry[1] == 'b' and not has_lane(entry[7]) then return false end
-    end
-    return true
+  -- The member that follows when `leaving` has left its chain, and its entry; both are nil if there is none. The third
+  -- value is false if the keys of its lane are not at hand.
+  local function next_of(name, leaving)
+    local members = lowest(name, 2)
+    local member = members[1]
+    if member == leaving then member = members[2] end
+    if not member then return nil, nil, true end
+    local entry = load(member)
+    return member, entry, entry[1] ~= 'b' or has_lane(entry[7])
   end
 
-  local function take_from_schedule(id)
-    local message = redis.call('HGET', c.messages, id)
-    if not message then return false end
+  -- `message` is what the schedule has under this id.
+  local function take_from_schedule(id, message)
     if not (redis.call('HDEL', c.leases, id) == 1 and redis.call('ZREM', c.leased, id) == 1) then
       redis.call('ZREM', c.lane(reference_of(message)), id)
     end
-    return true
   end
 
-  local function unschedule(id)
-    if take_from_schedule(id) then
-      redis.call('HDEL', c.messages, id)
-      self.finished = self.finished + 1
+  local function unschedule(id, message)
+    if not message then return end
+    take_from_schedule(id, message)
+    redis.call('HDEL', c.messages, id)
+    self.finished = self.finished + 1
+  end
+
+  -- `old` is what the schedule has under this id; false for nothing.
+  local function schedule(id, message, due, old)
+    if old then
+      take_from_schedule(id, old)
+    else
+      self.stored = self.stored + 1
     end
-  end
-
-  local function schedule(id, message, due)
-    if not take_from_schedule(id) then self.stored = self.stored + 1 end
     local reference = reference_of(message)
     local waiting, lanes = c.lane(reference)
     redis.call('HSET', c.messages, id, message)
@@ -91,20 +98,18 @@ local function chains_of(c)
 
   -- Let the next member of a chain go on: a reader gets it, and those behind it, where he wants some; or it is
   -- delivered. Returns whether the chain has members, and what the reader gets.
-  local function advance(name, want, until_ms, token)
-    local first = lowest(name, 1)[1]
+  local function advance(name, first, entry, want, until_ms, token)
     if not first then return 0, {} end
-    local entry = load(first)
     local is_mine = entry[1] == 't' and entry[6] == token and want > 0
     if entry[1] ~= 'b' and not is_mine then return 1, {} end
     if not is_mine then
       if want == 0 or entry[5] > c.now then
-        schedule(entry[2], entry[7], math.max(c.now, entry[5]))
-        save(first, { 's', entry[2], entry[3], entry[4], 0, '', '' })
+        schedule(entry[2], entry[7], math.max(c.now, entry[5]), in_schedule(entry[2]))
+        save(first, { 's', entry[2], entry[3], entry[4], 0, '', '' }, entry)
         return 1, {}
       end
-      schedule(entry[2], entry[7], until_ms)
-      save(first, { 't', entry[2], entry[3], entry[4], until_ms, token, '' })
+      schedule(entry[2], entry[7], until_ms, in_schedule(entry[2]))
+      save(first, { 't', entry[2], entry[3], entry[4], until_ms, token, '' }, entry)
     end
     local message = is_mine and redis.call('HGET', c.messages, entry[2]) or entry[7]
     if not message or message == '' then return 1, {} end
@@ -124,43 +129,51 @@ local function chains_of(c)
   -- copy of one that is on its way; nil if a lane's keys are missing.
   function self.arrive(name, place, attempt, hold, id, due, message, until_ms, token)
     local member = name .. '/' .. place
-    local first, entry = lowest(name, 1)[1], load(member)
+    local first = lowest(name, 1)[1]
+    local entry = first and load(member)
     if entry then
       if entry[3] > attempt or entry[1] == 'h' then return 'dropped' end
       if entry[1] == 't' and entry[3] == attempt and entry[5] > c.now and entry[6] ~= token then return 'dropped' end
-      if entry[1] ~= 'b' and not has_lane_of(entry[2]) then return nil end
     end
-    if not has_lane_of(id) then return nil end
+    local scheduled, replaced = in_schedule(id), false
+    if not has_lane(scheduled) then return nil end
     if entry and entry[2] ~= id and entry[1] ~= 'b' then
-      unschedule(entry[2])
+      replaced = in_schedule(entry[2])
+      if not has_lane(replaced) then return nil end
+      unschedule(entry[2], replaced)
       redis.call('HDEL', c.heads, entry[2])
     end
     if first and first < member then
-      if entry and entry[2] == id and entry[1] ~= 'b' then unschedule(id) end
-      save(member, { 'b', id, attempt, hold, due, '', message })
+      if entry and entry[2] == id and entry[1] ~= 'b' then unschedule(id, scheduled) end
+      save(member, { 'b', id, attempt, hold, due, '', message }, entry)
       return 'behind'
     end
-    schedule(id, message, until_ms)
-    save(member, { 't', id, attempt, hold, until_ms, token, '' })
+    schedule(id, message, until_ms, scheduled)
+    save(member, { 't', id, attempt, hold, until_ms, token, '' }, entry)
     return 'taken'
   end
 
   -- An attempt has failed, and the message waits for the next one. Returns 'waits', 'behind', 'dropped', or nil.
   function self.wait(name, place, attempt, hold, id, due, message)
     local member = name .. '/' .. place
-    local first, entry = lowest(name, 1)[1], load(member)
+    local first = lowest(name, 1)[1]
+    local entry = first and load(member)
     if entry and (entry[3] >= attempt or entry[1] == 'h') then return 'dropped' end
-    if not has_lane_of(id) or (entry and entry[1] ~= 'b' and not has_lane_of(entry[2])) then return nil end
-    if entry and entry[1] ~= 'b' then
-      unschedule(entry[2])
+    local scheduled = in_schedule(id)
+    if not has_lane(scheduled) then return nil end
+    if entry and entry[1] ~= 'b' and entry[2] ~= id then
+      local replaced = in_schedule(entry[2])
+      if not has_lane(replaced) then return nil end
+      unschedule(entry[2], replaced)
       redis.call('HDEL', c.heads, entry[2])
     end
     if first and first < member then
-      save(member, { 'b', id, attempt, hold, due, '', message })
+      if entry and entry[2] == id and entry[1] ~= 'b' then unschedule(id, scheduled) end
+      save(member, { 'b', id, attempt, hold, due, '', message }, entry)
       return 'behind'
     end
-    schedule(id, message, due)
-    save(member, { 's', id, attempt, hold, 0, '', '' })
+    schedule(id, message, due, scheduled)
+    save(member, { 's', id, attempt, hold, 0, '', '' }, entry)
     return 'waits'
   end
 
@@ -171,20 +184,26 @@ local function chains_of(c)
     local member = name .. '/' .. place
     local entry = load(member)
     local is_ended = entry and entry[3] <= attempt and entry[1] ~= 'h'
-    if not can_advance(name) then return nil end
-    if is_ended and entry[1] ~= 'b' and not has_lane_of(entry[2]) then return nil end
+    local following, its_entry, can_go_on = next_of(name, is_ended and member)
+    if not can_go_on then return nil end
+    local scheduled = is_ended and entry[1] ~= 'b' and in_schedule(entry[2])
+    if not has_lane(scheduled) then return nil end
     if message ~= '' then
-      if not has_lane_of(id) then return nil end
-      schedule(id, message, due)
+      local old = in_schedule(id)
+      if not has_lane(old) then return nil end
+      schedule(id, message, due, old)
     end
     if is_ended then
-      if entry[1] ~= 'b' then unschedule(entry[2]) end
+      unschedule(entry[2], scheduled)
       remove(member, entry)
     end
     if hold == 1 and (is_ended or not entry) then
-      save(member, { 'h', entry and entry[2] or id, attempt, 1, 0, '', '' })
+      local held = { 'h', entry and entry[2] or id, attempt, 1, 0, '', '' }
+      save(member, held)
+      -- It is the head, unless a lower one has come back meanwhile.
+      if not following or member < following then return 1, {} end
     end
-    return advance(name, want, until_ms, token)
+    return advance(name, following, its_entry, want, until_ms, token)
   end
 
   -- The reader who has taken a member still works at it. Returns whether it is still his; nil if keys are missing.
@@ -192,12 +211,12 @@ local function chains_of(c)
     local member = name .. '/' .. place
     local entry = load(member)
     if not entry or entry[1] ~= 't' or entry[3] ~= attempt then return 0 end
-    local message = redis.call('HGET', c.messages, entry[2])
+    local message = in_schedule(entry[2])
     if not message then return 0 end
     if not has_lane(message) then return nil end
-    schedule(entry[2], message, until_ms)
+    schedule(entry[2], message, until_ms, message)
     entry[5] = until_ms
-    save(member, entry)
+    save(member, entry, entry)
     return 1
   end
 
@@ -208,12 +227,13 @@ local function chains_of(c)
     local entry = member and load(member)
     if not entry or entry[1] == 'h' then return true end
     local name = name_of(member)
-    if not can_advance(name) then return false end
-    remove(member, entry)
+    local following, its_entry, can_go_on = next_of(name, member)
+    if not can_go_on then return false end
     if is_dead and entry[4] == 1 then
-      save(member, { 'h', id, entry[3], 1, 0, '', '' })
+      save(member, { 'h', id, entry[3], 1, 0, '', '' }, entry)
     else
-      advance(name, 0)
+      remove(member, entry)
+      advance(name, following, its_entry, 0)
     end
     return true
   end
@@ -222,11 +242,13 @@ local function chains_of(c)
   function self.release(name)
     local first = lowest(name, 1)[1]
     if not first then return 0 end
-    if not can_advance(name) then return nil end
-    local count = redis.call('ZLEXCOUNT', c.order, '[' .. name .. '/', '(' .. name .. '0')
     local entry = load(first)
+    -- A head that is behind nothing is not on its way: it is what goes on.
+    local following, its_entry, can_go_on = next_of(name, entry[1] ~= 'b' and first)
+    if not can_go_on then return nil end
+    local count = redis.call('ZLEXCOUNT', c.order, '[' .. name .. '/', '(' .. name .. '0')
     if entry[1] ~= 'b' then remove(first, entry) end
-    advance(name, 0)
+    advance(name, following, its_entry, 0)
     return count
   end
 
@@ -237,7 +259,7 @@ local function chains_of(c)
       local entry = load(member)
       if entry[1] == 'b' then
         if not has_lane(entry[7]) then return nil end
-        schedule(entry[2], entry[7], math.max(c.now, entry[5]))
+        schedule(entry[2], entry[7], math.max(c.now, entry[5]), in_schedule(entry[2]))
         count = count + 1
       end
       remove(member, entry)
