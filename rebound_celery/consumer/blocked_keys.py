@@ -51,6 +51,7 @@ class BlockedKeys:
 
     def __init__(self, group: str, names: Callable[[str, str], list[str]], *, limit: int = MAX_KEYS) -> None:
         self._group = group
+        self._prefixes: dict[Partition, str] = {}
         self._names = names
         self._limit = limit
         self._lock = threading.Lock()
@@ -70,8 +71,10 @@ class BlockedKeys:
     def chain_name(self, key: Key) -> str:
         """Return the name of a key's chain: `group/topic/partition/key`, with the group and the key as in a URL."""
         partition, value = key
-        text = value if isinstance(value, str) else quote_from_bytes(value, safe="")
-        return chain_prefix(self._group, partition) + text
+        prefix = self._prefixes.get(partition)
+        if prefix is None:
+            prefix = self._prefixes[partition] = chain_prefix(self._group, partition)
+        return prefix + (value if isinstance(value, str) else quote_from_bytes(value, safe=""))
 
     def enter(self, key: Key) -> None:
         """Note that a record of this key goes to its chain. `leave` follows."""

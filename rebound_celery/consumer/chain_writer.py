@@ -31,7 +31,7 @@ class ChainWriter(RetryWriter):
     """A RetryWriter that also changes chains.
 
     Args:
-        written: called with each operation and the answers to its changes.
+        written: called with the operations that Redis has, each with the answers to its changes.
         dropped: called with what is not stored, because its partition was released.
     """
 
@@ -40,7 +40,7 @@ class ChainWriter(RetryWriter):
         scheduler: RetryScheduler,
         offset_tracker: OffsetTracker,
         wake: threading.Event,
-        written: Callable[[ChainOperation, Sequence[ChainAnswer]], None],
+        written: Callable[[Sequence[tuple[ChainOperation, Sequence[ChainAnswer]]]], None],
         dropped: Callable[[FailedRecord], None],
         *,
         clock: Clock = SYSTEM_CLOCK,
@@ -56,9 +56,14 @@ class ChainWriter(RetryWriter):
             super()._write(plain)
         if operations:
             changes = [change for operation in operations for change in operation.changes]
-            answers = iter(self._scheduler.change_chains(changes))
+            answers = self._scheduler.change_chains(changes)
+            done = []
+            first = 0
             for operation in operations:
-                self._written(operation, [next(answers) for _ in operation.changes])
+                end = first + len(operation.changes)
+                done.append((operation, answers[first:end]))
+                first = end
+            self._written(done)
 
     def _store_one_by_one(self, batch: Sequence[FailedRecord]) -> list[FailedRecord]:
         kept: list[FailedRecord] = []

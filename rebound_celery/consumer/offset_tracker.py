@@ -143,11 +143,12 @@ class OffsetTracker:
                 else:
                     self._retried += 1
 
-    def set_aside(self, job: Job) -> None:
-        """Note that a record is in Redis, behind another one of its key. It is counted when it is handled."""
+    def set_aside(self, jobs: Iterable[Job]) -> None:
+        """Note that records are in Redis, as parts of chains. They are counted when they are handled."""
         with self._lock:
-            if not job.tracker.released:
-                job.tracker.done(job.record.offset)
+            for job in jobs:
+                if not job.tracker.released:
+                    job.tracker.done(job.record.offset)
 
     def track_taken(self) -> TakenTracker:
         """Begin to track the records that are taken from chains in Redis."""

@@ -190,8 +190,16 @@ class Ordering:
 
     # the writer's thread
 
-    def _written(self, operation: ChainOperation, answers: Sequence[ChainAnswer]) -> None:
-        """Act on the answers to an operation."""
+    def _written(self, done: Sequence[tuple[ChainOperation, Sequence[ChainAnswer]]]) -> None:
+        """Act on the answers of Redis to some operations."""
+        self._offset_tracker.stored(
+            [(op.job, op.dead) for op, _ in done if not isinstance(op.job, TakenJob) and op.changes[0].do != "arrive"]
+        )
+        self._offset_tracker.set_aside([op.job for op, _ in done if op.changes[0].do == "arrive"])
+        for operation, answers in done:
+            self._answered(operation, answers)
+
+    def _answered(self, operation: ChainOperation, answers: Sequence[ChainAnswer]) -> None:
         job, key, answer = operation.job, operation.key, answers[-1]
         if isinstance(job, TakenJob):
             self._held.pop(self._blocked.chain_name(key), None)
@@ -206,13 +214,9 @@ class Ordering:
             if records:
                 self._take(key, records, answer.taken, operation.changes[-1].want)
                 return
-        elif operation.changes[0].do == "arrive":
-            self._offset_tracker.set_aside(job)
-            if answer.outcome == "taken":
-                self._take(key, [job.record], [operation.message], FIRST_WANT // 2)
-                return
-        else:
-            self._offset_tracker.stored([(job, operation.dead)])
+        elif operation.changes[0].do == "arrive" and answer.outcome == "taken":
+            self._take(key, [job.record], [operation.message], FIRST_WANT // 2)
+            return
         self._blocked.leave(key, is_open=answer.is_open)
 
     def _take(self, key: Key, records: Sequence[Record], messages: Sequence[Message], want: int) -> None:
