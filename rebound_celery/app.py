@@ -282,15 +282,6 @@ class Rebound:
     def store(self, retries: Sequence[tuple[Message, int]]) -> None:
         self._publisher.publish_messages([(message, due_ms, PRIORITY_NORMAL) for message, due_ms in retries])
 
-    def change_chains(self, changes: Sequence[registry.ChainChange]) -> list[registry.ChainAnswer]:
-        return self.chains.change(changes)
-
-    def chain_names(self, prefix: str, after: str = "") -> list[str]:
-        return self.chains.names(prefix, after)
-
-    def break_up_chains(self, prefix: str) -> int:
-        return self.chains.break_up(prefix)
-
     def check_redis(self) -> None:
         self._publisher.check()
 

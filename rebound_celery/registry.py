@@ -62,6 +62,34 @@ class ChainAnswer(NamedTuple):
     taken: Sequence[Message] = ()
 
 
+class KeyChains(Protocol):
+    """The chains in which messages of one key wait for each other."""
+
+    def change(self, changes: Sequence[ChainChange]) -> list[ChainAnswer]:
+        """Change chains, one change after the other; returns one answer for each.
+
+        A message that the caller has taken is delivered by a worker if the caller neither ends nor renews it within
+        the time of a lease (`rebound_lease`).
+
+        Raises:
+            NotStoredError: if Redis is away or refuses; some changes may have been made. Repeat all of them.
+        """
+
+    def names(self, prefix: str, after: str = "") -> list[str]:
+        """The names of at most 500 chains that begin with `prefix`, in their order, behind the name `after`.
+
+        Raises:
+            NotStoredError: if Redis is away or refuses.
+        """
+
+    def break_up(self, prefix: str) -> int:
+        """Let all messages of the chains that begin with `prefix` be delivered at once; returns how many there were.
+
+        Raises:
+            NotStoredError: if Redis is away or refuses.
+        """
+
+
 class RetryScheduler(Protocol):
     """What an installed `Rebound` offers to the stages."""
 
@@ -78,29 +106,9 @@ class RetryScheduler(Protocol):
             NotStoredError: if Redis is away or refuses; some may be stored. Store all of them again.
         """
 
-    def change_chains(self, changes: Sequence[ChainChange]) -> list[ChainAnswer]:
-        """Change chains, one change after the other; returns one answer for each.
-
-        A message that the caller has taken is delivered by a worker if the caller neither ends nor renews it within
-        the time of a lease (`rebound_lease`).
-
-        Raises:
-            NotStoredError: if Redis is away or refuses; some changes may have been made. Repeat all of them.
-        """
-
-    def chain_names(self, prefix: str, after: str = "") -> list[str]:
-        """The names of at most 500 chains that begin with `prefix`, in their order, behind the name `after`.
-
-        Raises:
-            NotStoredError: if Redis is away or refuses.
-        """
-
-    def break_up_chains(self, prefix: str) -> int:
-        """Let all messages of the chains that begin with `prefix` be delivered at once; returns how many there were.
-
-        Raises:
-            NotStoredError: if Redis is away or refuses.
-        """
+    @property
+    def chains(self) -> KeyChains:
+        """The chains of rebound's queue."""
 
     def schedule(self, request: RetryRequest) -> AsyncResult:
         """Schedule one retry, as `schedule_retry` does.

@@ -45,7 +45,7 @@ class BlockedKeys:
 
     Args:
         group: the consumer group.
-        names: returns names of chains that begin with a prefix, behind a name; see `RetryScheduler.chain_names`.
+        names: returns names of chains that begin with a prefix, behind a name; see `KeyChains.names`.
         limit: the largest number of keys in memory.
     """
 

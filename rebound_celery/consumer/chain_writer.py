@@ -56,7 +56,7 @@ class ChainWriter(RetryWriter):
             super()._write(plain)
         if operations:
             changes = [change for operation in operations for change in operation.changes]
-            answers = self._scheduler.change_chains(changes)
+            answers = self._scheduler.chains.change(changes)
             done = []
             first = 0
             for operation in operations:

@@ -67,12 +67,12 @@ class Ordering:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._holds = config.after_dead_letter == "hold"
-        self._scheduler = scheduler
+        self._chains = scheduler.chains
         self._offset_tracker = offset_tracker
         self._key_queues = key_queues
         self._failure_handler = failure_handler
         self._clock = clock
-        self._blocked = BlockedKeys(config.group, scheduler.chain_names)
+        self._blocked = BlockedKeys(config.group, scheduler.chains.names)
         self._tracker = offset_tracker.track_taken()
         #: The first message of each job that is not finished: chain -> place and attempt.
         self._held: dict[str, tuple[int, int]] = {}
@@ -96,7 +96,7 @@ class Ordering:
         self._stopped.set()
         if held := list(self._held.items()):
             try:
-                self._scheduler.change_chains([ChainChange("return", chain, *head) for chain, head in held])
+                self._chains.change([ChainChange("return", chain, *head) for chain, head in held])
             except ReboundError as error:
                 logger.warning(
                     "what was taken from %d chains is delivered later: %s",
@@ -237,7 +237,7 @@ class Ordering:
         while not self._stopped.wait(self._hold_s / 3):
             try:
                 if held := list(self._held.items()):
-                    self._scheduler.change_chains([ChainChange("renew", chain, *head) for chain, head in held])
+                    self._chains.change([ChainChange("renew", chain, *head) for chain, head in held])
                 if self._clock.monotonic() >= next_load:
                     next_load = self._clock.monotonic() + LOAD_EVERY_S
                     self._load_again()

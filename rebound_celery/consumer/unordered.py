@@ -22,7 +22,7 @@ def break_up_chains(scheduler: RetryScheduler, group: str, partitions: Sequence[
     count = 0
     try:
         for topic, number in partitions:
-            count += scheduler.break_up_chains(chain_prefix(group, Partition(topic, number)))
+            count += scheduler.chains.break_up(chain_prefix(group, Partition(topic, number)))
     except ReboundError as error:
         logger.info("Redis has not said whether records wait in order: %s", error, extra={"event": "chains_unreadable"})
         return False

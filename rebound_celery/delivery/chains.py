@@ -109,7 +109,7 @@ class Chains:
         self._once(lambda schedule: schedule.chain(steps, new_id(), 0))
 
     def change(self, changes: Sequence[ChainChange]) -> list[ChainAnswer]:
-        """See `registry.RetryScheduler.change_chains`. One connection is kept for it."""
+        """See `registry.KeyChains.change`. One connection is kept for it."""
         deliveries = [None if change.message is None else _delivery(change, change.message) for change in changes]
         new = [d for change, d in zip(changes, deliveries, strict=True) if d is not None and change.do != "arrive"]
         told = [self._form.before_publish(delivery, self._clock.now_ms()) for delivery in new]

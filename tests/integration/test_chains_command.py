@@ -40,7 +40,7 @@ def run(rebound: Rebound, *arguments: str) -> Result:
 def held(rebound: Rebound) -> Rebound:
     """A Rebound with a held chain of three messages, and one that waits for its retry."""
     dead = message(1, 2, reason="retries-exhausted", dead_destination=KafkaAddress("orders-dlq"))
-    rebound.change_chains(
+    rebound.chains.change(
         [
             ChainChange("finish", NAME, 812, 2, dead, 0, hold=True),
             ChainChange("arrive", NAME, 813, 1, message(2)),

@@ -60,7 +60,11 @@ class FakeApp:
         for message, due_ms in retries:
             self.stored[message.task_id] = message, due_ms
 
-    def break_up_chains(self, prefix: str) -> int:
+    @property
+    def chains(self) -> FakeApp:
+        return self
+
+    def break_up(self, prefix: str) -> int:
         return 0
 
     def set_current(self) -> None: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.torture.books import order, passed
+from tests.torture.checks import order, passed
 from tests.torture.history import Call, Commit, History, Position
 from tests.torture.plan import MAX_RETRIES
 
