@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,8 @@ def store(client: redis.Redis) -> Store:
 
 def step(do: Do, place: int, attempt: int = 1, *, chain: str = CHAIN, due_ms: int = 0, **fields: object) -> Step:
     if do in (Do.ARRIVE, Do.WAIT):
-        fields["entry"] = entry(f"{place}:{attempt}", due_ms, lane=LANE, priority=3)
+        name = f"{place}:{attempt}" if chain == CHAIN else f"{chain}:{place}:{attempt}"
+        fields["entry"] = entry(name, due_ms, lane=LANE, priority=3)
     return Step(do, chain, place, attempt, **fields)  # type: ignore[arg-type]
 
 
@@ -285,3 +287,72 @@ def test_worker_that_delivers_the_head_does_not_end_what_the_reader_has_taken(st
     assert outcomes(store, step(Do.ARRIVE, 1, 2)) == ["taken"]
     assert store.settle([End("1:2", claim.token, "done")]) == 0
     assert store.get("1:2") is not None
+
+
+class Readers:
+    """Two readers of three chains: attempts fail, readers forget what they have taken, steps and deliveries repeat."""
+
+    CHAINS = tuple(f"shop/orders/0/{key}" for key in "abc")
+    PLACES, ATTEMPTS = 12, 3
+
+    def __init__(self, store: Store, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.store = store
+        self.ended: dict[str, set[int]] = {chain: set() for chain in self.CHAINS}
+        #: What arrives next: chain, place and attempt. The records of a chain arrive in their order at first.
+        self.arriving = [(chain, place, 1) for place in range(self.PLACES) for chain in self.CHAINS]
+        self.taken: list[tuple[str, int, int]] = []
+        self.turns = 0
+
+    def turn(self) -> bool:
+        """Make one step. Return False when nothing is left."""
+        self.turns += 1
+        if self.taken and self.chance.random() < 0.6:
+            self.handle(*self.taken.pop(self.chance.randrange(len(self.taken))))
+        elif self.arriving:
+            chain, place, attempt = self.arriving.pop(0)
+            if self.run(step(Do.ARRIVE, place, attempt, chain=chain)).outcome == "taken":
+                self.taken.append((chain, place, attempt))
+        else:
+            return self.deliver() or bool(self.taken or self.store.count())
+        return True
+
+    def handle(self, chain: str, place: int, attempt: int) -> None:
+        assert self.ended[chain] >= set(range(place)), f"{place} of {chain} is handled before those before it"
+        if self.chance.random() < 0.15:
+            return  # the reader was killed
+        if attempt < self.ATTEMPTS and self.chance.random() < 0.3:
+            self.run(step(Do.WAIT, place, attempt + 1, chain=chain))
+            return
+        self.ended[chain].add(place)
+        answer = self.run(step(Do.FINISH, place, attempt, chain=chain, want=self.chance.randint(0, 4)))
+        self.taken += [(chain, member.place, member.attempt) for member in answer.taken[:1]]
+
+    def run(self, one: Step) -> Answer:
+        token = f"reader:{self.turns}"
+        if self.chance.random() < 0.2:
+            run(self.store, one, token=token, hold_ms=20)  # its answer is lost
+        return run(self.store, one, token=token, hold_ms=20)[0]
+
+    def deliver(self) -> bool:
+        due = take(self.store, lanes=[f"3{LANE}"])
+        for claimed in due.messages:
+            chain, place, attempt = claimed.id.split(":")
+            copies = 2 if self.chance.random() < 0.1 else 1
+            self.arriving += [(chain, int(place), int(attempt))] * copies
+        settle(self.store, due)
+        if not due.messages:
+            time.sleep(0.005)
+        return bool(due.messages)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_order_holds_and_nothing_is_left_whatever_fails_repeats_or_is_forgotten(store: Store, seed: int) -> None:
+    readers = Readers(store, seed)
+
+    while readers.turn():
+        assert readers.turns < 5000
+
+    assert readers.ended == {chain: set(range(readers.PLACES)) for chain in readers.CHAINS}
+    assert store.chains() == []
+    assert store.count() == 0
