@@ -15,6 +15,7 @@ from .celery_conf import turn_on_events, when_configured
 from .clock import SYSTEM_CLOCK, Clock
 from .config import PREFIX, Settings
 from .dead_letters import DeadSet
+from .delivery.chains import Chains
 from .delivery.collector import spare_what_is_loaded
 from .delivery.delivery import PRIORITY_NORMAL
 from .delivery.form import DeliveryForm
@@ -79,6 +80,10 @@ class Rebound:
         self.lanes = Lanes(self._publisher.open, clock)
         #: The circuit breakers of destinations that are not closed.
         self.breakers = Breakers(self._publisher.open, lambda: self.settings)
+        #: The keys that wait in order behind a record that failed; see `ordering` of ConsumerConfig.
+        self.chains = Chains(
+            app, queue, self._form, self._publisher.open, lanes, lambda: self.settings.lease, clock=clock
+        )
         registry.install(app, self)
         install_schedule(app, self._schedule_options)
         add_queue(app)
@@ -106,6 +111,7 @@ class Rebound:
         """
         self._close_destinations()
         self._publisher.close()
+        self.chains.close()
 
     # What is added to the app
 
@@ -116,6 +122,7 @@ class Rebound:
         Deliver.destinations = self._destinations
         Deliver.read_settings = staticmethod(lambda: self.settings)
         Deliver.publisher = staticmethod(lambda: self._publisher)
+        Deliver.chains = staticmethod(lambda: self.chains)
         Deliver.form = self._form
         Deliver.outage_mode = self._outage_mode
         Deliver.clock = self._clock

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
+import msgspec
 from celery import current_app
 
 from .config import Settings
@@ -18,6 +19,75 @@ if TYPE_CHECKING:
     from .scheduled import Scheduled
 
 _ATTRIBUTE = "rebound"
+
+
+class ChainChange(msgspec.Struct, frozen=True):
+    """A change of a chain: of the messages of one key, which are handled one after the other. Only the first of them,
+    the head, is on its way.
+
+    Attributes:
+        do: "arrive": the message is here; it is the caller's if it is the head, and else it is kept behind the head.
+            "wait": its attempt has failed, and it waits until `due_ms`. "finish": it was handled, or it is a dead
+            letter. "renew": the caller still works at it. "return": the caller will not handle it.
+        chain: the chain's name.
+        place: the message's place in the chain.
+        attempt: the attempt that arrives, waits, or has ended.
+        message: the message; None for "renew" and "return", and for "finish" where no dead letter has to be stored.
+        due_ms: when the message is due, in Unix milliseconds.
+        hold: whether the chain stops when this message becomes a dead letter.
+        want: for "finish": the caller takes up to so many messages that follow.
+    """
+
+    do: Literal["arrive", "wait", "finish", "renew", "return"]
+    chain: str
+    place: int
+    attempt: int
+    message: Message | None = None
+    due_ms: int = 0
+    hold: bool = False
+    want: int = 0
+
+
+class ChainAnswer(NamedTuple):
+    """What a change did.
+
+    Attributes:
+        outcome: of "arrive" it is "taken", "behind", or "dropped": a copy of a message that is on its way.
+        is_open: whether the chain has messages.
+        taken: the messages that the caller has to handle now, in their order.
+    """
+
+    outcome: str
+    is_open: bool
+    taken: Sequence[Message] = ()
+
+
+class KeyChains(Protocol):
+    """The chains in which messages of one key wait for each other."""
+
+    def change(self, changes: Sequence[ChainChange]) -> list[ChainAnswer]:
+        """Change chains, one change after the other; returns one answer for each.
+
+        A message that the caller has taken is delivered by a worker if the caller neither ends nor renews it within
+        the time of a lease (`rebound_lease`).
+
+        Raises:
+            NotStoredError: if Redis is away or refuses; some changes may have been made. Repeat all of them.
+        """
+
+    def names(self, prefix: str, after: str = "") -> list[str]:
+        """The names of at most 500 chains that begin with `prefix`, in their order, behind the name `after`.
+
+        Raises:
+            NotStoredError: if Redis is away or refuses.
+        """
+
+    def break_up(self, prefix: str) -> int:
+        """Let all messages of the chains that begin with `prefix` be delivered at once; returns how many there were.
+
+        Raises:
+            NotStoredError: if Redis is away or refuses.
+        """
 
 
 class RetryScheduler(Protocol):
@@ -35,6 +105,10 @@ class RetryScheduler(Protocol):
         Raises:
             NotStoredError: if Redis is away or refuses; some may be stored. Store all of them again.
         """
+
+    @property
+    def chains(self) -> KeyChains:
+        """The chains of rebound's queue."""
 
     def schedule(self, request: RetryRequest) -> AsyncResult:
         """Schedule one retry, as `schedule_retry` does.

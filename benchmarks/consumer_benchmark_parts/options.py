@@ -131,6 +131,7 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     delay = checked(lambda text: RetryPolicy(base_delay=float(text)).base_delay, rule)
     flag("base-delay", 5.0, delay, "seconds before the first retry, 1 to 3600; doubles with each")
     flag("concurrency", 8, number(1, 1000, kind=int), "handler threads")
+    parser.add_argument("--ordering", choices=("key",), help="keep the order of each key while a message is retried")
     text = "measure speed on a new topic with so many messages"
     flag("prefill", None, number(1, 100_000_000, kind=int), text, metavar="N")
     text = "start a Kafka and a Redis of its own, and drain them before the end; ignores --kafka and --redis"

@@ -124,6 +124,7 @@ class Benchmark:
             max_retries=options.max_retries,
             base_delay=options.base_delay,
             concurrency=options.concurrency,
+            ordering=options.ordering,
             # On the embedded broker a join takes half of this time. Other brokers accept the value as well.
             kafka_options={"session_timeout_ms": 6000, "heartbeat_interval_ms": 2000} if options.embedded else {},
         )

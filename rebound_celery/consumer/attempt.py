@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable
+from enum import Enum, auto
 
 from msgspec.structs import replace
 
@@ -20,6 +21,14 @@ from .dead_letter_limit import DeadLetterLimit
 logger = logging.getLogger(__name__)
 
 
+class Handled(Enum):
+    """How an attempt ended after which nothing must be stored."""
+
+    SUCCEEDED = auto()
+    #: The record has failed, and its policy or its handler drops it.
+    DROPPED = auto()
+
+
 class NotYet(Exception):  # noqa: N818 - nothing has failed
     """The policy delays the first delivery of a record. The handler is not called.
 
@@ -32,12 +41,23 @@ class NotYet(Exception):  # noqa: N818 - nothing has failed
         self.delay_s = delay_s
 
 
+def first_delay_of(record: Record, policy: RetryPolicy, group: str) -> float:
+    """Return the seconds before the first delivery of a record; 0 for none. Only a producer's record is delayed."""
+    if not policy.first_delay or record.attempt != 1:
+        return 0
+    # A record that rebound has delivered has the id of an earlier place.
+    own = derive_record_id(group, record.topic, record.partition, record.offset, record.timestamp)
+    return policy.first_delay if record.id == own else 0
+
+
 def attempt_of(
     config: ConsumerConfig,
     policies: Iterable[RetryPolicy],
     policy_for: Callable[[Record], RetryPolicy],
     limit: DeadLetterLimit,
     clock: Clock,
+    *,
+    delays: bool = True,
 ) -> Handler:
     """Return the function that makes an attempt of a record. Where no option asks for more, it is the handler itself.
 
@@ -47,15 +67,16 @@ def attempt_of(
         policy_for: returns the policy of a record.
         limit: hears of the records that succeed.
         clock: waits between quick retries.
+        delays: whether a policy can delay the first delivery.
     """
     deserialize = json.loads if config.deserializer == "json" else config.deserializer
     if (
         deserialize is None
         and not limit.is_on
-        and not any(policy.quick_retries or policy.first_delay for policy in policies)
+        and not any(policy.quick_retries or (delays and policy.first_delay) for policy in policies)
     ):
         return config.handler
-    return _Attempt(config, deserialize, policy_for, limit, clock)
+    return _Attempt(config, deserialize, policy_for, limit, clock, delays=delays)
 
 
 class _Attempt:
@@ -66,6 +87,8 @@ class _Attempt:
         policy_for: Callable[[Record], RetryPolicy],
         limit: DeadLetterLimit,
         clock: Clock,
+        *,
+        delays: bool,
     ) -> None:
         self._handler = config.handler
         self._group = config.group
@@ -73,23 +96,18 @@ class _Attempt:
         self._policy_for = policy_for
         self._limit = limit
         self._clock = clock
+        self._delays = delays
 
     def __call__(self, record: Record) -> object:
-        first = record.attempt == 1
         policy = self._policy_for(record)
-        if first and policy.first_delay and self._is_new(record):
-            raise NotYet(policy.first_delay)
+        if self._delays and (delay_s := first_delay_of(record, policy, self._group)):
+            raise NotYet(delay_s)
         if self._deserialize is not None and record.value is not None:
             record = self._decoded(record, self._deserialize)
-        value = self._call(record, policy, policy.quick_retries if first else 0)
+        value = self._call(record, policy, policy.quick_retries if record.attempt == 1 else 0)
         if self._limit.is_on:
             self._limit.succeeded()
         return value
-
-    def _is_new(self, record: Record) -> bool:
-        """Whether a producer sent the record. One that rebound has delivered has the id of an earlier place."""
-        own = derive_record_id(self._group, record.topic, record.partition, record.offset, record.timestamp)
-        return record.id == own
 
     @staticmethod
     def _decoded(record: Record, deserialize: Callable[[bytes], object]) -> Record:

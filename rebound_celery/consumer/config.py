@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -16,57 +15,16 @@ from ..message import Record
 from ..message.address import check_topic
 from ..policy import RetryPolicy
 from ..policy.declared import with_imported_names
+from .checks import check_count, check_options, check_seconds
 from .failure_pause import FailurePauseOptions
 
 Handler = Callable[[Record], object]
 
-#: Options of kafka-python's KafkaConsumer that the user may not set, each with the reason for the error's text.
-REFUSED_OPTIONS = {
-    "bootstrap_servers": "it is the field `brokers`",
-    "group_id": "it is the field `group`",
-    "enable_auto_commit": "the consumer commits a record when it is handled or its retry is stored, never by time",
-    "auto_commit_interval_ms": "the consumer commits by itself; see the field `commit_interval`",
-    "allow_auto_create_topics": "it is the field `allow_auto_create`",
-    "default_offset_commit_callback": "the consumer commits by itself",
-    "key_deserializer": "a retry keeps the key byte for byte; decode it in the handler",
-    "value_deserializer": "a retry keeps the value byte for byte; decode it in the handler",
-    "consumer_timeout_ms": "the consumer runs until it is stopped",
-    "kafka_client": "the consumer gives its own",
-}
-
 #: The values of `on_unreadable`.
 ON_UNREADABLE = ("stop", "skip", "dead-letter")
 
-_COUNT_RULE = "it is a whole number from {} up"
-
-
-def _check_count(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InvalidSettingError(name, value, _COUNT_RULE.format(least))
-
-
-def _check_seconds(name: str, value: object, *, zero: bool) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or value < 0 or (value == 0 and not zero):  # type: ignore[operator]
-        raise InvalidSettingError(name, value, f"it is a number of seconds, {'0 or more' if zero else 'above 0'}")
-
-
-def _check_options(options: object) -> dict[str, Any]:
-    if not isinstance(options, Mapping):
-        raise InvalidSettingError("kafka_options", options, "it is a mapping of kafka-python's option names to values")
-    for name, reason in REFUSED_OPTIONS.items():
-        if name in options:
-            raise InvalidSettingError(f"kafka_options[{name!r}]", options[name], reason)
-    if options:
-        # Imported only here: kafka takes longer to import than the rest of this package.
-        from kafka import KafkaConsumer
-
-        for name in options:
-            if name not in KafkaConsumer.DEFAULT_CONFIG:
-                raise InvalidSettingError(
-                    f"kafka_options[{name!r}]", options[name], "kafka-python's KafkaConsumer has no such option"
-                )
-    return dict(options)
+#: The values of `after_dead_letter`.
+AFTER_DEAD_LETTER = ("continue", "hold")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +74,12 @@ class ConsumerConfig:
             damaged. "stop" (the default): their partition stops before them. This is logged, and reading is tried
             again after 5 s to 5 min. "dead-letter": the batch's bytes, in Kafka's own form, become one dead letter with
             the reason `unreadable`. "skip": the records are skipped. Other partitions go on in any case.
+        ordering: "key" keeps the order of each key while one of its records is tried again: later records with the same
+            key in the same partition wait behind it, in Redis, and other keys go on. None (the default): a record that
+            is tried again comes after the records that followed it.
+        after_dead_letter: with `ordering="key"`, what follows when a record becomes a dead letter. "continue" (the
+            default): the next record of its key is handled. "hold": the key waits until
+            `celery rebound chains --release` lets it go on.
         allow_auto_create: True allows topics that do not exist at the start. Kafka creates them, if it is configured
             so. With False, a missing topic is an error that names topics with similar names.
         health_file: a file that is rewritten every few seconds while the consumer works, for probes; None writes none.
@@ -148,6 +112,8 @@ class ConsumerConfig:
     stats_interval: float = 30.0
     failure_pause: FailurePauseOptions | Mapping[str, Any] | bool | None = None
     on_unreadable: str = "stop"
+    ordering: str | None = None
+    after_dead_letter: str = "continue"
     allow_auto_create: bool = False
     health_file: str | os.PathLike[str] | None = None
     kafka_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -161,19 +127,20 @@ class ConsumerConfig:
             object.__setattr__(self, "brokers", parse_brokers(self.brokers))
         self._check_policy()
         self._check_dead_letter_limits()
-        _check_count("concurrency", self.concurrency, 1)
-        _check_count("max_in_flight", self.max_in_flight, 1)
-        _check_seconds("commit_interval", self.commit_interval, zero=False)
-        _check_seconds("stop_timeout", self.stop_timeout, zero=True)
-        _check_seconds("stats_interval", self.stats_interval, zero=True)
+        check_count("concurrency", self.concurrency, 1)
+        check_count("max_in_flight", self.max_in_flight, 1)
+        check_seconds("commit_interval", self.commit_interval, zero=False)
+        check_seconds("stop_timeout", self.stop_timeout, zero=True)
+        check_seconds("stats_interval", self.stats_interval, zero=True)
         object.__setattr__(self, "failure_pause", FailurePauseOptions.read(self.failure_pause))
         if self.on_unreadable not in ON_UNREADABLE:
             raise InvalidSettingError("on_unreadable", self.on_unreadable, f"it is one of {', '.join(ON_UNREADABLE)}")
+        self._check_ordering()
         if not isinstance(self.allow_auto_create, bool):
             raise InvalidSettingError("allow_auto_create", self.allow_auto_create, "it is True or False")
         if self.health_file is not None:
             object.__setattr__(self, "health_file", parse_path(self.health_file, "health_file"))
-        object.__setattr__(self, "kafka_options", _check_options(self.kafka_options))
+        object.__setattr__(self, "kafka_options", check_options(self.kafka_options))
 
     def _check_topics(self) -> None:
         topics = self.topics
@@ -195,6 +162,15 @@ class ConsumerConfig:
                     self.dead_letter_topic,
                     "this consumer reads that topic, so a dead letter would be consumed again",
                 )
+
+    def _check_ordering(self) -> None:
+        if self.ordering not in (None, "key"):
+            raise InvalidSettingError("ordering", self.ordering, 'it is "key", or None')
+        if self.after_dead_letter not in AFTER_DEAD_LETTER:
+            allowed = ", ".join(AFTER_DEAD_LETTER)
+            raise InvalidSettingError("after_dead_letter", self.after_dead_letter, f"it is one of {allowed}")
+        if self.after_dead_letter == "hold" and self.ordering is None:
+            raise InvalidSettingError("after_dead_letter", self.after_dead_letter, 'it needs ordering="key"')
 
     def _check_handler(self) -> None:
         call = getattr(self.handler, "__call__", None)  # noqa: B004 # of the user: its __call__ may be async
@@ -221,11 +197,11 @@ class ConsumerConfig:
                 "deserializer", self.deserializer, "it is a function that takes bytes, 'json', or None"
             )
         if self.dead_letter_limit is not None:
-            _check_count("dead_letter_limit", self.dead_letter_limit, 1)
+            check_count("dead_letter_limit", self.dead_letter_limit, 1)
         share: object = self.dead_letter_share
         if share is not None and (not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share < 1):
             raise InvalidSettingError("dead_letter_share", share, "it is a number above 0 and below 1")
-        _check_count("dead_letter_window", self.dead_letter_window, 1)
+        check_count("dead_letter_window", self.dead_letter_window, 1)
 
     def _check_policy(self) -> None:
         if self.policy is not None:

@@ -17,7 +17,7 @@ from ..message.history import add_attempt
 from ..policy import Drop, Failure, Retry, RetryPolicy, decide
 from ..policy.decide import DRAW, Draw
 from ..policy.failure import format_stack
-from .attempt import NotYet, attempt_of
+from .attempt import NotYet, attempt_of, first_delay_of
 from .config import ConsumerConfig, Handler
 from .dead_letter_limit import DeadLetterLimit
 from .partition_tracker import Job
@@ -62,9 +62,10 @@ class FailureHandler:
         self._retry_addresses: dict[str, KafkaAddress] = {}
         self._dead_addresses: dict[str, KafkaAddress] = {}
 
-    def attempt(self, clock: Clock) -> Handler:
+    def attempt(self, clock: Clock, *, delays: bool = True) -> Handler:
         """Return the function that makes an attempt of a record; see `attempt_of`."""
-        return attempt_of(self._config, self._config.policies(self._settings), self.policy_for, self.limit, clock)
+        policies = self._config.policies(self._settings)
+        return attempt_of(self._config, policies, self.policy_for, self.limit, clock, delays=delays)
 
     def policy_for(self, record: Record) -> RetryPolicy:
         """Return the policy for a record. The topic that it was first read from decides."""
@@ -156,6 +157,30 @@ class FailureHandler:
             "%s (message %s): %s", record.origin, record.id, delay, extra={"event": "delayed", **log_fields(record)}
         )
         return FailedRecord(job, message, now_ms + round(delay.delay_s * 1000))
+
+    def delayed(self, job: Job, now_ms: int) -> FailedRecord | None:
+        """Return the message of a record whose first delivery the policy delays; None if it does not."""
+        delay_s = first_delay_of(job.record, self.policy_for(job.record), self._group)
+        return self._delay(job, NotYet(delay_s), now_ms) if delay_s else None
+
+    def unfailed(self, record: Record) -> Message:
+        """Return the message of a record that was not handled yet, and that waits behind another one of its key."""
+        return Message(
+            record.id,
+            record.value,
+            self._retry_address(record.topic),
+            record.attempt,
+            self.policy_for(record),
+            record.key,
+            record.headers,
+            self._dead_address(record),
+            None,
+            None,
+            record.history,
+            self._group,
+            record.origin,
+            record.first_failed_at,
+        )
 
     def give_up(self, job: Job, reason: str, error: BaseException, now_ms: int) -> FailedRecord:
         """Return the dead letter of a record that cannot be given to the handler."""

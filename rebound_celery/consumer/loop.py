@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from kafka import KafkaConsumer
@@ -24,18 +25,20 @@ from .backpressure import Backpressure
 from .commits import Commits
 from .config import ConsumerConfig
 from .connection import FATAL
-from .failure_handler import FailureHandler, log_fields
+from .failure_handler import FailureHandler
 from .failure_pause import FailurePause, FailurePauseOptions
 from .handler_task import HandlerTask
 from .health_reporter import HealthReporter
 from .key_queues import KeyQueues
 from .offset_tracker import OffsetTracker
+from .ordering import Ordering
 from .positions import Positions
 from .reading import read_safely
 from .rebalance import RebalanceListener, release
 from .retry_writer import RetryWriter
 from .stop import StopFlag
 from .topics import PatternWatch, report_start
+from .unordered import break_up_chains
 from .unreadable import Unreadable
 from .workers import Workers
 
@@ -88,8 +91,15 @@ class Loop:
             self._failure_pause = FailurePause(config.failure_pause, config.group, clock)
             config = replace(config, handler=self._failure_pause.watch(config.handler))
         self._key_queues = KeyQueues(config.max_in_flight // 2, self._wake)
-        self._retry_writer = RetryWriter(scheduler, offset_tracker, self._wake, clock=clock)
         failure_handler = FailureHandler(config, self._settings)
+        self._ordering: Ordering | None = None
+        if config.ordering is not None:
+            self._ordering = Ordering(
+                config, scheduler, offset_tracker, self._key_queues, failure_handler, self._wake, clock=clock
+            )
+            self._retry_writer: RetryWriter = self._ordering.writer
+        else:
+            self._retry_writer = RetryWriter(scheduler, offset_tracker, self._wake, clock=clock)
         self._workers = Workers(
             config,
             handler_task,
@@ -98,9 +108,11 @@ class Loop:
             self._key_queues,
             self._retry_writer,
             self._wake,
+            self._ordering,
             clock=clock,
         )
-        self._positions = Positions(consumer, offset_tracker)
+        prepare = partial(break_up_chains, scheduler, config.group) if self._ordering is None else self._ordering.load
+        self._positions = Positions(consumer, offset_tracker, prepare)
         self._commits = Commits(consumer, offset_tracker, config.commit_interval, clock=clock)
         self._listener = RebalanceListener(consumer, offset_tracker, self._key_queues, self._positions, clock=clock)
         self._unreadable = Unreadable(
@@ -128,6 +140,8 @@ class Loop:
         else:
             self._consumer.subscribe(pattern=pattern, listener=self._listener)
         self._retry_writer.start()
+        if self._ordering is not None:
+            self._ordering.start()
         self._workers.start()
         try:
             while not (self._flag.stop or self.replace) and self._workers.fatal is None:
@@ -229,6 +243,8 @@ class Loop:
         """Finish the started records, store the failed ones, commit, and leave the group."""
         deadline = self._clock.monotonic() + self._config.stop_timeout
         self._draining = self._listener.draining = True
+        if self._ordering is not None:
+            self._ordering.stop_taking()
         try:
             trackers = self._offset_tracker.trackers()
             # If a handler has ended the consumer, later records with the same key must not be started.
@@ -245,8 +261,10 @@ class Loop:
             # Kafka refuses. Perhaps the records that are done can still be committed.
             logger.exception("waiting for the last records failed", extra={"event": "stop_failed"})
         finally:
-            self._log_hung_handlers()
+            self._workers.log_hung()
             self._retry_writer.close()
+            if self._ordering is not None:
+                self._ordering.close()
             trackers = self._offset_tracker.trackers()
             marks = self._offset_tracker.to_commit(trackers)
             for tracker in trackers:
@@ -256,15 +274,6 @@ class Loop:
             if marks:
                 self._commits.send_last(marks, LEAVE_TIMEOUT_S)
             self._leave_group()
-
-    def _log_hung_handlers(self) -> None:
-        for job in self._workers.running():
-            if not job.tracker.released:
-                logger.error(
-                    "the handler still works at %s; the record stays uncommitted and will be handled again",
-                    job.record.origin,
-                    extra={"event": "handler_hung", **log_fields(job.record)},
-                )
 
     def _leave_group(self) -> None:
         try:

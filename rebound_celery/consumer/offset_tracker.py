@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ..message import Record
 from .offset_metadata import MAX_TEXT, OffsetRange
-from .partition_tracker import Job, Mark, Partition, PartitionTracker
+from .partition_tracker import Job, Mark, Partition, PartitionTracker, TakenTracker
 from .stats import ConsumerStats
 
 
@@ -150,6 +150,35 @@ class OffsetTracker:
             if not job.tracker.released:
                 job.tracker.done(job.record.offset)
                 self._dropped += 1
+
+    def set_aside(self, jobs: Iterable[Job]) -> None:
+        """Note that records are in Redis, as parts of chains. They are counted when they are handled."""
+        with self._lock:
+            for job in jobs:
+                if not job.tracker.released:
+                    job.tracker.done(job.record.offset)
+
+    def track_taken(self) -> TakenTracker:
+        """Begin to track the records that are taken from chains in Redis."""
+        tracker = TakenTracker()
+        with self._lock:
+            self._trackers[tracker.partition] = tracker
+        return tracker
+
+    def take(self, tracker: TakenTracker) -> bool:
+        """Note that records were taken from a chain, for one thread. Return False if the consumer has stopped."""
+        with self._lock:
+            tracker.in_flight += not tracker.released
+            return not tracker.released
+
+    def finish_taken(self, tracker: TakenTracker, *, succeeded: int, retried: int, dead: int, dropped: int) -> None:
+        """Note what became of the records that one thread had taken from a chain, once Redis has heard of it."""
+        with self._lock:
+            tracker.in_flight -= not tracker.released
+            self._succeeded += succeeded
+            self._retried += retried
+            self._dead += dead
+            self._dropped += dropped
 
     def abandon(self, job: Job) -> None:
         """Note that a record is not done and that no handler works on it any more. It stays uncommitted."""

@@ -163,6 +163,18 @@ class PartitionTracker:
         return self.next_offset is None or end > self.next_offset
 
 
+class TakenTracker(PartitionTracker):
+    """The records that were taken from chains in Redis. They have no offset to commit: Redis keeps them."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(Partition("", -1))
+
+    def low_water(self) -> None:
+        """There is none."""
+
+
 class Job:
     """A fetched record with its tracker. `queue_key` is None for a record without a key, which has no order."""
 

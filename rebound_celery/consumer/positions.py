@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
@@ -27,10 +27,22 @@ class Positions:
 
     The rebalance listener names the partitions. It cannot ask Kafka itself, because kafka-python calls it on its IO
     thread, which must not block. Records of these partitions are not handled until the loop has asked.
+
+    Args:
+        consumer: the KafkaConsumer of the group.
+        offset_tracker: the tracker of the records in flight.
+        prepare: called with the partitions when their committed offsets are known, before they are opened. If it
+            returns False, the next turn of the loop asks again. None prepares nothing.
     """
 
-    def __init__(self, consumer: KafkaConsumer, offset_tracker: OffsetTracker) -> None:
+    def __init__(
+        self,
+        consumer: KafkaConsumer,
+        offset_tracker: OffsetTracker,
+        prepare: Callable[[Sequence[tuple[str, int]]], bool] | None = None,
+    ) -> None:
         self._consumer = consumer
+        self._prepare = prepare
         self._offset_tracker = offset_tracker
         self._unknown: dict[TopicPartition, int | None] = {}
 
@@ -83,6 +95,8 @@ class Positions:
                 error,
                 extra={"event": "positions_unknown"},
             )
+            return []
+        if self._prepare is not None and not self._prepare(list(self._unknown)):
             return []
         new = []
         for partition, fallback in self._unknown.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from collections.abc import Sequence
 
 from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import NotStoredError
@@ -122,6 +123,7 @@ class RetryWriter:
         while waiting and len(batch) < BATCH_MESSAGES and size < BATCH_BYTES:
             failed = waiting.popleft()
             if failed.job.tracker.released:
+                self._drop(failed)
                 continue
             batch.append(failed)
             size += len(failed.message.value or b"")
@@ -138,7 +140,7 @@ class RetryWriter:
     def _store(self, batch: list[FailedRecord]) -> list[FailedRecord]:
         """Store these records. Return the records that are not stored."""
         try:
-            self._scheduler.store([(failed.message, failed.due_ms) for failed in batch])
+            self._write(batch)
         except NotStoredError as error:
             self._report_down(error)
             return batch
@@ -150,10 +152,20 @@ class RetryWriter:
                     logger.exception("%s cannot be stored", batch[0].message, extra={"event": "not_stored"})
                 self._report_down(error)
                 return batch
-            return [failed for one in batch for failed in self._store([one])]
-        self._offset_tracker.stored([(failed.job, failed.dead) for failed in batch])
+            return self._store_one_by_one(batch)
         self._wake.set()
         return []
+
+    def _write(self, batch: Sequence[FailedRecord]) -> None:
+        """Store these records, and note that they are stored."""
+        self._scheduler.store([(failed.message, failed.due_ms) for failed in batch])
+        self._offset_tracker.stored([(failed.job, failed.dead) for failed in batch])
+
+    def _store_one_by_one(self, batch: Sequence[FailedRecord]) -> list[FailedRecord]:
+        return [failed for one in batch for failed in self._store([one])]
+
+    def _drop(self, failed: FailedRecord) -> None:
+        """Leave out a record whose partition was released."""
 
     def _report_up(self) -> None:
         if self._is_down:

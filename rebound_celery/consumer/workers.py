@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
+from functools import partial
 
 from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import DeadLetterLimitError
-from .config import ConsumerConfig
+from .attempt import Handled
+from .config import ConsumerConfig, Handler
 from .failure_handler import FailedRecord, FailureHandler, log_fields
 from .handler_task import HandlerTask
 from .key_queues import KeyQueues
 from .offset_tracker import OffsetTracker
+from .ordering import Ordering
 from .partition_tracker import Job
 from .retry_writer import RetryWriter
+from .taken_job import TakenJob
 
 logger = logging.getLogger(__name__)
 
@@ -30,16 +35,20 @@ class Workers:
         key_queues: KeyQueues,
         retry_writer: RetryWriter,
         wake: threading.Event,
+        ordering: Ordering | None = None,
         *,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._handler = failure_handler.attempt(clock)
+        #: For records that are taken from chains: they have waited already.
+        self._undelayed_handler = failure_handler.attempt(clock, delays=False)
         self._handler_task = handler_task
         self._failure_handler = failure_handler
         self._offset_tracker = offset_tracker
         self._key_queues = key_queues
         self._retry_writer = retry_writer
         self._wake = wake
+        self._ordering = ordering
         self._clock = clock
         self._current: list[Job | None] = [None] * config.concurrency
         #: An exception of a handler that is not an `Exception`, for example SystemExit. It ends the consumer.
@@ -54,14 +63,25 @@ class Workers:
         """Return the records that are with a handler."""
         return [job for job in self._current if job is not None]
 
+    def log_hung(self) -> None:
+        """Log the records whose handlers have not returned in time."""
+        for job in self.running():
+            if not job.tracker.released:
+                logger.error(
+                    "the handler still works at %s; the record stays uncommitted and will be handled again",
+                    job.record.origin,
+                    extra={"event": "handler_hung", **log_fields(job.record)},
+                )
+
     def _run(self, number: int) -> None:
         self._handler_task.enter_thread()
         take, current = self._key_queues.take, self._current
+        handle = self._handle if self._ordering is None else self._handle_in_order
         job = take()
         while job is not None:
             current[number] = job
             try:
-                self._handle(job)
+                handle(job)
             except BaseException as error:  # noqa: BLE001 - the loop raises it again, in the thread of run()
                 self._offset_tracker.abandon(job)
                 self._tell_end(job, error)
@@ -94,40 +114,49 @@ class Workers:
         )
 
     def _handle(self, job: Job) -> None:
-        if self._handler_task.is_observed():
-            self._handle_observed(job)
-            return
-        try:
-            self._handler(job.record)
-        except Exception as error:  # noqa: BLE001 - any exception of the user's handler is a failed attempt
-            self._settle(job, self._failure_handler.decide(job, error, self._clock.now_ms()))
-        else:
-            self._offset_tracker.succeed(job)
+        self._settle(job, self._call(job, self._handler), self._retry_writer.put)
 
-    def _handle_observed(self, job: Job) -> None:
+    def _handle_in_order(self, job: Job) -> None:
+        ordering = self._ordering
+        assert ordering is not None
+        if isinstance(job, TakenJob):
+            ordering.run(job, partial(self._call, handler=self._undelayed_handler))
+        elif job.queue_key is None or not ordering.sets_aside(job):
+            self._settle(job, self._call(job, self._handler), ordering.failed)
+
+    def _settle(self, job: Job, outcome: Handled | FailedRecord, store: Callable[[FailedRecord], None]) -> None:
+        """Note that a record is done, or store its retry or dead letter."""
+        if outcome is Handled.SUCCEEDED:
+            self._offset_tracker.succeed(job)
+        elif outcome is Handled.DROPPED:
+            self._offset_tracker.drop(job)
+            self._wake.set()
+        else:
+            store(outcome)
+
+    def _call(self, job: Job, handler: Handler) -> Handled | FailedRecord:
+        """Call the handler with a record. Return how it has ended: if it has failed, what must be stored."""
+        if self._handler_task.is_observed():
+            return self._call_observed(job, handler)
+        try:
+            handler(job.record)
+        except Exception as error:  # noqa: BLE001 - any exception of the user's handler is a failed attempt
+            return self._failure_handler.decide(job, error, self._clock.now_ms()) or Handled.DROPPED
+        return Handled.SUCCEEDED
+
+    def _call_observed(self, job: Job, handler: Handler) -> Handled | FailedRecord:
         """Call the handler with Celery's task signals around it."""
-        failed, has_failed = None, True
         with self._handler_task.run(job.record) as outcome:
             try:
-                value = self._handler(job.record)
+                value = handler(job.record)
             except Exception as error:  # noqa: BLE001 - any exception of the user's handler is a failed attempt
                 failed = self._failure_handler.decide(job, error, self._clock.now_ms())
                 if failed is None:
                     outcome.dropped(error)
                 else:
                     outcome.failed(error, is_dead=failed.dead)
+                ending: Handled | FailedRecord = failed or Handled.DROPPED
             else:
                 outcome.succeeded(value)
-                has_failed = False
-        if has_failed:
-            self._settle(job, failed)
-        else:
-            self._offset_tracker.succeed(job)
-
-    def _settle(self, job: Job, failed: FailedRecord | None) -> None:
-        """Store the retry or the dead letter of a failed record; None means that the record is dropped."""
-        if failed is None:
-            self._offset_tracker.drop(job)
-            self._wake.set()
-        else:
-            self._retry_writer.put(failed)
+                ending = Handled.SUCCEEDED
+        return ending

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from msgspec.structs import replace
 
@@ -22,6 +22,7 @@ from ..message import Message
 from ..policy import Drop, Failure, Retry, decide, outage_delay_s
 from ..policy.decide import DRAW, Draw
 from ..stopping import is_stopping
+from .batch_log import log_failure, log_outage
 from .delivery import Delivery
 from .lanes import is_slow
 from .log_fields import log_fields, named
@@ -59,6 +60,12 @@ class Result(NamedTuple):
     traceback: str = ""
 
 
+class Gone(Protocol):
+    """See `Chains.gone`."""
+
+    def __call__(self, task_ids: Sequence[str], *, dead: bool) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What a batch of deliveries needs of the world.
@@ -70,6 +77,8 @@ class Batch:
             delivered then is not kept.
         by: who delivers, for the history of a message: the worker's name.
         clock: tells the time.
+        gone: is told the task ids of messages that have ended and for which others have waited, and whether they are
+            dead letters; raises NotStoredError.
         draw: returns a random number from 0 to 1, for the jitter of delays.
         outage_mode: the circuit breakers of destinations; None if the app has none.
     """
@@ -79,6 +88,7 @@ class Batch:
     store: Callable[[Sequence[Delivery]], object] | None
     by: str
     clock: Clock
+    gone: Gone
     draw: Draw = DRAW
     outage_mode: OutageMode | None = None
 
@@ -109,6 +119,7 @@ class Batch:
                 else:
                     waiting[index] = after, str(outcome.error)
             unsent = given_up
+        self._leave_chains(deliveries, results)
         self._store_again(waiting, results)
         return [results[index] for index in range(len(deliveries))]
 
@@ -180,7 +191,7 @@ class Batch:
         )
         if isinstance(decision, Drop):
             return _dropped(message, decision, failure)
-        _log_failure(message, decision, failure, now_ms)
+        log_failure(message, decision, failure, now_ms)
         return replace(
             delivery,
             message=message.failed(failure, decision, now_ms=now_ms, by=self.by),
@@ -192,9 +203,20 @@ class Batch:
         """The same attempt again, after a delay that grows with each try."""
         message, settings = delivery.message, self.settings
         delay_s = outage_delay_s(delivery.tries, settings.outage_delay, settings.outage_max_delay)
-        _log_outage(message, outcome, delay_s)
+        log_outage(message, outcome, delay_s)
         due_ms = self.clock.now_ms() + round(delay_s * 1000)
         return replace(delivery, due_ms=due_ms, tries=delivery.tries + 1)
+
+    def _leave_chains(self, deliveries: Sequence[Delivery], results: dict[int, Result]) -> None:
+        """Let those go on that have waited for what is a dead letter now, or is dropped."""
+        for end in (End.DEAD, End.DROPPED):
+            ended = [index for index, result in results.items() if result.end == end and deliveries[index].chained]
+            if not ended:
+                continue
+            try:
+                self.gone([deliveries[index].task_id for index in ended], dead=end == End.DEAD)
+            except NotStoredError as error:
+                results.update((index, Result(End.BACK, str(error))) for index in ended)
 
     def _store_again(self, waiting: Mapping[int, tuple[Delivery, str]], results: dict[int, Result]) -> None:
         if not waiting:
@@ -255,42 +277,3 @@ def _dropped(message: Message, decision: Drop, failure: Failure) -> Result:
         extra={"event": "dropped", **log_fields(message)},
     )
     return Result(End.DROPPED, f"dropped ({decision.reason}): {failure}")
-
-
-def _log_failure(message: Message, decision: object, failure: Failure, now_ms: int) -> None:
-    if isinstance(decision, Retry):
-        logger.warning(
-            "%s failed with %s; attempt %d follows in %.1f s",
-            named(message),
-            failure,
-            decision.attempt,
-            (decision.due_ms - now_ms) / 1000,
-            extra={"event": "failed", **log_fields(message)},
-        )
-    else:
-        logger.warning(
-            "%s failed with %s; it is given up",
-            named(message),
-            failure,
-            extra={"event": "given_up", **log_fields(message)},
-        )
-
-
-def _log_outage(message: Message, outcome: Undelivered, delay_s: float) -> None:
-    if message.reason is not None and not isinstance(outcome, Unavailable):
-        logger.critical(
-            "the dead letter %s is refused by its destination, stays scheduled and is tried again in %.1f s: %s",
-            named(message),
-            delay_s,
-            outcome.error,
-            extra={"event": "dead_letter_refused", **log_fields(message)},
-        )
-        return
-    logger.log(
-        logging.WARNING if message.reason is None else logging.CRITICAL,
-        "%s is tried again in %.1f s, for its destination is away: %s",
-        named(message),
-        delay_s,
-        outcome.error,
-        extra={"event": "outage", **log_fields(message)},
-    )

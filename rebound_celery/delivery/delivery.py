@@ -22,6 +22,7 @@ _ROOT = "root"
 _PARENT = "parent"
 _REPLY_TO = "reply_to"
 _HEADERS = "headers"
+_CHAINED = "chained"
 
 _NOTHING: Mapping[str, Any] = {}
 
@@ -43,6 +44,7 @@ class Delivery(msgspec.Struct):
         root_id, parent_id: the tasks in which it was scheduled, as Celery records them; None where there are none.
         reply_to: where a result backend that sends its results as messages (`rpc://`) sends the result.
         task_headers: headers that listeners of `before_task_publish` have added to the Celery message.
+        chained: whether messages wait behind this one, or may do so: a dead letter has to let them go on.
         unknown: fields that a later version stored; they are kept.
         surroundings: the context variables in which listeners to Celery's signals hear of it; None for those of the
             caller. This is not stored.
@@ -58,6 +60,7 @@ class Delivery(msgspec.Struct):
     reply_to: str | None = None
     tries: int = 0
     task_headers: Mapping[str, Any] = _NOTHING
+    chained: bool = False
     unknown: Mapping[str, Any] = _NOTHING
     surroundings: Context | None = None
 
@@ -86,6 +89,8 @@ class Delivery(msgspec.Struct):
             context[_REPLY_TO] = self.reply_to
         if self.task_headers:
             context[_HEADERS] = dict(self.task_headers)
+        if self.chained:
+            context[_CHAINED] = True
         return context
 
     def pack(self) -> bytes:
@@ -125,6 +130,7 @@ class Delivery(msgspec.Struct):
             parent_id=_taken(rest, _PARENT, str, None),
             reply_to=_taken(rest, _REPLY_TO, str, None),
             task_headers=_taken(rest, _HEADERS, dict, _NOTHING),
+            chained=_taken(rest, _CHAINED, bool, False),
             unknown=rest,
         )
 

@@ -26,6 +26,7 @@ from ..message import Message, codec, message_id_of
 from ..policy import WORKER_LOST, DeadLetter, Failure
 from ..schedule.port import DeadEntry, Entry
 from .batch import Batch, End, Result, dead_letter_text
+from .chains import Chains
 from .delivery import Delivery
 from .form import TASK_NAME, DeliveryForm, from_argument, stored_form_of
 from .job import Received
@@ -84,6 +85,7 @@ class DeliverTask(Task):
     destinations: OpenedDestinations
     read_settings: Callable[[], Settings]
     publisher: Callable[[], Publisher]
+    chains: Callable[[], Chains]
     form: DeliveryForm
     outage_mode: OutageMode
     clock: Clock = SYSTEM_CLOCK
@@ -132,7 +134,9 @@ class DeliverTask(Task):
         """Deliver one message in the caller's process: workers call `run_batch`."""
         delivery = Delivery.decode(self.request.id or "", from_argument(argument))
         # Nothing waits where tasks run in the caller's process: the caller hears what failed.
-        batch = Batch(self.destinations.by_kind, self.read_settings(), None, "the caller", self.clock)
+        batch = Batch(
+            self.destinations.by_kind, self.read_settings(), None, "the caller", self.clock, self.chains().gone
+        )
         (result,) = batch.deliver([delivery])
         if result.end == End.DEAD:
             raise DeadLetterError(result.text)
@@ -161,8 +165,9 @@ class DeliverTask(Task):
 
     def _batch(self, worker: str, store: Callable[[Sequence[Delivery]], object]) -> Batch:
         settings = self.read_settings()
-        outage_mode = None if settings.breaker is None else self.outage_mode
-        return Batch(self.destinations.by_kind, settings, store, worker, self.clock, outage_mode=outage_mode)
+        mode = None if settings.breaker is None else self.outage_mode
+        gone = self.chains().gone
+        return Batch(self.destinations.by_kind, settings, store, worker, self.clock, gone, outage_mode=mode)
 
     def _read_many(self, batch: Sequence[Received], worker: str) -> list[Delivery | Result]:
         """What each message brings: its delivery; or how it ended, if it cannot be read."""
@@ -219,6 +224,8 @@ class DeliverTask(Task):
             (outcome,) = self.destinations.by_kind["dead-set"].send([delivery.message])
             if not isinstance(outcome, Delivered):
                 raise exception_of(outcome)
+            if delivery.chained:
+                self.chains().gone([delivery.task_id], dead=True)
         except _NOT_KEPT as error:
             logger.exception(
                 "%s goes back to its queue",
@@ -261,6 +268,8 @@ class DeliverTask(Task):
         try:
             with self.publisher().open() as schedule:
                 schedule.bury([DeadEntry(task_id, UNREADABLE, stored)])
+            # Whether messages wait behind it cannot be read.
+            self.chains().gone([task_id], dead=True)
         except Exception as fault:
             logger.exception("task %s goes back to its queue", task_id, extra={"event": "not_stored"})
             return Result(End.BACK, str(fault))

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from ..errors import UnknownVersionError
 from .store import server_checks
+from .store.chains import Answer, Chain, Do, Member, Step
 from .store.combining import Combiner
 from .store.values import (
     Breaker,
@@ -35,23 +36,28 @@ from .store.values import (
 
 __all__ = [
     "LOSSES_HEADER",
+    "Answer",
     "Breaker",
     "BreakerChange",
     "BreakerRules",
+    "Chain",
     "Claimed",
     "Combiner",
     "Counts",
     "DeadEntry",
     "DeadPage",
+    "Do",
     "Entry",
     "Lane",
     "LaneReport",
+    "Member",
     "MessageForm",
     "MessageLeases",
     "Page",
     "Position",
     "Schedule",
     "ScheduleOptions",
+    "Step",
     "Unique",
     "UniqueEnd",
     "UnknownVersionError",
@@ -192,6 +198,27 @@ class Schedule(Protocol):
 
     def breakers(self) -> list[Breaker]:
         """The circuit breakers that are not closed."""
+
+    def chain(
+        self, steps: Sequence[Step], token: str, hold_ms: int, *, piggybacked: Sequence[Sequence[Any]] = ()
+    ) -> list[Answer]:
+        """Change chains, one step after the other; returns one answer for each step.
+
+        Chains keep messages in order; see `store.chains`. All of a step happens at once, or nothing of it.
+
+        Args:
+            steps: the changes. The steps of one chain belong into one call, in their order.
+            token: names this call. With the same token, a call that is repeated gives the same messages.
+            hold_ms: for how long the caller has a message that it takes. It can be renewed. Afterwards the schedule
+                delivers the message.
+            piggybacked: commands that are sent in the same round trip; their answers are ignored.
+        """
+
+    def chain_names(self, prefix: str, after: str = "", count: int = 500) -> list[str]:
+        """The names of chains that begin with `prefix`, in their order, behind the name `after`."""
+
+    def chains(self, prefix: str = "", after: str = "", count: int = 100) -> list[Chain]:
+        """Chains whose names begin with `prefix`, in the order of their names, behind the name `after`."""
 
     def bury(self, letters: Sequence[DeadEntry]) -> None:
         """Keep dead letters. An id that is kept already gets the new letter."""

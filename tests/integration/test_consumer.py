@@ -60,6 +60,13 @@ class FakeApp:
         for message, due_ms in retries:
             self.stored[message.task_id] = message, due_ms
 
+    @property
+    def chains(self) -> FakeApp:
+        return self
+
+    def break_up(self, prefix: str) -> int:
+        return 0
+
     def set_current(self) -> None: ...
 
     def check_redis(self) -> None:

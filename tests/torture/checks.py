@@ -6,7 +6,8 @@ These are pure functions of a `History`. Each finds all violations of one kind:
 - `skipped`: the attempts of an id are not 1, 2, 3 ... `went-back`: a record does not follow a failed call of the
   attempt before it, or a call had another attempt than its record.
 - `early`: a retry lay in its topic, was handled, or was posted before it was due.
-- `order`: of two original records of a partition with the same key, the call for the later one began first.
+- `order`: of two original records of a partition with the same key, the call for the later one began first. In a run
+  with `--ordering key`: it began before the earlier one had ended, with success or after its last attempt.
 - `passed`: an offset was committed above a record whose handler had not ended.
 - `dead-letter`: a message is dead but must not be, or its reason or its attempts are wrong.
 - `duplicates`: there are more duplicates than the faults explain; see `duplicates`.
@@ -14,7 +15,7 @@ These are pure functions of a `History`. Each finds all violations of one kind:
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -79,11 +80,14 @@ def skipped(history: History) -> Iterator[Violation]:
 
 def went_back(history: History) -> Iterator[Violation]:
     failed = _first_failed(history)
-    attempts = {record.place: record.attempt for record in history.records}
+    # A record that has waited in Redis is handled with the position at which it was first read, whatever its attempt.
+    attempts = {r.place: r.attempt for r in history.records if not (history.in_order and r.is_original and r.key)}
     for record in history.records:
         before = failed.get((record.id, record.attempt - 1))
         if record.is_original:
             continue
+        if record.attempt < 2 and history.in_order and record.key is not None:
+            continue  # It had waited behind another one in Redis.
         if record.attempt < 2:
             text = f"{record.id} came back as attempt {record.attempt} at {record.place}"
             yield Violation("went-back", text, (record.id,))
@@ -129,6 +133,47 @@ def _posted_early(history: History) -> Iterator[Violation]:
 
 
 def order(history: History) -> Iterator[Violation]:
+    """Return the violations of the order that the run's consumers promise."""
+    yield from (_order_of_ends(history) if history.in_order else _order_of_first_calls(history))
+
+
+def _order_of_ends(history: History) -> Iterator[Violation]:
+    """Compare the end of each record with the first call for the next one. A second end is a duplicate's."""
+    ended = _ended(history)
+    begun = {message_id: min(call.ns for call in calls) for message_id, calls in history.calls_by_id.items()}
+    originals = Counter(record.id for record in history.records if record.is_original)
+    key_queues: dict[tuple[int, str], list[Position]] = defaultdict(list)
+    for record in history.records:
+        # A record that was produced twice has one journal for both.
+        if record.is_original and record.key is not None and originals[record.id] == 1 and record.id in begun:
+            key_queues[record.partition, record.key].append(record)
+    for (partition, key), records in key_queues.items():
+        records.sort(key=lambda record: record.offset)
+        for earlier, later in pairwise(records):
+            if earlier.id in history.kept_dead:
+                continue
+            if begun[later.id] < ended.get(earlier.id, begun[later.id] + 1):
+                text = f"[{partition}] {key}: @{later.offset} was begun before @{earlier.offset} had ended"
+                yield Violation("order", text, (earlier.id, later.id))
+
+
+def _ended(history: History) -> dict[str, int]:
+    """Return when each message had ended first: with a call that returned, or as a dead letter."""
+    ends = [
+        (call.id, call.end_ns)
+        for call in history.calls
+        if call.end_ns is not None
+        and (call.outcome == "ok" or (call.outcome == "failed" and call.attempt > MAX_RETRIES))
+    ]
+    lost = (letter for letter in history.letters if letter.headers.get("rebound-reason") == WORKER_LOST)
+    ends += [(letter.id, letter.ms * 1_000_000) for letter in lost]
+    ended: dict[str, int] = {}
+    for message_id, ns in ends:
+        ended[message_id] = min(ns, ended.get(message_id, ns))
+    return ended
+
+
+def _order_of_first_calls(history: History) -> Iterator[Violation]:
     """Compare the first calls of the original records. A second call is a duplicate, and its time does not matter."""
     begun = {place: min(call.ns for call in calls) for place, calls in history.calls_by_place.items()}
     key_queues: dict[tuple[int, str], list[Position]] = defaultdict(list)
@@ -148,6 +193,7 @@ def passed(history: History) -> Iterator[Violation]:
     for call in history.calls:
         if call.outcome in ("ok", "failed") and call.end_ns is not None:
             ended[call.place] = min(call.end_ns, ended.get(call.place, call.end_ns))
+    waited = _waited_in_redis(history)
     by_partition: dict[int, list[Position]] = defaultdict(list)
     for record in sorted(history.records, key=lambda record: record.offset):
         by_partition[record.partition].append(record)
@@ -158,13 +204,34 @@ def passed(history: History) -> Iterator[Violation]:
             # The records below this commit are checked now. A later commit adds only the records above it.
             while index < len(records) and records[index].offset < offset:
                 record = records[index]
-                if ended.get(record.place, commit.ns + 1) > commit.ns:
+                if ended.get(record.place, commit.ns + 1) > commit.ns and record.place not in waited:
                     text = (
                         f"[{partition}] was committed up to {offset} before {record.id} at @{record.offset} was handled"
                     )
                     yield Violation("passed", text, (record.id,))
                 index += 1
             checked[partition] = index
+
+
+def _waited_in_redis(history: History) -> set[Place]:
+    """Return the records that may be committed before they are handled, because Redis keeps their order.
+
+    These are the records behind one of their key that has failed, and all that rebound delivered.
+    """
+    if not history.in_order:
+        return set()
+    found: set[Place] = set()
+    blocked: set[tuple[int, str]] = set()
+    failed = {call.id for call in history.calls if call.outcome != "ok"}
+    for record in sorted(history.records, key=lambda record: record.offset):
+        if record.key is None:
+            continue
+        name = record.partition, record.key
+        if name in blocked or not record.is_original:
+            found.add(record.place)
+        if record.id in failed or not record.is_original:
+            blocked.add(name)
+    return found
 
 
 def dead_letters(history: History) -> Iterator[Violation]:

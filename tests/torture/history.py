@@ -123,6 +123,8 @@ class History:
     kept_dead: Mapping[str, str] = field(default_factory=dict)
     commits: Iterable[Commit] = ()
     faults: Iterable[Fault] = ()
+    #: Whether the consumers kept the order of each key while a record was tried again.
+    in_order: bool = False
 
     @cached_property
     def calls_by_id(self) -> Mapping[str, list[Call]]:

@@ -26,6 +26,7 @@ class Options:
         rate: messages a second, Kafka and HTTP together.
         pace: the frequency of the faults, as a multiple of the default.
         drain_s: the longest time after the last fault until every message has ended, in seconds.
+        ordering: "key" runs the consumers with that option; None runs them without an order.
         only: the names of the faults to make. Empty means all.
         keep_logs: a directory for all logs and journals; None keeps them only after a violation.
     """
@@ -36,6 +37,7 @@ class Options:
     rate: float = RATE
     pace: float = 1.0
     drain_s: float = DRAIN_S
+    ordering: str | None = None
     only: tuple[str, ...] = ()
     keep_logs: Path | None = None
 
@@ -53,6 +55,7 @@ def parse(arguments: Sequence[str], faults: Sequence[str]) -> Options:
     parser.add_argument("--rate", type=float, default=RATE, help="messages a second")
     parser.add_argument("--pace", type=float, default=1.0, help="faults come this many times as often")
     parser.add_argument("--drain", type=float, default=DRAIN_S, dest="drain_s", metavar="SECONDS")
+    parser.add_argument("--ordering", choices=("key",), help="run the consumers with this option")
     parser.add_argument("--only", nargs="*", default=(), choices=("none", *faults), metavar="FAULT", help=str(faults))
     parser.add_argument("--keep-logs", type=Path, metavar="DIR")
     found = parser.parse_args(arguments)

@@ -14,13 +14,25 @@ from typing import TYPE_CHECKING
 from rebound_celery.embedded import HOST, spawn
 from tests.processes import ROOT
 from tests.torture.journal import DIRECTORY, PART, Journal
-from tests.torture.plan import DEAD_TOPIC, GROUP, HTTP_TIMEOUT_S, LEASE_S, QUEUE, SESSION_S, TOPIC
+from tests.torture.plan import (
+    DEAD_TOPIC,
+    GROUP,
+    HTTP_TIMEOUT_S,
+    KEYS,
+    KEYS_IN_ORDER,
+    KEYS_VARIABLE,
+    LEASE_S,
+    QUEUE,
+    SESSION_S,
+    TOPIC,
+)
 from tests.torture.progress import say
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Mapping
 
+    from tests.torture.options import Options
     from tests.torture.servers import Servers
 
 #: The time before an ended part is started again, in seconds.
@@ -152,9 +164,10 @@ class Supervisor:
 class PartFactory:
     """Makes the parts of a run."""
 
-    def __init__(self, servers: Servers, directory: Path, rate: float) -> None:
+    def __init__(self, servers: Servers, directory: Path, options: Options) -> None:
         self._directory = directory
-        self._rate = rate
+        self._rate = options.rate
+        self._ordering = () if options.ordering is None else ("--ordering", options.ordering)
         self._servers = servers
         self._common = {
             DIRECTORY: str(directory),
@@ -167,6 +180,7 @@ class PartFactory:
             "REBOUND_OUTAGE_MAX_DELAY": "4",
             # The default is three. Here the faults end so many workers that a good message would become a dead letter.
             "REBOUND_MAX_WORKER_LOSSES": "20",
+            KEYS_VARIABLE: str(KEYS if options.ordering is None else KEYS_IN_ORDER),
             "TORTURE_RECEIVER": f"http://{HOST}:{servers.http.port}/hook",
         }
 
@@ -175,6 +189,7 @@ class PartFactory:
             *("--topic", TOPIC, "--group", GROUP, "--dead-letter-topic", DEAD_TOPIC, "--wait"),
             *("--handler", "tests.torture.handler:handle", "--concurrency", "4"),
             *("--max-retries", "3", "--base-delay", "1"),
+            *self._ordering,
             *("--option", f"session_timeout_ms={round(SESSION_S * 1000)}", "--option", "heartbeat_interval_ms=2000"),
         )
         environment = {"TORTURE_WITNESS": "1"} if witness else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from enum import StrEnum
 
 TOPIC = "torture"
@@ -11,6 +12,10 @@ GROUP = "torture-group"
 QUEUE = "torture-retries"
 PARTITIONS = 6
 KEYS = 40
+#: The number of keys in a run with `--ordering key`, where a key handles nothing else while one record is tried again.
+KEYS_IN_ORDER = 150
+#: Tells the producers the number of keys.
+KEYS_VARIABLE = "TORTURE_KEYS"
 
 MAX_RETRIES = 3
 BASE_DELAY_S = 1.0
@@ -61,7 +66,8 @@ def is_http(message_id: str) -> bool:
 def key_of(message_id: str) -> bytes | None:
     """Return the record's key; None for one message in ten."""
     number = chance("key", message_id)
-    return None if number < 0.1 else f"key-{int(number * KEYS)}".encode()
+    keys = int(os.environ.get(KEYS_VARIABLE, KEYS))
+    return None if number < 0.1 else f"key-{int(number * keys)}".encode()
 
 
 def fate(message_id: str) -> Fate:

@@ -29,7 +29,7 @@ END = "torture-end"
 TIMEOUT_S = 120.0
 
 
-def read_history(brokers: str, redis_url: str, directory: Path) -> History:
+def read_history(brokers: str, redis_url: str, directory: Path, *, in_order: bool = False) -> History:
     """Return the history of the run. No process may write to the topics any more."""
     offsets = Journal("commits", directory)
     reader = KafkaConsumer(bootstrap_servers=brokers, group_id=GROUP, enable_auto_commit=False)
@@ -49,6 +49,7 @@ def read_history(brokers: str, redis_url: str, directory: Path) -> History:
         kept_dead=_kept_dead(redis_url),
         commits=_commits(directory),
         faults=_faults(directory),
+        in_order=in_order,
     )
 
 

@@ -47,7 +47,7 @@ class Run:
         self._servers = Servers(options, self._directory)
         self._events = Journal("events", self._directory)
         self._supervisor = Supervisor(self._events)
-        self._part_factory = PartFactory(self._servers, self._directory, options.rate)
+        self._part_factory = PartFactory(self._servers, self._directory, options)
         self._calls, self._produced = Tail("calls", self._directory), Tail("produced", self._directory)
         self._begun: dict[str, tuple[str, int]] = {}
         self._ended: set[str] = set()
@@ -88,7 +88,9 @@ class Run:
         restarts = self._supervisor.restarts
         self._stop_parts()
         say("checking the history")
-        history = read_history(servers.kafka.address, servers.redis.url, self._directory)
+        history = read_history(
+            servers.kafka.address, servers.redis.url, self._directory, in_order=options.ordering is not None
+        )
         violations = all_violations(history)
         if not is_drained:
             violations.append(Violation("undrained", f"not everything was through after {options.drain_s:g} s"))

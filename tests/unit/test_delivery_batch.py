@@ -60,7 +60,8 @@ def make_batch(
 
     first, second = Answers(list(kafka)), Answers(list(dead_set) or [Delivered("dead-set")])
     destinations = {"kafka": first, "http": first, "dead-set": second}
-    return Batch(destinations, Settings(**settings), keep, "celery@here", Clock()), first, second
+    batch = Batch(destinations, Settings(**settings), keep, "celery@here", Clock(), lambda task_ids, *, dead: None)
+    return batch, first, second
 
 
 def make_delivery(attempt: int = 2, tries: int = 0, **changes: Any) -> Delivery:
@@ -304,3 +305,30 @@ def test_where_nothing_can_wait_a_dead_letter_is_written_at_once() -> None:
 
     assert end == End.DEAD
     assert [message.reason for message in http.sent] == [None, "retries-exhausted"]
+
+
+@pytest.mark.parametrize(("then", "end", "dead"), [("drop", End.DROPPED, False), ("dead-letter", End.DEAD, True)])
+def test_chain_hears_how_its_head_has_ended(then: Any, end: End, dead: bool) -> None:
+    gone: list[tuple[Sequence[str], bool]] = []
+    batch, _, _ = make_batch([], [Rejected("too large")])
+    batch = replace(batch, gone=lambda task_ids, *, dead: gone.append((task_ids, dead)))
+    policy = RetryPolicy(3, 5, rules=[ErrorRule(Exception, then)])
+    head, other = make_delivery(policy=policy), make_delivery(policy=policy, id="order-8")
+    head.chained = True
+
+    results = batch.deliver([other, head])
+
+    assert [result.end for result in results] == [end, end]
+    assert gone == [([head.task_id], dead)]
+
+
+@pytest.mark.parametrize("then", ["drop", "dead-letter"])
+def test_what_has_ended_goes_back_if_its_chain_cannot_hear_of_it(then: Any) -> None:
+    def gone(task_ids: Sequence[str], *, dead: bool) -> None:
+        raise NotStoredError("Redis is away")
+
+    batch, _, _ = make_batch([], [Rejected("too large")])
+    head = make_delivery(policy=RetryPolicy(3, 5, rules=[ErrorRule(Exception, then)]))
+    head.chained = True
+
+    assert replace(batch, gone=gone).deliver([head]) == [(End.BACK, "Redis is away", "")]

@@ -91,7 +91,13 @@ class Fixture:
         self.kafka.outcomes = list(outcomes) or self.kafka.outcomes
         destinations = {"kafka": self.kafka, "http": self.kafka, "dead-set": Answers([Delivered("dead-set")])}
         batch = Batch(
-            destinations, SETTINGS, self.stored.extend, "celery@here", self.clock, outage_mode=self.outage_mode
+            destinations,
+            SETTINGS,
+            self.stored.extend,
+            "celery@here",
+            self.clock,
+            lambda task_ids, *, dead: None,
+            outage_mode=self.outage_mode,
         )
         return [result.end for result in batch.deliver(deliveries)]
 

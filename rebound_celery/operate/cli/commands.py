@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rebound_celery.demo.command import demo
+from rebound_celery.operate.cli.chains import chains
 from rebound_celery.operate.cli.errors import EXIT_UNREACHABLE, plain_errors
 from rebound_celery.operate.cli.policy import policy
 from rebound_celery.operate.cli.signals import StoppedBySignal, exit_on_signals
@@ -40,6 +41,7 @@ def rebound(ctx: click.Context) -> None:
 
 rebound.add_command(demo)
 rebound.add_command(policy)
+rebound.add_command(chains)
 
 
 def load_handler(path: str, option: str = "--handler") -> Callable[..., object]:
@@ -127,6 +129,14 @@ def _read_pattern(text: str) -> re.Pattern[str]:
     help="What to do about records that are damaged, or whose codec is not installed. Other partitions go on.",
 )
 @click.option("--failure-pause", is_flag=True, help="Stop fetching while most records fail for the same reason.")
+@click.option("--ordering", type=click.Choice(("key",)), help="key: records wait while an earlier one is tried again.")
+@click.option(
+    "--after-dead-letter",
+    type=click.Choice(("continue", "hold")),
+    default="continue",
+    show_default=True,
+    help="With --ordering key: whether a key goes on after a dead letter, or waits to be released.",
+)
 @click.option("--allow-auto-create", is_flag=True, help="Topics may be missing: Kafka is asked to create them.")
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="A further option of kafka-python's.")
 @click.option("--health-file", metavar="FILE", help="Rewritten every few seconds while the consumer works.")

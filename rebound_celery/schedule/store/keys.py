@@ -154,3 +154,23 @@ class QueueKeys:
     def dead_times(self) -> str:
         """ZSET id -> when it died, in Unix milliseconds."""
         return self._key("dead:times")
+
+    @property
+    def chained(self) -> str:
+        """ZSET of the members of all chains, each with the score 0: name of the chain, slash, place."""
+        return self._key("chained")
+
+    @property
+    def chained_entries(self) -> str:
+        """HASH member of a chain -> its state, and the message of one that is behind the head."""
+        return self._key("chained:entries")
+
+    @property
+    def chained_heads(self) -> str:
+        """HASH id -> member, for each member of a chain that is not behind the head."""
+        return self._key("chained:heads")
+
+    @property
+    def of_chains(self) -> tuple[str, str, str]:
+        """The keys of chains, as the scripts take them."""
+        return self.chained, self.chained_entries, self.chained_heads

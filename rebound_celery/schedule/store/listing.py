@@ -72,13 +72,16 @@ def counts(client: Any, keys: QueueKeys) -> Counts:
         pipe.hlen(keys.messages)
         pipe.zcard(keys.leased)
         pipe.zcard(keys.dead_times)
+        pipe.zcard(keys.chained)
+        pipe.hlen(keys.chained_heads)
         for reference in references:
             pipe.zcard(keys.waiting(reference))
-        total, leased, dead, *sizes = pipe.execute()
+        total, leased, dead, members, heads, *sizes = pipe.execute()
     by_lane: defaultdict[str, int] = defaultdict(int)
     for reference, size in zip(references, sizes, strict=True):
         by_lane[reference[1:]] += size
-    return Counts(max(0, total - leased), leased, dead, {name: size for name, size in by_lane.items() if size})
+    in_lanes = {name: size for name, size in by_lane.items() if size}
+    return Counts(max(0, total - leased), leased, dead, in_lanes, members - heads)
 
 
 def lanes(client: Any, keys: QueueKeys) -> list[Lane]:

@@ -28,19 +28,25 @@ ROUNDS = 8
 #: Scripts that must run when Redis is out of memory, or it could never be drained. Redis 7 knows the flag; with 6.2
 #: there is no such way.
 _ALLOW_OOM = "#!lua flags=allow-oom\n"
-_DRAINING = frozenset({"breaker", "claim", "confirm", "settle", "renew", "move", "unbury", "purge"})
+_DRAINING = frozenset({"breaker", "chain", "claim", "confirm", "settle", "renew", "move", "unbury", "purge"})
 
 
 def _read(name: str) -> str:
     return files(__package__).joinpath("scripts", f"{name}.lua").read_text("utf-8")
 
 
+#: Scripts that change chains.
+_CHAINING = frozenset({"chain", "settle", "move"})
+
 _COMMON = _read("common")
+_CHAINED = _read("chained")
 _SOURCES = {
-    name: (_ALLOW_OOM if name in _DRAINING else "") + _COMMON + _read(name)
+    name: (_ALLOW_OOM if name in _DRAINING else "") + _COMMON + (_CHAINED if name in _CHAINING else "") + _read(name)
     for name in (
         "breaker",
         "bury",
+        "chain",
+        "chains",
         "claim",
         "confirm",
         "enqueue",

@@ -23,6 +23,7 @@ def move(client: Any, keys: QueueKeys, when: str | int, ids: Sequence[str]) -> i
 
 def _move(client: Any, keys: QueueKeys, what: str | int, ids: Sequence[str]) -> Iterator[tuple[int, list[bytes]]]:
     touched = [keys.messages, keys.leased, keys.leases, keys.limits, keys.next, keys.wake, keys.stats]
+    touched += keys.of_chains
     for chunk in chunks(ids):
         left: list[bytes] = [to_id(id_) for id_ in chunk]
         references = ["0"]
@@ -48,7 +49,7 @@ def purge(client: Any, keys: QueueKeys) -> int:
     """Remove all messages, waiting and leased; returns how many there were."""
     references: list[str] = []
     for _ in range(ROUNDS):
-        touched = [keys.messages, keys.stats, keys.wake, *map(keys.lanes, keys.ranks)]
+        touched = [keys.messages, keys.stats, keys.wake, *keys.of_chains, *map(keys.lanes, keys.ranks)]
         touched += map(keys.waiting, references)
         touched += [keys.leased, keys.leases, keys.claims, keys.unconfirmed, keys.next]
         call = Call(touched, [len(keys.ranks), *keys.ranks, *references])

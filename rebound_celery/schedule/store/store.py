@@ -7,8 +7,9 @@ from copy import copy
 from itertools import chain
 from typing import Any
 
-from . import breakers, buried, envelope, listing, steering, uniqueness
-from .claims import DONE, LOST, RELEASE, Claim, ClaimId, End
+from . import breakers, buried, chains, envelope, listing, settling, steering, uniqueness
+from .chains import Answer, Chain, Step
+from .claims import Claim, ClaimId, End
 from .envelope import from_id, to_id
 from .groups import Group, chosen, grouped
 from .keys import QueueKeys
@@ -44,7 +45,6 @@ class Store:
         self._client = client
         common = [keys.messages, keys.leased, keys.leases]
         self._enqueue_keys = [*common, keys.limits, keys.next, keys.wake, keys.stats]
-        self._settle_keys = [*self._enqueue_keys, keys.dead, keys.dead_times]
         self._claim_keys = [
             *common,
             keys.claims,
@@ -153,32 +153,7 @@ class Store:
 
     def settle(self, ends: Sequence[End]) -> int:
         """End leases; returns how many were not void."""
-        settled = 0
-        for chunk in chunks(ends):
-            left, needed = list(chunk), [end.reference for end in chunk if end.what != DONE]
-            for _ in range(ROUNDS):
-                references = list(dict.fromkeys(filter(None, needed)))
-                done = [end for end in left if end.what == DONE]
-                others = [end for end in left if end.what != DONE]
-                arguments: list[Any] = [len(references), *references, len(done)]
-                for end in done:
-                    arguments += (to_id(end.id), end.token)
-                for end in others:
-                    arguments += (to_id(end.id), end.token, _what(end.what))
-                call = Call([*self._settle_keys, *self.keys.of_lanes(references)], arguments)
-                _, ((count, missing, positions),) = run_script(self._client, "settle", [call])
-                settled += count
-                if not positions:
-                    break
-                first = len(references) + 3
-                left = [
-                    done[(position - first) // 2]
-                    if position < first + 2 * len(done)
-                    else others[(position - first - 2 * len(done)) // 3]
-                    for position in positions
-                ]
-                needed = [*references, *map(from_id, missing)]
-        return settled
+        return settling.settle(self._client, self.keys, ends)
 
     def renew(self, leases: Sequence[tuple[str, str]], lease_ms: int) -> int:
         """Let leases, each (id, token), last `lease_ms` from now; returns how many go on."""
@@ -226,6 +201,19 @@ class Store:
 
     def purge(self) -> int:
         return steering.purge(self._client, self.keys)
+
+    # chains
+
+    def chain(
+        self, steps: Sequence[Step], token: str, hold_ms: int, *, piggybacked: Sequence[Sequence[Any]] = ()
+    ) -> list[Answer]:
+        return chains.run_steps(self._client, self.keys, steps, token, hold_ms, piggybacked)
+
+    def chain_names(self, prefix: str, after: str = "", count: int = 500) -> list[str]:
+        return chains.names(self._client, self.keys, prefix, after, count)
+
+    def chains(self, prefix: str = "", after: str = "", count: int = 100) -> list[Chain]:
+        return list(chains.listed(self._client, self.keys, self.chain_names(prefix, after, count)))
 
     # dead letters
 
@@ -283,7 +271,3 @@ class Store:
 
     def ping(self) -> None:
         self._client.ping()
-
-
-def _what(what: str) -> str:
-    return what if what in {RELEASE, LOST} else ":" + what.replace("\n", " ")

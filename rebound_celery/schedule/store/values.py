@@ -203,12 +203,14 @@ class BreakerChange(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many messages wait, are leased and are dead letters, and how many wait in each lane."""
+    """How many messages wait, are leased, are dead letters, and wait in each lane; and how many are behind the head of
+    a chain."""
 
     waiting: int
     leased: int
     dead: int
     by_lane: Mapping[str, int]
+    behind: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,19 @@ def picky(record: Record) -> None:
         raise ValueError(f"{word} is refused")
 
 
+def in_order(record: Record) -> None:
+    """Write the beginning and the end of each call to the file CALLS: key, number, attempt. Some numbers fail once."""
+    number = int(record.value or b"0")
+    name = f"{(record.key or b'').decode()} {number} {record.attempt}"
+    with Path(os.environ["CALLS"]).open("a", buffering=1) as calls:
+        calls.write(f"begin {name}\n")
+        time.sleep(0.005)
+        failed = number % 7 == 2 and record.attempt == 1
+        calls.write(f"{'failed' if failed else 'ok'} {name}\n")
+    if failed:
+        raise ValueError(f"{name} is refused")
+
+
 def journaled(record: Record) -> None:
     """Write the beginning and the end of each call to the file CALLS; every fifth record fails.
 

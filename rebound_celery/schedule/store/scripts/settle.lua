@@ -9,7 +9,8 @@
 -- KEYS[7]  stats       HASH of counters
 -- KEYS[8]  dead        HASH id -> reason, line feed, stored form
 -- KEYS[9]  dead:times  ZSET id -> when it died
--- KEYS[10..] for each lane reference: waiting (ZSET id -> due time), lanes of its rank (ZSET lane -> when to look at it)
+-- KEYS[10] chained, KEYS[11] chained:entries, KEYS[12] chained:heads: see chained.lua
+-- KEYS[13..] for each lane reference: waiting (ZSET id -> due time), lanes of its rank (ZSET lane -> when to look at it)
 -- ARGV[1]  the number of lane references; ARGV[2..] the references
 -- then     how many messages are done, and for each of them id, token
 -- then     for each other message id, token, what: 'release' (as if it had not been claimed), 'lost' (as if its lease
@@ -28,7 +29,7 @@ local at
 -- The waiting key of a message, or nil if it is not at hand: then its end is left to the next call.
 local function lane_keys(message, position)
   local number = number_of[reference_of(message)]
-  if number then return KEYS[8 + 2 * number], KEYS[9 + 2 * number] end
+  if number then return KEYS[11 + 2 * number], KEYS[12 + 2 * number] end
   needed[#needed + 1] = reference_of(message)
   left[#left + 1] = position
 end
@@ -44,6 +45,31 @@ local function take_from_lane(id, position)
   end
   redis.call('HDEL', leases, id)
   return true
+end
+
+local chains
+
+-- Let the chain of a dead letter go on, if it has one. False if that is left to the next call.
+local function leave_chain(id, position)
+  chains = chains
+    or chains_of({
+      messages = messages,
+      leased = leased,
+      leases = leases,
+      limits = KEYS[4],
+      order = KEYS[10],
+      entries = KEYS[11],
+      heads = KEYS[12],
+      now = now,
+      needed = needed,
+      lane = function(reference)
+        local number = number_of[reference]
+        if number then return KEYS[11 + 2 * number], KEYS[12 + 2 * number] end
+      end,
+    })
+  if chains.left(id, true) then return true end
+  left[#left + 1] = position
+  return false
 end
 
 local p = 2 + references
@@ -97,7 +123,8 @@ for a = p + 2 * count + 1, #ARGV, 3 do
     end
   else
     local is_over = found ~= token
-    if not is_over or take_from_lane(id, a) then
+    -- A message of a chain is left to the next call before anything of it is changed.
+    if leave_chain(id, a) and (not is_over or take_from_lane(id, a)) then
       redis.call('HSET', KEYS[8], id, string.sub(what, 2) .. '\n' .. stored_form(message))
       redis.call('ZADD', KEYS[9], now, id)
       redis.call('HDEL', leases, id)
@@ -107,11 +134,16 @@ for a = p + 2 * count + 1, #ARGV, 3 do
     end
   end
 end
+if chains then
+  at = math.min(at or math.huge, chains.at or math.huge)
+  if at == math.huge then at = nil end
+  counts.stored = chains.stored
+end
 local settled = 0
 for name, number in pairs(counts) do
   if number > 0 then
     redis.call('HINCRBY', stats, name, number)
-    settled = settled + number
+    if name ~= 'stored' then settled = settled + number end
   end
 end
 -- Whoever sleeps does not know of it.
