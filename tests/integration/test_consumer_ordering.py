@@ -269,7 +269,7 @@ def test_delayed_first_delivery_keeps_the_order_and_each_record_is_handled_once(
     produce(topic, records(b"a", 3))
 
     wait_until(lambda: shop.of(b"a")[-1:] == [(b"3", 1)], timeout=30)
-    assert time.monotonic() - sent_at >= 1, "nothing is handled before its own delay is over"
+    assert 1 <= time.monotonic() - sent_at < 4, "its own delay is over, and nothing has waited for the end of a lease"
     assert shop.of(b"a") == [(b"0", 1), (b"0", 2), *((value, 1) for value in values(1, 2, 3))]
     wait_until(lambda: not rebound.chains.page())
 

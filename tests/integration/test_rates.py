@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from celery import Celery
 
-from rebound_celery import Rebound
+from rebound_celery import Message, Rebound, RetryPolicy
+from rebound_celery.message.address import KafkaAddress
+from rebound_celery.registry import ChainChange
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
 from tests.integration.test_delivery_http import Receiver
 from tests.waiting import wait_until
@@ -94,3 +97,23 @@ def test_priority_goes_first_though_it_was_stored_last_and_the_lane_has_a_rate(
     assert all(name.startswith("urgent") for name in order[:8]), order[:20]
     # The posts of one job are under way at once.
     assert {name for name in order[:16] if name.startswith("urgent")} == {f"urgent-{n}" for n in range(10)}
+
+
+def test_messages_of_a_chain_have_the_rate_of_their_rule(redis_url: str) -> None:
+    rebound = make_rebound(redis_url, rates={"kafka://orders key=vip-*": 5})
+    due_ms = time.time_ns() // 1_000_000 + 60_000
+
+    def change(do: Literal["wait", "arrive", "finish"], place: int) -> ChainChange:
+        address = KafkaAddress("orders")
+        message = Message(f"order-{place}", b"", address, 1, RetryPolicy(3, 5), b"vip-1", (), address)
+        return ChainChange(do, "g/orders/0/vip-1", place, 1, None if do == "finish" else message, due_ms)
+
+    rebound.chains.change([change("wait", 1), change("arrive", 2)])
+    (lane,) = rebound.lanes
+    assert (lane.name, lane.rate, lane.waiting) == ("kafka:orders|key=vip-*", 5, 1)
+
+    rebound.chains.change([change("finish", 1)])
+    (lane,) = rebound.lanes
+    assert (lane.name, lane.rate, lane.waiting) == ("kafka:orders|key=vip-*", 5, 1)
+    rebound.close()
+    close_redis_connections()

@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from rebound_celery.schedule.store import script_runner
+from rebound_celery.schedule.store.chains import Do, Step
 from rebound_celery.schedule.store.keys import QueueKeys
 from rebound_celery.schedule.store.store import Store
 from rebound_celery.schedule.store.values import Breaker, BreakerRules, LaneReport
@@ -350,3 +351,22 @@ def test_a_claim_without_breakers_looks_for_none(fix: Fixture) -> None:
 
     assert len(taken.ids) == 10
     assert fix.client.info("commandstats")["cmdstat_exists"]["calls"] == 2, "of both claims, for `limits`"
+
+
+def test_head_of_a_chain_waits_for_the_breaker_of_its_lane_and_may_be_its_probe(fix: Fixture) -> None:
+    def step(do: Do, place: int, attempt: int) -> Step:
+        message = entry(f"{place}:{attempt}", fix.now_ms, lane=LANE, priority=3)
+        return Step(do, "shop/orders/3/user-17", place, attempt, None if do == Do.FINISH else message)
+
+    fix.store.chain([step(Do.WAIT, 1, 2), step(Do.ARRIVE, 2, 1)], "me:1", 30_000)
+    assert fix.report(0, 10) == "opened"
+    assert fix.take() == []
+    fix.store.chain([step(Do.FINISH, 1, 2)], "me:2", 30_000)
+    assert fix.take() == [], "the next one lies in the same lane"
+
+    fix.forward(1_000)
+    assert fix.take() == ["2:1"]
+    assert fix.breaker().state == "probing"
+    assert fix.report(1, 0) == "closed", "nothing else is due"
+    fix.store.chain([step(Do.WAIT, 2, 2)], "me:3", 30_000)
+    assert fix.take() == ["2:2"]
