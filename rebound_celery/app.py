@@ -14,6 +14,7 @@ from . import registry
 from .celery_conf import LiveSetting, turn_on_events, when_configured
 from .clock import SYSTEM_CLOCK, Clock
 from .config import PREFIX, Settings
+from .copies import keep_in_copies
 from .dead_letters import DeadSet
 from .delivery.collector import spare_what_is_loaded
 from .delivery.delivery import PRIORITY_NORMAL, Delivery, priority_of
@@ -73,9 +74,11 @@ class Rebound:
         #: The dead letters kept in Redis because they had no topic or URL to go to.
         self.dead_set = DeadSet(self._publisher.open)
         registry.install(app, self)
-        install_schedule(app, self._schedule_options)
+        install_schedule(app, self._schedule_options, in_copies=False)
         add_queue(app)
         self._add_task()
+        # Each copy has a Rebound of its own, which brings the schedule.
+        keep_in_copies(app, partial(type(self), clock=clock, **settings))
         when_configured(app, partial(turn_on_events, app))
 
     # What is read and made when first needed

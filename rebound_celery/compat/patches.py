@@ -341,7 +341,7 @@ PATCHES: tuple[Patch, ...] = (
         "app.base:Celery.__reduce_keys__",
         "used",
         "schedule/worker/installation.py",
-        "Copies of an app, as in spawned processes, get the schedule because its fixups are copied.",
+        "Copies of an app, as in spawned processes, get the schedule and Rebound because its fixups are copied.",
     ),
     _celery(
         "app.control:Control.revoke",

@@ -46,6 +46,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "config": ("errors", "message", "message.*", "policy", "policy.*", "shown"),
     "registry": ("config", "errors", "message", "message.*", "policy", "requests", "scheduled"),
     "celery_conf": (),
+    "copies": (),
     "current_app": ("policy", "registry", "requests", "scheduled", "values"),
     "values": ("errors", "message"),
     "requests": (
@@ -82,6 +83,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "app": (
         *COMMON,
         "celery_conf",
+        "copies",
         "registry",
         "requests",
         "schedule",
@@ -152,6 +154,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
     "celery": (
         "app",
         "celery_conf",
+        "copies",
         "compat.*",
         "consumer.*",
         "current_app",
