@@ -15,6 +15,7 @@ from ..destinations import Delivered, exception_of
 from ..errors import (
     DeadLetterError,
     DeliveryError,
+    InvalidSettingError,
     NotStoredError,
     ReboundError,
     UnknownVersionError,
@@ -44,6 +45,7 @@ PROMISED = (
     "acks_on_timeout",
     "max_retries",
     "expires",
+    "rate_limit",
 )
 
 #: The reason of a dead letter whose stored form cannot be read.
@@ -83,13 +85,26 @@ class DeliverTask(Task):
     publisher: Callable[[], Publisher]
     form: DeliveryForm
     clock: Clock = SYSTEM_CLOCK
+    #: The rate limit that the app's `task_annotations` give this task. It does not apply, and a worker says so.
+    ignored_rate_limit: object = None
 
     @classmethod
     def annotate(cls) -> None:
         """Apply the app's `task_annotations`, save for what the promise rests on: `{"*": ...}` is meant for others."""
         super().annotate()
+        cls.ignored_rate_limit = vars(cls).get("rate_limit")
         for name in PROMISED:
             setattr(cls, name, getattr(DeliverTask, name))
+
+    @property
+    def rate_limit(self) -> None:
+        """None: Celery's rate limit holds back single messages in a worker, and deliveries come many at a time."""
+
+    @rate_limit.setter
+    def rate_limit(self, value: object) -> None:
+        """Refuse it, where `celery control rate_limit` would report a success."""
+        if value:
+            raise InvalidSettingError("rate_limit", value, f"Celery's rate limits do not apply to {self.name}")
 
     @property
     def max_worker_losses(self) -> int:

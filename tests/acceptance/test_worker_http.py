@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import time
@@ -201,3 +202,16 @@ def test_a_worker_that_stood_still_does_not_deliver_what_others_have_delivered(
     still.wait_for_output("another worker has them", timeout=20)
     still.stop(40)
     assert receiver.requests <= 250 + 64
+
+
+def test_a_rate_limit_of_celery_s_is_refused_for_deliveries(start_worker: StartWorker, rebound: Rebound) -> None:
+    """In `task_annotations` it is ignored with a warning; `celery control rate_limit` answers that it has no effect."""
+    conf = {"task_annotations": {"rebound.deliver": {"rate_limit": "1/m"}}}
+    worker = start_worker("-P", "threads", ORDERS_CONF=json.dumps(conf))
+
+    limited = rebound.app.control.rate_limit("rebound.deliver", "1/m", reply=True, timeout=5)
+    unlimited = rebound.app.control.rate_limit("rebound.deliver", 0, reply=True, timeout=5)
+
+    assert worker.output.count("rate_limit='1/m' of task_annotations is ignored") == 1, worker.tail()
+    assert "do not apply to rebound.deliver" in str(limited)
+    assert "disabled successfully" in str(unlimited)
