@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -215,3 +217,28 @@ def test_a_rate_limit_of_celery_s_is_refused_for_deliveries(start_worker: StartW
     assert worker.output.count("rate_limit='1/m' of task_annotations is ignored") == 1, worker.tail()
     assert "do not apply to rebound.deliver" in str(limited)
     assert "disabled successfully" in str(unlimited)
+
+
+def test_a_worker_holds_few_large_messages_at_a_time(
+    start_worker: StartWorker, rebound: Rebound, receiver: Receiver, redis_url: str
+) -> None:
+    """A backlog of them does not fill its memory."""
+    sizes = [2_000_000] * 60
+    for number, size in enumerate(sizes):
+        rebound.schedule_retry(receiver.url, os.urandom(size), id=str(number), delay=0)
+    may_answer = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        may_answer.wait(30)
+        connection.sendall(b"HTTP/1.1 204 x\r\n\r\n")
+
+    receiver.answer = answer
+    with Redis.from_url(redis_url) as redis:
+        leased = QueueKeys("", "rebound", (0, 3, 6, 9)).leased
+        start_worker("-P", "threads", REBOUND_HTTP_TIMEOUT="60")
+        wait_until(lambda: receiver.requests >= 8, timeout=20)
+        with pytest.raises(AssertionError):
+            wait_until(lambda: redis.zcard(leased) > 40, timeout=3)
+        may_answer.set()
+        wait_until(lambda: left_in(redis_url) == 0, timeout=40)
+    assert receiver.requests >= len(sizes)
