@@ -45,7 +45,6 @@ PROMISED = (
     "acks_on_timeout",
     "max_retries",
     "expires",
-    "rate_limit",
 )
 
 #: The reason of a dead letter whose stored form cannot be read.
@@ -93,7 +92,7 @@ class DeliverTask(Task):
         """Apply the app's `task_annotations`, save for what the promise rests on: `{"*": ...}` is meant for others."""
         super().annotate()
         cls.ignored_rate_limit = vars(cls).get("rate_limit")
-        for name in PROMISED:
+        for name in (*PROMISED, "rate_limit"):
             setattr(cls, name, getattr(DeliverTask, name))
 
     @property
@@ -109,6 +108,12 @@ class DeliverTask(Task):
     @property
     def max_worker_losses(self) -> int:
         return self.read_settings().max_worker_losses
+
+    @property
+    def longest_send_s(self) -> float:
+        """Seconds that the destinations of a job may take."""
+        settings = self.read_settings()
+        return settings.http_timeout + settings.kafka_timeout
 
     def queue_name(self) -> str:
         return self.read_settings().queue

@@ -242,3 +242,48 @@ def test_a_worker_holds_few_large_messages_at_a_time(
         may_answer.set()
         wait_until(lambda: left_in(redis_url) == 0, timeout=40)
     assert receiver.requests >= len(sizes)
+
+
+@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
+def test_a_pool_of_one_greenlet_makes_one_job_after_the_other(
+    start_worker: StartWorker, rebound: Rebound, receiver: Receiver, redis_url: str, pool: str
+) -> None:
+    may_answer = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        may_answer.wait(20)
+        connection.sendall(b"HTTP/1.1 204 x\r\n\r\n")
+
+    receiver.answer = answer
+    worker = start_worker("-P", pool, "-c", "1")
+    rebound.schedule_retry(receiver.url, b"", delay=0)
+    wait_until(lambda: receiver.requests == 1, timeout=10, message=worker.tail)
+    # It is gathered while the first job runs.
+    rebound.schedule_retry(receiver.url, b"", delay=0)
+    ask = rebound.app.control.inspect(timeout=1)
+    wait_until(lambda: any((ask.reserved() or {}).values()), timeout=10, message=worker.tail)
+    may_answer.set()
+
+    wait_until(lambda: left_in(redis_url) == 0, timeout=15, message=worker.tail)
+    assert receiver.requests == 2
+
+
+@pytest.mark.parametrize("pool", ["prefork", "gevent"])
+def test_the_time_limits_of_the_app_s_tasks_end_no_post(
+    start_worker: StartWorker, rebound: Rebound, receiver: Receiver, redis_url: str, pool: str
+) -> None:
+    """A post has a time-out of its own. An attempt that a shorter limit ended would be repeated without end."""
+
+    def answer(connection: socket.socket) -> None:
+        receiver.released.wait(2.5)
+        connection.sendall(b"HTTP/1.1 204 x\r\n\r\n")
+
+    receiver.answer = answer
+    conf = {"task_soft_time_limit": 1, "task_time_limit": 2}
+    worker = start_worker("-P", pool, "-c", "1", ORDERS_CONF=json.dumps(conf))
+    for number in range(3):
+        rebound.schedule_retry(receiver.url, b"", id=str(number), delay=0)
+
+    wait_until(lambda: left_in(redis_url) == 0, timeout=15, message=worker.tail)
+    assert receiver.requests == 3
+    assert "time limit" not in worker.output

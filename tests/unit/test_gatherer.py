@@ -71,7 +71,7 @@ def request(task_id: str) -> Any:
 def gatherer(pool: Pool) -> tuple[Gatherer, Timer]:
     timer = Timer()
     return Gatherer(
-        SimpleNamespace(run_batch=None, longest_job_s=120), SimpleNamespace(pool=pool, hub=None, timer=timer), Events()
+        SimpleNamespace(run_batch=None, longest_send_s=120), SimpleNamespace(pool=pool, hub=None, timer=timer), Events()
     ), timer
 
 
@@ -113,7 +113,7 @@ def test_a_job_whose_messages_cannot_be_settled_has_ended_all_the_same() -> None
 
     one.reject = reject
     job = Job(
-        SimpleNamespace(run_batch=None, longest_job_s=120),
+        SimpleNamespace(run_batch=None, longest_send_s=120),
         [one],
         0,
         lambda *_: None,
