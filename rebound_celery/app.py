@@ -14,6 +14,7 @@ from . import registry
 from .celery_conf import turn_on_events, when_configured
 from .clock import SYSTEM_CLOCK, Clock
 from .config import PREFIX, Settings
+from .copies import keep_in_copies
 from .dead_letters import DeadSet
 from .delivery.chains import Chains
 from .delivery.collector import spare_what_is_loaded
@@ -85,9 +86,11 @@ class Rebound:
             app, queue, self._form, self._publisher.open, lanes, lambda: self.settings.lease, clock=clock
         )
         registry.install(app, self)
-        install_schedule(app, self._schedule_options)
+        install_schedule(app, self._schedule_options, in_copies=False)
         add_queue(app)
         self._add_task()
+        # Each copy has a Rebound of its own, which brings the schedule.
+        keep_in_copies(app, partial(type(self), clock=clock, **settings))
         when_configured(app, partial(turn_on_events, app))
 
     # What is read and made when first needed

@@ -9,6 +9,7 @@ from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import Fetcher
+from kafka.errors import FencedInstanceIdError
 from kafka.structs import OffsetAndMetadata
 
 from .versions import warn_of_untested
@@ -82,6 +83,40 @@ def finish_joins(consumer: KafkaConsumer) -> None:
     coordinator.need_rejoin = lambda: need_rejoin() or coordinator.rejoining
     coordinator._do_join_and_sync_async = join_once
     coordinator._on_join_complete_async = take
+
+
+def obey_auto_create(consumer: KafkaConsumer) -> None:
+    """Make the option `allow_auto_create_topics` work. Call it once for a consumer, before it subscribes.
+
+    kafka-python takes the option, and its `KafkaConnectionManager` does not give it to `ClusterMetadata`, whose
+    `metadata_request` asks Kafka for the topics. So whoever deletes a topic finds it created again by its consumers,
+    with the broker's defaults for partitions, replicas and retention.
+    """
+    config = getattr(getattr(consumer, "_cluster", None), "config", None)
+    if config is not None:
+        config["allow_auto_create_topics"] = consumer.config["allow_auto_create_topics"]
+
+
+def end_when_fenced(consumer: KafkaConsumer) -> None:
+    """Make the next poll raise FencedInstanceIdError if a heartbeat was refused with it. Call it once for a consumer.
+
+    Kafka refuses a member whose `group_instance_id` another member has taken. kafka-python logs this, and sends no
+    heartbeat any more. Until its first commit it goes on with its partitions, and so does the other member.
+    """
+    coordinator: Any = getattr(consumer, "_coordinator", None)
+    handle = getattr(coordinator, "_handle_heartbeat_response", None)
+    if handle is None:
+        return
+
+    def handle_or_end(*arguments: Any) -> Any:
+        try:
+            return handle(*arguments)
+        except FencedInstanceIdError:
+            # Each poll calls _invoke_completed_offset_commit_callbacks, which raises the error if this is set.
+            coordinator._async_commit_fenced = True
+            raise
+
+    coordinator._handle_heartbeat_response = handle_or_end
 
 
 def positions(consumer: KafkaConsumer) -> dict[TopicPartition, int]:

@@ -80,6 +80,26 @@ def _celery(target: str, kind: Kind, home: str, reason: str) -> Patch:
 PATCHES: tuple[Patch, ...] = (
     # kafka-python
     _kafka(
+        "net.manager:KafkaConnectionManager.__init__",
+        "used",
+        "It leaves out `allow_auto_create_topics`, so that consumers create a deleted topic again.",
+    ),
+    _kafka(
+        "cluster:ClusterMetadata.metadata_request",
+        "used",
+        "It reads `allow_auto_create_topics` from the configuration that `obey_auto_create` completes.",
+    ),
+    _kafka(
+        "coordinator.base:BaseCoordinator._handle_heartbeat_response",
+        "replaced",
+        "A member whose place another one has taken goes on until its first commit.",
+    ),
+    _kafka(
+        "coordinator.consumer:ConsumerCoordinator._invoke_completed_offset_commit_callbacks",
+        "used",
+        "Each poll calls it, and it raises FencedInstanceIdError if `_async_commit_fenced` is set.",
+    ),
+    _kafka(
         "coordinator.consumer:ConsumerCoordinator.time_to_next_poll",
         "replaced",
         "A poll does not wait while a heartbeat is overdue, so a consumer of a broker that hangs uses a whole core.",
@@ -341,7 +361,7 @@ PATCHES: tuple[Patch, ...] = (
         "app.base:Celery.__reduce_keys__",
         "used",
         "schedule/worker/installation.py",
-        "Copies of an app, as in spawned processes, get the schedule because its fixups are copied.",
+        "Copies of an app, as in spawned processes, get the schedule and Rebound because its fixups are copied.",
     ),
     _celery(
         "app.control:Control.revoke",

@@ -9,7 +9,7 @@ from kafka import KafkaConsumer, errors
 from kafka.errors import KafkaError, NodeNotReadyError, RetriableError
 from kafka.net.compat import KafkaNetClient
 
-from ..compat.kafka_python import finish_joins, keep_poll_waiting
+from ..compat.kafka_python import end_when_fenced, finish_joins, keep_poll_waiting, obey_auto_create
 from ..compat.kafka_records import read_all_records
 from ..config import Settings
 from ..errors import UnreachableError
@@ -88,5 +88,7 @@ def connect(config: ConsumerConfig, settings: Settings) -> KafkaConsumer:
         raise
     keep_poll_waiting(consumer)
     finish_joins(consumer)
+    obey_auto_create(consumer)
+    end_when_fenced(consumer)
     read_all_records()
     return consumer

@@ -123,7 +123,12 @@ class Gatherer:
             if then is not None:
                 then()
             return
-        Job(self._task, live, losses, self._run, then, self._events).start(self._consumer.pool)
+        job, pool = Job(self._task, live, losses, self._run, then, self._events), self._consumer.pool
+        if pool.is_green:
+            # gevent waits for a free greenlet of the pool. This may be the last one, whose job has just ended.
+            threading.Thread(target=job.start, args=(pool,), name="rebound-job", daemon=True).start()
+        else:
+            job.start(pool)
 
 
 def _as_event(request: Any) -> dict[str, Any]:

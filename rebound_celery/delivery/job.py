@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from celery.worker.state import task_accepted, task_ready
@@ -13,6 +13,11 @@ from ..clock import SYSTEM_CLOCK, Clock
 from ..schedule.port import message_leases
 from .batch import End, Result
 from .events import TaskEvents
+
+#: Seconds for all that a job stores in Redis and in a result backend.
+_STORING_S = 60.0
+#: Seconds between the soft and the hard limit of a job.
+_HARD_MARGIN_S = 30.0
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +73,7 @@ class Job:
             accept_callback=self.on_accepted,
             callback=self.on_done,
             error_callback=self.on_lost,
+            **_limits(pool.options, self._task.longest_send_s + _STORING_S),
         )
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
@@ -137,6 +143,23 @@ class Job:
                 self._run([request], losses)
             else:
                 give_up(self._task, request, losses, self._events)
+
+
+def _limits(options: Mapping[str, Any], longest_s: float) -> dict[str, float]:
+    """The time limits of a job. Those of the pool are for the app's own tasks, and may be shorter than a job may take.
+
+    Such a limit would end posts in their midst, as an outage: they use up no attempt, and are repeated without end.
+
+    Args:
+        options: the pool's options.
+        longest_s: how long a job may take by its own time-outs.
+    """
+    limits = {}
+    if soft_s := options.get("soft_timeout"):
+        limits["soft_timeout"] = max(soft_s, longest_s)
+    if hard_s := options.get("timeout"):
+        limits["timeout"] = max(hard_s, longest_s + _HARD_MARGIN_S)
+    return limits
 
 
 def give_up(task: Any, request: Any, losses: int, events: TaskEvents) -> bool:

@@ -17,9 +17,11 @@ def add_queue(app: Celery) -> None:
     if "amqp" in vars(app):
         # The app has been used already: its queues may be there.
         _declare(registry.find(app), app.amqp.queues)
-    else:
-        # Celery takes any callable here. This one can be pickled with the app.
-        app.amqp_cls = partial(_make_amqp, app.amqp_cls)
+        return
+    amqp_cls = app.amqp_cls
+    if not isinstance(amqp_cls, partial) or amqp_cls.func is not _make_amqp:
+        # Celery takes any callable here. This one is pickled with the app.
+        app.amqp_cls = partial(_make_amqp, amqp_cls)
 
 
 def _declare(rebound: registry.RetryScheduler, queues: Any) -> Any:
@@ -32,8 +34,6 @@ def _declare(rebound: registry.RetryScheduler, queues: Any) -> Any:
 def _make_amqp(amqp_cls: Any, app: Celery) -> Any:
     """The app's AMQP with rebound's queue among its queues, whenever and however often it makes them."""
     amqp = symbol_by_name(amqp_cls)(app)
-    rebound = registry.installed(app)
-    if rebound is not None:  # an app that was unpickled has none until its module is imported
-        make_queues = amqp.Queues
-        amqp.Queues = lambda *args, **kwargs: _declare(rebound, make_queues(*args, **kwargs))
+    rebound, make_queues = registry.find(app), amqp.Queues
+    amqp.Queues = lambda *args, **kwargs: _declare(rebound, make_queues(*args, **kwargs))
     return amqp

@@ -51,6 +51,13 @@ class Strategy:
         earlier = consumer.strategies.get(task.name)
         if isinstance(earlier, Strategy):
             self.gatherer.take_over(earlier.gatherer)
+        elif task.ignored_rate_limit:
+            logger.warning(
+                "rate_limit=%r of task_annotations is ignored: Celery's rate limits do not apply to %s",
+                task.ignored_rate_limit,
+                task.name,
+                extra={"event": "rate_limit_ignored"},
+            )
         self._request_class = _request_class(task, app, consumer)
         self._utc = app.uses_utc_timezone()
 

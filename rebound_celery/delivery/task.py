@@ -16,6 +16,7 @@ from ..errors import (
     DeadLetterError,
     DeliveryError,
     DroppedError,
+    InvalidSettingError,
     NotStoredError,
     ReboundError,
     UnknownVersionError,
@@ -89,17 +90,36 @@ class DeliverTask(Task):
     form: DeliveryForm
     outage_mode: OutageMode
     clock: Clock = SYSTEM_CLOCK
+    #: The rate limit that the app's `task_annotations` give this task. It does not apply, and a worker says so.
+    ignored_rate_limit: object = None
 
     @classmethod
     def annotate(cls) -> None:
         """Apply the app's `task_annotations`, save for what the promise rests on: `{"*": ...}` is meant for others."""
         super().annotate()
-        for name in PROMISED:
+        cls.ignored_rate_limit = vars(cls).get("rate_limit")
+        for name in (*PROMISED, "rate_limit"):
             setattr(cls, name, getattr(DeliverTask, name))
+
+    @property
+    def rate_limit(self) -> None:
+        """None: Celery's rate limit holds back single messages in a worker, and deliveries come many at a time."""
+
+    @rate_limit.setter
+    def rate_limit(self, value: object) -> None:
+        """Refuse it, where `celery control rate_limit` would report a success."""
+        if value:
+            raise InvalidSettingError("rate_limit", value, f"Celery's rate limits do not apply to {self.name}")
 
     @property
     def max_worker_losses(self) -> int:
         return self.read_settings().max_worker_losses
+
+    @property
+    def longest_send_s(self) -> float:
+        """Seconds that the destinations of a job may take."""
+        settings = self.read_settings()
+        return settings.http_timeout + settings.kafka_timeout
 
     def queue_name(self) -> str:
         return self.read_settings().queue

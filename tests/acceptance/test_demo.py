@@ -85,7 +85,7 @@ def test_a_drained_run_accounts_for_every_message(
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert list(summary) == FIELDS
-    assert 200 <= summary["produced"] <= 260
+    assert 200 <= summary["produced"] <= 400, "a busy machine ends the producer late"
     assert (summary["waiting"], summary["lost"], summary["duplicates"]) == (0, 0, 0), done.stderr
     assert summary["dead"] == summary["always_failing"] > 0
     assert summary["succeeded"] + summary["dead"] == summary["produced"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -201,3 +204,86 @@ def test_a_worker_that_stood_still_does_not_deliver_what_others_have_delivered(
     still.wait_for_output("another worker has them", timeout=20)
     still.stop(40)
     assert receiver.requests <= 250 + 64
+
+
+def test_a_rate_limit_of_celery_s_is_refused_for_deliveries(start_worker: StartWorker, rebound: Rebound) -> None:
+    """In `task_annotations` it is ignored with a warning; `celery control rate_limit` answers that it has no effect."""
+    conf = {"task_annotations": {"rebound.deliver": {"rate_limit": "1/m"}}}
+    worker = start_worker("-P", "threads", ORDERS_CONF=json.dumps(conf))
+
+    limited = rebound.app.control.rate_limit("rebound.deliver", "1/m", reply=True, timeout=5)
+    unlimited = rebound.app.control.rate_limit("rebound.deliver", 0, reply=True, timeout=5)
+
+    assert worker.output.count("rate_limit='1/m' of task_annotations is ignored") == 1, worker.tail()
+    assert "do not apply to rebound.deliver" in str(limited)
+    assert "disabled successfully" in str(unlimited)
+
+
+def test_a_worker_holds_few_large_messages_at_a_time(
+    start_worker: StartWorker, rebound: Rebound, receiver: Receiver, redis_url: str
+) -> None:
+    """A backlog of them does not fill its memory."""
+    sizes = [2_000_000] * 60
+    for number, size in enumerate(sizes):
+        rebound.schedule_retry(receiver.url, os.urandom(size), id=str(number), delay=0)
+    may_answer = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        may_answer.wait(30)
+        connection.sendall(b"HTTP/1.1 204 x\r\n\r\n")
+
+    receiver.answer = answer
+    with Redis.from_url(redis_url) as redis:
+        leased = QueueKeys("", "rebound", (0, 3, 6, 9)).leased
+        start_worker("-P", "threads", REBOUND_HTTP_TIMEOUT="60")
+        wait_until(lambda: receiver.requests >= 8, timeout=20)
+        with pytest.raises(AssertionError):
+            wait_until(lambda: redis.zcard(leased) > 40, timeout=3)
+        may_answer.set()
+        wait_until(lambda: left_in(redis_url) == 0, timeout=40)
+    assert receiver.requests >= len(sizes)
+
+
+@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
+def test_a_pool_of_one_greenlet_makes_one_job_after_the_other(
+    start_worker: StartWorker, rebound: Rebound, receiver: Receiver, redis_url: str, pool: str
+) -> None:
+    may_answer = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        may_answer.wait(20)
+        connection.sendall(b"HTTP/1.1 204 x\r\n\r\n")
+
+    receiver.answer = answer
+    worker = start_worker("-P", pool, "-c", "1")
+    rebound.schedule_retry(receiver.url, b"", delay=0)
+    wait_until(lambda: receiver.requests == 1, timeout=10, message=worker.tail)
+    # It is gathered while the first job runs.
+    rebound.schedule_retry(receiver.url, b"", delay=0)
+    ask = rebound.app.control.inspect(timeout=1)
+    wait_until(lambda: any((ask.reserved() or {}).values()), timeout=10, message=worker.tail)
+    may_answer.set()
+
+    wait_until(lambda: left_in(redis_url) == 0, timeout=15, message=worker.tail)
+    assert receiver.requests == 2
+
+
+@pytest.mark.parametrize("pool", ["prefork", "gevent"])
+def test_the_time_limits_of_the_app_s_tasks_end_no_post(
+    start_worker: StartWorker, rebound: Rebound, receiver: Receiver, redis_url: str, pool: str
+) -> None:
+    """A post has a time-out of its own. An attempt that a shorter limit ended would be repeated without end."""
+
+    def answer(connection: socket.socket) -> None:
+        receiver.released.wait(2.5)
+        connection.sendall(b"HTTP/1.1 204 x\r\n\r\n")
+
+    receiver.answer = answer
+    conf = {"task_soft_time_limit": 1, "task_time_limit": 2}
+    worker = start_worker("-P", pool, "-c", "1", ORDERS_CONF=json.dumps(conf))
+    for number in range(3):
+        rebound.schedule_retry(receiver.url, b"", id=str(number), delay=0)
+
+    wait_until(lambda: left_in(redis_url) == 0, timeout=15, message=worker.tail)
+    assert receiver.requests == 3
+    assert "time limit" not in worker.output

@@ -48,6 +48,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "config": ("errors", "limits", "message", "message.*", "policy", "policy.*", "shown"),
     "registry": ("config", "errors", "message", "message.*", "policy", "requests", "scheduled"),
     "celery_conf": (),
+    "copies": (),
     "current_app": ("policy", "registry", "requests", "scheduled", "values"),
     "values": ("errors", "message"),
     "requests": (
@@ -85,6 +86,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "app": (
         *COMMON,
         "celery_conf",
+        "copies",
         "registry",
         "requests",
         "schedule",
@@ -157,6 +159,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
     "celery": (
         "app",
         "celery_conf",
+        "copies",
         "compat.*",
         "consumer.*",
         "current_app",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 import ssl
 import subprocess
 import time
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -290,6 +292,29 @@ def test_two_apps_with_prefixes_share_a_database_without_meeting():
         left = left_over(server.url)
         assert left
         assert all(key.startswith(b"two:") for key in left)
+
+
+@pytest.mark.skipif(shutil.which("redis-cli") is None, reason="the page's command needs redis-cli")
+def test_what_waits_moves_to_another_redis_with_the_command_of_the_page():
+    (command,) = re.findall(r"```sh\n(redis-cli .* MIGRATE .*)\n```", OPERATIONS.read_text())
+    with RedisServer() as old, RedisServer() as new:
+        with scheduled_app(old.url) as app:
+            sent = [app.send_task("t", (number,), countdown=2, priority=number).id for number in (0, 5)]
+            held = app.send_task("t", countdown=0.01).id
+            with app.connection_for_write() as connection:
+                store = store_of(app, connection)
+                numbers = count(1)
+                wait_until(lambda: store.claim(ClaimId("gone", next(numbers)), 1, 1_000, 1_000, ["0"]).messages)
+        host, port = new.address.split(":")
+        for word, value in {"redis://OLD": old.url, "NEW_HOST": host, "NEW_PORT": port}.items():
+            command = command.replace(word, value)
+
+        subprocess.run(["bash", "-c", command], check=True, timeout=30)
+
+        with scheduled_app(new.url) as app, taking(app) as taker:
+            taker.take(3)
+        assert sorted(taker.ids) == sorted([*sent, held])
+        assert not [key for key in left_over(old.url) if key.startswith(b"rebound:")]
 
 
 @pytest.mark.parametrize(

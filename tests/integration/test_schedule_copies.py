@@ -1,4 +1,4 @@
-"""Copies of an app publish with the schedule as the app itself does: whoever made them, in whatever process."""
+"""Copies of an app publish with the schedule, and deliver, as the app itself does: in whatever process they are."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import pytest
 import redis
 from celery import Celery
 
-from rebound_celery import Rebound
+from rebound_celery import Rebound, RetryRequest, registry
 from rebound_celery.schedule.store.keys import QueueKeys
 from rebound_celery.schedule.store.store import Store
 from rebound_celery.schedule.worker.installation import install_schedule
 from tests.acceptance.apps.worker import close_redis_connections
+from tests.integration.test_http_answers import Receiver
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -51,6 +52,13 @@ def app(request: pytest.FixtureRequest, redis_url: str) -> Iterator[Celery]:
         close_redis_connections()
 
 
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
 def count(redis_url: str, queue: str) -> int:
     with redis.Redis.from_url(redis_url) as client:
         return Store(client, QueueKeys("", queue, STEPS)).count()
@@ -67,7 +75,7 @@ def test_a_copy_in_the_same_process_has_the_app_s_own_options(app: Celery, make:
     made.close()
 
     assert options.lease_s == 7.0
-    assert options.leased == original.leased
+    assert options.leased.keys() == original.leased.keys()
     assert count(redis_url, "celery") == 1
 
 
@@ -109,3 +117,40 @@ def test_tasks_of_a_pool_s_processes_publish_with_the_schedule(
         app.send_task("tests.acceptance.apps.scheduled.publish")
         wait_until(lambda: count(redis_url, "elsewhere") == 1, timeout=40)
         close_redis_connections()
+
+
+@pytest.mark.parametrize("make", [lambda app: pickle.loads(pickle.dumps(app)), copy.copy, copy.deepcopy])
+def test_a_copy_in_the_same_process_has_a_rebound_of_its_own(make: Callable[[Any], Any], redis_url: str):
+    app = Celery("copied", broker=redis_url, set_as_current=False, task_ignore_result=True)
+    rebound = Rebound(app, queue="own", max_retries=7)
+    copied = make(make(app))
+
+    its = registry.find(copied)
+    its.schedule(RetryRequest(destination="http://nobody.invalid/", value=b"value", delay=600))
+
+    assert its is not rebound
+    assert (its.settings.queue, its.settings.max_retries) == ("own", 7)
+    assert "rebound.deliver" in copied.tasks
+    assert "own" in copied.amqp.queues
+    assert count(redis_url, "own") == 1
+    copied.close()
+    close_redis_connections()
+
+
+@pytest.mark.parametrize("imports", [[], ["tests.acceptance.apps.orders"]])
+def test_spawned_children_deliver(
+    run_process: Callable[..., Any], redis_url: str, receiver: Receiver, imports: list[str]
+):
+    """Whether the child knows the app by its pickle alone, or imports its module too."""
+    conf = {"worker_pool_start_method": "spawn", "imports": imports}
+    env = {"ORDERS_REDIS": redis_url, "ORDERS_CONF": json.dumps(conf)}
+    worker = run_process(
+        "-m", "celery", "-A", "tests.acceptance.apps.orders", "worker", "-P", "prefork", "-c", "1", env=env
+    )
+    app = Celery("orders", broker=redis_url, set_as_current=False)
+    Rebound(app).schedule_retry(receiver.url, b"value", delay=0)
+
+    wait_until(lambda: count(redis_url, "rebound") == 0, timeout=40, message=worker.tail)
+    assert receiver.requests == 1
+    assert "NotRegistered" not in worker.output
+    close_redis_connections()

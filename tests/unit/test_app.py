@@ -242,15 +242,17 @@ def test_the_delivery_task_keeps_its_promises_whatever_the_app_sets_for_its_own(
         task_retry_on_worker_lost=True,
         task_acks_on_failure=True,
         task_acks_on_timeout=True,
-        task_annotations={"*": {"max_retries": 3, "expires": 60, "acks_late": False, "rate_limit": "10/s"}},
+        task_annotations={
+            "*": {"max_retries": 3, "expires": 60, "acks_late": False, "rate_limit": "10/s", "priority": 6}
+        },
     )
     Rebound(app)
 
     task = app.tasks["rebound.deliver"]
     assert (task.acks_late, task.reject_on_worker_lost, task.retry_on_worker_lost) == (True, True, False)
     assert (task.acks_on_failure, task.acks_on_timeout) == (False, False)
-    assert (task.max_retries, task.expires) == (None, None)
-    assert task.rate_limit == "10/s"
+    assert (task.max_retries, task.expires, task.rate_limit) == (None, None, None)
+    assert task.priority == 6
 
 
 def test_an_app_that_nobody_uses_is_garbage() -> None:

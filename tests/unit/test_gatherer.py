@@ -22,6 +22,8 @@ class Pool:
 
     def __init__(self, *, uses_semaphore: bool = False) -> None:
         self.uses_semaphore = uses_semaphore
+        self.is_green = False
+        self.options: dict[str, Any] = {}
         self.jobs: list[list[str]] = []
 
     def apply_async(self, _run: Any, args: Any, **_: Any) -> None:
@@ -68,7 +70,9 @@ def request(task_id: str) -> Any:
 
 def gatherer(pool: Pool) -> tuple[Gatherer, Timer]:
     timer = Timer()
-    return Gatherer(SimpleNamespace(run_batch=None), SimpleNamespace(pool=pool, hub=None, timer=timer), Events()), timer
+    return Gatherer(
+        SimpleNamespace(run_batch=None, longest_send_s=120), SimpleNamespace(pool=pool, hub=None, timer=timer), Events()
+    ), timer
 
 
 @pytest.mark.parametrize("is_slow", [False, True])
@@ -108,7 +112,14 @@ def test_a_job_whose_messages_cannot_be_settled_has_ended_all_the_same() -> None
         raise RuntimeError("the channel is closed")
 
     one.reject = reject
-    job = Job(SimpleNamespace(run_batch=None), [one], 0, lambda *_: None, lambda: ended.append(True), Events())
+    job = Job(
+        SimpleNamespace(run_batch=None, longest_send_s=120),
+        [one],
+        0,
+        lambda *_: None,
+        lambda: ended.append(True),
+        Events(),
+    )
 
     with pytest.raises(RuntimeError):
         job.on_done([Result(End.BACK, "Redis is away")])

@@ -9,7 +9,7 @@ import pytest
 
 from rebound_celery.schedule.port import ScheduleOptions
 from rebound_celery.schedule.transport import installed
-from rebound_celery.schedule.transport.credit import LEASED_QUEUE_CREDIT, Credit
+from rebound_celery.schedule.transport.credit import LEASED_QUEUE_BYTES, LEASED_QUEUE_CREDIT, Credit
 from rebound_celery.schedule.transport.installed import Load
 
 
@@ -42,6 +42,7 @@ class Bench:
         monkeypatch.setattr(installed, "worker", self.worker)
         self.clock = Clock()
         self.held = 0
+        self.held_bytes = {"owned": 0}
         self.qos = SimpleNamespace(prefetch_count=8)
         options = ScheduleOptions(leased={"owned": SimpleNamespace(), "celerys": None})  # type: ignore[dict-item]
         channel = SimpleNamespace(
@@ -50,13 +51,17 @@ class Bench:
             active_queues=["celery", "celerys", "owned"],
             is_leased=lambda name: name in options.leased,
         )
-        leases: Any = SimpleNamespace(count=lambda _queues: self.held)
+        leases: Any = SimpleNamespace(count=lambda _queues: self.held, bytes_by_queue=self.held_bytes)
         self.credit = Credit(channel, leases, clock=self.clock)  # type: ignore[arg-type]
 
     def room(self, queue: str = "celery", *, busy: int = 0, begun: int = 0, after: float = 0.0) -> int:
         self.clock.now += after
         self.worker.it = Load(2, busy, begun)
         return self.credit.room(queue)
+
+    def saw_small_ones(self) -> None:
+        for _ in range(10):
+            self.credit.saw("owned", 1_000)
 
 
 @pytest.fixture
@@ -114,6 +119,29 @@ def test_a_process_without_a_worker_takes_what_its_prefetch_count_allows(bench: 
 
 
 def test_the_owner_of_a_leased_queue_gathers_many(bench: Bench):
+    bench.saw_small_ones()
     assert bench.room("owned", busy=5) == LEASED_QUEUE_CREDIT
     bench.held = LEASED_QUEUE_CREDIT - 10
     assert bench.room("owned") == 0
+
+
+def test_of_large_messages_few_are_taken(bench: Bench):
+    """All that is held of them stays below a limit; a single one may be larger than that."""
+    assert bench.room("owned") == 16
+    bench.held, bench.held_bytes["owned"] = 16, 16 * 2_000_000
+    bench.credit.saw("owned", 2_000_000)
+    assert bench.room("owned") == (LEASED_QUEUE_BYTES - 16 * 2_000_000) // 2_097_152
+    bench.held, bench.held_bytes["owned"] = 32, 32 * 2_097_152
+    assert bench.room("owned") == 0
+
+    bench.credit.saw("owned", 2 * LEASED_QUEUE_BYTES)
+    assert bench.room("owned") == 0
+    bench.held = bench.held_bytes["owned"] = 0
+    assert bench.room("owned") == 1
+
+
+def test_once_messages_are_small_again_many_are_taken(bench: Bench):
+    bench.credit.saw("owned", LEASED_QUEUE_BYTES)
+    assert bench.room("owned") == 1
+    bench.saw_small_ones()
+    assert bench.room("owned") == LEASED_QUEUE_CREDIT

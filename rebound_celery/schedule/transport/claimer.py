@@ -203,6 +203,8 @@ class Claimer:
             if not unknown or len(found) >= limit:
                 break
         self._faults = 0
+        if found:
+            self._credit.saw(name, max(len(claimed.stored) for claimed, _ in found))
         messages, held = [], []
         for claimed, token in found:
             if (message := self._opened.open(name, queue.store, claimed, token)) is not None:

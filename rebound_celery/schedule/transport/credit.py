@@ -21,6 +21,11 @@ LEASED_QUEUE_CREDIT = 1_000
 #: Such a worker claims again when one in so many of them is free, as one with short tasks does: a claim costs a round
 #: trip.
 _FREE_PART = 4
+#: How many bytes of messages a worker holds at most from such a queue, as they are stored; a single message may be
+#: larger. Beyond that, a backlog of large messages would fill the memory of the worker, and kill it again and again.
+LEASED_QUEUE_BYTES = 64 * 1024 * 1024
+#: What is taken for the size of a message until some were claimed.
+_ASSUMED_BYTES = 4 * 1024 * 1024
 #: How many due messages a process without a prefetch limit takes at most at a time.
 _UNLIMITED_CREDIT = 200
 
@@ -45,14 +50,22 @@ class Credit:
         self._rate = _Rate(clock)
         #: Queue -> how many ordinary messages were taken while due ones waited for room.
         self._passed: dict[str, int] = {}
+        #: Queue -> the size that the next message may have: about that of the largest one claimed lately.
+        self._expected_bytes: dict[str, int] = {}
 
     def room(self, name: str) -> int:
         """How many due messages may be taken from a queue; from any thread."""
         channel, leases = self._channel, self._leases
         if channel.is_leased(name) and channel.options.leased[name] is not None:
             # Its owner gathers them, and gives many to the pool as one task.
-            free = LEASED_QUEUE_CREDIT - leases.count([name])
-            return free if free >= LEASED_QUEUE_CREDIT // _FREE_PART else 0
+            held = leases.count([name])
+            free = LEASED_QUEUE_CREDIT - held
+            if free < LEASED_QUEUE_CREDIT // _FREE_PART:
+                return 0
+            fitting = (LEASED_QUEUE_BYTES - leases.bytes_by_queue[name]) // self._expected_bytes.get(
+                name, _ASSUMED_BYTES
+            )
+            return min(free, max(fitting, 0 if held else 1))
         if "can_consume" in vars(channel.qos):
             # worker_disable_prefetch has put its own rule there, which looks at what the worker runs now.
             return int(channel.qos.can_consume())
@@ -85,6 +98,11 @@ class Credit:
             self._passed.pop(name, None)
         elif name in self._passed:
             self._passed[name] = max(0, self._passed[name] - count)
+
+    def saw(self, name: str, largest_bytes: int) -> None:
+        """The largest message of a claim has this size, as it is stored."""
+        # What was seen before counts less with each claim.
+        self._expected_bytes[name] = max(1, largest_bytes, self._expected_bytes.get(name, _ASSUMED_BYTES) // 2)
 
     def _queues(self) -> Collection[str]:
         options = self._channel.options

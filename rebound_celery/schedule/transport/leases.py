@@ -51,6 +51,7 @@ class Lease:
     token: str
     reference: str
     task_id: str
+    size_bytes: int
 
     def end(self, what: str) -> End:
         """The end of it, as the store takes it."""
@@ -78,6 +79,7 @@ class Leases:
         self._stores: WeakValueDictionary[QueueKeys, Store] = WeakValueDictionary()
         self._held: dict[str, Lease] = {}
         self._held_by_queue: Counter[str] = Counter()
+        self.bytes_by_queue: Counter[str] = Counter()  # of the stored forms of messages that are held
         self._ends: list[tuple[Lease, str]] = []
         # Nothing that is done under it lets other greenlets go on.
         self._lock = native.make_lock()
@@ -87,8 +89,7 @@ class Leases:
         self._has_thread = False
         self._away = False
         self._renewed_at = clock.monotonic()
-        #: Whether the last renewal has found fewer leases than this process holds.
-        self._are_missing = False
+        self._are_missing = False  # whether the last renewal has found fewer leases than this process holds
 
     def store_of(self, keys: QueueKeys) -> Store:
         """The schedule of a queue over the leases' own connections; one, for as long as somebody has it."""
@@ -103,18 +104,18 @@ class Leases:
         return End(claimed.id, token, what, _reference_of(claimed))
 
     def hold(self, store: Store, claims: Sequence[tuple[Claimed, str, str]]) -> list[str]:
-        """Take charge of claimed messages, each with its lease's token and its task's id; returns the delivery tags
-        that end their leases."""
+        """Take charge of messages, each with its token and its task's id; returns the tags that end their leases."""
         if not claims:
             return []
-        queue, prefix = store.keys.queue, f"lease-{os.getpid()}-"
+        queue, prefix, numbers = store.keys.queue, f"lease-{os.getpid()}-", self._numbers
         leases = {
-            f"{prefix}{next(self._numbers)}": Lease(store, queue, claimed.id, token, _reference_of(claimed), task_id)
-            for claimed, token, task_id in claims
+            f"{prefix}{next(numbers)}": Lease(store, queue, one.id, token, _reference_of(one), task_id, len(one.stored))
+            for one, token, task_id in claims
         }
         with self._lock:
             self._held.update(leases)
             self._held_by_queue[queue] += len(leases)
+            self.bytes_by_queue[queue] += sum(lease.size_bytes for lease in leases.values())
             starts, self._has_thread = not self._has_thread, True
         if starts:
             self._renewed_at = self._clock.monotonic()
@@ -153,6 +154,7 @@ class Leases:
                 lease = self._held.pop(tag, None)
                 if lease is not None:
                     self._held_by_queue[lease.queue] -= 1
+                    self.bytes_by_queue[lease.queue] -= lease.size_bytes
                     self._ends.append((lease, what))
                     ended += 1
         if ended:

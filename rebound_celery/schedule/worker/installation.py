@@ -39,7 +39,9 @@ _SHORT = {"lease": "lease_s", "max_losses": "max_worker_losses"}
 Options = ScheduleOptions | Mapping[str, Any]
 
 
-def install_schedule(app: Celery, options: Options | Callable[[], Options] | None = None) -> None:
+def install_schedule(
+    app: Celery, options: Options | Callable[[], Options] | None = None, *, in_copies: bool = True
+) -> None:
     """Let every countdown of `app` wait in Redis under a lease, instead of in a worker's memory.
 
     Broker URLs stay as they are (redis, rediss, sentinel, sockets), with all options. Another broker is refused: at
@@ -49,6 +51,7 @@ def install_schedule(app: Celery, options: Options | Callable[[], Options] | Non
         app: the Celery app.
         options: see `ScheduleOptions`; None means its defaults. A function is asked whenever a channel is opened, so
             that settings can be read late.
+        in_copies: whether the copies of the app get it too, as in a pool's spawned processes.
 
     Raises:
         UnsupportedBrokerError: if the app is known to have another broker than Redis.
@@ -57,7 +60,8 @@ def install_schedule(app: Celery, options: Options | Callable[[], Options] | Non
     read = partial(_read, options)
     token = _install(app, read)
     # A copy of the app has its fixups (see `__reduce_keys__`), and Celery calls them where it makes the copy.
-    app.fixups = [*(fixup for fixup in app.fixups if not isinstance(fixup, _Copied)), _Copied(app.main, token, read)]
+    others = [fixup for fixup in app.fixups if not isinstance(fixup, _Copied)]
+    app.fixups = [*others, _Copied(app.main, token, read)] if in_copies else others
 
 
 def _install(app: Celery, read_options: Callable[[], ScheduleOptions], *, is_copy: bool = False) -> str:

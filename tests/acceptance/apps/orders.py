@@ -1,10 +1,12 @@
 """A shop with retries, as a user would write it: `celery -A tests.acceptance.apps.orders worker`.
 
-All settings come from the environment: ORDERS_REDIS, and rebound's own REBOUND_* variables.
+All settings come from the environment: ORDERS_REDIS, Celery's settings in ORDERS_CONF as JSON, and rebound's own
+REBOUND_* variables.
 """
 
 from __future__ import annotations
 
+import json
 import os
 
 from celery import Celery
@@ -12,6 +14,7 @@ from celery import Celery
 from rebound_celery import Rebound
 
 app = Celery("orders", broker=os.environ.get("ORDERS_REDIS"))
+app.conf.update(json.loads(os.environ.get("ORDERS_CONF", "{}")))
 rebound = Rebound(app)
 
 
