@@ -12,8 +12,8 @@ from pathlib import Path
 
 # Requirements of the suites without which the tests on Redis would be skipped.
 _NEEDED = (
-    *("celery", "kombu[redis,msgpack]", "redis", "hiredis", "kafka-python", "pytest", "pytest-celery"),
-    *("pytest-timeout", "cryptography", "django", "psutil", "pydantic", "python-dateutil", "sqlalchemy"),
+    *("kombu[redis,msgpack]", "pytest", "pytest-celery", "pytest-timeout", "cryptography", "django", "psutil"),
+    *("pydantic", "python-dateutil", "sqlalchemy"),
 )
 
 
@@ -45,14 +45,16 @@ def make_environment(cache: Path) -> Path:
     folder = cache / "venv"
     python = folder / "bin" / "python"
     installed = sorted(f"{each.name}=={each.version}" for each in metadata.distributions())
-    wanted = "\n".join([sys.version, *_NEEDED, *installed])
+    # The schedule itself is imported from the checkout.
+    needed = [*_NEEDED, *(each for each in metadata.requires("rebound-celery") or () if "extra ==" not in each)]
+    wanted = "\n".join([sys.version, *needed, *installed])
     made_of = folder / "made-of.txt"
     if made_of.exists() and made_of.read_text() == wanted:
         return python
     venv.create(folder, clear=True, with_pip=True)
     constraints = folder / "constraints.txt"
     constraints.write_text("\n".join(line for line in installed if not line.startswith("rebound-celery")))
-    _pip(str(python), "install", "--constraint", str(constraints), *_NEEDED)
+    _pip(str(python), "install", "--constraint", str(constraints), *needed)
     made_of.write_text(wanted)
     return python
 
