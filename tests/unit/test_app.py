@@ -78,7 +78,7 @@ def test_the_app_gets_one_task_and_one_queue_beside_its_own() -> None:
     app = make_app()
     Rebound(app)
 
-    assert app.tasks.keys() - make_app("plain").tasks.keys() == {"rebound.deliver"}
+    assert app.tasks.keys() - make_app().tasks.keys() == {"rebound.deliver"}
     assert set(app.amqp.queues) == {"celery", "rebound"}
     assert set(app.amqp.queues.consume_from) == {"celery", "rebound"}
     assert app.amqp.queues["rebound"].routing_key == "rebound"
