@@ -3,7 +3,7 @@
 `python -m tests.suites` takes about half an hour. It fetches the suites of the installed versions from the package
 registry into a cache folder outside of the checkout. For each suite it prints a table of the tests that differ and one
 line of JSON to stdout. pytest's output goes to files in the cache folder. Status 1 means that a test that passes on
-stock fails on ours each time, or that our side did not use the schedule.
+stock fails on ours each time and is not in MEANT, or that Celery's suite did not use the schedule.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 SUITES = {"celery": "t/integration/test_*.py", "kombu": "t/integration/test_redis*.py"}
 
+#: Tests that fail on our side because it is meant to differ.
+MEANT = {"t/integration/test_worker.py::test_run_worker": "its app has an AMQP broker, which the schedule refuses"}
+
 
 def main() -> int:
     options = _options()
@@ -47,7 +50,8 @@ def _run_suite(suite: str, options: argparse.Namespace, python: Path) -> int:
         "suite": suite,
         **{name: found.count() for name, found in zip(names, first, strict=True)},
     }
-    is_unused = OURS in names and first[-1].enqueues == 0
+    # kombu's suite has no countdowns.
+    is_unused = suite == "celery" and OURS in names and first[-1].enqueues == 0
     if OURS in names:
         summary["enqueues"] = first[-1].enqueues
     if is_unused:
@@ -59,7 +63,8 @@ def _run_suite(suite: str, options: argparse.Namespace, python: Path) -> int:
     _print_differences(compared)
     summary |= {kind: [each.test for each in getattr(compared, kind)] for kind in ("worse", "better", "flaky")}
     print(json.dumps(summary), flush=True)
-    return int(bool(compared.worse) or not first[0].outcomes or is_unused)
+    worse = [each for each in compared.worse if each.test not in MEANT]
+    return int(bool(worse) or not first[0].outcomes or is_unused)
 
 
 def _pair(runs: list[Run]) -> tuple[Run, Run]:
