@@ -23,6 +23,7 @@ from .events import TaskEvents
 from .form import SLOW_HEADER
 from .gatherer import Gatherer
 from .job import Received, give_up, received_of
+from .reading import set_aside, text_of
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ def _request_class(task: Any, app: Any, consumer: Any) -> type[Any]:
         def info(self, safe: bool = False) -> Any:
             shown = super().info(safe=safe)
             if not self.argsrepr:
-                shown["args"] = [task.text_of(received_of(self))]
+                shown["args"] = [text_of(task, received_of(self))]
             return shown
 
     return DeliveryRequest
@@ -122,7 +123,7 @@ def _request_class(task: Any, app: Any, consumer: Any) -> type[Any]:
 
 def _set_aside(task: Any, message: Any, error: InvalidTaskError, consumer: Any) -> None:
     received = Received(message.body, message.content_type, message.content_encoding, message.headers.get("id"), 0)
-    if task.set_aside(received, error, consumer.hostname).end == End.BACK:
+    if set_aside(task, received, error, consumer.hostname).end == End.BACK:
         message.reject_log_error(logger, consumer.connection_errors, requeue=True)
     else:
         message.ack_log_error(logger, consumer.connection_errors)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from celery import Task
 from msgspec.structs import replace
@@ -18,18 +17,13 @@ from ..errors import (
     DroppedError,
     InvalidSettingError,
     NotStoredError,
-    ReboundError,
-    UnknownVersionError,
     UnreachableError,
-    WireFormatError,
 )
-from ..message import Message, codec, message_id_of
 from ..policy import WORKER_LOST, DeadLetter, Failure
-from ..schedule.port import DeadEntry, Entry
 from .batch import Batch, End, Result, dead_letter_text
 from .chains import Chains
 from .delivery import Delivery
-from .form import TASK_NAME, DeliveryForm, from_argument, stored_form_of
+from .form import TASK_NAME, DeliveryForm, from_argument
 from .job import Received
 from .log_fields import log_fields, named
 from .observed import Observed, observe, tell_failure
@@ -37,7 +31,8 @@ from .opened import OpenedDestinations
 from .outage_mode import OutageMode
 from .plainly import FAULTS
 from .publisher import Publisher
-from .results import keeps_results, request_of, request_of_unread, store_result, store_started
+from .reading import read_many
+from .results import keeps_results, request_of, store_result, store_started
 from .strategy import Strategy
 
 #: What no setting of the app's may change in the delivery task.
@@ -50,12 +45,6 @@ PROMISED = (
     "max_retries",
     "expires",
 )
-
-#: The reason of a dead letter whose stored form cannot be read.
-UNREADABLE = "unreadable"
-
-#: Milliseconds until a message of a later version is looked at again.
-_UNKNOWN_PAUSE_MS = 300_000
 
 #: What storing or keeping a message meets when Redis is away, or is not the app's broker.
 _NOT_KEPT = (NotStoredError, UnreachableError, DeliveryError, *FAULTS)
@@ -128,7 +117,7 @@ class DeliverTask(Task):
         """Deliver what a worker received; one result for each message, in their order. Runs in the pool's process."""
         results: dict[int, Result] = {}
         deliveries: dict[int, Delivery] = {}
-        for index, read in enumerate(self._read_many(batch, worker)):
+        for index, read in enumerate(read_many(self, batch, worker)):
             if isinstance(read, Delivery):
                 deliveries[index] = read
             else:
@@ -189,50 +178,9 @@ class DeliverTask(Task):
         gone = self.chains().gone
         return Batch(self.destinations.by_kind, settings, store, worker, self.clock, gone, outage_mode=mode)
 
-    def _read_many(self, batch: Sequence[Received], worker: str) -> list[Delivery | Result]:
-        """What each message brings: its delivery; or how it ended, if it cannot be read."""
-        stored: list[bytes | WireFormatError] = []
-        for received in batch:
-            try:
-                stored.append(stored_form_of(self.app, received.body, received.content_type, received.content_encoding))
-            except WireFormatError as error:
-                stored.append(error)
-        forms = [
-            (message_id_of(received.task_id), form)
-            for received, form in zip(batch, stored, strict=True)
-            if isinstance(form, bytes)
-        ]
-        decoded = iter(codec.decode_many(forms))
-        return [
-            self._delivery_of(received, form, next(decoded), worker)
-            if isinstance(form, bytes)
-            else self.set_aside(received, form, worker)
-            for received, form in zip(batch, stored, strict=True)
-        ]
-
-    def _delivery_of(
-        self, received: Received, stored: bytes, decoded: tuple[Message, dict[str, Any]] | ReboundError, worker: str
-    ) -> Delivery | Result:
-        try:
-            if isinstance(decoded, ReboundError):
-                raise decoded
-            return Delivery.of(received.task_id, *decoded, received.priority)
-        except UnknownVersionError as error:
-            return self._leave(received, stored, error)
-        except WireFormatError as error:
-            return self.set_aside(received, error, worker)
-
-    def text_of(self, received: Received) -> str:
-        """What a message is, for people."""
-        try:
-            stored = stored_form_of(self.app, received.body, received.content_type, received.content_encoding)
-            return str(Delivery.decode(received.task_id, stored).message)
-        except (UnknownVersionError, WireFormatError) as error:
-            return str(error)
-
     def give_up(self, received: Received, losses: int, worker: str) -> Result:
         """Make a dead letter of a message whose workers were lost too often."""
-        (read,) = self._read_many([received], worker)
+        (read,) = read_many(self, [received], worker)
         if not isinstance(read, Delivery):
             return read
         delivery = self._worker_lost(read, losses, worker)
@@ -273,45 +221,3 @@ class DeliverTask(Task):
         if message.reason is None:
             message = message.failed(failure, DeadLetter(WORKER_LOST), now_ms=now_ms, by=worker)
         return replace(delivery, message=message, due_ms=now_ms, tries=delivery.tries + 1)
-
-    def set_aside(self, received: Received, error: Exception, worker: str) -> Result:
-        """Keep what cannot be read among the dead letters in Redis, as it is, and tell that its task has failed."""
-        task_id = str(received.task_id)
-        logger.error(
-            "task %s cannot be read and becomes a dead letter: %s",
-            task_id,
-            error,
-            extra={"event": "unreadable", "message_id": task_id},
-        )
-        body = received.body
-        stored = body if isinstance(body, bytes) else str(body).encode("utf-8", "backslashreplace")
-        try:
-            with self.publisher().open() as schedule:
-                schedule.bury([DeadEntry(task_id, UNREADABLE, stored)])
-            # Whether messages wait behind it cannot be read.
-            self.chains().gone([task_id], dead=True)
-        except Exception as fault:
-            logger.exception("task %s goes back to its queue", task_id, extra={"event": "not_stored"})
-            return Result(End.BACK, str(fault))
-        result = Result(End.DEAD, f"{UNREADABLE}: {error}")
-        request = request_of_unread(self, task_id, str(error), received.priority, worker)
-        store_result(self, request, result)
-        tell_failure(self, request, result)
-        return result
-
-    def _leave(self, received: Received, stored: bytes, error: UnknownVersionError) -> Result:
-        """Leave what a later version has stored in the schedule, for a worker of that version."""
-        logger.error(
-            "task %s stays scheduled: %s",
-            received.task_id,
-            error,
-            extra={"event": "unknown_version", "message_id": received.task_id},
-        )
-        due_ms = self.clock.now_ms() + _UNKNOWN_PAUSE_MS
-        try:
-            with self.publisher().open() as schedule:
-                schedule.enqueue([Entry(received.task_id, due_ms, stored, priority=received.priority)])
-        except Exception as fault:
-            logger.exception("task %s goes back to its queue", received.task_id, extra={"event": "not_stored"})
-            return Result(End.BACK, str(fault))
-        return Result(End.AGAIN, str(error))

@@ -38,4 +38,4 @@ TOLD = "rebound_celery.schedule.transport.claimed:ClaimedMessages._bury_lost"
 ACKNOWLEDGED = "rebound_celery.schedule.transport.leases:Leases.end_all"
 
 #: Runs a script of the schedule in Redis; see `inject.before_script`.
-RUN_SCRIPT = "rebound_celery.schedule.store.store:run_script"
+RUN_SCRIPT = "rebound_celery.schedule.store.script_runner:run_script"

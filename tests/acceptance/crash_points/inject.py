@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,7 +64,10 @@ class Kill:
 
 
 def arm(kill: Kill, marker: Path) -> None:
-    """Let the first process that comes to this moment kill. A process that finds the file `marker` goes on normally."""
+    """Let the first process that comes to this moment kill. A process that finds the file `marker` goes on normally.
+
+    A function is replaced in every module that has imported it.
+    """
     module, _, path = kill.call.partition(":")
     owner: Any = import_module(module)
     *outer, name = path.split(".")
@@ -96,7 +100,13 @@ def arm(kill: Kill, marker: Path) -> None:
         reached(Call(args, result))
         return result
 
-    setattr(owner, name, wrapped)
+    holders = (
+        [owner]
+        if outer
+        else [one for one in list(sys.modules.values()) if getattr(one, "__dict__", {}).get(name) is original]
+    )
+    for holder in holders:
+        setattr(holder, name, wrapped)
 
 
 def _kill(target: int, marker: Path) -> None:
