@@ -5,6 +5,7 @@ from .config import Settings
 from .consumer import Consumer, ConsumerConfig
 from .current_app import schedule_retries, schedule_retry
 from .errors import InvalidSettingError, NotInstalledError, NotStoredError, ReboundError, UnreachableError
+from .http_options import HttpOptions
 from .message import Message, Record
 from .policy import RetryPolicy
 from .requests import RetryRequest
@@ -18,6 +19,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "schedule_retries",
     "RetryRequest",
     "install_schedule",
+    "HttpOptions",
     # a consumer
     "Consumer",
     "ConsumerConfig",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .errors import InvalidSettingError
+from .http_options import HttpTable, read_http_table
 from .message.address import check_topic, is_host, is_port
 from .message.http_url import read_proxy
 from .policy import DEFAULT_BASE_DELAY_S, DEFAULT_MAX_RETRIES, RetryPolicy
@@ -139,10 +140,14 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "http_connect_timeout": _seconds,
     "http_timeout": _seconds,
     "http_proxy": _proxy,
+    "http_destinations": read_http_table,
     "outage_delay": _seconds,
     "outage_max_delay": _seconds,
     "health_file": lambda name, value: parse_path(value, name),
 }
+
+#: Settings that no environment variable can hold.
+_WITHOUT_VARIABLE = frozenset({"kafka_options", "http_destinations"})
 
 #: Environment variables hold text; these settings are numbers.
 _NUMBERS: dict[str, Callable[[str], Any]] = {"max_retries": int, "base_delay": float, "max_worker_losses": int}
@@ -175,6 +180,9 @@ class Settings:
         http_connect_timeout: how many of these seconds may go by until it is connected: look-up, all addresses, TLS.
         http_proxy: the proxy of all posts, `http://host:port` or `http://user:password@host:port`; "" for none; None
             for what HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY say.
+        http_destinations: from the pattern of a destination, such as `https://api.example.com/*`, to its options:
+            `HttpOptions`, or a mapping of their names. `*` has the options of all others, and what an option is that a
+            destination leaves out.
         outage_delay: seconds before a delivery is tried again when its destination is away. The delay doubles with
             each further try.
         outage_max_delay: the longest such delay, in seconds.
@@ -195,6 +203,7 @@ class Settings:
     http_connect_timeout: float = 5.0
     http_timeout: float = 30.0
     http_proxy: str | None = field(default=None, repr=False)
+    http_destinations: HttpTable = field(default_factory=HttpTable, repr=False)
     outage_delay: float = 1.0
     outage_max_delay: float = 60.0
     health_file: str | None = None
@@ -211,7 +220,7 @@ class Settings:
         for setting in fields(cls):
             name = PREFIX + setting.name
             value = conf.get(name)
-            if value is None and setting.name != "kafka_options":
+            if value is None and setting.name not in _WITHOUT_VARIABLE:
                 name = name.upper()
                 value = _from_environment(name, environ, _NUMBERS.get(setting.name, str))
             if value is not None:

@@ -29,10 +29,12 @@ class Failed:
         error: the error text, with the destination's name.
         retry_after_s: the least delay before the next attempt that the destination asks for, in seconds; None if it
             asks for none.
+        status: the status of the HTTP answer; None where there was none.
     """
 
     error: str
     retry_after_s: float | None = None
+    status: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

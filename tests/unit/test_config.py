@@ -10,6 +10,7 @@ import pytest
 
 from rebound_celery.config import Settings, parse_brokers
 from rebound_celery.errors import InvalidSettingError
+from rebound_celery.http_options import HttpOptions, HttpTable
 
 #: Each setting: a value for the configuration, the text for the environment, and what both are read as.
 SETTINGS = [
@@ -29,7 +30,14 @@ SETTINGS = [
     ("outage_max_delay", 300, "300", 300.0),
     ("health_file", Path("/run/%n.health"), "/run/%n.health", "/run/%n.health"),
 ]
-ONLY_IN_CONF = [("kafka_options", {"security_protocol": "SSL"}, {"security_protocol": "SSL"})]
+ONLY_IN_CONF = [
+    ("kafka_options", {"security_protocol": "SSL"}, {"security_protocol": "SSL"}),
+    (
+        "http_destinations",
+        {"https://shop/*": {"strict": True}},
+        HttpTable({"https://shop/*": HttpOptions(strict=True)}),
+    ),
+]
 
 
 def test_every_setting_is_in_the_tables_of_this_file() -> None:
