@@ -8,15 +8,28 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from ..clock import Clock
 from ..config import Settings
-from ..destinations import Delivered, Destination, Failed, Outcome, Rejected, Unavailable, Undelivered, exception_of
+from ..destinations import (
+    Delivered,
+    Destination,
+    Failed,
+    Held,
+    Outcome,
+    Rejected,
+    Unavailable,
+    Undelivered,
+    Underway,
+    exception_of,
+)
 from ..errors import NotStoredError
 from ..message import Message
 from ..policy import Failure, Retry, decide, outage_delay_s
@@ -26,6 +39,9 @@ from .lanes import is_slow
 from .log_fields import log_fields, named
 
 logger = logging.getLogger(__name__)
+
+#: Seconds after the time in which an outcome should be there. Then the delivery is made again, for its process is gone.
+_UNDERWAY_MARGIN_S = 5.0
 
 
 class End(StrEnum):
@@ -66,6 +82,8 @@ class Batch:
             delivered then is not kept.
         by: who delivers, for the history of a message: the worker's name.
         clock: tells the time.
+        waits: whether every outcome is waited for. Otherwise a delivery whose destination takes long to answer is
+            stored again, and its outcome is stored when it is there.
     """
 
     destinations: Mapping[str, Destination]
@@ -73,6 +91,7 @@ class Batch:
     store: Callable[[Sequence[Delivery]], None] | None
     by: str
     clock: Clock
+    waits: bool = False
 
     def deliver(self, deliveries: Sequence[Delivery]) -> list[Result]:
         """Deliver messages and settle them; one result for each, in their order.
@@ -81,12 +100,20 @@ class Batch:
         """
         results: dict[int, Result] = {}
         waiting: dict[int, tuple[Delivery, str]] = {}
+        underway: dict[int, Underway] = {}
         unsent = dict(enumerate(deliveries))
         # The second round writes dead letters that the first round made.
         for _ in range(2):
             given_up: dict[int, Delivery] = {}
             for index, outcome in self._send(unsent).items():
                 delivery = unsent[index]
+                if delivery.ended is not None:
+                    delivery = replace(delivery, ended=None)
+                if isinstance(outcome, Underway):
+                    underway[index] = outcome
+                    due_ms = self.clock.now_ms() + round((outcome.within_s + _UNDERWAY_MARGIN_S) * 1000)
+                    waiting[index] = replace(delivery, due_ms=due_ms), outcome.error
+                    continue
                 if isinstance(outcome, Delivered):
                     results[index] = _delivered(delivery, outcome)
                     continue
@@ -98,6 +125,9 @@ class Batch:
                     waiting[index] = after, str(outcome.error)
             unsent = given_up
         self._store_again(waiting, results)
+        for index, outcome in underway.items():
+            if results[index].end == End.AGAIN:
+                outcome.outcome.add_done_callback(partial(self._settle_later, waiting[index][0]))
         return [results[index] for index in range(len(deliveries))]
 
     def _sends_now(self, dead: Delivery) -> bool:
@@ -107,12 +137,33 @@ class Batch:
         """
         return self.store is None or not (is_slow(dead.lane) or is_stopping())
 
-    def _send(self, deliveries: Mapping[int, Delivery]) -> dict[int, Outcome]:
+    def _settle_later(self, delivery: Delivery, ended: Future[Outcome]) -> None:
+        """Store the outcome of a delivery whose job has ended, for another job to settle it."""
+        if ended.cancelled():
+            return
+        outcome = Unavailable(repr(error)) if (error := ended.exception()) else ended.result()
+        assert self.store is not None
+        try:
+            self.store([replace(delivery, ended=outcome, due_ms=self.clock.now_ms())])
+        except Exception as error:  # noqa: BLE001 - whatever it is, the delivery is due again by itself
+            logger.warning(
+                "the outcome of %s could not be stored, so it is delivered again: %s: %s",
+                named(delivery.message),
+                outcome,
+                error,
+                extra={"event": "not_stored", **log_fields(delivery.message)},
+            )
+
+    def _send(self, deliveries: Mapping[int, Delivery]) -> dict[int, Outcome | Underway]:
         by_kind: dict[str, list[int]] = defaultdict(list)
+        outcomes: dict[int, Outcome | Underway] = {}
         for index, delivery in deliveries.items():
-            by_kind[delivery.message.target.kind].append(index)
-        outcomes: dict[int, Outcome] = {}
+            if delivery.ended is not None:
+                outcomes[index] = delivery.ended
+            else:
+                by_kind[delivery.message.target.kind].append(index)
         for kind, indices in by_kind.items():
+            answers: Sequence[Outcome | Underway]
             try:
                 answers = self.destinations[kind].send([deliveries[index].message for index in indices])
             except Exception as error:
@@ -120,11 +171,18 @@ class Batch:
                 logger.exception("unexpected error while delivering to %s", kind, extra={"event": "delivery_error"})
                 answers = [Unavailable(f"{kind}: {error!r}")] * len(indices)
             outcomes.update(zip(indices, answers, strict=True))
-        return outcomes
+        if self.store is not None and not self.waits:
+            return outcomes
+        return {
+            index: outcome.outcome.result() if isinstance(outcome, Underway) else outcome
+            for index, outcome in outcomes.items()
+        }
 
     def _after(self, delivery: Delivery, outcome: Undelivered) -> Delivery:
         """What is delivered next, and when: the same attempt, the next attempt, or a dead letter at once."""
         message = delivery.message
+        if isinstance(outcome, Held):
+            return self._after_holding(delivery, outcome)
         if isinstance(outcome, Unavailable) or message.reason is not None:
             return self._after_outage(delivery, outcome)
         now_ms = self.clock.now_ms()
@@ -147,6 +205,17 @@ class Batch:
         _log_outage(message, outcome, delay_s)
         due_ms = self.clock.now_ms() + round(delay_s * 1000)
         return replace(delivery, due_ms=due_ms, tries=delivery.tries + 1)
+
+    def _after_holding(self, delivery: Delivery, outcome: Held) -> Delivery:
+        """The same attempt again, where its destination wants it to wait."""
+        logger.debug(
+            "%s waits: %s",
+            named(delivery.message),
+            outcome.error,
+            extra={"event": "held", **log_fields(delivery.message)},
+        )
+        due_ms = self.clock.now_ms() + round(outcome.delay_s * 1000)
+        return replace(delivery, due_ms=due_ms, held_in=outcome.lane)
 
     def _store_again(self, waiting: Mapping[int, tuple[Delivery, str]], results: dict[int, Result]) -> None:
         if not waiting:

@@ -108,14 +108,18 @@ class Publisher:
         if not deliveries:
             return
         try:
-            if self._has_schedule is None:
-                self._has_schedule = has_schedule(self._app)
-            if self._has_schedule:
+            if self.replaces():
                 self._store(deliveries)
             else:
                 self._publish_plainly(deliveries)
         except FAULTS as error:
             raise NotStoredError(f"Redis at {self.address} did not take the retry: {error}") from error
+
+    def replaces(self) -> bool:
+        """Whether a delivery that is stored again replaces the earlier one: on a broker that has the schedule."""
+        if self._has_schedule is None:
+            self._has_schedule = has_schedule(self._app)
+        return self._has_schedule
 
     def check(self) -> None:
         """Ask Redis for an answer.

@@ -11,11 +11,12 @@ from msgspec.structs import replace
 
 from ..clock import SYSTEM_CLOCK, Clock
 from ..config import Settings
-from ..destinations import Delivered, exception_of
+from ..destinations import Delivered
 from ..errors import (
     DeadLetterError,
     DeliveryError,
     NotStoredError,
+    OutageError,
     ReboundError,
     UnknownVersionError,
     UnreachableError,
@@ -137,7 +138,8 @@ class DeliverTask(Task):
 
     def _deliver(self, deliveries: Sequence[Delivery], worker: str, observed: Iterable[Observed]) -> list[Result]:
         try:
-            return self._batch(worker, self.publisher().publish).deliver(deliveries)
+            publisher = self.publisher()
+            return self._batch(worker, publisher.publish, waits=not publisher.replaces()).deliver(deliveries)
         except Exception as error:
             # Celery would drop the message of a task that fails.
             logger.exception("%d deliveries go back to their queue", len(deliveries), extra={"event": "delivery_error"})
@@ -152,8 +154,10 @@ class DeliverTask(Task):
         except Exception:
             logger.exception("the result backend could not clean up", extra={"event": "no_result"})
 
-    def _batch(self, worker: str, store: Callable[[Sequence[Delivery]], None] | None) -> Batch:
-        return Batch(self.destinations.by_kind, self.read_settings(), store, worker, self.clock)
+    def _batch(
+        self, worker: str, store: Callable[[Sequence[Delivery]], None] | None, *, waits: bool = False
+    ) -> Batch:
+        return Batch(self.destinations.by_kind, self.read_settings(), store, worker, self.clock, waits)
 
     def _read_many(self, batch: Sequence[Received], worker: str) -> list[Delivery | Result]:
         """What each message brings: its delivery; or how it ended, if it cannot be read."""
@@ -209,7 +213,7 @@ class DeliverTask(Task):
             # Writing its dead letter costs workers too: it stays in Redis, where nothing is done with it.
             (outcome,) = self.destinations.by_kind["dead-set"].send([delivery.message])
             if not isinstance(outcome, Delivered):
-                raise exception_of(outcome)
+                raise OutageError(outcome.error)
         except _NOT_KEPT as error:
             logger.exception(
                 "%s goes back to its queue",

@@ -71,8 +71,8 @@ class HostThreads(Generic[Item, Result]):
             self._begin_some(host, its)
         return future
 
-    def has_run_for_s(self, host: Hashable) -> float:
-        """For how many seconds nothing of a host has begun or ended while all its places are taken; 0 if one is free.
+    def stuck_s(self, host: Hashable) -> float:
+        """For how many seconds all places of a host have been taken by the same items; 0 if one is free.
 
         Nothing that is submitted now would begin before one of these ends.
         """
@@ -82,20 +82,22 @@ class HostThreads(Generic[Item, Result]):
                 return 0.0
             return self._clock.monotonic() - max(its.running.values())
 
-    def runs_longer_than(self, host: Hashable, seconds: float) -> bool:
-        """Whether an item of the host has been running for longer."""
+    def longest_s(self, host: Hashable) -> float:
+        """For how many seconds the host's longest running item runs; 0 if none does."""
         with self._lock:
             its = self._hosts.get(host)
-            if its is None or not its.running:
-                return False
-            return self._clock.monotonic() - min(its.running.values()) > seconds
+            return self._clock.monotonic() - min(its.running.values()) if its is not None and its.running else 0.0
 
-    def close(self) -> None:
-        """End the threads once their work is done. A closed pool may be used again."""
+    def close(self, *, waits: bool = False) -> None:
+        """End the threads once their work is done. A closed pool may be used again.
+
+        Args:
+            waits: whether to return only then.
+        """
         with self._lock:
-            if self._threads is not None:
-                self._threads.shutdown(wait=False)
-                self._threads = None
+            threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.shutdown(wait=waits)
 
     def _begin_some(self, host: Hashable, its: _Host[Item, Result]) -> None:
         """Give the host's next items to the threads, as far as its limits allow."""

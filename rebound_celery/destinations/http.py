@@ -23,7 +23,7 @@ from ..message import Message
 from ..message.address import HttpAddress
 from ..message.http_url import HttpUrl
 from ..stopping import is_stopping
-from . import Delivered, Failed, Outcome, Rejected, Unavailable
+from . import Delivered, Failed, Held, Outcome, Rejected, Unavailable, Underway
 from .addresses import RefusedAddressError
 from .deadline import limits, was_stale
 from .host_threads import HostThreads
@@ -40,6 +40,14 @@ _CONCURRENCY = 64
 #: Seconds that `send` waits for a request after its deadline, on a machine that is busy.
 _GRACE_S = 2.0
 
+#: Seconds that a job waits for the answers of a host, and for those of a host that has not answered within that time.
+_PATIENCE_S = 1.0
+_SLOW_PATIENCE_S = 0.05
+
+#: Seconds that a message waits whose host does not answer earlier ones: as long as these have taken, within bounds.
+_SHORTEST_HOLD_S = 1.0
+_LONGEST_HOLD_S = 10.0
+
 _STOPPING = "the worker is stopping"
 
 #: What http.client says of a proxy that asks for a user and password before it makes a tunnel.
@@ -52,6 +60,22 @@ class _Post(NamedTuple):
     message: Message
     plan: Plan
     end_by: float
+
+
+class _Submitted(NamedTuple):
+    """A request that runs, or waits for others to its host.
+
+    Attributes:
+        shown: method and address, for people.
+        is_slow: whether its host has taken long to answer an earlier request, and still has not.
+        host: what counts as one host.
+        outcome: becomes the outcome.
+    """
+
+    shown: str
+    is_slow: bool
+    host: tuple[str, str, int]
+    outcome: Future[Outcome]
 
 
 class _Request(NamedTuple):
@@ -69,64 +93,106 @@ class HttpDestination:
         connect_timeout_s: seconds to connect, the look-up of the host's name and TLS included.
         timeout_s: seconds for the requests of one `send`, from its beginning to the end of the last answer.
         plans: how messages are sent to each address.
+        patience_s: how long `send` waits for a host that does not answer; None for as long as the time-outs allow.
     """
 
     def __init__(
-        self, connect_timeout_s: float, timeout_s: float, plans: Plans | None = None, *, clock: Clock = SYSTEM_CLOCK
+        self,
+        connect_timeout_s: float,
+        timeout_s: float,
+        plans: Plans | None = None,
+        patience_s: float | None = None,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._clock = clock
         self._connect_timeout_s = connect_timeout_s
         self._timeout_s = timeout_s
         self._plans = Plans() if plans is None else plans
         self._pools = Pools(_CONCURRENCY)
+        self._patience_s = patience_s
+        self._is_underway = False
         self._threads: HostThreads[_Post, Outcome] = HostThreads(self._post, _CONCURRENCY, clock=clock)
 
     @classmethod
     def of(cls, settings: Settings) -> HttpDestination:
         """The destination with an app's settings, and with the proxies of this process' environment."""
-        return cls(settings.http_connect_timeout, settings.http_timeout, Plans.with_settings(settings))
+        timeout_s = settings.http_timeout
+        patience_s = min(_PATIENCE_S, timeout_s / 4)
+        return cls(settings.http_connect_timeout, timeout_s, Plans.with_settings(settings), patience_s)
 
-    def send(self, messages: Sequence[Message]) -> list[Outcome]:
+    def send(self, messages: Sequence[Message]) -> list[Outcome | Underway]:
         """Send each message; see `Destination.send`.
 
-        All requests share one time-out, so that this ends with it. None begins after half of it: each has at least the
-        other half. A message whose request has not begun by then, because earlier ones to its host take so long, is
-        Unavailable: it has used up no attempt. So is one that has not begun when the worker is told to stop.
+        All requests share one time-out. None begins after half of it: each has at least the other half. A message whose
+        request has not begun by then, because earlier ones to its host take so long, is Unavailable: it has used up no
+        attempt. So is one that has not begun when the worker is told to stop.
+
+        With a patience, this does not wait for a host that does not answer: what takes longer is Underway, and what has
+        not begun is Held. Only when the worker is told to stop it waits for all that has begun.
         """
         end_by = self._clock.monotonic() + self._timeout_s
         posts = [self._submit(message, end_by) for message in messages]
-        try:
-            # Requests that hang end when the time is over. Further ones to their hosts must not begin then.
-            wait([post for post in posts if isinstance(post, Future)], self._timeout_s / 2)
-        finally:
-            for post in posts:
-                if isinstance(post, Future):
-                    # This does nothing to one that has begun.
-                    post.cancel()
-        return [
-            self._outcome_of(post, message, end_by + _GRACE_S) if isinstance(post, Future) else post
-            for post, message in zip(posts, messages, strict=True)
-        ]
+        self._wait(posts)
+        for post in posts:
+            if isinstance(post, _Submitted):
+                # This does nothing to one that has begun.
+                post.outcome.cancel()
+        return [self._outcome_of(post, end_by) if isinstance(post, _Submitted) else post for post in posts]
 
-    def _submit(self, message: Message, end_by: float) -> Future[Outcome] | Outcome:
+    def _submit(self, message: Message, end_by: float) -> _Submitted | Outcome:
         address = message.target
         assert isinstance(address, HttpAddress)
         try:
             plan = self._plans.of(address)
         except Exception as error:  # noqa: BLE001 - the options cannot be used here, and the messages must not pay for it
             return Unavailable(f"{address} was sent nothing: {error}")
-        url = plan.url
-        host = url.scheme, url.host, url.port
-        return self._threads.submit(host, _Post(message, plan, end_by), plan.concurrency, plan.rate)
+        shown = shortened(f"{plan.method} {address}")
+        host = plan.url.scheme, plan.url.host, plan.url.port
+        is_slow = False
+        if self._patience_s is not None:
+            # What was sent to the host is not answered: a further request would not begin while this waits.
+            stuck_s = self._threads.stuck_s(host)
+            if stuck_s > self._patience_s:
+                return _held(shown, stuck_s)
+            is_slow = self._threads.longest_s(host) > self._patience_s
+        post = self._threads.submit(host, _Post(message, plan, end_by), plan.concurrency, plan.rate)
+        return _Submitted(shown, is_slow, host, post)
 
-    def _outcome_of(self, post: Future[Outcome], message: Message, end_by: float) -> Outcome:
-        if post.cancelled():
-            why = _STOPPING if is_stopping() else "earlier posts to its host are still running"
-            return Unavailable(f"POST {message.target} was not begun: {why}")
+    def _wait(self, posts: Sequence[_Submitted | Outcome]) -> None:
+        """Wait until all requests have ended, but not long for hosts that do not answer."""
+        submitted = [post for post in posts if isinstance(post, _Submitted)]
+        outcomes = [post.outcome for post in submitted]
+        patience_s = self._patience_s
+        if patience_s is None:
+            wait(outcomes, self._timeout_s / 2)
+            return
+        wait([post.outcome for post in submitted if not post.is_slow], patience_s)
+        # As long as a host answers, its next requests may begin.
+        left = [post.outcome for post in submitted if self._threads.stuck_s(post.host) < patience_s]
+        wait([outcome for outcome in left if not outcome.running()], patience_s)
+        wait(outcomes, _SLOW_PATIENCE_S)
+        if is_stopping():
+            # What has not begun does not begin any more, and what has begun ends.
+            for outcome in outcomes:
+                outcome.cancel()
+            wait(outcomes, self._timeout_s)
+
+    def _outcome_of(self, post: _Submitted, end_by: float) -> Outcome | Underway:
+        lets_go = self._patience_s is not None and not is_stopping()
+        if post.outcome.cancelled():
+            if lets_go:
+                return _held(post.shown, self._threads.stuck_s(post.host))
+            why = _STOPPING if is_stopping() else "earlier requests to its host are still running"
+            return Unavailable(f"{post.shown} was not begun: {why}")
+        left_s = max(0, end_by + _GRACE_S - self._clock.monotonic())
+        if lets_go and not post.outcome.done():
+            self._is_underway = True
+            return Underway(f"{post.shown}: there is no answer yet", left_s, post.outcome)
         try:
-            return post.result(max(0, end_by - self._clock.monotonic()))
+            return post.outcome.result(left_s)
         except TimeoutError:
-            return Failed(f"POST {message.target}: timed out")
+            return Failed(f"{post.shown}: timed out")
 
     def _post(self, post: _Post) -> Outcome:
         return _without_query(self._try(post), post.plan.url)
@@ -205,8 +271,16 @@ class HttpDestination:
         raise AssertionError("the second time returns or raises")
 
     def close(self) -> None:
+        # What is under way ends within its time-out, and its outcome is stored then.
+        self._threads.close(waits=self._is_underway)
+        self._is_underway = False
         self._pools.clear()
-        self._threads.close()
+
+
+def _held(shown: str, stuck_s: float) -> Held:
+    """What a message is that has to wait for earlier ones; the longer these take, the longer."""
+    delay_s = min(max(stuck_s, _SHORTEST_HOLD_S), _LONGEST_HOLD_S)
+    return Held(f"{shown} was not begun: earlier requests to its host are still running", delay_s)
 
 
 def _without_query(outcome: Outcome, url: HttpUrl) -> Outcome:

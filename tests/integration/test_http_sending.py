@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 from standardwebhooks import Webhook
 
-from rebound_celery.destinations import Delivered, Failed, Outcome, Rejected
+from rebound_celery.destinations import Delivered, Failed, Held, Outcome, Rejected, Underway
 from rebound_celery.destinations.http import HttpDestination
 from rebound_celery.destinations.http_plan import Plans
 from rebound_celery.http_options import HttpTable
@@ -48,7 +48,9 @@ def open_destination() -> Iterator[Open]:
 
 def send(destination: HttpDestination, url: str, *, value: bytes = b"v", public_only: bool = False) -> Outcome:
     message = replace(make_message(url, value), destination=HttpAddress(url, public_only))
-    return destination.send([message])[0]
+    (outcome,) = destination.send([message])
+    assert not isinstance(outcome, Underway)
+    return outcome
 
 
 def fields_of(head: bytes) -> dict[str, str]:
@@ -285,3 +287,29 @@ def test_a_host_has_as_many_requests_at_once_as_its_concurrency(receiver: Receiv
     most.clear()
     open_destination(concurrency=1).send([make_message(receiver.url)] * 3)
     assert max(most) == 1
+
+
+def test_a_host_that_hangs_holds_no_job_and_its_requests_end_beside_the_jobs(receiver: Receiver) -> None:
+    hanging = Receiver()
+    hanging.answer = lambda connection: (hanging.released.wait(20), say(whole(204, b""))(connection))[0]  # type: ignore[assignment, return-value]
+    destination = HttpDestination(5, 10, None, 0.3)
+    slow, quick = make_message(hanging.url, b""), make_message(receiver.url, b"")
+
+    began = time.monotonic()
+    first = destination.send([slow, quick])
+    second = destination.send([quick, *[slow] * 10])
+    third = destination.send([slow, quick])
+    took_s = time.monotonic() - began
+
+    assert took_s < 5
+    assert [type(outcome) for outcome in first] == [Underway, Delivered]
+    assert isinstance(second[0], Delivered)
+    assert [type(outcome) for outcome in second[1:]].count(Underway) == 7, "as many as may run at once"
+    assert [type(outcome) for outcome in second[1:]].count(Held) == 3
+    assert [type(outcome) for outcome in third] == [Held, Delivered]
+    assert isinstance(first[0], Underway)
+    assert first[0].within_s > 5
+    hanging.released.set()
+    assert first[0].outcome.result(5) == Delivered(f"{hanging.url} answered 204")
+    destination.close()
+    hanging.close()
