@@ -25,6 +25,8 @@ from .look_up import look_up
 
 #: How many bytes are sent under one time-out of the socket.
 _PIECE_BYTES = 65_536
+#: Head and body of a request are sent together if they are no longer than this.
+_TOGETHER_BYTES = 16_384
 
 
 #: The status line of an interim answer. 101 is none: with it the server leaves HTTP.
@@ -151,12 +153,27 @@ class _TimedSocket:
 
     def __init__(self, sock: _Socket) -> None:
         self._socket = sock
+        self._unsent = bytearray()
         self.shutdown, self.fileno, self.close = sock.shutdown, sock.fileno, sock.close
 
     def settimeout(self, value: float | None) -> None:
         """Do nothing: urllib3 sets the time-out of a phase here."""
 
     def sendall(self, data: bytes) -> None:
+        """Send, but what is short only with what follows it: urllib3 sends head and body one by one."""
+        if len(self._unsent) + len(data) <= _TOGETHER_BYTES:
+            self._unsent += data
+            return
+        self.flush()
+        self._send(data)
+
+    def flush(self) -> None:
+        """Send what is left."""
+        unsent, self._unsent = self._unsent, bytearray()
+        if unsent:
+            self._send(unsent)
+
+    def _send(self, data: bytes | bytearray) -> None:
         rest = memoryview(data)
         while rest:
             self._socket.settimeout(_left(_limits.end_by))
@@ -210,6 +227,8 @@ class HTTPConnection(connection.HTTPConnection):
     def request(self, *args: Any, **kwargs: Any) -> None:
         _limits.is_reused, self._has_posted = self._has_posted, True
         super().request(*args, **kwargs)
+        if isinstance(self.sock, _TimedSocket):
+            self.sock.flush()
 
     def close(self) -> None:
         self._has_posted = False
