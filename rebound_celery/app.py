@@ -23,6 +23,8 @@ from .delivery.own_queue import add_queue
 from .delivery.publisher import Publisher
 from .delivery.task import DeliverTask
 from .destinations import kinds
+from .endpoints import Endpoints
+from .endpoints.events import tell_disabled
 from .errors import InvalidSettingError, ReboundError
 from .message import Message
 from .policy import RetryPolicy
@@ -72,6 +74,8 @@ class Rebound:
         self._publisher = Publisher(app, queue, self._form, clock=clock)
         #: The dead letters kept in Redis because they had no topic or URL to go to.
         self.dead_set = DeadSet(self._publisher.open)
+        #: The HTTP endpoints that fail or are disabled.
+        self.endpoints = Endpoints(self._publisher.open, self.store, clock)
         registry.install(app, self)
         install_schedule(app, self._schedule_options)
         add_queue(app)
@@ -90,7 +94,12 @@ class Rebound:
         return Settings.read({**{name: self.app.conf.get(name) for name in _SETTING_NAMES}, **self._overrides})
 
     def _build_destinations(self) -> Destinations:
-        return kinds.build(self.settings, self._publisher.open)
+        return kinds.build(
+            self.settings,
+            self._publisher.open,
+            partial(tell_disabled, self),
+            has_schedule=self._publisher.replaces(),
+        )
 
     def close(self) -> None:
         """Close what this process has opened: its connections to Redis, Kafka and HTTP receivers.

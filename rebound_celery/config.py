@@ -13,7 +13,7 @@ from typing import Any
 from .errors import InvalidSettingError
 from .http_options import HttpTable, read_http_table
 from .message.address import check_topic, is_host, is_port
-from .message.http_url import read_proxy
+from .message.http_url import read_http_url, read_proxy
 from .policy import DEFAULT_BASE_DELAY_S, DEFAULT_MAX_RETRIES, RetryPolicy
 from .shown import shown_url, without_secrets
 
@@ -102,6 +102,14 @@ def _proxy(name: str, value: object) -> str:
     return value
 
 
+def _url(name: str, value: object) -> str:
+    try:
+        read_http_url(value)
+    except ValueError as error:
+        raise InvalidSettingError(name, "***", str(error)) from None
+    return str(value)
+
+
 def _mapping(name: str, value: object) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(option, str) for option in value):
         raise InvalidSettingError(name, value, "it is a mapping of option names to values")
@@ -141,6 +149,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "http_timeout": _seconds,
     "http_proxy": _proxy,
     "http_destinations": read_http_table,
+    "operator_url": _url,
     "outage_delay": _seconds,
     "outage_max_delay": _seconds,
     "health_file": lambda name, value: parse_path(value, name),
@@ -183,6 +192,7 @@ class Settings:
         http_destinations: from the pattern of a destination, such as `https://api.example.com/*`, to its options:
             `HttpOptions`, or a mapping of their names. `*` has the options of all others, and what an option is that a
             destination leaves out.
+        operator_url: a URL that is told with a POST when an endpoint is disabled; None tells only the log.
         outage_delay: seconds before a delivery is tried again when its destination is away. The delay doubles with
             each further try.
         outage_max_delay: the longest such delay, in seconds.
@@ -204,6 +214,7 @@ class Settings:
     http_timeout: float = 30.0
     http_proxy: str | None = field(default=None, repr=False)
     http_destinations: HttpTable = field(default_factory=HttpTable, repr=False)
+    operator_url: str | None = field(default=None, repr=False)
     outage_delay: float = 1.0
     outage_max_delay: float = 60.0
     health_file: str | None = None

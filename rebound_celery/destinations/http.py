@@ -115,11 +115,11 @@ class HttpDestination:
         self._threads: HostThreads[_Post, Outcome] = HostThreads(self._post, _CONCURRENCY, clock=clock)
 
     @classmethod
-    def of(cls, settings: Settings) -> HttpDestination:
-        """The destination with an app's settings, and with the proxies of this process' environment."""
+    def of(cls, settings: Settings, plans: Plans) -> HttpDestination:
+        """The destination with an app's settings."""
         timeout_s = settings.http_timeout
         patience_s = min(_PATIENCE_S, timeout_s / 4)
-        return cls(settings.http_connect_timeout, timeout_s, Plans.with_settings(settings), patience_s)
+        return cls(settings.http_connect_timeout, timeout_s, plans, patience_s)
 
     def send(self, messages: Sequence[Message]) -> list[Outcome | Underway]:
         """Send each message; see `Destination.send`.

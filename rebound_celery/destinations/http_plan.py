@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import urlencode
-
-from urllib3.util import parse_url
 
 from ..config import Settings, environment_proxies
 from ..http_options import HttpOptions, HttpTable
@@ -24,9 +21,6 @@ from .http_signatures import Signer
 DEFAULT_CONCURRENCY = 8
 #: Hours of nothing but failures after which an endpoint is disabled, where no option says so.
 DISABLE_AFTER_HOURS = 120.0
-
-#: Servers differ in whether they decode it before they resolve `..`.
-_ENCODED_DOT = re.compile("%2e", re.IGNORECASE)
 
 #: How many addresses' plans are kept.
 _KEPT = 4_096
@@ -135,8 +129,8 @@ class Plans:
             ClientNotInstalledError: if a key needs a package that is not installed.
         """
         url = address.parts
-        path = endpoint_path(url)
-        options = self._table.of(url.origin, path)
+        endpoint = url.endpoint
+        options = self._table.of(url.origin, endpoint.removeprefix(url.origin))
         guarded = address.public_only if options.public_only is None else options.public_only
         return Plan(
             url=HttpUrl(url.scheme, url.host, url.port, _with_query(url.target, options.query), url.authorization),
@@ -156,15 +150,9 @@ class Plans:
             guard=AddressGuard(options.networks) if guarded else None,
             tls=_tls_of(options),
             proxies=self._proxies if options.proxy is None else Proxies(options.proxy),
-            endpoint=url.origin + path,
+            endpoint=endpoint,
             disable_after_s=3600 * (DISABLE_AFTER_HOURS if options.disable_after is None else options.disable_after),
         )
-
-
-def endpoint_path(url: HttpUrl) -> str:
-    """The path of a URL without `.` and `..`, also where these are percent-encoded, and without the query."""
-    plain = _ENCODED_DOT.sub(".", url.origin + url.target.partition("?")[0])
-    return parse_url(plain).path or "/"
 
 
 def _with_query(target: str, query: Mapping[str, str] | None) -> str:
@@ -190,3 +178,16 @@ def _tls_of(options: HttpOptions) -> Tls | None:
 
 def _text(path: object) -> str | None:
     return None if path is None else str(path)
+
+
+def check(options: HttpOptions) -> None:
+    """Load what options name.
+
+    Raises:
+        ClientNotInstalledError: if a key needs a package that is not installed.
+        ValueError: if a file cannot be used.
+    """
+    if options.keys:
+        Signer(options.keys)
+    if (tls := _tls_of(options)) is not None:
+        tls.context()

@@ -220,3 +220,12 @@ def parse_address(value: object, *, kind: str | None = None, field: str = "desti
         given = address if address is value else shown_url(value)
         raise InvalidSettingError(field, given, f"its type is not {kind!r}, the value of {field}_type")
     return address
+
+
+def endpoint_lane(endpoint: str) -> str:
+    """The lane of what waits because an HTTP endpoint is disabled or wants to be left alone.
+
+    Args:
+        endpoint: its name; see `HttpUrl.endpoint`.
+    """
+    return f"http:{endpoint}"

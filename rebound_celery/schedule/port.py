@@ -15,7 +15,19 @@ from typing import Any, Protocol, runtime_checkable
 from ..errors import UnknownVersionError
 from .store import server_checks
 from .store.combining import Combiner
-from .store.values import Claimed, Counts, DeadEntry, DeadPage, Entry, Lane, Page, Position, Waiting
+from .store.values import (
+    Claimed,
+    Counts,
+    DeadEntry,
+    DeadPage,
+    Entry,
+    Health,
+    HealthReport,
+    Lane,
+    Page,
+    Position,
+    Waiting,
+)
 
 __all__ = [
     "LOSSES_HEADER",
@@ -25,6 +37,8 @@ __all__ = [
     "DeadEntry",
     "DeadPage",
     "Entry",
+    "Health",
+    "HealthReport",
     "Lane",
     "MessageForm",
     "MessageLeases",
@@ -141,6 +155,18 @@ class Schedule(Protocol):
 
     def set_rate(self, lane: str, per_second: float | None) -> None:
         """Let all workers together claim at most so many messages a second from this lane; None means no limit."""
+
+    def report_health(self, reports: Sequence[HealthReport]) -> list[Health]:
+        """Tell what endpoints answered, each once; returns the health of each. Success ends a series of failures."""
+
+    def health(self, names: Sequence[str]) -> list[Health]:
+        """The health of these endpoints."""
+
+    def unhealthy(self) -> Mapping[str, Health]:
+        """The endpoints that fail or are disabled."""
+
+    def clear_health(self, name: str) -> bool:
+        """Forget an endpoint's failures, and that it is disabled; returns whether there was anything."""
 
     def bury(self, letters: Sequence[DeadEntry]) -> None:
         """Keep dead letters. An id that is kept already gets the new letter."""

@@ -79,6 +79,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "compat.kombu_*",
     ),
     "destinations": (*COMMON, "schedule.port", "compat", "compat.kafka_*"),
+    "endpoints": (*COMMON, "requests", "schedule.port"),
     "dead_letters": (*COMMON, "destinations", "registry", "schedule.port"),
     # what puts the stages together, or shows them
     "app": (
@@ -95,6 +96,8 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "destinations",
         "destinations.*",
         "dead_letters",
+        "endpoints",
+        "endpoints.*",
     ),
     "__init__": (*COMMON, "app", "consumer", "current_app", "requests", "schedule"),
     "operate": (
@@ -160,6 +163,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
         "dead_letters.*",
         "delivery.*",
         "demo.*",
+        "endpoints.*",
         "operate.*",
         "registry",
         "schedule",

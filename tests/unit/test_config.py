@@ -26,6 +26,7 @@ SETTINGS = [
     ("http_connect_timeout", 0.5, "0.5", 0.5),
     ("http_timeout", 1, "1", 1.0),
     ("http_proxy", "proxy:3128", "proxy:3128", "proxy:3128"),
+    ("operator_url", "https://ops.example/hook", "https://ops.example/hook", "https://ops.example/hook"),
     ("outage_delay", 3, "3", 3.0),
     ("outage_max_delay", 300, "300", 300.0),
     ("health_file", Path("/run/%n.health"), "/run/%n.health", "/run/%n.health"),

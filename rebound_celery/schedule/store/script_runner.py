@@ -43,6 +43,7 @@ _SOURCES = {
         "claim",
         "confirm",
         "enqueue",
+        "health",
         "limit",
         "locate",
         "move",

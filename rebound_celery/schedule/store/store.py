@@ -7,13 +7,13 @@ from copy import copy
 from itertools import chain
 from typing import Any
 
-from . import envelope, listing, steering
+from . import envelope, health, listing, steering
 from .claims import DONE, LOST, RELEASE, Claim, ClaimId, End
 from .envelope import from_id, to_id
 from .groups import Group, chosen, grouped
 from .keys import QueueKeys
 from .script_runner import CHUNK, MAX_SLEEP_MS, ROUNDS, Call, chunks, run_script
-from .values import Counts, DeadEntry, DeadPage, Entry, Lane, Page, Position, Waiting
+from .values import Counts, DeadEntry, DeadPage, Entry, Health, HealthReport, Lane, Page, Position, Waiting
 
 
 class Store:
@@ -241,6 +241,18 @@ class Store:
 
     def lanes(self) -> list[Lane]:
         return listing.lanes(self._client, self.keys)
+
+    def report_health(self, reports: Sequence[HealthReport]) -> list[Health]:
+        return health.report(self._client, self.keys, reports)
+
+    def health(self, names: Sequence[str]) -> list[Health]:
+        return health.read(self._client, self.keys, names)
+
+    def unhealthy(self) -> Mapping[str, Health]:
+        return health.read_all(self._client, self.keys)
+
+    def clear_health(self, name: str) -> bool:
+        return health.clear(self._client, self.keys, name)
 
     def overdue_ms(self) -> int:
         return listing.overdue_ms(self._client, self.keys)
