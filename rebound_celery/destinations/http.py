@@ -37,6 +37,9 @@ from .look_up import look_up
 #: as many as are allowed are busy with its host.
 _CONCURRENCY = 64
 
+#: Of how many hosts connections are kept open.
+_HOSTS = 256
+
 #: Seconds that `send` waits for a request after its deadline, on a machine that is busy.
 _GRACE_S = 2.0
 
@@ -109,7 +112,7 @@ class HttpDestination:
         self._connect_timeout_s = connect_timeout_s
         self._timeout_s = timeout_s
         self._plans = Plans() if plans is None else plans
-        self._pools = Pools(_CONCURRENCY)
+        self._pools = Pools(_HOSTS)
         self._patience_s = patience_s
         self._is_underway = False
         self._threads: HostThreads[_Post, Outcome] = HostThreads(self._post, _CONCURRENCY, clock=clock)

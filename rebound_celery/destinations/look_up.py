@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 #: A process, a host and a port. A forked child has a copy of this, but not the threads that look up.
@@ -24,6 +25,9 @@ def look_up(host: str, port: int, timeout_s: float) -> list[Any]:
         TimeoutError: if they are not known in time.
         socket.gaierror: if there are none.
     """
+    with suppress(socket.gaierror):
+        # An address needs no look-up, and no thread.
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     place = (os.getpid(), host, port)
     mine: Future[list[Any]] = Future()
     found = _running.setdefault(place, mine)
