@@ -184,8 +184,7 @@ class Settings:
             worker is gone, the message is due again after this time at the latest.
         max_worker_losses: how many workers may be lost while they work on a message before it becomes a dead letter.
         kafka_timeout: seconds until an unconfirmed record counts as an outage.
-        http_timeout: seconds for the posts of one job as a whole: to connect, to send, and to read the answers. What
-            cannot begin within half of that, because earlier posts to its host take so long, waits as in an outage.
+        http_timeout: seconds for the requests of one job as a whole: to connect, to send, and to read the answers.
         http_connect_timeout: how many of these seconds may go by until it is connected: look-up, all addresses, TLS.
         http_proxy: the proxy of all posts, `http://host:port` or `http://user:password@host:port`; "" for none; None
             for what HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY say.

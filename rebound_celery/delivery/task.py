@@ -154,9 +154,7 @@ class DeliverTask(Task):
         except Exception:
             logger.exception("the result backend could not clean up", extra={"event": "no_result"})
 
-    def _batch(
-        self, worker: str, store: Callable[[Sequence[Delivery]], None] | None, *, waits: bool = False
-    ) -> Batch:
+    def _batch(self, worker: str, store: Callable[[Sequence[Delivery]], None] | None, *, waits: bool = False) -> Batch:
         return Batch(self.destinations.by_kind, self.read_settings(), store, worker, self.clock, waits)
 
     def _read_many(self, batch: Sequence[Received], worker: str) -> list[Delivery | Result]:
