@@ -150,10 +150,10 @@ def deaf() -> Iterator[int]:
 
 def test_all_addresses_of_a_host_share_the_time_to_connect(deaf: int, monkeypatch: pytest.MonkeyPatch) -> None:
     real = socket.getaddrinfo
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: real(*args, **kwargs) * 5)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda _, *args, **kwargs: real("127.0.0.1", *args, **kwargs) * 5)
     destination = HttpDestination(0.5, 20)
 
-    (outcome,) = send(destination, f"http://127.0.0.1:{deaf}/", within_s=0.5 + MARGIN)
+    (outcome,) = send(destination, f"http://deaf.invalid:{deaf}/", within_s=0.5 + MARGIN)
 
     assert isinstance(outcome, Failed)
     assert "timed out" in str(outcome)
@@ -194,13 +194,14 @@ def test_a_host_is_looked_up_again_after_a_look_up_that_failed(
     def look_up(host: str, *args: object, **kwargs: object) -> object:
         if failures:
             raise failures.pop()
-        return real(host, *args, **kwargs)  # type: ignore[arg-type]
+        return real("127.0.0.1", *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     receiver = make_receiver(OK)
     destination = HttpDestination(TIMEOUT, TIMEOUT)
+    url = receiver.url.replace("127.0.0.1", "back.invalid")
 
-    first, second = (send(destination, receiver.url)[0] for _ in range(2))
+    first, second = (send(destination, url)[0] for _ in range(2))
 
     assert isinstance(first, Failed)
     assert isinstance(second, Delivered)
