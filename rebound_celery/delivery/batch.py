@@ -21,20 +21,18 @@ from ..config import Settings
 from ..destinations import (
     Delivered,
     Destination,
-    Failed,
     Held,
     Outcome,
-    Rejected,
     Unavailable,
     Undelivered,
     Underway,
-    exception_of,
 )
 from ..errors import NotStoredError
 from ..message import Message
 from ..policy import Failure, Retry, decide, outage_delay_s
 from ..stopping import is_stopping
 from .delivery import Delivery
+from .ended import failure_of
 from .lanes import is_slow
 from .log_fields import log_fields, named
 
@@ -186,7 +184,7 @@ class Batch:
         if isinstance(outcome, Unavailable) or message.reason is not None:
             return self._after_outage(delivery, outcome)
         now_ms = self.clock.now_ms()
-        failure = _failure_of(outcome)
+        failure = failure_of(outcome)
         decision = decide(
             message.policy, message.attempt, failure, first_failed_at_ms=message.first_failed_at, now_ms=now_ms
         )
@@ -234,13 +232,6 @@ class Batch:
                 results[index] = Result(End.BACK, str(error))
         else:
             results.update((index, Result(End.AGAIN, error)) for index, (_, error) in waiting.items())
-
-
-def _failure_of(outcome: Failed | Rejected) -> Failure:
-    seen = Failure.of(exception_of(outcome))
-    if isinstance(outcome, Rejected):
-        return Failure(seen.exception_class, seen.message, permanent=True)
-    return Failure(seen.exception_class, seen.message, retry_after_s=outcome.retry_after_s)
 
 
 def dead_letter_text(message: Message) -> str:

@@ -1,12 +1,13 @@
-"""The outcome of a delivery that ended after its job: it is stored with the delivery until another job settles it."""
+"""Outcomes as they are stored, until another job settles what ended after its own, and as failures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from ..destinations import Delivered, Failed, Held, Outcome, Rejected, Unavailable
+from ..destinations import Delivered, Failed, Held, Outcome, Rejected, Unavailable, exception_of
 from ..errors import WireFormatError
+from ..policy import Failure
 
 _KINDS: Mapping[str, type[Outcome]] = {
     "delivered": Delivered,
@@ -36,3 +37,11 @@ def from_wire(wire: object) -> Outcome:
         return _KINDS[wire[0]](*wire[1:])
     except TypeError:
         raise WireFormatError("a stored delivery is damaged: its outcome cannot be read") from None
+
+
+def failure_of(outcome: Failed | Rejected) -> Failure:
+    """The failure of an attempt, as its outcome tells of it."""
+    seen = Failure.of(exception_of(outcome))
+    if isinstance(outcome, Rejected):
+        return Failure(seen.exception_class, seen.message, permanent=True)
+    return Failure(seen.exception_class, seen.message, retry_after_s=outcome.retry_after_s)
