@@ -26,6 +26,8 @@ from .delivery.publisher import Publisher
 from .delivery.steering import Breakers, Lanes
 from .delivery.task import DeliverTask
 from .destinations import kinds
+from .endpoints import Endpoints
+from .endpoints.events import tell_disabled
 from .errors import InvalidSettingError
 from .message import Message
 from .policy import RetryPolicy
@@ -79,6 +81,8 @@ class Rebound:
         self.lanes = Lanes(self._publisher.open, clock)
         #: The circuit breakers of destinations that are not closed.
         self.breakers = Breakers(self._publisher.open, lambda: self.settings)
+        #: The HTTP endpoints that fail or are disabled.
+        self.endpoints = Endpoints(self._publisher.open, self.store, clock)
         registry.install(app, self)
         install_schedule(app, self._schedule_options)
         add_queue(app)
@@ -97,7 +101,12 @@ class Rebound:
         return Settings.read({**{name: self.app.conf.get(name) for name in _SETTING_NAMES}, **self._overrides})
 
     def _build_destinations(self) -> Destinations:
-        return kinds.build(self.settings, self._publisher.open)
+        return kinds.build(
+            self.settings,
+            self._publisher.open,
+            partial(tell_disabled, self),
+            has_schedule=self._publisher.replaces(),
+        )
 
     def close(self) -> None:
         """Close what this process has opened: its connections to Redis, Kafka and HTTP receivers.

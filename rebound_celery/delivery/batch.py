@@ -6,28 +6,35 @@ This runs in the pool's process. What it returns tells the worker's parent how e
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from ..clock import Clock
 from ..config import Settings
-from ..destinations import Delivered, Destination, Failed, Outcome, Rejected, Unavailable, Undelivered, exception_of
+from ..destinations import Delivered, Destination, Held, Outcome, Unavailable, Undelivered, Underway, exception_of
 from ..errors import NotStoredError
 from ..message import Message
 from ..policy import Drop, Failure, Retry, decide, outage_delay_s
 from ..policy.decide import DRAW, Draw
 from ..stopping import is_stopping
 from .delivery import Delivery
+from .ended import failure_of
 from .lanes import is_slow
 from .log_fields import log_fields, named
-from .outage_mode import OutageMode, is_failure
+from .outage_mode import OutageMode
+from .outcome_log import log_failure, log_held, log_outage, log_unsettled
+from .sending import send
 
 logger = logging.getLogger(__name__)
+
+#: Seconds after the time in which an outcome should be there. Then the delivery is made again, for its process is gone.
+_UNDERWAY_MARGIN_S = 5.0
 
 
 class End(StrEnum):
@@ -72,6 +79,8 @@ class Batch:
         clock: tells the time.
         draw: returns a random number from 0 to 1, for the jitter of delays.
         outage_mode: the circuit breakers of destinations; None if the app has none.
+        waits: whether every outcome is waited for. Otherwise a delivery whose destination takes long to answer is
+            stored again, and its outcome is stored when it is there.
     """
 
     destinations: Mapping[str, Destination]
@@ -81,6 +90,7 @@ class Batch:
     clock: Clock
     draw: Draw = DRAW
     outage_mode: OutageMode | None = None
+    waits: bool = False
 
     def deliver(self, deliveries: Sequence[Delivery]) -> list[Result]:
         """Deliver messages and settle them; one result for each, in their order.
@@ -89,13 +99,21 @@ class Batch:
         """
         results: dict[int, Result] = {}
         waiting: dict[int, tuple[Delivery, str]] = {}
+        underway: dict[int, Underway] = {}
         unsent = dict(enumerate(deliveries))
         # The second round writes dead letters that the first round made.
         for _ in range(2):
             given_up: dict[int, Delivery] = {}
-            outcomes, held = self._send_unless_held(unsent)
+            outcomes, held = send(unsent, self.destinations, self.outage_mode, waits=self.waits or self.store is None)
             for index, outcome in outcomes.items():
                 delivery = unsent[index]
+                if delivery.ended is not None:
+                    delivery = replace(delivery, ended=None)
+                if isinstance(outcome, Underway):
+                    underway[index] = outcome
+                    due_ms = self.clock.now_ms() + round((outcome.within_s + _UNDERWAY_MARGIN_S) * 1000)
+                    waiting[index] = replace(delivery, due_ms=due_ms), outcome.error
+                    continue
                 if isinstance(outcome, Delivered):
                     results[index] = _delivered(delivery, outcome)
                     continue
@@ -110,6 +128,9 @@ class Batch:
                     waiting[index] = after, str(outcome.error)
             unsent = given_up
         self._store_again(waiting, results)
+        for index, outcome in underway.items():
+            if results[index].end == End.AGAIN:
+                outcome.outcome.add_done_callback(partial(self._settle_later, waiting[index][0]))
         return [results[index] for index in range(len(deliveries))]
 
     def _sends_now(self, dead: Delivery) -> bool:
@@ -119,45 +140,22 @@ class Batch:
         """
         return self.store is None or not (is_slow(dead.lane) or is_stopping())
 
-    def _send_unless_held(self, deliveries: Mapping[int, Delivery]) -> tuple[dict[int, Outcome], Collection[int]]:
-        """Send; returns the outcomes, and which deliveries wait because the breaker of their destination is open."""
-        if self.outage_mode is None:
-            return self._send(deliveries), ()
-        lanes = {index: self.outage_mode.lane_of(one.message) for index, one in deliveries.items()}
-        closed = self.outage_mode.held(set(lanes.values()))
-        unsent = {index for index, lane in lanes.items() if lane in closed} if closed else set()
-        outcomes = self._send({index: one for index, one in deliveries.items() if index not in unsent})
-        opened = self.outage_mode.report([(lanes[index], outcome) for index, outcome in outcomes.items()])
-        held = {index for index, outcome in outcomes.items() if lanes[index] in opened and is_failure(outcome)}
-        for index in unsent:
-            outcomes[index] = Unavailable(f"the circuit breaker of {lanes[index]} is open")
-        for lane, count in Counter(lanes[index] for index in held | unsent).items():
-            logger.info(
-                "%d messages wait, because the circuit breaker of %s is open",
-                count,
-                lane,
-                extra={"event": "held", "lane": lane, "messages": count},
-            )
-        return outcomes, held | unsent
+    def _settle_later(self, delivery: Delivery, future: Future[Outcome]) -> None:
+        """Store the outcome of a delivery whose job has ended, for another job to settle it."""
+        if future.cancelled():
+            return
+        outcome = Unavailable(repr(error)) if (error := future.exception()) else future.result()
+        assert self.store is not None
+        try:
+            is_held = self.outage_mode is not None and self.outage_mode.holds_after(delivery.message, outcome)
+            ended = replace(delivery, ended=outcome, due_ms=self.clock.now_ms())
+            self.store([self._hold(delivery) if is_held else ended])
+        except Exception as error:  # noqa: BLE001 - whatever it is, the delivery is due again by itself
+            log_unsettled(delivery.message, outcome, error)
 
     def _hold(self, delivery: Delivery) -> Delivery:
         """The same attempt again, once the breaker of its destination lets it through: this was no try."""
         return replace(delivery, due_ms=self.clock.now_ms() + round(self.settings.outage_delay * 1000))
-
-    def _send(self, deliveries: Mapping[int, Delivery]) -> dict[int, Outcome]:
-        by_kind: dict[str, list[int]] = defaultdict(list)
-        for index, delivery in deliveries.items():
-            by_kind[delivery.message.target.kind].append(index)
-        outcomes: dict[int, Outcome] = {}
-        for kind, indices in by_kind.items():
-            try:
-                answers = self.destinations[kind].send([deliveries[index].message for index in indices])
-            except Exception as error:
-                # A fault of rebound's or of a library's: the messages must not pay for it.
-                logger.exception("unexpected error while delivering to %s", kind, extra={"event": "delivery_error"})
-                answers = [Unavailable(f"{kind}: {error!r}")] * len(indices)
-            outcomes.update(zip(indices, answers, strict=True))
-        return outcomes
 
     def _after(self, delivery: Delivery, outcome: Undelivered) -> Delivery | Result:
         """What is delivered next, and when: the same attempt, the next attempt, or a dead letter at once.
@@ -165,10 +163,12 @@ class Batch:
         A result means that the message is dropped.
         """
         message = delivery.message
+        if isinstance(outcome, Held):
+            return self._after_holding(delivery, outcome)
         if isinstance(outcome, Unavailable) or message.reason is not None:
             return self._after_outage(delivery, outcome)
         now_ms = self.clock.now_ms()
-        failure = _failure_of(outcome)
+        failure = failure_of(outcome)
         decision = decide(
             message.policy,
             message.attempt,
@@ -180,7 +180,7 @@ class Batch:
         )
         if isinstance(decision, Drop):
             return _dropped(message, decision, failure)
-        _log_failure(message, decision, failure, now_ms)
+        log_failure(message, decision, failure, now_ms)
         return replace(
             delivery,
             message=message.failed(failure, decision, now_ms=now_ms, by=self.by),
@@ -192,9 +192,15 @@ class Batch:
         """The same attempt again, after a delay that grows with each try."""
         message, settings = delivery.message, self.settings
         delay_s = outage_delay_s(delivery.tries, settings.outage_delay, settings.outage_max_delay)
-        _log_outage(message, outcome, delay_s)
+        log_outage(message, outcome, delay_s)
         due_ms = self.clock.now_ms() + round(delay_s * 1000)
         return replace(delivery, due_ms=due_ms, tries=delivery.tries + 1)
+
+    def _after_holding(self, delivery: Delivery, outcome: Held) -> Delivery:
+        """The same attempt again, where its destination wants it to wait."""
+        log_held(delivery.message, outcome)
+        due_ms = self.clock.now_ms() + round(outcome.delay_s * 1000)
+        return replace(delivery, due_ms=due_ms, held_in=outcome.lane)
 
     def _store_again(self, waiting: Mapping[int, tuple[Delivery, str]], results: dict[int, Result]) -> None:
         if not waiting:
@@ -213,13 +219,6 @@ class Batch:
                 results[index] = Result(End.BACK, str(error))
         else:
             results.update((index, Result(End.AGAIN, error)) for index, (_, error) in waiting.items())
-
-
-def _failure_of(outcome: Failed | Rejected) -> Failure:
-    seen = Failure.of(exception_of(outcome))
-    if isinstance(outcome, Rejected):
-        return Failure(seen.exception_class, seen.message, permanent=True)
-    return Failure(seen.exception_class, seen.message, retry_after_s=outcome.retry_after_s)
 
 
 def dead_letter_text(message: Message) -> str:
@@ -255,42 +254,3 @@ def _dropped(message: Message, decision: Drop, failure: Failure) -> Result:
         extra={"event": "dropped", **log_fields(message)},
     )
     return Result(End.DROPPED, f"dropped ({decision.reason}): {failure}")
-
-
-def _log_failure(message: Message, decision: object, failure: Failure, now_ms: int) -> None:
-    if isinstance(decision, Retry):
-        logger.warning(
-            "%s failed with %s; attempt %d follows in %.1f s",
-            named(message),
-            failure,
-            decision.attempt,
-            (decision.due_ms - now_ms) / 1000,
-            extra={"event": "failed", **log_fields(message)},
-        )
-    else:
-        logger.warning(
-            "%s failed with %s; it is given up",
-            named(message),
-            failure,
-            extra={"event": "given_up", **log_fields(message)},
-        )
-
-
-def _log_outage(message: Message, outcome: Undelivered, delay_s: float) -> None:
-    if message.reason is not None and not isinstance(outcome, Unavailable):
-        logger.critical(
-            "the dead letter %s is refused by its destination, stays scheduled and is tried again in %.1f s: %s",
-            named(message),
-            delay_s,
-            outcome.error,
-            extra={"event": "dead_letter_refused", **log_fields(message)},
-        )
-        return
-    logger.log(
-        logging.WARNING if message.reason is None else logging.CRITICAL,
-        "%s is tried again in %.1f s, for its destination is away: %s",
-        named(message),
-        delay_s,
-        outcome.error,
-        extra={"event": "outage", **log_fields(message)},
-    )

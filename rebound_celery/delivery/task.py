@@ -11,12 +11,13 @@ from msgspec.structs import replace
 
 from ..clock import SYSTEM_CLOCK, Clock
 from ..config import Settings
-from ..destinations import Delivered, exception_of
+from ..destinations import Delivered
 from ..errors import (
     DeadLetterError,
     DeliveryError,
     DroppedError,
     NotStoredError,
+    OutageError,
     ReboundError,
     UnknownVersionError,
     UnreachableError,
@@ -144,7 +145,7 @@ class DeliverTask(Task):
 
     def _deliver(self, deliveries: Sequence[Delivery], worker: str, observed: Iterable[Observed]) -> list[Result]:
         try:
-            return self._batch(worker, self.publisher().publish).deliver(deliveries)
+            return self._batch(worker, self.publisher()).deliver(deliveries)
         except Exception as error:
             # Celery would drop the message of a task that fails.
             logger.exception("%d deliveries go back to their queue", len(deliveries), extra={"event": "delivery_error"})
@@ -159,10 +160,17 @@ class DeliverTask(Task):
         except Exception:
             logger.exception("the result backend could not clean up", extra={"event": "no_result"})
 
-    def _batch(self, worker: str, store: Callable[[Sequence[Delivery]], object]) -> Batch:
+    def _batch(self, worker: str, publisher: Publisher) -> Batch:
         settings = self.read_settings()
-        outage_mode = None if settings.breaker is None else self.outage_mode
-        return Batch(self.destinations.by_kind, settings, store, worker, self.clock, outage_mode=outage_mode)
+        return Batch(
+            self.destinations.by_kind,
+            settings,
+            publisher.publish,
+            worker,
+            self.clock,
+            outage_mode=None if settings.breaker is None else self.outage_mode,
+            waits=not publisher.replaces(),
+        )
 
     def _read_many(self, batch: Sequence[Received], worker: str) -> list[Delivery | Result]:
         """What each message brings: its delivery; or how it ended, if it cannot be read."""
@@ -218,7 +226,7 @@ class DeliverTask(Task):
             # Writing its dead letter costs workers too: it stays in Redis, where nothing is done with it.
             (outcome,) = self.destinations.by_kind["dead-set"].send([delivery.message])
             if not isinstance(outcome, Delivered):
-                raise exception_of(outcome)
+                raise OutageError(outcome.error)
         except _NOT_KEPT as error:
             logger.exception(
                 "%s goes back to its queue",

@@ -24,6 +24,8 @@ from .store.values import (
     DeadEntry,
     DeadPage,
     Entry,
+    Health,
+    HealthReport,
     Lane,
     LaneReport,
     Page,
@@ -44,6 +46,8 @@ __all__ = [
     "DeadEntry",
     "DeadPage",
     "Entry",
+    "Health",
+    "HealthReport",
     "Lane",
     "LaneReport",
     "MessageForm",
@@ -192,6 +196,18 @@ class Schedule(Protocol):
 
     def breakers(self) -> list[Breaker]:
         """The circuit breakers that are not closed."""
+
+    def report_health(self, reports: Sequence[HealthReport]) -> list[Health]:
+        """Tell what endpoints answered, each once; returns the health of each. Success ends a series of failures."""
+
+    def health(self, names: Sequence[str]) -> list[Health]:
+        """The health of these endpoints."""
+
+    def unhealthy(self) -> Mapping[str, Health]:
+        """The endpoints that fail or are disabled."""
+
+    def clear_health(self, name: str) -> bool:
+        """Forget an endpoint's failures, and that it is disabled; returns whether there was anything."""
 
     def bury(self, letters: Sequence[DeadEntry]) -> None:
         """Keep dead letters. An id that is kept already gets the new letter."""

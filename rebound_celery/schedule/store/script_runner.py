@@ -44,6 +44,7 @@ _SOURCES = {
         "claim",
         "confirm",
         "enqueue",
+        "health",
         "limit",
         "locate",
         "move",

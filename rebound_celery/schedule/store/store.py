@@ -7,7 +7,7 @@ from copy import copy
 from itertools import chain
 from typing import Any
 
-from . import breakers, buried, envelope, listing, steering, uniqueness
+from . import breakers, buried, envelope, health, listing, steering, uniqueness
 from .claims import DONE, LOST, RELEASE, Claim, ClaimId, End
 from .envelope import from_id, to_id
 from .groups import Group, chosen, grouped
@@ -21,6 +21,8 @@ from .values import (
     DeadEntry,
     DeadPage,
     Entry,
+    Health,
+    HealthReport,
     Lane,
     LaneReport,
     Page,
@@ -43,20 +45,11 @@ class Store:
         self.keys = keys
         self._client = client
         common = [keys.messages, keys.leased, keys.leases]
-        self._enqueue_keys = [*common, keys.limits, keys.next, keys.wake, keys.stats]
+        steered = [keys.limits, keys.next, keys.wake, keys.stats]
+        self._enqueue_keys = [*common, *steered]
         self._settle_keys = [*self._enqueue_keys, keys.dead, keys.dead_times]
-        self._claim_keys = [
-            *common,
-            keys.claims,
-            keys.unconfirmed,
-            keys.limits,
-            keys.next,
-            keys.wake,
-            keys.stats,
-            keys.claimed,
-            keys.breakers,
-            *map(keys.lanes, keys.ranks),
-        ]
+        self._claim_keys = [*common, keys.claims, keys.unconfirmed, *steered, keys.claimed, keys.breakers]
+        self._claim_keys += map(keys.lanes, keys.ranks)
 
     def over(self, client: Any) -> Store:
         """The same schedule over another client."""
@@ -264,6 +257,18 @@ class Store:
 
     def lanes(self) -> list[Lane]:
         return listing.lanes(self._client, self.keys)
+
+    def report_health(self, reports: Sequence[HealthReport]) -> list[Health]:
+        return health.report(self._client, self.keys, reports)
+
+    def health(self, names: Sequence[str]) -> list[Health]:
+        return health.read(self._client, self.keys, names)
+
+    def unhealthy(self) -> Mapping[str, Health]:
+        return health.read_all(self._client, self.keys)
+
+    def clear_health(self, name: str) -> bool:
+        return health.clear(self._client, self.keys, name)
 
     def overdue_ms(self) -> int:
         return listing.overdue_ms(self._client, self.keys)
