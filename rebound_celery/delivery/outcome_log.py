@@ -7,6 +7,7 @@ import logging
 from ..destinations import Held, Outcome, Unavailable, Undelivered
 from ..message import Message
 from ..policy import Failure, Retry
+from ..stopping import is_stopping
 from .log_fields import log_fields, named
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,14 @@ def log_outage(message: Message, outcome: Undelivered, delay_s: float) -> None:
 
 def log_held(message: Message, outcome: Held) -> None:
     """Tell that a destination is not to be given a message now."""
-    logger.debug("%s waits: %s", named(message), outcome.error, extra={"event": "held", **log_fields(message)})
+    logger.log(
+        # A stop is rare, and what it leaves waiting is news.
+        logging.INFO if is_stopping() else logging.DEBUG,
+        "%s waits: %s",
+        named(message),
+        outcome.error,
+        extra={"event": "held", **log_fields(message)},
+    )
 
 
 def log_unsettled(message: Message, outcome: Outcome, error: Exception) -> None:

@@ -51,8 +51,6 @@ _SLOW_PATIENCE_S = 0.05
 _SHORTEST_HOLD_S = 1.0
 _LONGEST_HOLD_S = 10.0
 
-_STOPPING = "the worker is stopping"
-
 #: What http.client says of a proxy that asks for a user and password before it makes a tunnel.
 _TUNNEL_REFUSED = "Tunnel connection failed: 407"
 
@@ -129,7 +127,7 @@ class HttpDestination:
 
         All requests share one time-out. None begins after half of it: each has at least the other half. A message whose
         request has not begun by then, because earlier ones to its host take so long, is Unavailable: it has used up no
-        attempt. So is one that has not begun when the worker is told to stop.
+        attempt. One that has not begun when the worker is told to stop is Held.
 
         With a patience, this does not wait for a host that does not answer: what takes longer is Underway, and what has
         not begun is Held. Only when the worker is told to stop it waits for all that has begun.
@@ -186,8 +184,9 @@ class HttpDestination:
         if post.outcome.cancelled():
             if lets_go:
                 return _held(post.shown, self._threads.stuck_s(post.host))
-            why = _STOPPING if is_stopping() else "earlier requests to its host are still running"
-            return Unavailable(f"{post.shown} was not begun: {why}")
+            if is_stopping():
+                return _held_by_stop(post.shown)
+            return Unavailable(f"{post.shown} was not begun: earlier requests to its host are still running")
         left_s = max(0, end_by + _GRACE_S - self._clock.monotonic())
         if lets_go and not post.outcome.done():
             self._is_underway = True
@@ -204,7 +203,7 @@ class HttpDestination:
         plan = post.plan
         shown = shortened(f"{plan.method} {post.message.target}")
         if is_stopping():
-            return Unavailable(f"{shown} was not begun: {_STOPPING}")
+            return _held_by_stop(shown)
         if plan.timeout_s is not None:
             post = _Post(post.message, plan, min(post.end_by, self._clock.monotonic() + plan.timeout_s))
         proxy = None
@@ -284,6 +283,11 @@ def _held(shown: str, stuck_s: float) -> Held:
     """What a message is that has to wait for earlier ones; the longer these take, the longer."""
     delay_s = min(max(stuck_s, _SHORTEST_HOLD_S), _LONGEST_HOLD_S)
     return Held(f"{shown} was not begun: earlier requests to its host are still running", delay_s)
+
+
+def _held_by_stop(shown: str) -> Held:
+    """What a message is that the stopping worker does not send any more. This says nothing of the receiver."""
+    return Held(f"{shown} was not begun: the worker is stopping", _SHORTEST_HOLD_S)
 
 
 def _without_query(outcome: Outcome, url: HttpUrl) -> Outcome:

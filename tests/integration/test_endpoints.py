@@ -175,6 +175,72 @@ def test_an_endpoint_is_disabled_and_enabled_by_hand(receiver: Receiver, start: 
         assert not rebound.endpoints.enable(url)
 
 
+@pytest.mark.parametrize("breaker", [None, True])
+def test_a_disabled_endpoint_holds_what_waits_in_the_lane_of_a_rule_and_lets_it_go_at_its_rate(
+    breaker: bool | None, receiver: Receiver, start: Start
+) -> None:
+    url, other = f"{receiver.url}/slow/a", f"{receiver.url}/slow/b"
+    with start(rates={f"{receiver.url}/slow/*": 10, receiver.url: None}, breaker=breaker) as rebound:
+        rebound.endpoints.disable(url)
+        schedule(rebound, url, *map(str, range(20)))
+        schedule(rebound, other, "other")
+        wait_until(lambda: any((lane.name, lane.waiting) == (f"http:{url}", 20) for lane in lanes(rebound)))
+        wait_until(lambda: len(receiver.to("/slow/b")) == 1)
+        assert not receiver.to("/slow/a")
+
+        assert rebound.endpoints.enable(url)
+        wait_until(lambda: len(receiver.to("/slow/a")) == 20)
+        assert {post.headers["Rebound-Attempt"] for post in receiver.posts} == {"1"}
+        posts = receiver.to("/slow/a")
+        assert posts[-1].at - posts[0].at > 1.6
+        assert not lanes(rebound)
+
+
+def test_with_a_circuit_breaker_an_endpoint_is_left_alone_only_if_it_says_for_how_long(
+    receiver: Receiver, start: Start
+) -> None:
+    """Otherwise what the breaker should hold would wait in many lanes, which it does not open and close."""
+    receiver.answers["/away"] = [status(503)]
+    receiver.answers["/busy"] = [status(503, **{"Retry-After": "60"})]
+    away, busy = f"{receiver.url}/away", f"{receiver.url}/busy"
+    options = {"count": 3, "window": 20, "probe": 0.1, "max_probe": 0.1, "drain_rate": None}
+    with start(breaker=options) as rebound:
+        schedule(rebound, away, *map(str, range(10)))
+        wait_until(lambda: rebound.breakers.get(away) is not None)
+        assert rebound.endpoints.get(away).slow_until is None
+        # Many probes are for the endpoint that is left alone, and none of them is waited for.
+        schedule(rebound, busy, *(f"busy-{n}" for n in range(30)), is_priority=True)
+        wait_until(lambda: rebound.endpoints.get(busy).slow_until is not None)
+        receiver.answers["/away"] = [status(204)]
+
+        wait_until(lambda: rebound.breakers.get(away) is None, timeout=20)
+
+        wait_until(lambda: [lane.name for lane in lanes(rebound)] == [f"http:{busy}"], timeout=20)
+
+
+def test_a_host_that_hangs_opens_the_breaker_and_what_had_begun_is_settled(receiver: Receiver, start: Start) -> None:
+    released = receiver.release
+
+    def hang(handler: Any) -> None:
+        released.wait(30)
+        handler.close_connection = True
+
+    receiver.answers["/hook"] = [hang]
+    url = f"{receiver.url}/hook"
+    options = {"count": 5, "window": 20, "probe": 0.5, "max_probe": 0.5, "drain_rate": None}
+    with start(breaker=options) as rebound:
+        schedule(rebound, url, *map(str, range(30)), max_retries=0)
+        wait_until(lambda: rebound.breakers.get(url) is not None, timeout=20)
+        receiver.answers["/hook"] = [status(204)]
+
+        wait_until(lambda: rebound.breakers.get(url) is None, timeout=30)
+
+        wait_until(lambda: not lanes(rebound), timeout=20)
+        # Those whose time-outs came before the breaker opened.
+        assert len(rebound.dead_set) <= 5
+        assert len({post.headers["Rebound-Id"] for post in receiver.posts}) == 30
+
+
 def lanes(rebound: Rebound) -> list[Any]:
     with rebound._publisher.open() as schedule:
         return [lane for lane in schedule.lanes() if lane.waiting]

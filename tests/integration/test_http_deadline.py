@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from rebound_celery.destinations import Delivered, Failed, Unavailable
+from rebound_celery.destinations import Delivered, Failed, Held, Unavailable
 from rebound_celery.destinations.http import HttpDestination
 from tests.integration.test_http_answers import Answer, Receiver, free_places, make_message, say, send, whole
 from tests.waiting import wait_until
@@ -244,7 +244,7 @@ def test_no_post_begins_when_the_worker_is_told_to_stop(
     outcomes = send(destination, *[receiver.url] * 64)
 
     assert receiver.requests == 8
-    assert [type(outcome) for outcome in outcomes] == [Delivered] * 8 + [Unavailable] * 56
+    assert [type(outcome) for outcome in outcomes] == [Delivered] * 8 + [Held] * 56
     assert "the worker is stopping" in str(outcomes[-1])
 
 

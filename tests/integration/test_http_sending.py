@@ -87,7 +87,9 @@ def test_with_strict_a_receivers_refusal_is_final_and_without_it_is_not(
 ) -> None:
     receiver.answer = say(whole(status, b"why"))
 
-    assert send(open_destination(), receiver.url) == Failed(f"POST {receiver.url} answered {status}: why", None, status)
+    assert send(open_destination(), receiver.url) == Failed(
+        f"POST {receiver.url} answered {status}: why", None, status, True
+    )
     assert send(open_destination(strict=True), receiver.url) == Rejected(f"POST {receiver.url} answered {status}: why")
 
 

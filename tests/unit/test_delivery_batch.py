@@ -41,10 +41,10 @@ class Clock:
 class Answers:
     """A destination that gives these outcomes, one for each message, then the last one for ever."""
 
-    outcomes: list[Outcome]
+    outcomes: list[Outcome | Underway]
     sent: list[Message] = field(default_factory=list)
 
-    def send(self, messages: Sequence[Message]) -> list[Outcome]:
+    def send(self, messages: Sequence[Message]) -> list[Outcome | Underway]:
         self.sent += messages
         return [self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0] for _ in messages]
 
@@ -395,3 +395,31 @@ def test_what_a_destination_holds_uses_up_no_attempt_and_no_try_and_waits_where_
     assert result == Result(End.AGAIN, "it is disabled")
     assert (stored[0].message.attempt, stored[0].tries) == (2, 0)
     assert (stored[0].due_ms, stored[0].lane) == (NOW_MS + 60_000, "http:x:443/hook")
+
+
+@pytest.mark.parametrize(("max_delay", "delay_s"), [(None, 900), (60, 60)])
+def test_what_a_receiver_asks_to_wait_is_bounded_by_the_policy(max_delay: float | None, delay_s: int) -> None:
+    stored: list[Delivery] = []
+    batch, _, _ = make_batch(stored, [Failed("POST x answered 503", 900.0, 503)])
+
+    batch.deliver([make_delivery(policy=RetryPolicy(3, 5, max_delay=max_delay))])
+
+    assert (stored[0].message.attempt, stored[0].due_ms) == (3, NOW_MS + delay_s * 1000)
+
+
+@pytest.mark.parametrize("is_settled_later", [False, True])
+@pytest.mark.parametrize(
+    ("outcome", "error"),
+    [(Failed("POST x answered 404", None, 404, True), "AttemptFailedError"), (Rejected("too large"), "RejectedError")],
+)
+def test_rules_by_error_hold_for_what_a_receiver_answers(outcome: Outcome, error: str, is_settled_later: bool) -> None:
+    batch, http, _ = make_batch([], [outcome])
+    rules = [ErrorRule(f"rebound_celery.errors.{error}", "drop")]
+    delivery = make_delivery(destination=HttpAddress("https://x.test/"), policy=RetryPolicy(3, 5, rules=rules))
+    if is_settled_later:
+        delivery.ended = outcome
+
+    ((end, text, _),) = batch.deliver([delivery])
+
+    assert (end, len(http.sent)) == (End.DROPPED, int(not is_settled_later))
+    assert "dropped (rule)" in text
