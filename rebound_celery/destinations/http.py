@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import urllib3
-from urllib3.exceptions import NewConnectionError, ProtocolError, ProxyError, SSLError
+from urllib3.exceptions import ProtocolError, ProxyError, SSLError
 
 from ..clock import SYSTEM_CLOCK, Clock
 from ..config import Settings
@@ -31,6 +31,7 @@ from .http_answer import next_hop, outcome_of, read_excerpt, shortened
 from .http_headers import for_another_host, request_headers, sent_id
 from .http_plan import Plan, Plans
 from .http_pools import Pools
+from .http_proxy import is_proxys_fault
 from .look_up import look_up
 
 #: How many requests run at once. This is the size of a job, so that each message of a job has a thread at once, unless
@@ -50,9 +51,6 @@ _SLOW_PATIENCE_S = 0.05
 #: Seconds that a message waits whose host does not answer earlier ones: as long as these have taken, within bounds.
 _SHORTEST_HOLD_S = 1.0
 _LONGEST_HOLD_S = 10.0
-
-#: What http.client says of a proxy that asks for a user and password before it makes a tunnel.
-_TUNNEL_REFUSED = "Tunnel connection failed: 407"
 
 
 class _Post(NamedTuple):
@@ -217,7 +215,7 @@ class HttpDestination:
         except RefusedAddressError as error:
             return Rejected(f"{shown} was not begun: {error}")
         except Exception as error:  # noqa: BLE001 - whatever went wrong, this attempt has failed and the message is kept
-            if proxy is not None and _is_proxys_fault(error):
+            if proxy is not None and is_proxys_fault(error):
                 return Unavailable(f"{shown} through the proxy {proxy.origin}: {error}")
             return Failed(f"{shown}: {error}")
 
@@ -296,9 +294,3 @@ def _without_query(outcome: Outcome, url: HttpUrl) -> Outcome:
     if not query or isinstance(outcome, Delivered):
         return outcome
     return replace(outcome, error=outcome.error.replace(mark + query, f"{mark}***"))
-
-
-def _is_proxys_fault(error: Exception) -> bool:
-    """Whether the proxy let nobody connect, or refused this worker. This says nothing of the receiver."""
-    cause = error.original_error if isinstance(error, ProxyError) else error
-    return isinstance(cause, NewConnectionError) or _TUNNEL_REFUSED in str(cause)
