@@ -5,6 +5,7 @@ from .config import Settings
 from .consumer import Consumer, ConsumerConfig
 from .current_app import schedule_retries, schedule_retry
 from .errors import InvalidSettingError, NotInstalledError, NotStoredError, ReboundError, UnreachableError
+from .http_options import HttpOptions
 from .message import Message, Record
 from .policy import ErrorRule, RetryPolicy
 from .policy.instructions import DeadLetter, Drop, RetryAfter
@@ -19,6 +20,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "schedule_retries",
     "RetryRequest",
     "install_schedule",
+    "HttpOptions",
     # a consumer
     "Consumer",
     "ConsumerConfig",

@@ -28,6 +28,8 @@ from .delivery.publisher import Publisher
 from .delivery.steering import Breakers, Lanes
 from .delivery.task import DeliverTask
 from .destinations import kinds
+from .endpoints import Endpoints
+from .endpoints.events import tell_disabled
 from .errors import InvalidSettingError
 from .message import Message
 from .policy import RetryPolicy
@@ -85,6 +87,8 @@ class Rebound:
         self.chains = Chains(
             app, queue, self._form, self._publisher.open, lanes, lambda: self.settings.lease, clock=clock
         )
+        #: The HTTP endpoints that fail or are disabled.
+        self.endpoints = Endpoints(self._publisher.open, self.store, clock)
         registry.install(app, self)
         install_schedule(app, self._schedule_options, in_copies=False)
         add_queue(app)
@@ -105,7 +109,12 @@ class Rebound:
         return Settings.read({**{name: self.app.conf.get(name) for name in _SETTING_NAMES}, **self._overrides})
 
     def _build_destinations(self) -> Destinations:
-        return kinds.build(self.settings, self._publisher.open)
+        return kinds.build(
+            self.settings,
+            self._publisher.open,
+            partial(tell_disabled, self),
+            has_schedule=self._publisher.replaces(),
+        )
 
     def close(self) -> None:
         """Close what this process has opened: its connections to Redis, Kafka and HTTP receivers.

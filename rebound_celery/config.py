@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .errors import InvalidSettingError
+from .http_options import HttpTable, read_http_table
 from .limits import BreakerOptions, RateRule, read_rates
 from .message.address import check_topic, is_host, is_port
-from .message.http_url import read_proxy
+from .message.http_url import read_http_url, read_proxy
 from .policy import DEFAULT_BASE_DELAY_S, DEFAULT_MAX_RETRIES, PolicyTable, RetryPolicy, policy_of
 from .policy.declared import Fault
 from .policy.table import refusal
@@ -105,6 +106,14 @@ def _proxy(name: str, value: object) -> str:
     return value
 
 
+def _url(name: str, value: object) -> str:
+    try:
+        read_http_url(value)
+    except ValueError as error:
+        raise InvalidSettingError(name, "***", str(error)) from None
+    return str(value)
+
+
 def _mapping(name: str, value: object) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(option, str) for option in value):
         raise InvalidSettingError(name, value, "it is a mapping of option names to values")
@@ -155,6 +164,8 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "http_connect_timeout": _seconds,
     "http_timeout": _seconds,
     "http_proxy": _proxy,
+    "http_destinations": read_http_table,
+    "operator_url": _url,
     "outage_delay": _seconds,
     "outage_max_delay": _seconds,
     "breaker": BreakerOptions.read,
@@ -163,7 +174,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
 }
 
 #: Settings that no environment variable can hold.
-_ONLY_IN_CONF = frozenset({"kafka_options", "rates"})
+_ONLY_IN_CONF = frozenset({"kafka_options", "http_destinations", "rates"})
 
 #: Environment variables hold text; these settings are numbers.
 _NUMBERS: dict[str, Callable[[str], Any]] = {"max_retries": int, "base_delay": float, "max_worker_losses": int}
@@ -197,11 +208,14 @@ class Settings:
             worker is gone, the message is due again after this time at the latest.
         max_worker_losses: how many workers may be lost while they work on a message before it becomes a dead letter.
         kafka_timeout: seconds until an unconfirmed record counts as an outage.
-        http_timeout: seconds for the posts of one job as a whole: to connect, to send, and to read the answers. What
-            cannot begin within half of that, because earlier posts to its host take so long, waits as in an outage.
+        http_timeout: seconds for the requests of one job as a whole: to connect, to send, and to read the answers.
         http_connect_timeout: how many of these seconds may go by until it is connected: look-up, all addresses, TLS.
         http_proxy: the proxy of all posts, `http://host:port` or `http://user:password@host:port`; "" for none; None
             for what HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY say.
+        http_destinations: from the pattern of a destination, such as `https://api.example.com/*`, to its options:
+            `HttpOptions`, or a mapping of their names. `*` has the options of all others, and what an option is that a
+            destination leaves out.
+        operator_url: a URL that is told with a POST when an endpoint is disabled; None tells only the log.
         outage_delay: seconds before a delivery is tried again when its destination is away. The delay doubles with
             each further try.
         outage_max_delay: the longest such delay, in seconds.
@@ -227,6 +241,8 @@ class Settings:
     http_connect_timeout: float = 5.0
     http_timeout: float = 30.0
     http_proxy: str | None = field(default=None, repr=False)
+    http_destinations: HttpTable = field(default_factory=HttpTable, repr=False)
+    operator_url: str | None = field(default=None, repr=False)
     outage_delay: float = 1.0
     outage_max_delay: float = 60.0
     breaker: BreakerOptions | None = None

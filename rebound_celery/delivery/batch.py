@@ -6,29 +6,35 @@ This runs in the pool's process. What it returns tells the worker's parent how e
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from msgspec.structs import replace
 
 from ..clock import Clock
 from ..config import Settings
-from ..destinations import Delivered, Destination, Failed, Outcome, Rejected, Unavailable, Undelivered, exception_of
+from ..destinations import Delivered, Destination, Held, Outcome, Unavailable, Undelivered, Underway, exception_of
 from ..errors import NotStoredError
 from ..message import Message
 from ..policy import Drop, Failure, Retry, decide, outage_delay_s
 from ..policy.decide import DRAW, Draw
 from ..stopping import is_stopping
-from .batch_log import log_failure, log_outage
 from .delivery import Delivery
+from .ended import failure_of
 from .lanes import is_slow
 from .log_fields import log_fields, named
-from .outage_mode import OutageMode, is_failure
+from .outage_mode import OutageMode
+from .outcome_log import log_failure, log_held, log_outage, log_unsettled
+from .sending import send
 
 logger = logging.getLogger(__name__)
+
+#: Seconds after the time in which an outcome should be there. Then the delivery is made again, for its process is gone.
+_UNDERWAY_MARGIN_S = 5.0
 
 
 class End(StrEnum):
@@ -81,6 +87,8 @@ class Batch:
             dead letters; raises NotStoredError.
         draw: returns a random number from 0 to 1, for the jitter of delays.
         outage_mode: the circuit breakers of destinations; None if the app has none.
+        waits: whether every outcome is waited for. Otherwise a delivery whose destination takes long to answer is
+            stored again, and its outcome is stored when it is there.
     """
 
     destinations: Mapping[str, Destination]
@@ -91,6 +99,7 @@ class Batch:
     gone: Gone
     draw: Draw = DRAW
     outage_mode: OutageMode | None = None
+    waits: bool = False
 
     def deliver(self, deliveries: Sequence[Delivery]) -> list[Result]:
         """Deliver messages and settle them; one result for each, in their order.
@@ -99,13 +108,21 @@ class Batch:
         """
         results: dict[int, Result] = {}
         waiting: dict[int, tuple[Delivery, str]] = {}
+        underway: dict[int, Underway] = {}
         unsent = dict(enumerate(deliveries))
         # The second round writes dead letters that the first round made.
         for _ in range(2):
             given_up: dict[int, Delivery] = {}
-            outcomes, held = self._send_unless_held(unsent)
+            outcomes, held = send(unsent, self.destinations, self.outage_mode, waits=self.waits or self.store is None)
             for index, outcome in outcomes.items():
                 delivery = unsent[index]
+                if delivery.ended is not None:
+                    delivery = replace(delivery, ended=None)
+                if isinstance(outcome, Underway):
+                    underway[index] = outcome
+                    due_ms = self.clock.now_ms() + round((outcome.within_s + _UNDERWAY_MARGIN_S) * 1000)
+                    waiting[index] = replace(delivery, due_ms=due_ms), outcome.error
+                    continue
                 if isinstance(outcome, Delivered):
                     results[index] = _delivered(delivery, outcome)
                     continue
@@ -121,6 +138,9 @@ class Batch:
             unsent = given_up
         self._leave_chains(deliveries, results)
         self._store_again(waiting, results)
+        for index, outcome in underway.items():
+            if results[index].end == End.AGAIN:
+                outcome.outcome.add_done_callback(partial(self._settle_later, waiting[index][0]))
         return [results[index] for index in range(len(deliveries))]
 
     def _sends_now(self, dead: Delivery) -> bool:
@@ -130,45 +150,22 @@ class Batch:
         """
         return self.store is None or not (is_slow(dead.lane) or is_stopping())
 
-    def _send_unless_held(self, deliveries: Mapping[int, Delivery]) -> tuple[dict[int, Outcome], Collection[int]]:
-        """Send; returns the outcomes, and which deliveries wait because the breaker of their destination is open."""
-        if self.outage_mode is None:
-            return self._send(deliveries), ()
-        lanes = {index: self.outage_mode.lane_of(one.message) for index, one in deliveries.items()}
-        closed = self.outage_mode.held(set(lanes.values()))
-        unsent = {index for index, lane in lanes.items() if lane in closed} if closed else set()
-        outcomes = self._send({index: one for index, one in deliveries.items() if index not in unsent})
-        opened = self.outage_mode.report([(lanes[index], outcome) for index, outcome in outcomes.items()])
-        held = {index for index, outcome in outcomes.items() if lanes[index] in opened and is_failure(outcome)}
-        for index in unsent:
-            outcomes[index] = Unavailable(f"the circuit breaker of {lanes[index]} is open")
-        for lane, count in Counter(lanes[index] for index in held | unsent).items():
-            logger.info(
-                "%d messages wait, because the circuit breaker of %s is open",
-                count,
-                lane,
-                extra={"event": "held", "lane": lane, "messages": count},
-            )
-        return outcomes, held | unsent
+    def _settle_later(self, delivery: Delivery, future: Future[Outcome]) -> None:
+        """Store the outcome of a delivery whose job has ended, for another job to settle it."""
+        if future.cancelled():
+            return
+        outcome = Unavailable(repr(error)) if (error := future.exception()) else future.result()
+        assert self.store is not None
+        try:
+            is_held = self.outage_mode is not None and self.outage_mode.holds_after(delivery.message, outcome)
+            ended = replace(delivery, ended=outcome, due_ms=self.clock.now_ms())
+            self.store([self._hold(delivery) if is_held else ended])
+        except Exception as error:  # noqa: BLE001 - whatever it is, the delivery is due again by itself
+            log_unsettled(delivery.message, outcome, error)
 
     def _hold(self, delivery: Delivery) -> Delivery:
         """The same attempt again, once the breaker of its destination lets it through: this was no try."""
         return replace(delivery, due_ms=self.clock.now_ms() + round(self.settings.outage_delay * 1000))
-
-    def _send(self, deliveries: Mapping[int, Delivery]) -> dict[int, Outcome]:
-        by_kind: dict[str, list[int]] = defaultdict(list)
-        for index, delivery in deliveries.items():
-            by_kind[delivery.message.target.kind].append(index)
-        outcomes: dict[int, Outcome] = {}
-        for kind, indices in by_kind.items():
-            try:
-                answers = self.destinations[kind].send([deliveries[index].message for index in indices])
-            except Exception as error:
-                # A fault of rebound's or of a library's: the messages must not pay for it.
-                logger.exception("unexpected error while delivering to %s", kind, extra={"event": "delivery_error"})
-                answers = [Unavailable(f"{kind}: {error!r}")] * len(indices)
-            outcomes.update(zip(indices, answers, strict=True))
-        return outcomes
 
     def _after(self, delivery: Delivery, outcome: Undelivered) -> Delivery | Result:
         """What is delivered next, and when: the same attempt, the next attempt, or a dead letter at once.
@@ -176,10 +173,12 @@ class Batch:
         A result means that the message is dropped.
         """
         message = delivery.message
+        if isinstance(outcome, Held):
+            return self._after_holding(delivery, outcome)
         if isinstance(outcome, Unavailable) or message.reason is not None:
             return self._after_outage(delivery, outcome)
         now_ms = self.clock.now_ms()
-        failure = _failure_of(outcome)
+        failure = failure_of(outcome)
         decision = decide(
             message.policy,
             message.attempt,
@@ -218,6 +217,12 @@ class Batch:
             except NotStoredError as error:
                 results.update((index, Result(End.BACK, str(error))) for index in ended)
 
+    def _after_holding(self, delivery: Delivery, outcome: Held) -> Delivery:
+        """The same attempt again, where its destination wants it to wait."""
+        log_held(delivery.message, outcome)
+        due_ms = self.clock.now_ms() + round(outcome.delay_s * 1000)
+        return replace(delivery, due_ms=due_ms, held_in=outcome.lane)
+
     def _store_again(self, waiting: Mapping[int, tuple[Delivery, str]], results: dict[int, Result]) -> None:
         if not waiting:
             return
@@ -235,13 +240,6 @@ class Batch:
                 results[index] = Result(End.BACK, str(error))
         else:
             results.update((index, Result(End.AGAIN, error)) for index, (_, error) in waiting.items())
-
-
-def _failure_of(outcome: Failed | Rejected) -> Failure:
-    seen = Failure.of(exception_of(outcome))
-    if isinstance(outcome, Rejected):
-        return Failure(seen.exception_class, seen.message, permanent=True)
-    return Failure(seen.exception_class, seen.message, retry_after_s=outcome.retry_after_s)
 
 
 def dead_letter_text(message: Message) -> str:

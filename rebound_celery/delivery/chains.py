@@ -134,7 +134,7 @@ class Chains:
                     self._open = OpenedSchedule(self._opened())
                 schedule = self._open.schedule
                 commands = self._events.commands(schedule, new) if new and self._events.are_wanted() else []
-                lanes = self._rates.lanes_of((d.message for d in deliveries if d is not None), schedule)
+                lanes = self._rates.lanes_of([delivery for delivery in deliveries if delivery is not None], schedule)
                 steps = _steps(changes, deliveries, forms, lanes)
                 answers = schedule.chain(steps, new_id(), self._hold_ms, piggybacked=commands)
             except BaseException as error:

@@ -8,9 +8,11 @@ from typing import Any
 
 import msgspec
 
+from ..destinations import Outcome
 from ..errors import WireFormatError
 from ..message import Message, codec, message_id_of
-from .lanes import lane_of
+from .ended import from_wire, to_wire
+from .lanes import ENDED, lane_of
 
 #: Priorities as kombu's Redis transport counts them: from 0, the most urgent, to 9.
 PRIORITY_HIGH = 0
@@ -23,6 +25,7 @@ _PARENT = "parent"
 _REPLY_TO = "reply_to"
 _HEADERS = "headers"
 _CHAINED = "chained"
+_ENDED = "ended"
 
 _NOTHING: Mapping[str, Any] = {}
 
@@ -45,7 +48,9 @@ class Delivery(msgspec.Struct):
         reply_to: where a result backend that sends its results as messages (`rpc://`) sends the result.
         task_headers: headers that listeners of `before_task_publish` have added to the Celery message.
         chained: whether messages wait behind this one, or may do so: a dead letter has to let them go on.
+        ended: the outcome, where the delivery was made already and is not settled yet.
         unknown: fields that a later version stored; they are kept.
+        held_in: the lane in which it waits, where that is not the one of its address. This is not stored with it.
         surroundings: the context variables in which listeners to Celery's signals hear of it; None for those of the
             caller. This is not stored.
     """
@@ -62,6 +67,8 @@ class Delivery(msgspec.Struct):
     task_headers: Mapping[str, Any] = _NOTHING
     chained: bool = False
     unknown: Mapping[str, Any] = _NOTHING
+    ended: Outcome | None = None
+    held_in: str | None = None
     surroundings: Context | None = None
 
     def heard(self, send: Callable[..., object], **named: Any) -> None:
@@ -73,7 +80,10 @@ class Delivery(msgspec.Struct):
 
     @property
     def lane(self) -> str:
-        return lane_of(self.message.target)
+        """Where it waits, if no rule about rates says another lane."""
+        if self.ended is not None:
+            return ENDED
+        return lane_of(self.message.target) if self.held_in is None else self.held_in
 
     @property
     def context(self) -> dict[str, Any]:
@@ -91,6 +101,8 @@ class Delivery(msgspec.Struct):
             context[_HEADERS] = dict(self.task_headers)
         if self.chained:
             context[_CHAINED] = True
+        if self.ended is not None:
+            context[_ENDED] = to_wire(self.ended)
         return context
 
     def pack(self) -> bytes:
@@ -121,6 +133,7 @@ class Delivery(msgspec.Struct):
         if not context:
             return cls(message=message, task_id=task_id, priority=priority)
         rest = dict(context)
+        ended = rest.pop(_ENDED, None)
         return cls(
             message=message,
             task_id=task_id,
@@ -131,6 +144,7 @@ class Delivery(msgspec.Struct):
             reply_to=_taken(rest, _REPLY_TO, str, None),
             task_headers=_taken(rest, _HEADERS, dict, _NOTHING),
             chained=_taken(rest, _CHAINED, bool, False),
+            ended=None if ended is None else from_wire(ended),
             unknown=rest,
         )
 

@@ -16,6 +16,10 @@ _KAFKA = "kafka"
 _HTTP = "http"
 _DEAD = "dead"
 
+#: The lane of deliveries that have ended and are not settled yet. Nothing is sent for them, so neither a pause nor a
+#: rate nor a circuit breaker of their destination holds them up.
+ENDED = "ended"
+
 #: Kinds of destinations whose deliveries take so long that they must not hold up the others.
 _SLOW = frozenset({_HTTP})
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from ..clock import Clock
 from ..config import Settings
-from ..destinations import Failed, Outcome, Unavailable
+from ..destinations import Failed, Held, Outcome, Unavailable
 from ..errors import ReboundError
 from ..limits import BreakerOptions
 from ..message import Message
@@ -65,6 +65,7 @@ class _Lane:
         failed: how many failed.
         error: the last failure.
         reported_at: when it was last reported, by the monotonic clock.
+        was_unsent: whether a message was moved to another lane unsent. If it was the probe, another one must go out.
         held_until: until when nothing is sent, by the monotonic clock.
         is_closed: whether its breaker was closed at the last report.
     """
@@ -73,6 +74,7 @@ class _Lane:
     failed: int = 0
     error: str = ""
     reported_at: float = -1e9
+    was_unsent: bool = False
     held_until: float = -1e9
     is_closed: bool = True
 
@@ -136,7 +138,10 @@ class OutageMode:
             due = [
                 name
                 for name in touched
-                if (lane := process.lanes[name]).failed or not lane.is_closed or now - lane.reported_at >= _REPORT_S
+                if (lane := process.lanes[name]).failed
+                or lane.was_unsent
+                or not lane.is_closed
+                or now - lane.reported_at >= _REPORT_S
             ]
             if not due:
                 return set()
@@ -147,6 +152,11 @@ class OutageMode:
                 return set()
             process.is_away = False
             return {name for name, change in zip(due, changes, strict=True) if _heard(process, name, change, now)}
+
+    def holds_after(self, message: Message, outcome: Outcome) -> bool:
+        """Tell how one delivery ended; returns whether its message waits for an open breaker without a used attempt."""
+        lane = self.lane_of(message)
+        return lane in self.report([(lane, outcome)]) and is_failure(outcome)
 
     def close(self) -> None:
         """Close the connection of this process. It may be used again; it connects anew."""
@@ -168,13 +178,16 @@ class OutageMode:
             process.lanes.clear()
         touched: dict[str, None] = {}
         for name, outcome in outcomes:
-            if not has_breaker(name):
+            # What its destination holds says nothing of the host; but if it was the probe, it is none any more.
+            if not has_breaker(name) or (isinstance(outcome, Held) and outcome.lane is None):
                 continue
             lane = process.lanes.get(name)
             if lane is None:
                 lane = process.lanes[name] = _Lane()
             touched[name] = None
-            if is_failure(outcome):
+            if isinstance(outcome, Held):
+                lane.was_unsent = True
+            elif is_failure(outcome):
                 lane.failed += 1
                 lane.error = outcome.error  # type: ignore[union-attr]
             else:
@@ -204,7 +217,7 @@ class OutageMode:
 def _heard(process: _Process, name: str, change: BreakerChange, now: float) -> bool:
     """Remember the answer to a report; returns whether the breaker is open."""
     lane, breaker = process.lanes[name], change.breaker
-    error, lane.answered, lane.failed, lane.error = lane.error, 0, 0, ""
+    error, lane.answered, lane.failed, lane.error, lane.was_unsent = lane.error, 0, 0, "", False
     lane.reported_at, lane.is_closed = now, breaker is None
     _log(name, change, error)
     if breaker is None or breaker.state != "open":

@@ -131,14 +131,18 @@ class Publisher:
         if not deliveries:
             return []
         try:
-            if self._has_schedule is None:
-                self._has_schedule = has_schedule(self._app)
-            if self._has_schedule:
+            if self.replaces():
                 return self._store(deliveries, uniques)
             publish_plainly(self._app, self._queue(), self._form, self._events, deliveries, self._clock.now_ms())
             return [delivery.task_id for delivery in deliveries]
         except FAULTS as error:
             raise NotStoredError(f"Redis at {self.address} did not take the retry: {error}") from error
+
+    def replaces(self) -> bool:
+        """Whether a delivery that is stored again replaces the earlier one: on a broker that has the schedule."""
+        if self._has_schedule is None:
+            self._has_schedule = has_schedule(self._app)
+        return self._has_schedule
 
     def check(self) -> None:
         """Ask Redis for an answer.
@@ -157,9 +161,7 @@ class Publisher:
         if not self._unclaimed.is_time:
             return
         with suppress(ReboundError, *FAULTS):
-            if self._has_schedule is None:
-                self._has_schedule = has_schedule(self._app)
-            if self._has_schedule:
+            if self.replaces():
                 self._combiner.call(_Call((), []))
 
     def open(self) -> AbstractContextManager[Schedule]:
@@ -248,7 +250,7 @@ class Publisher:
             commands: list[list[Any]] = []
             if deliveries and self._events.are_wanted():
                 commands = self._events.commands(schedule, deliveries)
-            lanes = self._rates.lanes_of((delivery.message for delivery in deliveries), schedule)
+            lanes = self._rates.lanes_of(deliveries, schedule)
             schedule.enqueue(entries_of(deliveries, packed, lanes), piggybacked=commands)
             if self._unclaimed.is_time and not self._unclaimed.look(schedule):
                 self.close()
@@ -260,7 +262,7 @@ class Publisher:
     def _enqueue_unique(
         self, schedule: Schedule, deliveries: Sequence[Delivery], uniques: Sequence[Unique]
     ) -> list[str]:
-        lanes = self._rates.lanes_of((delivery.message for delivery in deliveries), schedule)
+        lanes = self._rates.lanes_of(deliveries, schedule)
         entries = zip(entries_of(deliveries, None, lanes), uniques, strict=True)
         ends = schedule.enqueue_unique(list(entries))
         if not all(end.event for end in ends):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from ..message import Message
 from ..schedule.port import Schedule
-from .lanes import RatedLanes, lane_of
+from .delivery import Delivery
+from .lanes import RatedLanes
 
 #: How many lanes are remembered.
 _LANES = 4096
@@ -23,12 +23,21 @@ class Rates:
         self._lanes = lanes
         self._brought: set[str] = set()
 
-    def lanes_of(self, messages: Iterable[Message], schedule: Schedule) -> Sequence[str]:
-        """The lane of each message. A lane that comes for the first time has its rate in Redis then."""
+    def lanes_of(self, deliveries: Sequence[Delivery], schedule: Schedule) -> Sequence[str]:
+        """The lane of each delivery. A lane that comes for the first time has its rate in Redis then.
+
+        A lane in which a delivery is held has the rate of the one from which it comes, for when it is let go.
+        """
         if not self._lanes.are_set:
-            return [lane_of(message.target) for message in messages]
+            return [delivery.lane for delivery in deliveries]
         names = []
-        for lane, rate in map(self._lanes.of, messages):
+        for delivery in deliveries:
+            if delivery.ended is not None:
+                names.append(delivery.lane)
+                continue
+            lane, rate = self._lanes.of(delivery.message)
+            if delivery.held_in is not None:
+                lane = delivery.held_in
             if lane not in self._brought:
                 schedule.set_rate(lane, rate, configured=True)
                 if len(self._brought) >= _LANES:

@@ -135,7 +135,12 @@ def lane_name(destination: Destination) -> str:
     Raises:
         InvalidSettingError: if it is no destination.
     """
-    if isinstance(destination, str) and destination and "://" not in destination:
+    # The lane of an endpoint has a URL in its name, and a rule about keys may have one.
+    if (
+        isinstance(destination, str)
+        and destination
+        and (":" in destination.partition("://")[0] or "://" not in destination)
+    ):
         return destination
     return lane_of(parse_address(destination))
 

@@ -10,13 +10,14 @@ from msgspec.structs import replace
 
 from ..clock import SYSTEM_CLOCK, Clock
 from ..config import Settings
-from ..destinations import Delivered, exception_of
+from ..destinations import Delivered
 from ..errors import (
     DeadLetterError,
     DeliveryError,
     DroppedError,
     InvalidSettingError,
     NotStoredError,
+    OutageError,
     UnreachableError,
 )
 from ..policy import WORKER_LOST, DeadLetter, Failure
@@ -157,7 +158,7 @@ class DeliverTask(Task):
 
     def _deliver(self, deliveries: Sequence[Delivery], worker: str, observed: Iterable[Observed]) -> list[Result]:
         try:
-            return self._batch(worker, self.publisher().publish).deliver(deliveries)
+            return self._batch(worker, self.publisher()).deliver(deliveries)
         except Exception as error:
             # Celery would drop the message of a task that fails.
             logger.exception("%d deliveries go back to their queue", len(deliveries), extra={"event": "delivery_error"})
@@ -172,11 +173,18 @@ class DeliverTask(Task):
         except Exception:
             logger.exception("the result backend could not clean up", extra={"event": "no_result"})
 
-    def _batch(self, worker: str, store: Callable[[Sequence[Delivery]], object]) -> Batch:
+    def _batch(self, worker: str, publisher: Publisher) -> Batch:
         settings = self.read_settings()
-        mode = None if settings.breaker is None else self.outage_mode
-        gone = self.chains().gone
-        return Batch(self.destinations.by_kind, settings, store, worker, self.clock, gone, outage_mode=mode)
+        return Batch(
+            self.destinations.by_kind,
+            settings,
+            publisher.publish,
+            worker,
+            self.clock,
+            self.chains().gone,
+            outage_mode=None if settings.breaker is None else self.outage_mode,
+            waits=not publisher.replaces(),
+        )
 
     def give_up(self, received: Received, losses: int, worker: str) -> Result:
         """Make a dead letter of a message whose workers were lost too often."""
@@ -191,7 +199,7 @@ class DeliverTask(Task):
             # Writing its dead letter costs workers too: it stays in Redis, where nothing is done with it.
             (outcome,) = self.destinations.by_kind["dead-set"].send([delivery.message])
             if not isinstance(outcome, Delivered):
-                raise exception_of(outcome)
+                raise OutageError(outcome.error)
             if delivery.chained:
                 self.chains().gone([delivery.task_id], dead=True)
         except _NOT_KEPT as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,12 +30,14 @@ class Failed:
         error: the error text, with the destination's name.
         retry_after_s: the least delay before the next attempt that the destination asks for, in seconds; None if it
             asks for none.
+        status: the status of the HTTP answer; None where there was none.
         is_about_message: whether the answer is about this message, and says that the destination itself works. Circuit
             breakers do not count it as a failure.
     """
 
     error: str
     retry_after_s: float | None = None
+    status: int | None = None
     is_about_message: bool = False
 
 
@@ -60,15 +63,47 @@ class Unavailable:
     error: str
 
 
-Undelivered = Failed | Rejected | Unavailable
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The destination is not to be given the message now: it waits. No attempt is used up, and no try is counted.
+
+    Attributes:
+        error: why, with the destination's name.
+        delay_s: how long it waits at least, in seconds.
+        lane: where it waits; None for the lane of its address.
+    """
+
+    error: str
+    delay_s: float
+    lane: str | None = None
+
+
+Undelivered = Failed | Rejected | Unavailable | Held
 #: The outcome of one delivery.
 Outcome = Delivered | Undelivered
+
+
+@dataclass(frozen=True, slots=True)
+class Underway:
+    """The destination takes so long to answer that its answer is not waited for: other deliveries must not wait.
+
+    Attributes:
+        error: what is waited for, with the destination's name.
+        within_s: seconds until the outcome is there at the latest. If it is not, this process is gone.
+        outcome: becomes the outcome.
+    """
+
+    error: str
+    within_s: float
+    outcome: Future[Outcome]
+
 
 #: The exception that users see for an outcome: in `AsyncResult`, and in the headers of a dead letter.
 _EXCEPTIONS: dict[type[Undelivered], type[DeliveryError]] = {
     Failed: AttemptFailedError,
     Rejected: RejectedError,
     Unavailable: OutageError,
+    Held: OutageError,
 }
 
 
@@ -80,7 +115,7 @@ def exception_of(outcome: Undelivered) -> DeliveryError:
 class Destination(Protocol):
     """Delivers messages to one kind of address."""
 
-    def send(self, messages: Sequence[Message]) -> list[Outcome]:
+    def send(self, messages: Sequence[Message]) -> Sequence[Outcome | Underway]:
         """Deliver each message to its `target` and wait for the confirmations.
 
         Returns one outcome for each message, in the order of the messages. It never raises: one bad message must not
@@ -88,4 +123,7 @@ class Destination(Protocol):
         """
 
     def close(self) -> None:
-        """Close connections. A closed destination may be used again; it connects anew."""
+        """Close connections, once what is under way has its outcome.
+
+        A closed destination may be used again; it connects anew.
+        """

@@ -10,7 +10,7 @@ import io
 import re
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from typing import Any, Protocol
@@ -20,15 +20,20 @@ from urllib3 import connection
 from urllib3.exceptions import NameResolutionError, NewConnectionError
 
 from ..clock import SYSTEM_CLOCK
+from .addresses import AddressGuard
 from .look_up import look_up
 
 #: How many bytes are sent under one time-out of the socket.
 _PIECE_BYTES = 65_536
+#: Head and body of a request are sent together if they are no longer than this.
+_TOGETHER_BYTES = 16_384
 
 
 #: The status line of an interim answer. 101 is none: with it the server leaves HTTP.
 _INTERIM = re.compile(rb"HTTP/1\.[0-9] +1(?!01)[0-9][0-9]\b")
 _LONGEST_LINE = 65_536
+#: How many bytes of interim answers are read over.
+_LONGEST_INTERIM = 262_144
 
 
 class _Limits(threading.local):
@@ -37,6 +42,10 @@ class _Limits(threading.local):
     connect_s: float = 0.0
     connect_by: float = 0.0
     end_by: float = 0.0
+    #: The longest wait for a piece of the answer; None for none of its own.
+    read_s: float | None = None
+    #: Which addresses may be connected to; None for all.
+    guard: AddressGuard | None = None
     #: Whether its connection must be a new one.
     is_fresh: bool = False
     #: Whether its connection has carried a post before, and whether a byte of the answer has come.
@@ -48,15 +57,25 @@ _limits = _Limits()
 
 
 @contextmanager
-def time_limits(connect_s: float, end_by: float, *, fresh: bool = False) -> Iterator[None]:
-    """Set the deadlines for what connections of the pool managers do in this thread.
+def limits(
+    connect_s: float,
+    end_by: float,
+    *,
+    read_s: float | None = None,
+    guard: AddressGuard | None = None,
+    fresh: bool = False,
+) -> Iterator[None]:
+    """Set the limits of what connections of the pool managers do in this thread.
 
     Args:
         connect_s: seconds to look up the host, to connect, and for the TLS handshake.
         end_by: when everything together ends, as a time of the monotonic clock.
+        read_s: seconds to wait for a piece of the answer; None for no limit of its own.
+        guard: which addresses may be connected to; None for all.
         fresh: whether a new connection is used.
     """
     _limits.connect_s, _limits.end_by, _limits.is_fresh = connect_s, end_by, fresh
+    _limits.read_s, _limits.guard = read_s, guard
     _limits.is_reused = _limits.is_answered = False
     yield
 
@@ -97,7 +116,8 @@ class _Reader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        self._socket.settimeout(_left(_limits.end_by))
+        left_s, read_s = _left(_limits.end_by), _limits.read_s
+        self._socket.settimeout(left_s if read_s is None else min(left_s, read_s))
         read: int | None = self._file.readinto(buffer)
         _limits.is_answered = _limits.is_answered or bool(read)
         return read
@@ -114,9 +134,15 @@ class _Answer(io.BufferedReader):
 
     def readline(self, size: int | None = -1, /) -> bytes:
         line = super().readline(size)
+        left = _LONGEST_INTERIM
         while not self._is_final and _INTERIM.match(line):
-            while super().readline(_LONGEST_LINE) not in (b"\r\n", b"\n", b""):
-                pass
+            while (header := super().readline(_LONGEST_LINE)) not in (b"\r\n", b"\n", b""):
+                left -= len(header)
+                if left < 0:
+                    raise HTTPException(f"interim answers of more than {_LONGEST_INTERIM} bytes")
+            left -= len(line)
+            if left < 0:
+                raise HTTPException(f"interim answers of more than {_LONGEST_INTERIM} bytes")
             line = super().readline(size)
         self._is_final = True
         return line
@@ -127,12 +153,27 @@ class _TimedSocket:
 
     def __init__(self, sock: _Socket) -> None:
         self._socket = sock
+        self._unsent = bytearray()
         self.shutdown, self.fileno, self.close = sock.shutdown, sock.fileno, sock.close
 
     def settimeout(self, value: float | None) -> None:
         """Do nothing: urllib3 sets the time-out of a phase here."""
 
     def sendall(self, data: bytes) -> None:
+        """Send, but what is short only with what follows it: urllib3 sends head and body one by one."""
+        if len(self._unsent) + len(data) <= _TOGETHER_BYTES:
+            self._unsent += data
+            return
+        self.flush()
+        self._send(data)
+
+    def flush(self) -> None:
+        """Send what is left."""
+        unsent, self._unsent = self._unsent, bytearray()
+        if unsent:
+            self._send(unsent)
+
+    def _send(self, data: bytes | bytearray) -> None:
         rest = memoryview(data)
         while rest:
             self._socket.settimeout(_left(_limits.end_by))
@@ -157,6 +198,8 @@ class HTTPConnection(connection.HTTPConnection):
             raise NameResolutionError(self.host, self, error) from error
         except TimeoutError as error:
             raise NewConnectionError(self, f"Failed to establish a new connection: {error}") from error
+        if _limits.guard is not None:
+            found = _limits.guard.allowed_of(self.host, found)
         cause: OSError | None = None
         for family, kind, protocol, _, address in found:
             try:
@@ -184,6 +227,8 @@ class HTTPConnection(connection.HTTPConnection):
     def request(self, *args: Any, **kwargs: Any) -> None:
         _limits.is_reused, self._has_posted = self._has_posted, True
         super().request(*args, **kwargs)
+        if isinstance(self.sock, _TimedSocket):
+            self.sock.flush()
 
     def close(self) -> None:
         self._has_posted = False
@@ -243,30 +288,7 @@ class HTTPConnectionPool(_Pool):
 class HTTPSConnectionPool(_Pool, urllib3.HTTPSConnectionPool):
     ConnectionCls = HTTPSConnection
 
-
-_POOLS = {"http": HTTPConnectionPool, "https": HTTPSConnectionPool}
-
-
-def pool_manager(hosts: int, per_host: int) -> urllib3.PoolManager:
-    """A pool of connections that keep to `time_limits`: for at most `hosts` hosts, and `per_host` for each."""
-    # `HostThreads` bounds the posts to a host. A pool that blocks would wait for a place beyond the deadline.
-    manager = urllib3.PoolManager(num_pools=hosts, maxsize=per_host, block=False, retries=False)
-    manager.pool_classes_by_scheme = _POOLS
-    return manager
-
-
-def proxied_pool_manager(proxy: str, headers: Mapping[str, str], hosts: int, per_host: int) -> urllib3.PoolManager:
-    """The same through an HTTP proxy: `http` with the whole URL in the request, `https` in a tunnel (CONNECT).
-
-    Args:
-        proxy: its URL, without user and password.
-        headers: for the proxy only.
-        hosts: of how many hosts connections are kept.
-        per_host: how many connections to each.
-    """
-    # All hosts of `http` share the connections to the proxy.
-    manager = urllib3.ProxyManager(
-        proxy, num_pools=hosts, maxsize=max(hosts, per_host), block=False, retries=False, proxy_headers=headers
-    )
-    manager.pool_classes_by_scheme = _POOLS
-    return manager
+    def _validate_conn(self, conn: Any) -> None:
+        # urllib3's own warns at each request to a host whose certificate is not verified. That was chosen.
+        if conn.is_closed:
+            conn.connect()

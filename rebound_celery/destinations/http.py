@@ -1,4 +1,4 @@
-"""Posting to an HTTP receiver. A 2xx answer is success; any other answer, or none, is a failed attempt.
+"""Sending to an HTTP receiver. A 2xx answer is success; any other answer, or none, is a failed attempt.
 
 A connection that was kept open may be closed by the server just when the next post is sent on it. If nothing of an
 answer comes on such a connection, the post is sent once more, on a new connection. RFC 9110 (9.2.2) leaves this to
@@ -8,226 +8,284 @@ and rebound would repeat the post as the next attempt.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import replace
-from importlib.metadata import version
 from typing import NamedTuple
-from urllib.parse import quote_from_bytes
 
 import urllib3
-from urllib3.exceptions import NewConnectionError, ProtocolError, ProxyError, SSLError
+from urllib3.exceptions import ProtocolError, ProxyError, SSLError
 
 from ..clock import SYSTEM_CLOCK, Clock
-from ..config import Settings, environment_proxies
+from ..config import Settings
 from ..message import Message
 from ..message.address import HttpAddress
-from ..message.headers import OWN_HEADERS, own_headers
 from ..message.http_url import HttpUrl
 from ..stopping import is_stopping
-from . import Delivered, Failed, Outcome, Unavailable
-from .deadline import pool_manager, proxied_pool_manager, time_limits, was_stale
+from . import Delivered, Failed, Held, Outcome, Rejected, Unavailable, Underway
+from .addresses import RefusedAddressError
+from .deadline import limits, was_stale
 from .host_threads import HostThreads
-from .http_answer import outcome_of
-from .http_proxy import Proxies
+from .http_answer import next_hop, outcome_of, read_excerpt, shortened
+from .http_headers import for_another_host, request_headers, sent_id
+from .http_plan import Plan, Plans
+from .http_pools import Pools
+from .http_proxy import is_proxys_fault
+from .look_up import look_up
 
-#: How many posts run at once, and how many of them to one host at most. The first is the size of a job, so that each
-#: message of a job has a thread at once, unless as many as are allowed are busy with its host.
+#: How many requests run at once. This is the size of a job, so that each message of a job has a thread at once, unless
+#: as many as are allowed are busy with its host.
 _CONCURRENCY = 64
-_PER_HOST = 8
 
-#: Seconds that `send` waits for a post after its deadline, on a machine that is busy.
+#: Of how many hosts connections are kept open.
+_HOSTS = 256
+
+#: Seconds that `send` waits for a request after its deadline, on a machine that is busy.
 _GRACE_S = 2.0
 
-_STOPPING = "the worker is stopping"
+#: Seconds that a job waits for the answers of a host, and for those of a host that has not answered within that time.
+_PATIENCE_S = 1.0
+_SLOW_PATIENCE_S = 0.05
 
-#: What http.client says of a proxy that asks for a user and password before it makes a tunnel.
-_TUNNEL_REFUSED = "Tunnel connection failed: 407"
-
-#: The form of a header name (RFC 9110), and the headers that are of the connection or the answer, not of the message.
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_CONNECTION_HEADERS = frozenset(
-    {
-        "accept-encoding",
-        "connection",
-        "content-length",
-        "expect",
-        "host",
-        "keep-alive",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
-_CONTENT_TYPE = "content-type"
-_DEFAULT_CONTENT_TYPE = "application/octet-stream"
-_USER_AGENT = f"rebound-celery/{version('rebound-celery')}"
-
-
-def _header_text(value: bytes) -> str:
-    """Bytes as an HTTP header may carry them: visible ASCII and inner spaces as they are, the rest percent-encoded."""
-    text = value.decode("latin-1")
-    if text.isascii() and text.isprintable() and text == text.strip() and "%" not in text:
-        return text
-    return quote_from_bytes(value, safe="")
-
-
-def _as_it_is(value: bytes) -> str:
-    """A header's own bytes; percent-encoded only where HTTP would refuse them, or where they would end the header."""
-    text = value.decode("latin-1")
-    return text if text.isprintable() else _header_text(value)
-
-
-def request_headers(message: Message) -> dict[str, str]:
-    """The headers of the POST that delivers `message`.
-
-    The caller's headers come first, then the content type, `X-Message-Key` and rebound's own. `X-Message-Key` is the
-    message's key, or its id if it has none. Both stay the same over all attempts, so that a receiver can recognize
-    duplicates. User and password of the URL win over an `Authorization` of the caller's: they are for this receiver.
-    """
-    headers: dict[str, str] = {"user-agent": _USER_AGENT}
-    for name, value in message.headers:
-        lower = name.lower()
-        if lower not in OWN_HEADERS and lower not in _CONNECTION_HEADERS and _TOKEN.fullmatch(name):
-            headers[lower] = _as_it_is(value or b"")
-    if not headers.get(_CONTENT_TYPE):
-        content_type = message.content_type or _DEFAULT_CONTENT_TYPE
-        headers[_CONTENT_TYPE] = _as_it_is(content_type.encode("utf-8", "replace"))
-    headers["x-message-key"] = message.id if message.key is None else _header_text(message.key)
-    headers.update((name, _header_text(text.encode("utf-8", "replace"))) for name, text in own_headers(message))
-    if isinstance(message.target, HttpAddress) and (authorization := message.target.parts.authorization) is not None:
-        headers["authorization"] = authorization
-    return {name.title(): text for name, text in headers.items()}
+#: Seconds that a message waits whose host does not answer earlier ones: as long as these have taken, within bounds.
+_SHORTEST_HOLD_S = 1.0
+_LONGEST_HOLD_S = 10.0
 
 
 class _Post(NamedTuple):
-    """A message to post, and when the answer must be there: a time of the monotonic clock."""
+    """A message to send, how, and when the answer must be there: a time of the monotonic clock."""
 
     message: Message
+    plan: Plan
     end_by: float
 
 
+class _Submitted(NamedTuple):
+    """A request that runs, or waits for others to its host.
+
+    Attributes:
+        shown: method and address, for people.
+        is_slow: whether its host has taken long to answer an earlier request, and still has not.
+        host: what counts as one host.
+        outcome: becomes the outcome.
+    """
+
+    shown: str
+    is_slow: bool
+    host: tuple[str, str, int]
+    outcome: Future[Outcome]
+
+
+class _Request(NamedTuple):
+    """What is sent to the address of a message, and again where a redirect leads."""
+
+    url: HttpUrl
+    headers: dict[str, str]
+    body: bytes
+
+
 class HttpDestination:
-    """Posts messages, several at once, so that a slow host does not delay posts to other hosts.
+    """Sends messages, several at once, so that a slow host does not delay requests to other hosts.
 
     Args:
         connect_timeout_s: seconds to connect, the look-up of the host's name and TLS included.
-        timeout_s: seconds for the posts of one `send`, from its beginning to the end of the last answer.
-        proxies: which proxy each post goes through.
+        timeout_s: seconds for the requests of one `send`, from its beginning to the end of the last answer.
+        plans: how messages are sent to each address.
+        patience_s: how long `send` waits for a host that does not answer; None for as long as the time-outs allow.
     """
 
     def __init__(
         self,
         connect_timeout_s: float,
         timeout_s: float,
-        proxies: Proxies | None = None,
+        plans: Plans | None = None,
+        patience_s: float | None = None,
         *,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._clock = clock
         self._connect_timeout_s = connect_timeout_s
         self._timeout_s = timeout_s
-        self._proxies = Proxies() if proxies is None else proxies
-        self._pool = pool_manager(_CONCURRENCY, _PER_HOST)
-        self._proxied: dict[HttpUrl, urllib3.PoolManager] = {}
-        self._threads = HostThreads(self._post, _CONCURRENCY, _PER_HOST)
+        self._plans = Plans() if plans is None else plans
+        self._pools = Pools(_HOSTS)
+        self._patience_s = patience_s
+        self._is_underway = False
+        self._threads: HostThreads[_Post, Outcome] = HostThreads(self._post, _CONCURRENCY, clock=clock)
 
     @classmethod
-    def of(cls, settings: Settings) -> HttpDestination:
-        """The destination with an app's settings, and with the proxies of this process' environment."""
-        proxies = Proxies(settings.http_proxy, environment_proxies())
-        return cls(settings.http_connect_timeout, settings.http_timeout, proxies)
+    def of(cls, settings: Settings, plans: Plans) -> HttpDestination:
+        """The destination with an app's settings."""
+        timeout_s = settings.http_timeout
+        patience_s = min(_PATIENCE_S, timeout_s / 4)
+        return cls(settings.http_connect_timeout, timeout_s, plans, patience_s)
 
-    def send(self, messages: Sequence[Message]) -> list[Outcome]:
-        """Post each message; see `Destination.send`.
+    def send(self, messages: Sequence[Message]) -> list[Outcome | Underway]:
+        """Send each message; see `Destination.send`.
 
-        All posts share one time-out, so that this ends with it. No post begins after half of it: each has at least the
-        other half. A message whose post has not begun by then, because earlier posts to its host take so long, is
-        Unavailable: it has used up no attempt. So is one that has not begun when the worker is told to stop.
+        All requests share one time-out. None begins after half of it: each has at least the other half. A message whose
+        request has not begun by then, because earlier ones to its host take so long, is Unavailable: it has used up no
+        attempt. One that has not begun when the worker is told to stop is Held.
+
+        With a patience, this does not wait for a host that does not answer: what takes longer is Underway, and what has
+        not begun is Held. Only when the worker is told to stop it waits for all that has begun.
         """
         end_by = self._clock.monotonic() + self._timeout_s
-        posts = [self._threads.submit(_host_of(message), _Post(message, end_by)) for message in messages]
-        try:
-            # Posts that hang end when the time is over. Further posts to their hosts must not begin then.
-            wait(posts, self._timeout_s / 2)
-        finally:
-            for post in posts:
-                # This does nothing to a post that has begun.
-                post.cancel()
-        return [
-            self._outcome_of(post, message, end_by + _GRACE_S) for post, message in zip(posts, messages, strict=True)
-        ]
+        posts = [self._submit(message, end_by) for message in messages]
+        self._wait(posts)
+        for post in posts:
+            if isinstance(post, _Submitted):
+                # This does nothing to one that has begun.
+                post.outcome.cancel()
+        return [self._outcome_of(post, end_by) if isinstance(post, _Submitted) else post for post in posts]
 
-    def _outcome_of(self, post: Future[Outcome], message: Message, end_by: float) -> Outcome:
-        if post.cancelled():
-            why = _STOPPING if is_stopping() else "earlier posts to its host are still running"
-            return Unavailable(f"POST {message.target} was not begun: {why}")
-        try:
-            return post.result(max(0, end_by - self._clock.monotonic()))
-        except TimeoutError:
-            return Failed(f"POST {message.target}: timed out")
-
-    def _post(self, post: _Post) -> Outcome:
-        message = post.message
+    def _submit(self, message: Message, end_by: float) -> _Submitted | Outcome:
         address = message.target
         assert isinstance(address, HttpAddress)
+        try:
+            plan = self._plans.of(address)
+        except Exception as error:  # noqa: BLE001 - the options cannot be used here, and the messages must not pay for it
+            return Unavailable(f"{address} was sent nothing: {error}")
+        shown = shortened(f"{plan.method} {address}")
+        host = plan.url.scheme, plan.url.host, plan.url.port
+        is_slow = False
+        if self._patience_s is not None:
+            # What was sent to the host is not answered: a further request would not begin while this waits.
+            stuck_s = self._threads.stuck_s(host)
+            if stuck_s > self._patience_s:
+                return _held(shown, stuck_s)
+            is_slow = self._threads.longest_s(host) > self._patience_s
+        post = self._threads.submit(host, _Post(message, plan, end_by), plan.concurrency, plan.rate)
+        return _Submitted(shown, is_slow, host, post)
+
+    def _wait(self, posts: Sequence[_Submitted | Outcome]) -> None:
+        """Wait until all requests have ended, but not long for hosts that do not answer."""
+        submitted = [post for post in posts if isinstance(post, _Submitted)]
+        outcomes = [post.outcome for post in submitted]
+        patience_s = self._patience_s
+        if patience_s is None:
+            wait(outcomes, self._timeout_s / 2)
+            return
+        wait([post.outcome for post in submitted if not post.is_slow], patience_s)
+        # As long as a host answers, its next requests may begin.
+        left = [post.outcome for post in submitted if self._threads.stuck_s(post.host) < patience_s]
+        wait([outcome for outcome in left if not outcome.running()], patience_s)
+        wait(outcomes, _SLOW_PATIENCE_S)
         if is_stopping():
-            return Unavailable(f"POST {address} was not begun: {_STOPPING}")
-        url = address.parts
+            # What has not begun does not begin any more, and what has begun ends.
+            for outcome in outcomes:
+                outcome.cancel()
+            wait(outcomes, self._timeout_s)
+
+    def _outcome_of(self, post: _Submitted, end_by: float) -> Outcome | Underway:
+        lets_go = self._patience_s is not None and not is_stopping()
+        if post.outcome.cancelled():
+            if lets_go:
+                return _held(post.shown, self._threads.stuck_s(post.host))
+            if is_stopping():
+                return _held_by_stop(post.shown)
+            return Unavailable(f"{post.shown} was not begun: earlier requests to its host are still running")
+        left_s = max(0, end_by + _GRACE_S - self._clock.monotonic())
+        if lets_go and not post.outcome.done():
+            self._is_underway = True
+            return Underway(f"{post.shown}: there is no answer yet", left_s, post.outcome)
         try:
-            proxy = self._proxies.of(url.scheme, url.host, url.port)
+            return post.outcome.result(left_s)
+        except TimeoutError:
+            return Failed(f"{post.shown}: timed out")
+
+    def _post(self, post: _Post) -> Outcome:
+        return _without_query(self._try(post), post.plan.url)
+
+    def _try(self, post: _Post) -> Outcome:
+        plan = post.plan
+        shown = shortened(f"{plan.method} {post.message.target}")
+        if is_stopping():
+            return _held_by_stop(shown)
+        if plan.timeout_s is not None:
+            post = _Post(post.message, plan, min(post.end_by, self._clock.monotonic() + plan.timeout_s))
+        proxy = None
+        try:
+            proxy = plan.proxies.of(plan.url.scheme, plan.url.host, plan.url.port)
+            pool = self._pools.of(plan, proxy)
         except ValueError as error:
-            return Unavailable(f"POST {address} was not begun: {error}")
+            return Unavailable(f"{shown} was not begun: {error}")
         try:
-            return _without_query(self._exchange(post, url, proxy), url)
+            return self._exchange(post, pool, proxy)
+        except RefusedAddressError as error:
+            return Rejected(f"{shown} was not begun: {error}")
         except Exception as error:  # noqa: BLE001 - whatever went wrong, this attempt has failed and the message is kept
-            if proxy is not None and _is_proxys_fault(error):
-                return _without_query(Unavailable(f"POST {address} through the proxy {proxy.origin}: {error}"), url)
-            return _without_query(Failed(f"POST {address}: {error}"), url)
+            if proxy is not None and is_proxys_fault(error):
+                return Unavailable(f"{shown} through the proxy {proxy.origin}: {error}")
+            return Failed(f"{shown}: {error}")
 
-    def _exchange(self, post: _Post, url: HttpUrl, proxy: HttpUrl | None) -> Outcome:
-        try:
-            with time_limits(self._connect_timeout_s, post.end_by):
-                return self._request(post.message, url, proxy)
-        except (ProtocolError, ProxyError, SSLError):
-            if not was_stale():
-                raise
-        with time_limits(self._connect_timeout_s, post.end_by, fresh=True):
-            return self._request(post.message, url, proxy)
-
-    def _request(self, message: Message, url: HttpUrl, proxy: HttpUrl | None) -> Outcome:
-        response = self._pool_for(proxy).request(
-            "POST",
-            url.request_url,
-            body=message.value or b"",
-            headers=request_headers(message),
-            timeout=self._timeout_s,
-            redirect=False,
-            preload_content=False,
-        )
-        outcome = outcome_of(response, str(message.target), self._clock.now_ms())
+    def _exchange(self, post: _Post, pool: urllib3.PoolManager, proxy: HttpUrl | None) -> Outcome:
+        message, plan = post.message, post.plan
+        body = message.value or b""
+        now_ms = self._clock.now_ms()
+        signatures = None if plan.signer is None else plan.signer.headers(sent_id(message), body, now_ms)
+        request = _Request(plan.url, request_headers(message, plan.headers, signatures), body)
+        for followed in range(plan.rules.max_redirects + 1):
+            response = self._respond(post, request, pool, proxy)
+            url = next_hop(response, request.url) if followed < plan.rules.max_redirects else None
+            if url is None:
+                break
+            read_excerpt(response)
+            headers = request.headers
+            if url.origin != request.url.origin:
+                headers = for_another_host(headers, plan.headers)
+            request = _Request(url, headers, body)
+            proxy = plan.proxies.of(url.scheme, url.host, url.port)
+            pool = self._pools.of(plan, proxy)
+        outcome = outcome_of(response, f"{plan.method} {message.target}", plan.rules, self._clock.now_ms())
         if proxy is not None and response.status == 407:
-            return Unavailable(f"POST {message.target}: the proxy {proxy.origin} answered 407")
+            return Unavailable(f"{plan.method} {message.target}: the proxy {proxy.origin} answered 407")
         return outcome
 
-    def _pool_for(self, proxy: HttpUrl | None) -> urllib3.PoolManager:
-        if proxy is None:
-            return self._pool
-        pool = self._proxied.get(proxy)
-        if pool is None:
-            headers = {} if proxy.authorization is None else {"Proxy-Authorization": proxy.authorization}
-            # Of two threads that make one, the first one's stays.
-            pool = self._proxied.setdefault(proxy, proxied_pool_manager(proxy.origin, headers, _CONCURRENCY, _PER_HOST))
-        return pool
+    def _respond(
+        self, post: _Post, request: _Request, pool: urllib3.PoolManager, proxy: HttpUrl | None
+    ) -> urllib3.BaseHTTPResponse:
+        plan, guard = post.plan, post.plan.guard
+        connect_s = self._connect_timeout_s if plan.connect_s is None else plan.connect_s
+        if guard is not None and proxy is not None:
+            # The proxy connects, and looks the host up again. So it should have a guard of its own.
+            # The look-up fails where only the proxy knows the host.
+            with suppress(OSError):
+                guard.allowed_of(request.url.host, look_up(request.url.host, request.url.port, connect_s))
+            guard = None
+        for is_second in (False, True):
+            try:
+                with limits(connect_s, post.end_by, read_s=plan.read_s, guard=guard, fresh=is_second):
+                    return pool.request(
+                        plan.method,
+                        request.url.request_url,
+                        body=request.body,
+                        headers=request.headers,
+                        timeout=self._timeout_s,
+                        redirect=False,
+                        preload_content=False,
+                    )
+            except (ProtocolError, ProxyError, SSLError):
+                if is_second or not was_stale():
+                    raise
+        raise AssertionError("the second time returns or raises")
 
     def close(self) -> None:
-        for pool in (self._pool, *self._proxied.values()):
-            pool.clear()
-        self._threads.close()
+        # What is under way ends within its time-out, and its outcome is stored then.
+        self._threads.close(waits=self._is_underway)
+        self._is_underway = False
+        self._pools.clear()
+
+
+def _held(shown: str, stuck_s: float) -> Held:
+    """What a message is that has to wait for earlier ones; the longer these take, the longer."""
+    delay_s = min(max(stuck_s, _SHORTEST_HOLD_S), _LONGEST_HOLD_S)
+    return Held(f"{shown} was not begun: earlier requests to its host are still running", delay_s)
+
+
+def _held_by_stop(shown: str) -> Held:
+    """What a message is that the stopping worker does not send any more. This says nothing of the receiver."""
+    return Held(f"{shown} was not begun: the worker is stopping", _SHORTEST_HOLD_S)
 
 
 def _without_query(outcome: Outcome, url: HttpUrl) -> Outcome:
@@ -236,17 +294,3 @@ def _without_query(outcome: Outcome, url: HttpUrl) -> Outcome:
     if not query or isinstance(outcome, Delivered):
         return outcome
     return replace(outcome, error=outcome.error.replace(mark + query, f"{mark}***"))
-
-
-def _is_proxys_fault(error: Exception) -> bool:
-    """Whether the proxy let nobody connect, or refused this worker. This says nothing of the receiver."""
-    cause = error.original_error if isinstance(error, ProxyError) else error
-    return isinstance(cause, NewConnectionError) or _TUNNEL_REFUSED in str(cause)
-
-
-def _host_of(message: Message) -> tuple[str, str, int]:
-    """What counts as one host: scheme, host and port."""
-    address = message.target
-    assert isinstance(address, HttpAddress)
-    url = address.parts
-    return url.scheme, url.host, url.port

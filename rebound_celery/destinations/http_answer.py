@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import NamedTuple
+from urllib.parse import urljoin
 
 import urllib3
 
-from ..message.http_url import shown_location
-from . import Delivered, Failed, Outcome
+from ..message.http_url import HttpUrl, read_http_url, shown_location
+from . import Delivered, Failed, Outcome, Rejected
 
 #: How many bytes of an answer's body are read, for the text of an error.
 _EXCERPT_BYTES = 300
@@ -24,35 +26,83 @@ _ENDS_CONNECTION = frozenset({408, 421})
 #: Answers of these kinds are about the receiver's state, and not about the message.
 _ABOUT_RECEIVER = frozenset({408, 421, 425, 429})
 _REDIRECTS = frozenset({300, 301, 302, 303, 307, 308})
+_FOLLOWED = frozenset({301, 302, 307, 308})
+
+#: The answers 4xx after which a later attempt may succeed: too slow, for another connection, too early, too often. What
+#: 410 means is said of the whole endpoint.
+_RETRIED_IF_STRICT = frozenset({408, 410, 421, 425, 429})
+
+#: Characters of a method and an address in the error of an answer.
+_SHOWN_ADDRESS = 100
+
+
+class AnswerRules(NamedTuple):
+    """What the answers of a destination mean.
+
+    Attributes:
+        strict: whether most answers 4xx make a dead letter at once.
+        max_redirects: how many redirects are followed.
+        max_retry_after_s: the longest wait that `Retry-After` can ask for.
+    """
+
+    strict: bool = False
+    max_redirects: int = 0
+    max_retry_after_s: float = MAX_RETRY_AFTER_S
+
 
 _SECONDS = re.compile(r"[0-9]+", re.ASCII)
 
 
-def outcome_of(response: urllib3.BaseHTTPResponse, address: str, now_ms: int) -> Outcome:
-    """Read the beginning of the answer, and say what became of the post. The connection is given back or closed.
+def outcome_of(response: urllib3.BaseHTTPResponse, address: str, rules: AnswerRules, now_ms: int) -> Outcome:
+    """Read the beginning of the answer, and say what became of the request. The connection is given back or closed.
 
     Args:
         response: its body is not read yet.
-        address: where the message was posted, for people.
+        address: method and address, for people.
+        rules: what this destination's answers mean.
         now_ms: the time, in Unix milliseconds.
     """
-    excerpt = _read_excerpt(response)
+    excerpt = read_excerpt(response)
     status, headers = response.status, response.headers
     if 200 <= status < 300:
-        return Delivered(f"{address} answered {status}")
-    what = f"answered {status}"
+        return Delivered(f"{address.partition(' ')[2]} answered {status}")
+    what = f"{shortened(address)} answered {status}"
     location = headers.get("location") if status in _REDIRECTS else None
     if location is not None:
-        what += f", a redirect to {shown_location(location)}, and redirects are not followed"
-    return Failed(
-        f"POST {address} {what}: {excerpt}",
-        retry_after_s(headers.get("retry-after"), headers.get("date"), now_ms),
-        is_about_message=400 <= status < 500 and status not in _ABOUT_RECEIVER,
-    )
+        why = "redirects are not followed" if not rules.max_redirects else "this one is not followed"
+        what += f", a redirect to {shown_location(location)}, and {why}"
+    if rules.strict and 400 <= status < 500 and status not in _RETRIED_IF_STRICT:
+        return Rejected(f"{what}: {excerpt}")
+    wait_s = retry_after_s(headers.get("retry-after"), headers.get("date"), now_ms)
+    if wait_s is not None and wait_s > rules.max_retry_after_s:
+        what += f" and asks to wait {wait_s:.0f} s (it is {rules.max_retry_after_s:.0f} s at most)"
+        wait_s = rules.max_retry_after_s or None
+    is_about_message = 400 <= status < 500 and status not in _ABOUT_RECEIVER
+    return Failed(f"{what}: {excerpt}", wait_s, status, is_about_message)
+
+
+def shortened(address: str) -> str:
+    """A method and an address, short enough that the history of a message has room for the answer too."""
+    return address if len(address) <= _SHOWN_ADDRESS else f"{address[: _SHOWN_ADDRESS - 3]}..."
+
+
+def next_hop(response: urllib3.BaseHTTPResponse, url: HttpUrl) -> HttpUrl | None:
+    """Where a redirect leads, if it may be followed with the same method and body; else None.
+
+    303 asks for a GET of something else. From `https` nothing leads to `http`.
+    """
+    location = response.headers.get("location")
+    if response.status not in _FOLLOWED or location is None:
+        return None
+    try:
+        found = read_http_url(urljoin(url.request_url, location).partition("#")[0])
+    except ValueError:
+        return None
+    return None if url.scheme == "https" and found.scheme == "http" else found
 
 
 def retry_after_s(value: str | None, date: str | None, now_ms: int) -> float | None:
-    """The seconds that the header `Retry-After` asks to wait, at most a day; None where it says nothing.
+    """The seconds that the header `Retry-After` asks to wait; None where it says nothing.
 
     Args:
         value: seconds, or a date in one of the three forms of RFC 9110.
@@ -68,7 +118,7 @@ def retry_after_s(value: str | None, date: str | None, now_ms: int) -> float | N
         if until is None:
             return None
         seconds = (until - now).total_seconds()
-    return min(seconds, MAX_RETRY_AFTER_S) if seconds > 0 else None
+    return seconds if seconds > 0 else None
 
 
 def _date(text: str) -> datetime | None:
@@ -79,7 +129,7 @@ def _date(text: str) -> datetime | None:
     return date.replace(tzinfo=UTC) if date.tzinfo is None else date
 
 
-def _read_excerpt(response: urllib3.BaseHTTPResponse) -> str:
+def read_excerpt(response: urllib3.BaseHTTPResponse) -> str:
     """Read the beginning of the answer's body as text, and give the connection back to the pool or close it."""
     body = b""
     # After 101 the connection no longer speaks HTTP.

@@ -1,4 +1,4 @@
-"""Which HTTP proxy a post goes through: the setting's, the environment's, or none."""
+"""Which HTTP proxy a post goes through: the setting's, the environment's, or none; and which errors are the proxy's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 
+from urllib3.exceptions import NewConnectionError, ProxyError
+
 from ..message.http_url import HttpUrl, read_proxy
+
+#: What http.client says of a proxy that asks for a user and password before it makes a tunnel.
+_TUNNEL_REFUSED = "Tunnel connection failed: 407"
 
 _SEPARATORS = re.compile(r"[\s,]+")
 _PORT = re.compile(r"(?P<host>\[[^]]*\]|[^:]*):(?P<port>[0-9]+)", re.ASCII)
@@ -61,3 +66,9 @@ def _is_named(entry: str, host: str, port: int) -> bool:
         return False
     name = entry.removeprefix("*").strip(".")
     return bool(name) and (host == name or host.endswith(f".{name}"))
+
+
+def is_proxys_fault(error: Exception) -> bool:
+    """Whether the proxy let nobody connect, or refused this worker. This says nothing of the receiver."""
+    cause = error.original_error if isinstance(error, ProxyError) else error
+    return isinstance(cause, NewConnectionError) or _TUNNEL_REFUSED in str(cause)

@@ -6,6 +6,8 @@ import os
 import socket
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
+from ipaddress import ip_address
 from typing import Any
 
 #: A process, a host and a port. A forked child has a copy of this, but not the threads that look up.
@@ -24,6 +26,11 @@ def look_up(host: str, port: int, timeout_s: float) -> list[Any]:
         TimeoutError: if they are not known in time.
         socket.gaierror: if there are none.
     """
+    with suppress(ValueError):
+        # An address needs no look-up, and no thread.
+        is_ipv6 = ip_address(host).version == 6
+        address = (host, port, 0, 0) if is_ipv6 else (host, port)
+        return [(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", address)]
     place = (os.getpid(), host, port)
     mine: Future[list[Any]] = Future()
     found = _running.setdefault(place, mine)

@@ -76,13 +76,17 @@ class HttpAddress(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
 
     Attributes:
         url: as it was given. User and password become the header `Authorization`.
+        public_only: whether it comes from somebody who is not trusted, so that only public addresses are connected to.
     """
 
     kind: ClassVar[str] = "http"
 
     url: str
+    public_only: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.public_only, bool):
+            raise InvalidSettingError("destination public_only", self.public_only, "it is True or False")
         try:
             read_http_url(self.url)
         except ValueError as error:
@@ -99,7 +103,8 @@ class HttpAddress(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(url={self._shown_url!r})"
+        guard = ", public_only=True" if self.public_only else ""
+        return f"{type(self).__name__}(url={self._shown_url!r}{guard})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return [("url", self._shown_url)]
@@ -113,7 +118,7 @@ class HttpAddress(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
         return f"{parts.scheme}://{user}{place}{query}"
 
     def to_wire(self) -> dict[str, Any]:
-        return {"url": self.url}
+        return {"url": self.url, "public_only": True} if self.public_only else {"url": self.url}
 
 
 class DeadSetAddress(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
@@ -182,21 +187,24 @@ def _from_url(text: str, kind: str | None, field: str) -> Address:
 
 
 #: The names of all fields that `to_wire` writes.
-ADDRESS_FIELDS = frozenset({"topic", "brokers", "partition", "url", "dead_set"})
+ADDRESS_FIELDS = frozenset({"topic", "brokers", "partition", "url", "public_only", "dead_set"})
 
 
 def _from_mapping(fields: Mapping[str, Any], field: str) -> Address:
     if fields.get("dead_set") is True:
         return DEAD_SET
-    unknown = set(fields) - {"host", "port", "topic", "url", "brokers", "partition"}
+    unknown = set(fields) - {"host", "port", "topic", "url", "public_only", "brokers", "partition"}
     if unknown:
         raise InvalidSettingError(
             field,
             shown_url(fields),
-            f"{shown_url(sorted(map(str, unknown))[0])!r} is unknown; it takes host, port, topic, partition or url",
+            f"{shown_url(sorted(map(str, unknown))[0])!r} is unknown; "
+            "it takes host, port, topic, partition, url or public_only",
         )
     if fields.get("url"):
-        return _http(fields["url"])
+        return _http(fields["url"], fields.get("public_only", False))
+    if "public_only" in fields:
+        raise InvalidSettingError(field, shown_url(fields), "public_only goes with a url")
     brokers = fields.get("brokers")
     if fields.get("host"):
         port = fields.get("port")
@@ -232,3 +240,12 @@ def parse_address(value: object, *, kind: str | None = None, field: str = "desti
         given = address if address is value else shown_url(value)
         raise InvalidSettingError(field, given, f"its type is not {kind!r}, the value of {field}_type")
     return address
+
+
+def endpoint_lane(endpoint: str) -> str:
+    """The lane of what waits because an HTTP endpoint is disabled or wants to be left alone.
+
+    Args:
+        endpoint: its name; see `HttpUrl.endpoint`.
+    """
+    return f"http:{endpoint}"

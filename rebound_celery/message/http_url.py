@@ -23,6 +23,9 @@ _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 #: A `%` that does not begin an escape, and so stands for itself.
 _BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
+#: Servers differ in whether they decode it before they resolve `..`.
+_ENCODED_DOT = re.compile("%2e", re.IGNORECASE)
+
 #: Host and port.
 _PLACE = re.compile(r"(?:\[(?P<address>[^][]*)\]|(?P<name>[^][:]*))(?::(?P<port>[0-9]*))?", re.ASCII)
 _HOST = re.compile(r"(?=.{1,254}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
@@ -56,6 +59,20 @@ class HttpUrl(NamedTuple):
         """Scheme, host and port; the port only where it is not the scheme's own."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}" + ("" if self.port == _PORTS[self.scheme] else f":{self.port}")
+
+    @property
+    def endpoint(self) -> str:
+        """Origin and path, without `.` and `..` also where these are percent-encoded: by this a receiver is known."""
+        parts: list[str] = []
+        path = _ENCODED_DOT.sub(".", self.target.partition("?")[0])
+        for part in path.split("/")[1:]:
+            if part == "..":
+                del parts[-1:]
+            elif part != ".":
+                parts.append(part)
+        if path.endswith(("/.", "/..")):
+            parts.append("")
+        return f"{self.origin}/{'/'.join(parts)}"
 
     @property
     def request_url(self) -> str:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from ..errors import UnknownVersionError
+from .options import LOSSES_HEADER, MessageForm, ScheduleOptions
 from .store import server_checks
 from .store.chains import Answer, Chain, Do, Member, Step
 from .store.combining import Combiner
@@ -25,6 +25,8 @@ from .store.values import (
     DeadEntry,
     DeadPage,
     Entry,
+    Health,
+    HealthReport,
     Lane,
     LaneReport,
     Page,
@@ -48,6 +50,8 @@ __all__ = [
     "DeadPage",
     "Do",
     "Entry",
+    "Health",
+    "HealthReport",
     "Lane",
     "LaneReport",
     "Member",
@@ -67,49 +71,6 @@ __all__ = [
     "open_schedule",
     "server_checks",
 ]
-
-
-#: The header that tells how many workers were lost while they held a message; missing for none.
-LOSSES_HEADER = "rebound-losses"
-
-
-class MessageForm(Protocol):
-    """Reads what the owner of a leased queue has stored."""
-
-    def open(self, claimed: Claimed) -> dict[str, Any]:
-        """Make the message that kombu delivers: `body`, `headers`, `properties`, `content-type`, `content-encoding`.
-
-        The schedule adds the delivery tag, and the header `rebound-losses` where workers were lost with the message.
-
-        Raises:
-            UnknownVersionError: a later version stored it; the schedule leaves it in place.
-            ValueError: it is damaged; the schedule makes it a dead letter with the reason "unreadable".
-        """
-
-    def task_ids_of(self, id: str) -> Iterable[str]:  # noqa: A002 - the field's own word
-        """Ids under which messages may be stored that people know by `id`, beside `id` itself; `revoke` looks for
-        them."""
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduleOptions:
-    """How an app uses the schedule.
-
-    Attributes:
-        leased: queues whose messages all go through the schedule, each with the form of what its owner stores. A
-            message there that has Celery's own form (a task that a user routed to the queue) is read as such. The form
-            None means that all of them are Celery's own.
-        lease_s: how long a worker's claim on a message lasts unless it is renewed, in seconds.
-        max_worker_losses: so many workers may be lost with a message before it is a dead letter. The owner of a leased
-            queue is still given its own message then, with the number of losses, to make the dead letter itself; the
-            schedule does it after twice as many.
-        health_file: where each worker writes its state; None writes none.
-    """
-
-    leased: Mapping[str, MessageForm | None] = field(default_factory=dict)
-    lease_s: float = 30.0
-    max_worker_losses: int = 3
-    health_file: str | None = None
 
 
 class Schedule(Protocol):
@@ -219,6 +180,18 @@ class Schedule(Protocol):
 
     def chains(self, prefix: str = "", after: str = "", count: int = 100) -> list[Chain]:
         """Chains whose names begin with `prefix`, in the order of their names, behind the name `after`."""
+
+    def report_health(self, reports: Sequence[HealthReport]) -> list[Health]:
+        """Tell what endpoints answered, each once; returns the health of each. Success ends a series of failures."""
+
+    def health(self, names: Sequence[str]) -> list[Health]:
+        """The health of these endpoints."""
+
+    def unhealthy(self) -> Mapping[str, Health]:
+        """The endpoints that fail or are disabled."""
+
+    def clear_health(self, name: str) -> bool:
+        """Forget an endpoint's failures, and that it is disabled; returns whether there was anything."""
 
     def bury(self, letters: Sequence[DeadEntry]) -> None:
         """Keep dead letters. An id that is kept already gets the new letter."""

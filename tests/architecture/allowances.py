@@ -19,7 +19,7 @@ EXCEPTIONS: Mapping[tuple[str, str], str] = {
     ): "`rebound-keep` is a header of a Celery message that is about to be stored; it goes nowhere",
     (
         "header_names",
-        "schedule/port.py",
+        "schedule/options.py",
     ): "`rebound-losses` is a header of a Celery message too, for the task that gets it",
     (
         "header_names",

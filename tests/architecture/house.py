@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 MAX_LINES = 300
-MAX_PUBLIC_NAMES = 20
+MAX_PUBLIC_NAMES = 21
 
 #: The rooms that a message passes, in that order.
 STAGES = ("consumer", "schedule", "delivery", "destinations", "dead_letters")
@@ -17,6 +17,7 @@ COMMON = (
     "config",
     "errors",
     "health",
+    "http_options",
     "limits",
     "message",
     "message.*",
@@ -45,7 +46,8 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "policy": ("caching", "errors", "shown"),
     "message": ("caching", "errors", "policy", "policy.*", "shown"),
     "limits": ("errors",),
-    "config": ("errors", "limits", "message", "message.*", "policy", "policy.*", "shown"),
+    "http_options": ("errors", "message.http_url"),
+    "config": ("errors", "http_options", "limits", "message", "message.*", "policy", "policy.*", "shown"),
     "registry": ("config", "errors", "message", "message.*", "policy", "requests", "scheduled"),
     "celery_conf": (),
     "copies": (),
@@ -81,6 +83,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "compat.kombu_*",
     ),
     "destinations": (*COMMON, "schedule.port", "compat", "compat.kafka_*"),
+    "endpoints": (*COMMON, "requests", "schedule.port"),
     "dead_letters": (*COMMON, "destinations", "registry", "schedule.port"),
     # what puts the stages together, or shows them
     "app": (
@@ -99,6 +102,8 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "destinations",
         "destinations.*",
         "dead_letters",
+        "endpoints",
+        "endpoints.*",
     ),
     "scheduling": (*COMMON, "celery_conf", "delivery", "delivery.*", "requests", "scheduled"),
     "__init__": (*COMMON, "app", "consumer", "current_app", "requests", "schedule"),
@@ -166,6 +171,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
         "dead_letters.*",
         "delivery.*",
         "demo.*",
+        "endpoints.*",
         "operate.*",
         "registry",
         "schedule",

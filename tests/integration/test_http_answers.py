@@ -189,8 +189,8 @@ def send(destination: HttpDestination, *urls: str, value: bytes = b"v", within_s
 
 
 def free_places(destination: HttpDestination) -> list[int]:
-    pools = destination._pool.pools
-    return [pools[key].pool.qsize() for key in pools.keys()]  # noqa: SIM118 - it has no iteration
+    managers = [manager.pools for manager in destination._pools.all]
+    return [pools[key].pool.qsize() for pools in managers for key in pools.keys()]  # noqa: SIM118 - it has no iteration
 
 
 def is_of_posts(thread: threading.Thread) -> bool:

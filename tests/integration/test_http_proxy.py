@@ -15,6 +15,7 @@ import pytest
 
 from rebound_celery.destinations import Delivered, Failed, Unavailable
 from rebound_celery.destinations.http import HttpDestination
+from rebound_celery.destinations.http_plan import Plans
 from rebound_celery.destinations.http_proxy import Proxies
 from rebound_celery.embedded import free_port
 from tests.integration.test_http_answers import Answer, Receiver, say, send, whole
@@ -60,7 +61,9 @@ def proxy() -> Iterator[Receiver]:
 
 @pytest.fixture
 def destination(proxy: Receiver) -> Iterator[HttpDestination]:
-    destination = HttpDestination(TIMEOUT, TIMEOUT, Proxies(proxy.url.replace("http://", "http://us:secret@")))
+    destination = HttpDestination(
+        TIMEOUT, TIMEOUT, Plans(proxies=Proxies(proxy.url.replace("http://", "http://us:secret@")))
+    )
     yield destination
     destination.close()
 
@@ -136,9 +139,11 @@ def test_a_proxy_that_is_away_or_refuses_us_uses_up_no_attempt(
     proxy.answer = say(whole(407, b"", b"Proxy-Authenticate: Basic"))
 
     (refused,) = send(destination, f"{scheme}://shop.invalid/")
-    away = HttpDestination(TIMEOUT, TIMEOUT, Proxies(f"http://us:secret@127.0.0.1:{free_port()}"))
+    away = HttpDestination(TIMEOUT, TIMEOUT, Plans(proxies=Proxies(f"http://us:secret@127.0.0.1:{free_port()}")))
     (unreachable,) = send(away, f"{scheme}://shop.invalid/")
-    wrong = HttpDestination(TIMEOUT, TIMEOUT, Proxies(None, {"all": "socks5://us:secret@127.0.0.1:1080"}))
+    wrong = HttpDestination(
+        TIMEOUT, TIMEOUT, Plans(proxies=Proxies(None, {"all": "socks5://us:secret@127.0.0.1:1080"}))
+    )
     (unusable,) = send(wrong, f"{scheme}://shop.invalid/")
 
     for outcome, text in ((refused, "407"), (unreachable, "refused"), (unusable, "http://host:port")):
@@ -193,7 +198,9 @@ def test_a_receiver_without_an_end_is_cut_off_in_its_tunnel(
 def test_what_no_proxy_names_is_posted_directly(proxy: Receiver) -> None:
     receiver = Receiver()
     receiver.answer = OK
-    destination = HttpDestination(TIMEOUT, TIMEOUT, Proxies(None, {"http": proxy.url, "no": "127.0.0.0/8"}))
+    destination = HttpDestination(
+        TIMEOUT, TIMEOUT, Plans(proxies=Proxies(None, {"http": proxy.url, "no": "127.0.0.0/8"}))
+    )
 
     outcomes = send(destination, receiver.url, "http://shop.invalid/")
 

@@ -78,6 +78,17 @@ def test_a_lane_of_a_rule_is_seen_and_steered_by_its_name(redis_url: str) -> Non
     close_redis_connections()
 
 
+@pytest.mark.parametrize(
+    "name", ["kafka:orders", "http:shop.example:443", "http:https://shop.example/a", "kafka:orders|key=https://x/*"]
+)
+def test_a_lane_is_steered_by_the_name_that_it_shows(name: str, redis_url: str) -> None:
+    rebound = make_rebound(redis_url)
+    rebound.lanes.set_rate(name, 5)
+
+    assert [lane.name for lane in rebound.lanes] == [name]
+    close_redis_connections()
+
+
 def test_priority_goes_first_though_it_was_stored_last_and_the_lane_has_a_rate(
     redis_url: str, receiver: Receiver
 ) -> None:

@@ -214,6 +214,20 @@ def test_a_probe_that_nobody_reports_is_followed_by_another(fix: Fixture) -> Non
     assert len(fix.take()) == 1
 
 
+def test_a_probe_that_was_not_sent_is_followed_by_another_at_once(fix: Fixture) -> None:
+    fix.fill(5)
+    fix.probe()
+
+    assert fix.report(0, 0) == ""
+
+    assert (fix.breaker().state, fix.breaker().interval_s) == ("open", 1.0)
+    assert len(fix.take()) == 1
+    assert fix.breaker().state == "probing"
+    assert fix.take() == []
+    fix.report(1, 0)
+    assert fix.breaker().state == "draining"
+
+
 def test_late_reports_of_messages_that_were_claimed_before_change_nothing(fix: Fixture) -> None:
     fix.fill(5)
     fix.report(0, 10)

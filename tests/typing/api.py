@@ -13,6 +13,7 @@ from rebound_celery import (
     DeadLetter,
     Drop,
     ErrorRule,
+    HttpOptions,
     InvalidSettingError,
     Message,
     NotInstalledError,
@@ -42,6 +43,13 @@ def an_app_with_rebound() -> Rebound:
     queue: str = settings.queue
     print(brokers, queue, settings.lease)
     return rebound
+
+
+def an_app_that_signs_webhooks() -> Rebound:
+    options = HttpOptions(
+        secret="whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", strict=True, headers={"X-Shop": "7"}, rate=50
+    )
+    return Rebound(app, http_destinations={"https://api.example.com/*": options, "*": {"public_only": True}})
 
 
 def an_app_with_countdowns_only() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from rebound_celery.config import Settings, parse_brokers
 from rebound_celery.errors import InvalidSettingError
+from rebound_celery.http_options import HttpOptions, HttpTable
 from rebound_celery.limits import BreakerOptions, RateRule
 from rebound_celery.policy import PolicyTable, RetryPolicy
 
@@ -27,6 +28,7 @@ SETTINGS = [
     ("http_connect_timeout", 0.5, "0.5", 0.5),
     ("http_timeout", 1, "1", 1.0),
     ("http_proxy", "proxy:3128", "proxy:3128", "proxy:3128"),
+    ("operator_url", "https://ops.example/hook", "https://ops.example/hook", "https://ops.example/hook"),
     ("outage_delay", 3, "3", 3.0),
     ("outage_max_delay", 300, "300", 300.0),
     (
@@ -42,6 +44,11 @@ ONLY_IN_CONF = [
     # In the environment it is the path of a file; see test_policy_table.py.
     ("policies", {"default": {"max_retries": 9}}, PolicyTable(RetryPolicy(9, 5))),
     ("rates", {"kafka://orders": 5}, (RateRule("kafka://orders", "kafka://orders", None, 5),)),
+    (
+        "http_destinations",
+        {"https://shop/*": {"strict": True}},
+        HttpTable({"https://shop/*": HttpOptions(strict=True)}),
+    ),
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 from celery.worker import state
 
 from rebound_celery import ErrorRule, Message, RetryPolicy, Settings
-from rebound_celery.delivery.batch import Batch, End
+from rebound_celery.delivery.batch import Batch, End, Result
 from rebound_celery.delivery.delivery import Delivery
-from rebound_celery.destinations import Delivered, Failed, Outcome, Rejected, Unavailable
-from rebound_celery.errors import NotStoredError
+from rebound_celery.delivery.ended import from_wire
+from rebound_celery.destinations import Delivered, Failed, Held, Outcome, Rejected, Unavailable, Underway
+from rebound_celery.errors import NotStoredError, WireFormatError
 from rebound_celery.message import Origin
 from rebound_celery.message.address import DEAD_SET, HttpAddress, KafkaAddress
 from rebound_celery.policy import Failure
@@ -39,10 +41,10 @@ class Clock:
 class Answers:
     """A destination that gives these outcomes, one for each message, then the last one for ever."""
 
-    outcomes: list[Outcome]
+    outcomes: list[Outcome | Underway]
     sent: list[Message] = field(default_factory=list)
 
-    def send(self, messages: Sequence[Message]) -> list[Outcome]:
+    def send(self, messages: Sequence[Message]) -> list[Outcome | Underway]:
         self.sent += messages
         return [self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0] for _ in messages]
 
@@ -332,3 +334,138 @@ def test_what_has_ended_goes_back_if_its_chain_cannot_hear_of_it(then: Any) -> N
     head.chained = True
 
     assert replace(batch, gone=gone).deliver([head]) == [(End.BACK, "Redis is away", "")]
+
+
+@dataclass
+class Waits:
+    """A destination that has not answered yet."""
+
+    outcome: Future[Outcome] = field(default_factory=Future)
+
+    def send(self, messages: Sequence[Message]) -> list[Outcome | Underway]:
+        return [Underway("there is no answer yet", 30, self.outcome)]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_what_takes_long_waits_in_redis_and_its_outcome_is_settled_by_another_job() -> None:
+    stored: list[Delivery] = []
+    batch, _, _ = make_batch(stored)
+    slow = Waits()
+    delivery = make_delivery()
+
+    (result,) = replace(batch, destinations={"kafka": slow}).deliver([delivery])
+
+    assert result.end == End.AGAIN
+    (safe,) = stored
+    assert safe.due_ms == NOW_MS + 35_000, "if this process dies, the message is delivered again"
+    assert (safe.message, safe.tries, safe.ended) == (delivery.message, 0, None)
+
+    slow.outcome.set_result(Failed("POST x answered 500", 7, 500))
+    ended = Delivery.decode(stored[-1].task_id, stored[-1].encode())
+    assert stored[-1].due_ms == NOW_MS
+    assert ended.ended == Failed("POST x answered 500", 7, 500)
+
+    batch, kafka, _ = make_batch(stored, [Delivered("nobody asks for this")])
+    (result,) = batch.deliver([ended])
+    assert (result.end, result.text, kafka.sent) == (End.AGAIN, "POST x answered 500", [])
+    assert (stored[-1].message.attempt, stored[-1].ended) == (3, None)
+
+
+@pytest.mark.parametrize(
+    "outcome", [Delivered("x"), Failed("x", 1.5, 429), Failed("x"), Rejected("x"), Unavailable("x"), Held("x", 1, "l")]
+)
+def test_the_outcome_of_a_delivery_can_be_stored(outcome: Outcome) -> None:
+    delivery = make_delivery()
+    delivery.ended = outcome
+
+    assert Delivery.decode("order-7:2", delivery.encode()).ended == outcome
+
+
+@pytest.mark.parametrize("wire", ["x", [], ["lost", "x"], ["failed"], ["failed", 1, 2, 3, 4, 5], [["failed"]]])
+def test_a_damaged_outcome_is_a_damaged_delivery(wire: object) -> None:
+    with pytest.raises(WireFormatError):
+        from_wire(wire)
+
+
+def test_an_outcome_that_cannot_be_stored_is_logged_and_the_message_is_delivered_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stored: list[Delivery] = []
+    batch, _, _ = make_batch(stored)
+    slow = Waits()
+    replace(batch, destinations={"kafka": slow}).deliver([make_delivery()])
+    batch_without, _, _ = make_batch(NotStoredError("Redis is away"))
+
+    slow.outcome.set_result(Delivered("x"))
+    batch_without._settle_later(stored[0], slow.outcome)
+
+    assert "could not be stored, so it is delivered again" in caplog.text
+
+
+def test_where_nothing_can_wait_every_outcome_is_waited_for() -> None:
+    batch, _, _ = make_batch([])
+    slow = Waits()
+    slow.outcome.set_result(Delivered("x"))
+
+    assert replace(batch, destinations={"kafka": slow}, waits=True).deliver([make_delivery()]) == [
+        Result(End.DONE, "x")
+    ]
+
+
+def test_what_a_destination_holds_uses_up_no_attempt_and_no_try_and_waits_where_it_says() -> None:
+    stored: list[Delivery] = []
+    batch, _, _ = make_batch(stored, [Held("it is disabled", 60, "http:x:443/hook")])
+
+    (result,) = batch.deliver([make_delivery()])
+
+    assert result == Result(End.AGAIN, "it is disabled")
+    assert (stored[0].message.attempt, stored[0].tries) == (2, 0)
+    assert (stored[0].due_ms, stored[0].lane) == (NOW_MS + 60_000, "http:x:443/hook")
+
+
+@pytest.mark.parametrize(("max_delay", "delay_s"), [(None, 900), (60, 60)])
+def test_what_a_receiver_asks_to_wait_is_bounded_by_the_policy(max_delay: float | None, delay_s: int) -> None:
+    stored: list[Delivery] = []
+    batch, _, _ = make_batch(stored, [Failed("POST x answered 503", 900.0, 503)])
+
+    batch.deliver([make_delivery(policy=RetryPolicy(3, 5, max_delay=max_delay))])
+
+    assert (stored[0].message.attempt, stored[0].due_ms) == (3, NOW_MS + delay_s * 1000)
+
+
+@pytest.mark.parametrize("is_settled_later", [False, True])
+@pytest.mark.parametrize(
+    ("outcome", "error"),
+    [(Failed("POST x answered 404", None, 404, True), "AttemptFailedError"), (Rejected("too large"), "RejectedError")],
+)
+def test_rules_by_error_hold_for_what_a_receiver_answers(outcome: Outcome, error: str, is_settled_later: bool) -> None:
+    batch, http, _ = make_batch([], [outcome])
+    rules = [ErrorRule(f"rebound_celery.errors.{error}", "drop")]
+    delivery = make_delivery(destination=HttpAddress("https://x.test/"), policy=RetryPolicy(3, 5, rules=rules))
+    if is_settled_later:
+        delivery.ended = outcome
+
+    ((end, text, _),) = batch.deliver([delivery])
+
+    assert (end, len(http.sent)) == (End.DROPPED, int(not is_settled_later))
+    assert "dropped (rule)" in text
+
+
+def test_chain_hears_of_its_head_when_its_late_outcome_is_settled() -> None:
+    """Not before: while the request is under way, nobody knows how it ends."""
+    stored: list[Delivery] = []
+    gone: list[tuple[Sequence[str], bool]] = []
+    batch, _, _ = make_batch(stored)
+    batch = replace(batch, gone=lambda task_ids, *, dead: gone.append((task_ids, dead)))
+    slow = Waits()
+    head = make_delivery(policy=RetryPolicy(3, 5, rules=[ErrorRule(Exception, "drop")]))
+    head.chained = True
+
+    replace(batch, destinations={"kafka": slow}).deliver([head])
+    slow.outcome.set_result(Rejected("too large"))
+
+    assert (stored[-1].chained, gone) == (True, [])
+    (result,) = batch.deliver([Delivery.decode(head.task_id, stored[-1].encode())])
+    assert (result.end, gone) == (End.DROPPED, [([head.task_id], False)])

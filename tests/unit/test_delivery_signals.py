@@ -53,6 +53,9 @@ class Publisher:
                 after()
         self.stored += deliveries
 
+    def replaces(self) -> bool:
+        return True
+
 
 @pytest.fixture
 def task() -> Any:
@@ -119,7 +122,7 @@ def test_each_delivery_has_the_signals_of_a_task(task: Any, heard: Heard) -> Non
 
 
 def test_fault_of_rebounds_own_is_an_internal_error(task: Any, heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise SystemError("ours")
 
     monkeypatch.setattr(type(task), "_batch", fail)

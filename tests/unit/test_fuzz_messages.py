@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rebound_celery.consumer.reading import read_safely
-from rebound_celery.destinations.http import request_headers
+from rebound_celery.destinations.http_headers import request_headers
 from rebound_celery.errors import UnknownVersionError, WireFormatError
 from rebound_celery.message import Message, Origin, PastAttempt, Record, codec
 from rebound_celery.message.address import DEAD_SET, HttpAddress, KafkaAddress

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from rebound_celery.destinations.http import request_headers
+from rebound_celery.destinations.http_headers import request_headers
 from rebound_celery.message import Message
 from rebound_celery.message.address import HttpAddress
 from rebound_celery.policy import Failure, RetryPolicy
@@ -38,6 +38,8 @@ def test_a_receiver_sees_the_key_the_attempt_and_the_callers_headers() -> None:
         "User-Agent": f"rebound-celery/{version('rebound-celery')}",
         "Content-Type": "application/octet-stream",
         "X-Message-Key": "order-7",
+        "Webhook-Id": "9f1c",
+        "Idempotency-Key": "9f1c",
         "Rebound-Id": "9f1c",
         "Rebound-Attempt": "2",
         "Rebound-First-Failed-At": "1700000000000",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +16,7 @@ from rebound_celery.delivery.batch import Batch, End
 from rebound_celery.delivery.delivery import Delivery
 from rebound_celery.delivery.lanes import RatedLanes
 from rebound_celery.delivery.outage_mode import OutageMode
-from rebound_celery.destinations import Delivered, Failed, Outcome, Rejected, Unavailable
+from rebound_celery.destinations import Delivered, Failed, Held, Outcome, Rejected, Unavailable, Underway
 from rebound_celery.limits import BreakerOptions
 from rebound_celery.message.address import DEAD_SET, HttpAddress, KafkaAddress
 from rebound_celery.schedule.port import Breaker, BreakerChange, BreakerRules, LaneReport
@@ -86,7 +87,7 @@ class Fixture:
         self.stored: list[Delivery] = []
         self.kafka = Answers([Delivered("kafka:orders[0]@1")])
 
-    def deliver(self, deliveries: Sequence[Delivery], *outcomes: Outcome) -> list[End]:
+    def deliver(self, deliveries: Sequence[Delivery], *outcomes: Outcome | Underway) -> list[End]:
         self.stored.clear()
         self.kafka.outcomes = list(outcomes) or self.kafka.outcomes
         destinations = {"kafka": self.kafka, "http": self.kafka, "dead-set": Answers([Delivered("dead-set")])}
@@ -248,3 +249,55 @@ def test_lanes_of_urls_are_those_of_their_hosts(fix: Fixture) -> None:
     fix.deliver([make_delivery(destination=HttpAddress("https://shop.example/a"))])
 
     assert fix.schedule.reports[0].lane == "http:shop.example:443"
+
+
+def test_what_its_destination_holds_is_neither_a_success_nor_a_failure(fix: Fixture) -> None:
+    """The host is busy, or the worker stops."""
+    fix.deliver([make_delivery()], Held("earlier requests are still running", 1.0))
+
+    assert fix.schedule.reports == []
+
+
+def test_a_message_that_is_moved_to_the_lane_of_its_endpoint_is_no_probe_any_more(fix: Fixture) -> None:
+    fix.says("", breaker("probing"))
+    fix.deliver([make_delivery()], Held("the endpoint is disabled", 0.0, "http:https://shop.example/a"))
+
+    assert fix.schedule.reports == [LaneReport(LANE, 0, 0, "")]
+    assert fix.stored[0].lane == "http:https://shop.example/a"
+
+
+def test_what_has_no_outcome_yet_is_reported_when_it_ends_and_not_again_when_it_is_settled(fix: Fixture) -> None:
+    future: Future[Outcome] = Future()
+    assert fix.deliver([make_delivery()], Underway("no answer yet", 30.0, future)) == [End.AGAIN]
+    assert fix.schedule.reports == []
+
+    future.set_result(Failed("answered 503"))
+    assert fix.schedule.reports == [LaneReport(LANE, 0, 1, "answered 503")]
+    ended = fix.stored[-1]
+    assert (ended.ended, ended.lane) == (Failed("answered 503"), "ended")
+
+    fix.deliver([ended])
+    assert len(fix.schedule.reports) == 1
+    assert (fix.stored[0].message.attempt, fix.stored[0].lane) == (3, LANE)
+
+
+def test_what_ends_with_a_failure_while_the_breaker_is_open_uses_up_no_attempt(fix: Fixture) -> None:
+    future: Future[Outcome] = Future()
+    fix.deliver([make_delivery(tries=7)], Underway("no answer yet", 30.0, future))
+
+    fix.says("opened", breaker())
+    future.set_result(Failed("timed out"))
+
+    held = fix.stored[-1]
+    assert (held.ended, held.lane, held.message.attempt, held.tries) == (None, LANE, 2, 7)
+    assert held.due_ms == NOW_MS + 1_000
+
+
+def test_what_has_ended_is_settled_though_the_breaker_is_open(fix: Fixture) -> None:
+    """It was delivered before, and would only be delivered twice."""
+    fix.says("opened", breaker())
+    fix.deliver([make_delivery()], Unavailable("away"))
+    ended = make_delivery()
+    ended.ended = Delivered("https://shop.example/a answered 204")
+
+    assert fix.deliver([ended]) == [End.DONE]

@@ -136,6 +136,11 @@ class QueueKeys:
         """HASH counter -> its value; each is changed in the same step as what it counts."""
         return self._key("stats")
 
+    @property
+    def health(self) -> str:
+        """HASH endpoint -> since when it fails, its last failure, how many, and whether it is disabled."""
+        return self._key("health")
+
     def answer(self, question: str) -> str:
         """STRING for a minute: one of the workers that were asked this has answered for the queue."""
         return self._key(f"answer:{question}")

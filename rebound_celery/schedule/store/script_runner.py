@@ -50,6 +50,7 @@ _SOURCES = {
         "claim",
         "confirm",
         "enqueue",
+        "health",
         "limit",
         "locate",
         "move",

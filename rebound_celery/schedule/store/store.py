@@ -7,7 +7,7 @@ from copy import copy
 from itertools import chain
 from typing import Any
 
-from . import breakers, buried, chains, envelope, listing, settling, steering, uniqueness
+from . import breakers, buried, chains, envelope, health, listing, settling, steering, uniqueness
 from .chains import Answer, Chain, Step
 from .claims import Claim, ClaimId, End
 from .envelope import from_id, to_id
@@ -22,6 +22,8 @@ from .values import (
     DeadEntry,
     DeadPage,
     Entry,
+    Health,
+    HealthReport,
     Lane,
     LaneReport,
     Page,
@@ -44,19 +46,10 @@ class Store:
         self.keys = keys
         self._client = client
         common = [keys.messages, keys.leased, keys.leases]
-        self._enqueue_keys = [*common, keys.limits, keys.next, keys.wake, keys.stats]
-        self._claim_keys = [
-            *common,
-            keys.claims,
-            keys.unconfirmed,
-            keys.limits,
-            keys.next,
-            keys.wake,
-            keys.stats,
-            keys.claimed,
-            keys.breakers,
-            *map(keys.lanes, keys.ranks),
-        ]
+        steered = [keys.limits, keys.next, keys.wake, keys.stats]
+        self._enqueue_keys = [*common, *steered]
+        self._claim_keys = [*common, keys.claims, keys.unconfirmed, *steered, keys.claimed, keys.breakers]
+        self._claim_keys += map(keys.lanes, keys.ranks)
 
     def over(self, client: Any) -> Store:
         """The same schedule over another client."""
@@ -252,6 +245,18 @@ class Store:
 
     def lanes(self) -> list[Lane]:
         return listing.lanes(self._client, self.keys)
+
+    def report_health(self, reports: Sequence[HealthReport]) -> list[Health]:
+        return health.report(self._client, self.keys, reports)
+
+    def health(self, names: Sequence[str]) -> list[Health]:
+        return health.read(self._client, self.keys, names)
+
+    def unhealthy(self) -> Mapping[str, Health]:
+        return health.read_all(self._client, self.keys)
+
+    def clear_health(self, name: str) -> bool:
+        return health.clear(self._client, self.keys, name)
 
     def overdue_ms(self) -> int:
         return listing.overdue_ms(self._client, self.keys)

@@ -229,3 +229,45 @@ class DeadPage:
 
     letters: list[DeadEntry]
     next: Position | None
+
+
+class HealthReport(NamedTuple):
+    """What an endpoint answered.
+
+    Attributes:
+        name: the endpoint's.
+        took: whether it took a message.
+        failures: how many messages failed.
+        alone_ms: for how long it wants to be left alone, in milliseconds; None where it does not.
+        disable_after_ms: after how long a time of nothing but failures it is disabled; 0 for never.
+        gone: why it is disabled at once; the empty text for not.
+    """
+
+    name: str
+    took: bool = False
+    failures: int = 0
+    alone_ms: int | None = None
+    disable_after_ms: int = 0
+    gone: str = ""
+
+
+class Health(NamedTuple):
+    """The health of an endpoint; all zeros where it is well. Times are Unix milliseconds.
+
+    Attributes:
+        since_ms: since when it has done nothing but fail.
+        last_ms: its last failure.
+        failures: how many there were.
+        slow_until_ms: until when it is left alone.
+        disabled_ms: when it was disabled; 0 for not.
+        reason: why.
+        is_new: whether this report has disabled it.
+    """
+
+    since_ms: int = 0
+    last_ms: int = 0
+    failures: int = 0
+    slow_until_ms: int = 0
+    disabled_ms: int = 0
+    reason: str = ""
+    is_new: bool = False

@@ -2,7 +2,8 @@
 -- A closed breaker counts over a window, in two halves. Failures that are enough, and enough of all, open it: the lane is
 -- paused. When the pause is over, a claim takes one message, the probe (see claim.lua). If the probe fails, the lane is
 -- paused for twice as long; if it is delivered, the lane drains at a rate that doubles with each window, and the breaker
--- is closed once nothing is due. This may be sent twice: it then counts twice, which changes no message.
+-- is closed once nothing is due. A report of nothing means that a message was not sent: it may have been the probe, and
+-- another one goes out. This may be sent twice: it then counts twice, which changes no message.
 -- KEYS[1]  breakers  HASH lane -> its circuit breaker
 -- KEYS[2]  outcomes  STRING for two windows: how deliveries of this lane ended
 -- KEYS[3]  limits    HASH lane -> its limits
@@ -100,7 +101,11 @@ if breaker and breaker.state == 'probing' then
     breaker.due = now + breaker.interval
     return changed('probe-failed')
   end
-  if good == 0 then return unchanged() end
+  if good == 0 then
+    -- The probe was moved to another lane without being sent, so another one goes out.
+    breaker.state, breaker.due = 'open', now
+    return changed('')
+  end
   breaker.state, breaker.due, breaker.drain, breaker.step = 'draining', 0, drain, now
   if drain == 0 or not is_anything_due() then return changed('closed', true) end
   paid = 0

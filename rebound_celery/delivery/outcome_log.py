@@ -1,19 +1,20 @@
-"""The log lines of messages that a batch has not delivered."""
+"""The log lines about deliveries that did not arrive: what failed, and what follows."""
 
 from __future__ import annotations
 
 import logging
 
-from ..destinations import Unavailable, Undelivered
+from ..destinations import Held, Outcome, Unavailable, Undelivered
 from ..message import Message
 from ..policy import Failure, Retry
+from ..stopping import is_stopping
 from .log_fields import log_fields, named
 
 logger = logging.getLogger(__name__)
 
 
 def log_failure(message: Message, decision: object, failure: Failure, now_ms: int) -> None:
-    """Log that an attempt has failed, and what follows."""
+    """Tell that an attempt has failed, and whether another one follows."""
     if isinstance(decision, Retry):
         logger.warning(
             "%s failed with %s; attempt %d follows in %.1f s",
@@ -33,7 +34,7 @@ def log_failure(message: Message, decision: object, failure: Failure, now_ms: in
 
 
 def log_outage(message: Message, outcome: Undelivered, delay_s: float) -> None:
-    """Log that a message is tried again, because its destination is away or refuses a dead letter."""
+    """Tell that a destination is away, or refuses a dead letter, and when the message is tried again."""
     if message.reason is not None and not isinstance(outcome, Unavailable):
         logger.critical(
             "the dead letter %s is refused by its destination, stays scheduled and is tried again in %.1f s: %s",
@@ -50,4 +51,27 @@ def log_outage(message: Message, outcome: Undelivered, delay_s: float) -> None:
         delay_s,
         outcome.error,
         extra={"event": "outage", **log_fields(message)},
+    )
+
+
+def log_held(message: Message, outcome: Held) -> None:
+    """Tell that a destination is not to be given a message now."""
+    logger.log(
+        # A stop is rare, and what it leaves waiting is news.
+        logging.INFO if is_stopping() else logging.DEBUG,
+        "%s waits: %s",
+        named(message),
+        outcome.error,
+        extra={"event": "held", **log_fields(message)},
+    )
+
+
+def log_unsettled(message: Message, outcome: Outcome, error: Exception) -> None:
+    """Tell that the outcome of a delivery is lost, because Redis did not take it."""
+    logger.warning(
+        "the outcome of %s could not be stored, so it is delivered again: %s: %s",
+        named(message),
+        outcome,
+        error,
+        extra={"event": "not_stored", **log_fields(message)},
     )

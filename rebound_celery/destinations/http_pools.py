@@ -1,0 +1,111 @@
+"""The pools of connections of the HTTP destination."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import urllib3
+
+from ..http_options import MAX_CONCURRENCY
+from ..message.http_url import HttpUrl
+from .deadline import HTTPConnectionPool, HTTPSConnectionPool
+from .http_plan import DEFAULT_CONCURRENCY, Plan, Tls
+
+#: What requests need to have in common to share connections: the proxy, the files of TLS, and whether only public
+#: addresses may be connected to. A connection that was opened without that check must not serve a request with it.
+_Shared = tuple[HttpUrl | None, Tls | None, bool]
+
+
+class Pools:
+    """Pools of connections, made when first needed.
+
+    Args:
+        hosts: of how many hosts connections are kept.
+    """
+
+    def __init__(self, hosts: int) -> None:
+        self._hosts = hosts
+        self._pools: dict[tuple[_Shared, int], urllib3.PoolManager] = {}
+        self._lock = threading.Lock()
+
+    def of(self, plan: Plan, proxy: HttpUrl | None) -> urllib3.PoolManager:
+        """The pool for a request.
+
+        Raises:
+            ValueError: if a file of its TLS options cannot be used.
+        """
+        size = DEFAULT_CONCURRENCY if plan.concurrency <= DEFAULT_CONCURRENCY else MAX_CONCURRENCY
+        key = ((proxy, plan.tls, plan.guard is not None), size)
+        pool = self._pools.get(key)
+        if pool is None:
+            with self._lock:
+                pool = self._pools.get(key)
+                if pool is None:
+                    pool = self._pools[key] = self._new(plan.tls, proxy, size)
+        return pool
+
+    def _new(self, tls: Tls | None, proxy: HttpUrl | None, size: int) -> urllib3.PoolManager:
+        context = None if tls is None else tls.context()
+        if proxy is None:
+            return pool_manager(self._hosts, size, context)
+        headers = {} if proxy.authorization is None else {"Proxy-Authorization": proxy.authorization}
+        return proxied_pool_manager(proxy.origin, headers, self._hosts, size, context)
+
+    def clear(self) -> None:
+        """Close all connections that are idle."""
+        for pool in list(self._pools.values()):
+            pool.clear()
+
+    @property
+    def all(self) -> list[urllib3.PoolManager]:
+        return list(self._pools.values())
+
+
+_POOLS = {"http": HTTPConnectionPool, "https": HTTPSConnectionPool}
+
+
+def pool_manager(hosts: int, per_host: int, tls: ssl.SSLContext | None = None) -> urllib3.PoolManager:
+    """A pool of connections that keep to `limits`: for at most `hosts` hosts, and `per_host` for each.
+
+    Args:
+        hosts: of how many hosts connections are kept.
+        per_host: how many connections to each.
+        tls: how the certificates of servers are checked, and which this client has; None for the system's way.
+    """
+    # `HostThreads` bounds the posts to a host. A pool that blocks would wait for a place beyond the deadline.
+    manager = urllib3.PoolManager(num_pools=hosts, maxsize=per_host, block=False, retries=False, **_tls_options(tls))
+    manager.pool_classes_by_scheme = _POOLS
+    return manager
+
+
+def proxied_pool_manager(
+    proxy: str, headers: Mapping[str, str], hosts: int, per_host: int, tls: ssl.SSLContext | None = None
+) -> urllib3.PoolManager:
+    """The same through an HTTP proxy: `http` with the whole URL in the request, `https` in a tunnel (CONNECT).
+
+    Args:
+        proxy: its URL, without user and password.
+        headers: for the proxy only.
+        hosts: of how many hosts connections are kept.
+        per_host: how many connections to each.
+        tls: as for `pool_manager`.
+    """
+    # All hosts of `http` share the connections to the proxy.
+    manager = urllib3.ProxyManager(
+        proxy,
+        num_pools=hosts,
+        maxsize=max(hosts, per_host),
+        block=False,
+        retries=False,
+        proxy_headers=headers,
+        **_tls_options(tls),
+    )
+    manager.pool_classes_by_scheme = _POOLS
+    return manager
+
+
+def _tls_options(tls: ssl.SSLContext | None) -> dict[str, Any]:
+    return {} if tls is None else {"ssl_context": tls}

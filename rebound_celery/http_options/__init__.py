@@ -1,0 +1,10 @@
+"""How messages are sent to HTTP destinations: the options of each, and which URLs they are for."""
+
+from __future__ import annotations
+
+from .keys import SigningKey
+from .options import HttpOptions
+from .rules import MAX_CONCURRENCY, Network
+from .table import HttpTable, read_http_table
+
+__all__ = ["MAX_CONCURRENCY", "HttpOptions", "HttpTable", "Network", "SigningKey", "read_http_table"]
