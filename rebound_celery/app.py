@@ -28,6 +28,7 @@ from .delivery.task import DeliverTask
 from .destinations import kinds
 from .errors import InvalidSettingError
 from .message import Message
+from .other_consumers import FailureHandling
 from .policy import RetryPolicy
 from .requests import Destination, RetryRequest, merged_value
 from .schedule import install_schedule
@@ -38,7 +39,7 @@ from .shown import shown_url
 from .values import Name
 
 
-class Rebound:
+class Rebound(FailureHandling):
     """Retries with backoff and dead letters for a Celery app.
 
     `Rebound(app)` adds one task, `rebound.deliver`, and one queue, which every plain `celery -A ... worker` of this app
@@ -61,7 +62,7 @@ class Rebound:
             first = sorted(unknown)[0]
             raise InvalidSettingError(first, shown_url(settings[first]), "there is no such setting")
         self.app = app
-        self._clock = clock
+        self.clock = clock
         self._overrides = {PREFIX + name: value for name, value in settings.items()}
         self._destinations = OpenedDestinations(self._build_destinations)
 
@@ -118,7 +119,7 @@ class Rebound:
         Deliver.publisher = staticmethod(lambda: self._publisher)
         Deliver.form = self._form
         Deliver.outage_mode = self._outage_mode
-        Deliver.clock = self._clock
+        Deliver.clock = self.clock
         if self.app.finalized:
             self.app.register_task(Deliver())
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 MAX_LINES = 300
-MAX_PUBLIC_NAMES = 20
+MAX_PUBLIC_NAMES = 22
 
 #: The rooms that a message passes, in that order.
 STAGES = ("consumer", "schedule", "delivery", "destinations", "dead_letters")
@@ -46,10 +46,11 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "message": ("caching", "errors", "policy", "policy.*", "shown"),
     "limits": ("errors",),
     "config": ("errors", "limits", "message", "message.*", "policy", "policy.*", "shown"),
-    "registry": ("config", "errors", "message", "message.*", "policy", "requests", "scheduled"),
+    "registry": ("config", "errors", "message", "message.*", "other_consumers", "policy", "requests", "scheduled"),
     "celery_conf": (),
-    "current_app": ("policy", "registry", "requests", "scheduled", "values"),
+    "current_app": ("other_consumers", "policy", "registry", "requests", "scheduled", "values"),
     "values": ("errors", "message"),
+    "other_consumers": (*COMMON, "registry", "values"),
     "requests": (
         "values",
         "caching",
@@ -85,6 +86,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "app": (
         *COMMON,
         "celery_conf",
+        "other_consumers",
         "registry",
         "requests",
         "schedule",
@@ -149,6 +151,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
         "kafka_common",
         "operate.doctor_kafka",
     ),
+    "faststream": ("other_consumers.faststream",),
     "confluent_kafka": ("compat.*", "destinations.kafka.*"),
     "urllib3": ("destinations.*", "operate.*", "demo.*"),
     # The schedule's port raises what redis-py raises, and the publisher turns it into an error of rebound's own.

@@ -25,10 +25,13 @@ from rebound_celery import (
     RetryRequest,
     Settings,
     UnreachableError,
+    handle_failure,
+    handle_failure_async,
     install_schedule,
     schedule_retries,
     schedule_retry,
 )
+from rebound_celery.other_consumers import Handled, read_record
 from rebound_celery.testing import QUICK_JOIN, Servers, running
 
 app = Celery("shop", broker="redis://localhost:6379/0")
@@ -244,3 +247,15 @@ def a_test_of_my_own() -> None:
         print(place.kafka, place.redis)
     with running(app, worker=False):
         pass
+
+
+async def a_consumer_that_is_not_rebounds(rebound: Rebound, message: object, error: Exception) -> None:
+    handled: Handled = rebound.handle_failure(message, error, group="billing", policy={"max_retries": 3})
+    print(handled.then, handled.due_ms, handled.reason)
+    handle_failure(
+        {"topic": "orders"}, "a text", app=app, retry_topic="later", dead_letter_topic="dead", brokers=["b:1"]
+    )
+    await rebound.handle_failure_async(message, error)
+    await handle_failure_async(message, error, policy=RetryPolicy())
+    record: Record = read_record(message, "billing")
+    print(record.attempt)
