@@ -84,6 +84,7 @@ class Consumer:
         # kafka-python and Celery's worker take long to import. A program that only makes a ConsumerConfig
         # need not wait.
         from ..compat.celery_fixups import install_worker_fixups
+        from .async_handler import callable_by_threads
         from .handler_task import HandlerTask
         from .health_reporter import HealthReporter
         from .loop import Loop
@@ -107,22 +108,23 @@ class Consumer:
         # Kafka may take longer than a session time-out to give partitions, if a member was lost before.
         logger.info("joining the group %s", self._config.group, extra={"event": "joining", "group": self._config.group})
         install_worker_fixups(self._app)
-        handler_task = HandlerTask(self._app, self._config)
         health_reporter = HealthReporter(file, clock=self._clock)
         try:
-            while kafka is not None:
-                loop = Loop(
-                    kafka,
-                    self._config,
-                    self._scheduler,
-                    handler_task,
-                    self._offset_tracker,
-                    self._flag,
-                    health_reporter,
-                    clock=self._clock,
-                )
-                loop.run()
-                kafka = self._connect_again(file) if loop.replace else None
+            with callable_by_threads(self._config, self._app.set_current) as config:
+                handler_task = HandlerTask(self._app, config)
+                while kafka is not None:
+                    loop = Loop(
+                        kafka,
+                        config,
+                        self._scheduler,
+                        handler_task,
+                        self._offset_tracker,
+                        self._flag,
+                        health_reporter,
+                        clock=self._clock,
+                    )
+                    loop.run()
+                    kafka = self._connect_again(file) if loop.replace else None
         finally:
             file.remove()
 
