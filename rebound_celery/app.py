@@ -14,6 +14,7 @@ from . import registry
 from .celery_conf import turn_on_events, when_configured
 from .clock import SYSTEM_CLOCK, Clock
 from .config import PREFIX, Settings
+from .consumer import ConsumerDeclarations
 from .dead_letters import DeadSet
 from .delivery.collector import spare_what_is_loaded
 from .delivery.delivery import PRIORITY_NORMAL
@@ -39,7 +40,7 @@ from .shown import shown_url
 from .values import Name
 
 
-class Rebound(FailureHandling):
+class Rebound(FailureHandling, ConsumerDeclarations):
     """Retries with backoff and dead letters for a Celery app.
 
     `Rebound(app)` adds one task, `rebound.deliver`, and one queue, which every plain `celery -A ... worker` of this app
@@ -80,6 +81,7 @@ class Rebound(FailureHandling):
         self.lanes = Lanes(self._publisher.open, clock)
         #: The circuit breakers of destinations that are not closed.
         self.breakers = Breakers(self._publisher.open, lambda: self.settings)
+        self.declared = {}
         registry.install(app, self)
         install_schedule(app, self._schedule_options)
         add_queue(app)

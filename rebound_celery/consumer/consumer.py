@@ -154,8 +154,13 @@ class Consumer:
         self._thread = threading.Thread(target=self._run_in_thread, name="rebound-consumer", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Ask the consumer to stop, and return at once. Any thread or signal handler may call it. A stop is final."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """Ask the consumer to stop, and return at once. Any thread or signal handler may call it. A stop is final.
+
+        Args:
+            at_once: do not wait for running handlers. Their records stay uncommitted.
+        """
+        self._flag.at_once = self._flag.at_once or at_once
         self._flag.stop = True
 
     def join(self, timeout: float | None = None) -> bool:
@@ -207,8 +212,7 @@ class Consumer:
             return
 
         def on_signal(_number: int, _frame: FrameType | None) -> None:
-            self._flag.at_once = self._flag.stop
-            self.stop()
+            self.stop(at_once=self._flag.stop)
             if self._may_interrupt:
                 raise _StoppedWhileConnecting
 

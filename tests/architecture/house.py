@@ -86,6 +86,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "app": (
         *COMMON,
         "celery_conf",
+        "consumer",
         "other_consumers",
         "registry",
         "requests",

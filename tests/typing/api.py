@@ -259,3 +259,15 @@ async def a_consumer_that_is_not_rebounds(rebound: Rebound, message: object, err
     await handle_failure_async(message, error, policy=RetryPolicy())
     record: Record = read_record(message, "billing")
     print(record.attempt)
+
+
+def consumers_that_an_app_declares(rebound: Rebound) -> None:
+    @rebound.consumer("orders", "returns", group="stock", policy=RetryPolicy(), concurrency=20)
+    def count(record: Record) -> int:
+        return record.offset
+
+    @rebound.consumer(re.compile("orders-.*"), group="billing")
+    async def bill(record: Record) -> None: ...
+
+    configs: tuple[ConsumerConfig, ...] = rebound.consumers
+    print(configs, count, bill)
