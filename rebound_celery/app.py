@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -33,7 +34,7 @@ from .other_consumers import FailureHandling
 from .policy import RetryPolicy
 from .requests import Destination, RetryRequest, merged_value
 from .schedule import install_schedule
-from .schedule.port import ScheduleOptions
+from .schedule.port import Schedule, ScheduleOptions
 from .scheduled import Scheduled
 from .scheduling import Scheduling
 from .shown import shown_url
@@ -109,6 +110,14 @@ class Rebound(FailureHandling, ConsumerDeclarations):
         """
         self._close_destinations()
         self._publisher.close()
+
+    @contextmanager
+    def replaced(
+        self, open_schedule: Callable[[], AbstractContextManager[Schedule]], destinations: Destinations
+    ) -> Iterator[None]:
+        """Let another schedule and other destinations take the place of Redis, Kafka and HTTP, for tests."""
+        with self._publisher.opened_by(open_schedule), self._destinations.replaced(destinations):
+            yield
 
     # What is added to the app
 

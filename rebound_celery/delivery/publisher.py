@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -89,6 +89,8 @@ class Publisher:
         self._open: OpenedSchedule | None = None
         #: Whether the app's broker has the schedule; None until it was asked.
         self._has_schedule: bool | None = None
+        #: Opens another schedule than the one in Redis.
+        self._opener: Callable[[], AbstractContextManager[Schedule]] | None = None
         _publishers.add(self)
 
     def publish_messages(self, messages: Iterable[tuple[Message, int, int]]) -> None:
@@ -168,8 +170,22 @@ class Publisher:
         Raises:
             UnsupportedBrokerError: if the app has another broker than Redis.
         """
+        if self._opener is not None:
+            return self._opener()
         require_redis(self._app)
         return open_schedule(self._app, self._queue())
+
+    @contextmanager
+    def opened_by(self, opener: Callable[[], AbstractContextManager[Schedule]]) -> Iterator[None]:
+        """Let another schedule take the place of the one in Redis, for tests."""
+        earlier = self._opener, self._has_schedule
+        self.close()
+        self._opener, self._has_schedule = opener, True
+        try:
+            yield
+        finally:
+            self.close()
+            self._opener, self._has_schedule = earlier
 
     def close(self) -> None:
         """Close the connection. A closed publisher may be used again; it connects anew."""
@@ -246,7 +262,7 @@ class Publisher:
             deliveries = calls[0].deliveries if len(calls) == 1 else [one for call in calls for one in call.deliveries]
             packed = None if calls[0].packed is None else [one for call in calls for one in call.packed or ()]
             commands: list[list[Any]] = []
-            if deliveries and self._events.are_wanted():
+            if deliveries and self._wants_events():
                 commands = self._events.commands(schedule, deliveries)
             lanes = self._rates.lanes_of((delivery.message for delivery in deliveries), schedule)
             schedule.enqueue(entries_of(deliveries, packed, lanes), piggybacked=commands)
@@ -256,6 +272,10 @@ class Publisher:
             # Its connection may be amid an answer.
             self.close()
             raise
+
+    def _wants_events(self) -> bool:
+        # Another schedule than Redis' has no listeners, and `SentEvents` keeps the commands that Redis needs.
+        return self._opener is None and self._events.are_wanted()
 
     def _enqueue_unique(
         self, schedule: Schedule, deliveries: Sequence[Delivery], uniques: Sequence[Unique]
@@ -267,7 +287,7 @@ class Publisher:
             raise NotStoredError(f"Redis at {self.address}: the message with this unique key changes all the time")
         # What was not stored, or took the place of another, has no task of its own.
         new = [delivery for delivery, end in zip(deliveries, ends, strict=True) if end.event == "stored"]
-        if new and self._events.are_wanted():
+        if new and self._wants_events():
             schedule.send_commands(self._events.commands(schedule, new))
         return [end.id for end in ends]
 

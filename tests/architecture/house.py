@@ -122,7 +122,22 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "schedule.port",
     ),
     "embedded": ("clock", "errors"),
-    "testing": ("", "app", "clock", "embedded", "errors", "registry"),
+    # In memory it takes the place of Redis, Kafka and the threads, and calls what they would call.
+    "testing": (
+        "",
+        *COMMON,
+        "app",
+        "consumer",
+        "consumer.*",
+        "delivery",
+        "delivery.*",
+        "destinations",
+        "destinations.dead_set",
+        "embedded",
+        "registry",
+        "schedule.port",
+        "values",
+    ),
     "demo": ("", *COMMON, "app", "consumer", "embedded", "registry", "schedule.port"),
 }
 

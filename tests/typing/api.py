@@ -32,7 +32,7 @@ from rebound_celery import (
     schedule_retry,
 )
 from rebound_celery.other_consumers import Handled, read_record
-from rebound_celery.testing import QUICK_JOIN, Servers, running
+from rebound_celery.testing import QUICK_JOIN, InMemory, Servers, in_memory, running
 
 app = Celery("shop", broker="redis://localhost:6379/0")
 
@@ -271,3 +271,13 @@ def consumers_that_an_app_declares(rebound: Rebound) -> None:
 
     configs: tuple[ConsumerConfig, ...] = rebound.consumers
     print(configs, count, bill)
+
+
+def a_test_in_memory() -> None:
+    with in_memory(app, topics={"orders": 4}) as memory:
+        shop: InMemory = memory
+        shop.produce("orders", {"id": 42}, key="k", headers={"h": "1"})
+        shop.advance(minutes=10)
+        shop.http.answer = lambda post: 200 if post.body else 500
+        attempts: list[int] = [record.attempt for record in shop.records("orders")]
+        print(attempts, [waiting.due_in_s for waiting in shop.waiting()], shop.stats("billing").dead)
