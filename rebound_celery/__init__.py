@@ -3,7 +3,7 @@
 from .app import Rebound
 from .config import Settings
 from .consumer import Consumer, ConsumerConfig
-from .current_app import schedule_retries, schedule_retry
+from .current_app import handle_failure, handle_failure_async, schedule_retries, schedule_retry
 from .errors import InvalidSettingError, NotInstalledError, NotStoredError, ReboundError, UnreachableError
 from .http_options import HttpOptions
 from .message import Message, Record
@@ -28,6 +28,9 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "ErrorRule",
     "Record",
     "Message",
+    # a consumer that is not rebound's
+    "handle_failure",
+    "handle_failure_async",
     # what a handler raises to decide itself
     "RetryAfter",
     "DeadLetter",

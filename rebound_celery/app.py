@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from . import registry
 from .celery_conf import turn_on_events, when_configured
 from .clock import SYSTEM_CLOCK, Clock
 from .config import PREFIX, Settings
+from .consumer import ConsumerDeclarations
 from .copies import keep_in_copies
 from .dead_letters import DeadSet
 from .delivery.chains import Chains
@@ -32,17 +34,18 @@ from .endpoints import Endpoints
 from .endpoints.events import tell_disabled
 from .errors import InvalidSettingError
 from .message import Message
+from .other_consumers import FailureHandling
 from .policy import RetryPolicy
 from .requests import Destination, RetryRequest, merged_value
 from .schedule import install_schedule
-from .schedule.port import ScheduleOptions
+from .schedule.port import Schedule, ScheduleOptions
 from .scheduled import Scheduled
 from .scheduling import Scheduling
 from .shown import shown_url
 from .values import Name
 
 
-class Rebound:
+class Rebound(FailureHandling, ConsumerDeclarations):
     """Retries with backoff and dead letters for a Celery app.
 
     `Rebound(app)` adds one task, `rebound.deliver`, and one queue, which every plain `celery -A ... worker` of this app
@@ -65,7 +68,7 @@ class Rebound:
             first = sorted(unknown)[0]
             raise InvalidSettingError(first, shown_url(settings[first]), "there is no such setting")
         self.app = app
-        self._clock = clock
+        self.clock = clock
         self._overrides = {PREFIX + name: value for name, value in settings.items()}
         self._destinations = OpenedDestinations(self._build_destinations)
 
@@ -89,6 +92,7 @@ class Rebound:
         )
         #: The HTTP endpoints that fail or are disabled.
         self.endpoints = Endpoints(self._publisher.open, self.store, clock)
+        self.declared = {}
         registry.install(app, self)
         install_schedule(app, self._schedule_options, in_copies=False)
         add_queue(app)
@@ -125,6 +129,14 @@ class Rebound:
         self._publisher.close()
         self.chains.close()
 
+    @contextmanager
+    def replaced(
+        self, open_schedule: Callable[[], AbstractContextManager[Schedule]], destinations: Destinations
+    ) -> Iterator[None]:
+        """Let another schedule and other destinations take the place of Redis, Kafka and HTTP, for tests."""
+        with self._publisher.opened_by(open_schedule), self._destinations.replaced(destinations):
+            yield
+
     # What is added to the app
 
     def _add_task(self) -> None:
@@ -137,7 +149,7 @@ class Rebound:
         Deliver.chains = staticmethod(lambda: self.chains)
         Deliver.form = self._form
         Deliver.outage_mode = self._outage_mode
-        Deliver.clock = self._clock
+        Deliver.clock = self.clock
         if self.app.finalized:
             self.app.register_task(Deliver())
         else:

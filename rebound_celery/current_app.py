@@ -1,9 +1,9 @@
-"""`schedule_retry` and `schedule_retries` of Celery's current app, for code that has no Rebound at hand."""
+"""What `Rebound` offers to callers, for code that has no Rebound at hand: Celery's current app has one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from . import registry
 from .policy import RetryPolicy
@@ -13,6 +13,7 @@ from .values import Name
 if TYPE_CHECKING:
     from celery.result import AsyncResult
 
+    from .other_consumers import FailureOptions, Handled
     from .scheduled import Scheduled
 
 
@@ -76,3 +77,27 @@ def schedule_retries(requests: Iterable[Mapping[str, Any] | RetryRequest]) -> Sc
         NotInstalledError: if the current app has no Rebound.
     """
     return registry.find().schedule_retries(requests)
+
+
+def handle_failure(
+    record: object, error: BaseException | str, *, app: Any = None, **options: Unpack[FailureOptions]
+) -> Handled:
+    """`Rebound.handle_failure` of an app; it is described there.
+
+    Args:
+        record: the record that failed.
+        error: why it failed.
+        app: the Celery app; None means Celery's current app.
+        **options: `group`, `policy`, `dead_letter_topic`, `retry_topic` and `brokers`; see FailureOptions.
+
+    Raises:
+        NotInstalledError: if the app has no Rebound.
+    """
+    return registry.find(app).handle_failure(record, error, **options)
+
+
+async def handle_failure_async(
+    record: object, error: BaseException | str, *, app: Any = None, **options: Unpack[FailureOptions]
+) -> Handled:
+    """`handle_failure` for asyncio: the event loop runs on while Redis stores the message."""
+    return await registry.find(app).handle_failure_async(record, error, **options)

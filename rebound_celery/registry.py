@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Unpack, cast
 
 import msgspec
 from celery import current_app
@@ -15,6 +15,7 @@ from .message import Message
 if TYPE_CHECKING:
     from celery.result import AsyncResult
 
+    from .other_consumers import FailureOptions, Handled
     from .requests import RetryRequest
     from .scheduled import Scheduled
 
@@ -120,6 +121,14 @@ class RetryScheduler(Protocol):
 
     def schedule_retries(self, requests: Iterable[Mapping[str, Any] | RetryRequest]) -> Scheduled:
         """Schedule many retries; each has its outcome."""
+
+    def handle_failure(self, record: object, error: BaseException | str, **options: Unpack[FailureOptions]) -> Handled:
+        """Store what follows the failure of a record in a consumer that is not rebound's."""
+
+    async def handle_failure_async(
+        self, record: object, error: BaseException | str, **options: Unpack[FailureOptions]
+    ) -> Handled:
+        """The same for asyncio."""
 
     def check_redis(self) -> None:
         """Ask Redis for an answer; raises UnreachableError with the address that was tried."""

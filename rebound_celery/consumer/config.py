@@ -36,10 +36,12 @@ class ConsumerConfig:
         topics: a name, several names, or a compiled pattern that a topic's *whole* name matches. A pattern never reads
             dead letter topics: those ending in the app's `rebound_dead_letter_suffix`, and `dead_letter_topic`.
         handler: a function that is called with each `Record`, from `concurrency` threads. In these threads the app is
-            Celery's current app. The return value is ignored. An `Exception` means that this attempt failed. Any other
-            exception (for example SystemExit) stops the consumer, and the record is consumed again later. If a receiver
-            is connected to one of Celery's task signals (task_prerun, task_postrun, task_success, task_failure,
-            task_retry), the signals are sent for each record, as for a task with the handler's name.
+            Celery's current app. It may be an `async def` function: its calls run on one event loop of the consumer,
+            up to `concurrency` at once, so it must not block. The return value is ignored. An `Exception` means that
+            this attempt failed. Any other exception (for example SystemExit) stops the consumer, and the record is
+            consumed again later. If a receiver is connected to one of Celery's task signals (task_prerun,
+            task_postrun, task_success, task_failure, task_retry), the signals are sent for each record, as for a task
+            with the handler's name.
         brokers: `host:port`, several with commas or as a sequence; None means the app's `rebound_kafka_brokers`.
         max_retries: the number of retries of a failed record, 0 to 100; None means what the app's policy for the
             record's topic says: `rebound_policies`, or else `rebound_max_retries`.
@@ -57,8 +59,8 @@ class ConsumerConfig:
         dead_letter_topic: the topic for dead letters. None means the topic where the record was first read, with the
             app's `rebound_dead_letter_suffix` added.
         retry_topic: the topic for retries. This consumer reads it too. None means the topic that the record came from.
-        concurrency: the number of handler threads, from 1. Records with the same key in the same partition are handled
-            one after the other, in order.
+        concurrency: the number of handler threads, from 1, and so of calls of the handler at once. Records with the
+            same key in the same partition are handled one after the other, in order.
         max_in_flight: the largest number of records in memory, waiting or with a handler, over all partitions, from 1.
             At this number fetching pauses until half of them are done.
         commit_interval: the least time between two commits in seconds, above 0. A commit is sent when a record is done,
@@ -173,13 +175,10 @@ class ConsumerConfig:
             raise InvalidSettingError("after_dead_letter", self.after_dead_letter, 'it needs ordering="key"')
 
     def _check_handler(self) -> None:
-        call = getattr(self.handler, "__call__", None)  # noqa: B004 # of the user: its __call__ may be async
         if not callable(self.handler):
             raise InvalidSettingError("handler", self.handler, "it is a function that takes a Record")
-        if inspect.iscoroutinefunction(self.handler) or inspect.iscoroutinefunction(call):
-            raise InvalidSettingError(
-                "handler", self.handler, "handlers run in threads: give a plain function, not an async one"
-            )
+        if inspect.isgeneratorfunction(self.handler) or inspect.isasyncgenfunction(self.handler):
+            raise InvalidSettingError("handler", self.handler, "it is a generator, whose body would never run")
         try:
             signature = inspect.signature(self.handler)
         except (TypeError, ValueError):

@@ -84,6 +84,7 @@ class Consumer:
         # kafka-python and Celery's worker take long to import. A program that only makes a ConsumerConfig
         # need not wait.
         from ..compat.celery_fixups import install_worker_fixups
+        from .async_handler import callable_by_threads
         from .handler_task import HandlerTask
         from .health_reporter import HealthReporter
         from .loop import Loop
@@ -107,22 +108,23 @@ class Consumer:
         # Kafka may take longer than a session time-out to give partitions, if a member was lost before.
         logger.info("joining the group %s", self._config.group, extra={"event": "joining", "group": self._config.group})
         install_worker_fixups(self._app)
-        handler_task = HandlerTask(self._app, self._config)
         health_reporter = HealthReporter(file, clock=self._clock)
         try:
-            while kafka is not None:
-                loop = Loop(
-                    kafka,
-                    self._config,
-                    self._scheduler,
-                    handler_task,
-                    self._offset_tracker,
-                    self._flag,
-                    health_reporter,
-                    clock=self._clock,
-                )
-                loop.run()
-                kafka = self._connect_again(file) if loop.replace else None
+            with callable_by_threads(self._config, self._app.set_current) as config:
+                handler_task = HandlerTask(self._app, config)
+                while kafka is not None:
+                    loop = Loop(
+                        kafka,
+                        config,
+                        self._scheduler,
+                        handler_task,
+                        self._offset_tracker,
+                        self._flag,
+                        health_reporter,
+                        clock=self._clock,
+                    )
+                    loop.run()
+                    kafka = self._connect_again(file) if loop.replace else None
         finally:
             file.remove()
 
@@ -152,8 +154,13 @@ class Consumer:
         self._thread = threading.Thread(target=self._run_in_thread, name="rebound-consumer", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Ask the consumer to stop, and return at once. Any thread or signal handler may call it. A stop is final."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """Ask the consumer to stop, and return at once. Any thread or signal handler may call it. A stop is final.
+
+        Args:
+            at_once: do not wait for running handlers. Their records stay uncommitted.
+        """
+        self._flag.at_once = self._flag.at_once or at_once
         self._flag.stop = True
 
     def join(self, timeout: float | None = None) -> bool:
@@ -205,8 +212,7 @@ class Consumer:
             return
 
         def on_signal(_number: int, _frame: FrameType | None) -> None:
-            self._flag.at_once = self._flag.stop
-            self.stop()
+            self.stop(at_once=self._flag.stop)
             if self._may_interrupt:
                 raise _StoppedWhileConnecting
 

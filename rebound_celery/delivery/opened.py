@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 from ..destinations import Destination
 from ..schedule.port import Schedule
@@ -38,6 +38,17 @@ class OpenedDestinations:
             for destination in self._current.values():
                 destination.close()
         self._current = None
+
+    @contextmanager
+    def replaced(self, destinations: Destinations) -> Iterator[None]:
+        """Let other destinations take the place of these, for tests."""
+        build = self._build
+        self.close()
+        self._build = lambda: destinations
+        try:
+            yield
+        finally:
+            self._current, self._build = None, build
 
 
 class OpenedSchedule:

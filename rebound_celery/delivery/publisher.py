@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 from weakref import WeakSet
 
@@ -20,6 +19,7 @@ from .delivery import Delivery
 from .entries import entries_of
 from .form import DeliveryForm
 from .lanes import RatedLanes
+from .new_deliveries import NewDeliveries
 from .opened import OpenedSchedule
 from .plainly import FAULTS, publish_plainly
 from .rates import Rates
@@ -81,6 +81,7 @@ class Publisher:
         self._queue = queue
         self._form = form
         self._clock = clock
+        self._new = NewDeliveries(app)
         self._rates = Rates(lanes or RatedLanes(lambda: None))
         self._events = SentEvents(app, queue, clock)
         self._unclaimed = UnclaimedWatch(clock)
@@ -89,6 +90,8 @@ class Publisher:
         self._open: OpenedSchedule | None = None
         #: Whether the app's broker has the schedule; None until it was asked.
         self._has_schedule: bool | None = None
+        #: Opens another schedule than the one in Redis.
+        self._opener: Callable[[], AbstractContextManager[Schedule]] | None = None
         _publishers.add(self)
 
     def publish_messages(self, messages: Iterable[tuple[Message, int, int]]) -> None:
@@ -96,7 +99,7 @@ class Publisher:
 
         They become children of the Celery task that runs in this thread, if one does, as with `apply_async`.
         """
-        self.publish(self._deliveries_of(messages))
+        self.publish(self._new.of(messages))
 
     def publish_unique(self, messages: Iterable[tuple[Message, int, int]], rules: Sequence[UniqueRule]) -> list[str]:
         """Store messages of which only one with the same unique key may wait; see `publish_messages`.
@@ -104,19 +107,8 @@ class Publisher:
         Returns for each the id of the task that waits: its own, or that of one that waited already. With a broker that
         keeps nothing all of them are published.
         """
-        deliveries = self._deliveries_of(messages)
+        deliveries = self._new.of(messages)
         return self.publish(deliveries, [Unique(*rule) for rule in rules]) if deliveries else []
-
-    def _deliveries_of(self, messages: Iterable[tuple[Message, int, int]]) -> list[Delivery]:
-        parent = self._app.current_worker_task
-        root_id = parent_id = None
-        if parent is not None:
-            root_id, parent_id = parent.request.root_id or parent.request.id, parent.request.id
-        reply_to = self._app.thread_oid if self._replies else None
-        return [
-            Delivery(message, message.task_id, due_ms, priority, root_id, parent_id, reply_to)
-            for message, due_ms, priority in messages
-        ]
 
     def publish(self, deliveries: Sequence[Delivery], uniques: Sequence[Unique] | None = None) -> list[str]:
         """Store deliveries; returns once Redis has all of them, with the ids of their tasks.
@@ -170,8 +162,22 @@ class Publisher:
         Raises:
             UnsupportedBrokerError: if the app has another broker than Redis.
         """
+        if self._opener is not None:
+            return self._opener()
         require_redis(self._app)
         return open_schedule(self._app, self._queue())
+
+    @contextmanager
+    def opened_by(self, opener: Callable[[], AbstractContextManager[Schedule]]) -> Iterator[None]:
+        """Let another schedule take the place of the one in Redis, for tests."""
+        earlier = self._opener, self._has_schedule
+        self.close()
+        self._opener, self._has_schedule = opener, True
+        try:
+            yield
+        finally:
+            self.close()
+            self._opener, self._has_schedule = earlier
 
     def close(self) -> None:
         """Close the connection. A closed publisher may be used again; it connects anew."""
@@ -191,11 +197,6 @@ class Publisher:
     def address(self) -> str:
         """The broker's URL without its password."""
         return shown_broker(self._app)
-
-    @cached_property
-    def _replies(self) -> bool:
-        """Whether the app's results are sent as messages to whoever scheduled the task."""
-        return str(self._app.conf.result_backend or "").startswith("rpc")
 
     # A broker with the schedule
 
@@ -248,7 +249,7 @@ class Publisher:
             deliveries = calls[0].deliveries if len(calls) == 1 else [one for call in calls for one in call.deliveries]
             packed = None if calls[0].packed is None else [one for call in calls for one in call.packed or ()]
             commands: list[list[Any]] = []
-            if deliveries and self._events.are_wanted():
+            if deliveries and self._wants_events():
                 commands = self._events.commands(schedule, deliveries)
             lanes = self._rates.lanes_of(deliveries, schedule)
             schedule.enqueue(entries_of(deliveries, packed, lanes), piggybacked=commands)
@@ -258,6 +259,10 @@ class Publisher:
             # Its connection may be amid an answer.
             self.close()
             raise
+
+    def _wants_events(self) -> bool:
+        # Another schedule than Redis' has no listeners, and `SentEvents` keeps the commands that Redis needs.
+        return self._opener is None and self._events.are_wanted()
 
     def _enqueue_unique(
         self, schedule: Schedule, deliveries: Sequence[Delivery], uniques: Sequence[Unique]
@@ -269,7 +274,7 @@ class Publisher:
             raise NotStoredError(f"Redis at {self.address}: the message with this unique key changes all the time")
         # What was not stored, or took the place of another, has no task of its own.
         new = [delivery for delivery, end in zip(deliveries, ends, strict=True) if end.event == "stored"]
-        if new and self._events.are_wanted():
+        if new and self._wants_events():
             schedule.send_commands(self._events.commands(schedule, new))
         return [end.id for end in ends]
 

@@ -62,3 +62,21 @@ def test_example_is_short(example: Path) -> None:
 def test_every_example_has_a_promise() -> None:
     """A new example must say here what it shows."""
     assert sorted(PROMISED) == [path.stem for path in EXAMPLES]
+
+
+def test_the_example_of_tests_passes_by_the_command_in_its_first_lines() -> None:
+    """It has the fixture from the installed package."""
+    text = (ROOT / "examples" / "test_orders.py").read_text()
+    (command,) = re.findall(r"^pytest (examples/\S+)$", text, re.MULTILINE)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", command],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert "3 passed" in done.stdout, done.stdout + done.stderr

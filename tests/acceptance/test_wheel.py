@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGE = ROOT / "rebound_celery"
+#: The package, and pytest's plugin beside it.
+PACKAGES = (ROOT / "rebound_celery", ROOT / "rebound_celery_pytest")
 
 #: What a plain install brings by design; what these need themselves comes with them.
 DIRECT = {"celery", "kombu", "redis", "hiredis", "kafka-python", "urllib3", "packaging", "msgspec", "zstandard", "rich"}
@@ -84,7 +85,8 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_beside_it(wheel: 
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
 
-    files = {path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    found = [path for package in PACKAGES for path in package.rglob("*")]
+    files = {path for path in found if path.is_file() and "__pycache__" not in path.parts}
     assert packed == {str(path.relative_to(ROOT)) for path in files}
     assert "rebound_celery/py.typed" in packed
 
@@ -148,6 +150,7 @@ def test_every_module_that_serves_no_extra_loads_without_the_extras(venv: Path) 
     code = """
 import importlib, pkgutil, rebound_celery
 of_extras = ("rebound_celery.demo", "rebound_celery.destinations.kafka.confluent")
+of_extras += ("rebound_celery.other_consumers.faststream",)
 for module in pkgutil.walk_packages(rebound_celery.__path__, "rebound_celery."):
     if not module.name.startswith(of_extras):
         importlib.import_module(module.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 MAX_LINES = 300
-MAX_PUBLIC_NAMES = 21
+MAX_PUBLIC_NAMES = 23
 
 #: The rooms that a message passes, in that order.
 STAGES = ("consumer", "schedule", "delivery", "destinations", "dead_letters")
@@ -48,11 +48,12 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "limits": ("errors",),
     "http_options": ("errors", "message.http_url"),
     "config": ("errors", "http_options", "limits", "message", "message.*", "policy", "policy.*", "shown"),
-    "registry": ("config", "errors", "message", "message.*", "policy", "requests", "scheduled"),
+    "registry": ("config", "errors", "message", "message.*", "other_consumers", "policy", "requests", "scheduled"),
     "celery_conf": (),
     "copies": (),
-    "current_app": ("policy", "registry", "requests", "scheduled", "values"),
+    "current_app": ("other_consumers", "policy", "registry", "requests", "scheduled", "values"),
     "values": ("errors", "message"),
+    "other_consumers": (*COMMON, "registry", "values"),
     "requests": (
         "values",
         "caching",
@@ -90,6 +91,8 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         *COMMON,
         "celery_conf",
         "copies",
+        "consumer",
+        "other_consumers",
         "registry",
         "requests",
         "schedule",
@@ -126,13 +129,35 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "schedule.port",
     ),
     "embedded": ("clock", "errors"),
-    "testing": ("", "app", "clock", "embedded", "errors", "registry"),
+    # In memory it takes the place of Redis, Kafka and the threads, and calls what they would call.
+    "testing": (
+        "",
+        *COMMON,
+        "app",
+        "consumer",
+        "consumer.*",
+        "delivery",
+        "delivery.*",
+        "destinations",
+        "destinations.dead_set",
+        "embedded",
+        "registry",
+        "schedule.port",
+        "values",
+    ),
     "demo": ("", *COMMON, "app", "consumer", "embedded", "registry", "schedule.port"),
 }
 
 #: Layer of the schedule -> what it may import of the schedule, beside itself. `store` <- `transport` <- `worker`.
 LAYERS: Mapping[str, tuple[str, ...]] = {
-    "schedule.port": ("schedule.store", "schedule.store.*", "schedule.transport", "schedule.transport.*"),
+    "schedule.options": ("schedule.store.values",),
+    "schedule.port": (
+        "schedule.options",
+        "schedule.store",
+        "schedule.store.*",
+        "schedule.transport",
+        "schedule.transport.*",
+    ),
     "schedule.store": ("schedule.port",),
     "schedule.transport": ("schedule.port", "schedule.store", "schedule.store.*", "schedule.native_threads"),
     "schedule.worker": (
@@ -156,6 +181,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
         "kafka_common",
         "operate.doctor_kafka",
     ),
+    "faststream": ("other_consumers.faststream",),
     "confluent_kafka": ("compat.*", "destinations.kafka.*"),
     "urllib3": ("destinations.*", "operate.*", "demo.*"),
     # The schedule's port raises what redis-py raises, and the publisher turns it into an error of rebound's own.

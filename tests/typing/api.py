@@ -26,11 +26,14 @@ from rebound_celery import (
     RetryRequest,
     Settings,
     UnreachableError,
+    handle_failure,
+    handle_failure_async,
     install_schedule,
     schedule_retries,
     schedule_retry,
 )
-from rebound_celery.testing import QUICK_JOIN, Servers, running
+from rebound_celery.other_consumers import Handled, read_record
+from rebound_celery.testing import QUICK_JOIN, InMemory, Servers, in_memory, running
 
 app = Celery("shop", broker="redis://localhost:6379/0")
 
@@ -252,3 +255,37 @@ def a_test_of_my_own() -> None:
         print(place.kafka, place.redis)
     with running(app, worker=False):
         pass
+
+
+async def a_consumer_that_is_not_rebounds(rebound: Rebound, message: object, error: Exception) -> None:
+    handled: Handled = rebound.handle_failure(message, error, group="billing", policy={"max_retries": 3})
+    print(handled.then, handled.due_ms, handled.reason)
+    handle_failure(
+        {"topic": "orders"}, "a text", app=app, retry_topic="later", dead_letter_topic="dead", brokers=["b:1"]
+    )
+    await rebound.handle_failure_async(message, error)
+    await handle_failure_async(message, error, policy=RetryPolicy())
+    record: Record = read_record(message, "billing")
+    print(record.attempt)
+
+
+def consumers_that_an_app_declares(rebound: Rebound) -> None:
+    @rebound.consumer("orders", "returns", group="stock", policy=RetryPolicy(), concurrency=20)
+    def count(record: Record) -> int:
+        return record.offset
+
+    @rebound.consumer(re.compile("orders-.*"), group="billing")
+    async def bill(record: Record) -> None: ...
+
+    configs: tuple[ConsumerConfig, ...] = rebound.consumers
+    print(configs, count, bill)
+
+
+def a_test_in_memory() -> None:
+    with in_memory(app, topics={"orders": 4}) as memory:
+        shop: InMemory = memory
+        shop.produce("orders", {"id": 42}, key="k", headers={"h": "1"})
+        shop.advance(minutes=10)
+        shop.http.answer = lambda post: 200 if post.body else 500
+        attempts: list[int] = [record.attempt for record in shop.records("orders")]
+        print(attempts, [waiting.due_in_s for waiting in shop.waiting()], shop.stats("billing").dead)

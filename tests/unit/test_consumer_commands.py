@@ -12,6 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from rebound_celery import ConsumerConfig
 from rebound_celery.clock import SystemClock
 from rebound_celery.config import Settings
 from rebound_celery.errors import InvalidSettingError, UnreachableError
@@ -20,6 +21,12 @@ from rebound_celery.operate.cli.commands import load_handler, read_option, rebou
 
 def away() -> None:
     raise UnreachableError("Redis", "127.0.0.1:1", "connection refused")
+
+
+def declaring(*topics: str) -> SimpleNamespace:
+    """A Rebound whose servers are away, and which has a consumer of each topic."""
+    configs = tuple(ConsumerConfig(group="g", topics=topic, handler=print) for topic in topics)
+    return SimpleNamespace(settings=Settings(), check_redis=away, consumers=configs)
 
 
 def make_app(**attributes: Any) -> SimpleNamespace:
@@ -118,3 +125,33 @@ def test_signal_while_a_server_does_not_answer_ends_the_consumer_in_order() -> N
 def test_celery_starts_without_kafka() -> None:
     code = "import rebound_celery.operate.cli.commands, sys; sys.exit('kafka' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "app", "status", "said"),
+    [
+        ([], make_app(), 2, "'fake' has no Rebound"),
+        ([], make_app(rebound=declaring()), 2, "declare no consumer"),
+        ([], make_app(rebound=declaring("a", "b")), 1, "Error: cannot reach Redis at 127.0.0.1:1"),
+        (["--topic", "t"], APP, 2, "--topic does not go with --all"),
+        (["--concurrency", "8"], APP, 2, "--concurrency does not go with --all"),
+    ],
+)
+def test_all_consumers_of_an_app_need_no_options_and_take_none(
+    arguments: list[str], app: Any, status: int, said: str
+) -> None:
+    result = CliRunner().invoke(rebound, ["consume", "--all", *arguments], obj=SimpleNamespace(app=app))
+
+    assert (result.exit_code, result.stdout) == (status, "")
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("given", ["--group", "--handler"])
+def test_without_all_group_and_handler_are_needed(given: str) -> None:
+    missing = {"--group": "--handler", "--handler": "--group"}[given]
+
+    result = CliRunner().invoke(rebound, ["consume", "--topic", "t", given, "x"], obj=SimpleNamespace(app=APP))
+
+    assert result.exit_code == 2
+    assert f"Missing option '{missing}'" in result.stderr

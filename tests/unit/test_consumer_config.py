@@ -17,17 +17,18 @@ from rebound_celery.policy import RetryPolicy
 def handle(record: object) -> None: ...
 
 
-async def handle_async(record: object) -> None: ...
+def handle_in_pieces(record: object) -> Any:
+    yield
+
+
+async def handle_async_in_pieces(record: object) -> Any:
+    yield
 
 
 def handle_nothing() -> None: ...
 
 
 def handle_two(key: object, value: object) -> None: ...
-
-
-class AsyncHandler:
-    async def __call__(self, record: object) -> None: ...
 
 
 def config(**fields: Any) -> ConsumerConfig:
@@ -47,8 +48,8 @@ def config(**fields: Any) -> ConsumerConfig:
         ("topics", re.compile(rb"orders")),
         ("handler", None),
         ("handler", "module:function"),
-        ("handler", handle_async),
-        ("handler", AsyncHandler()),
+        ("handler", handle_in_pieces),
+        ("handler", handle_async_in_pieces),
         ("handler", handle_nothing),
         ("handler", handle_two),
         ("handler", functools.partial(handle, None)),

@@ -16,6 +16,7 @@ import click
 
 from rebound_celery.demo.command import demo
 from rebound_celery.operate.cli.chains import chains
+from rebound_celery.operate.cli.consume_all import check_alone, consume_all, import_modules, print_stats
 from rebound_celery.operate.cli.errors import EXIT_UNREACHABLE, plain_errors
 from rebound_celery.operate.cli.policy import policy
 from rebound_celery.operate.cli.signals import StoppedBySignal, exit_on_signals
@@ -103,8 +104,9 @@ def _read_pattern(text: str) -> re.Pattern[str]:
 @rebound.command(short_help="Call a function with each record of a Kafka topic.")
 @click.option("--topic", "topics", multiple=True, help="A topic to consume; may be given several times.")
 @click.option("--pattern", help="Instead of --topic: a regular expression that whole topic names match.")
-@click.option("--group", required=True, help="The consumer group.")
-@click.option("--handler", "handler_path", required=True, metavar="MODULE:FUNCTION", help="What gets each record.")
+@click.option("--group", help="The consumer group.")
+@click.option("--handler", "handler_path", metavar="MODULE:FUNCTION", help="What gets each record.")
+@click.option("--all", "run_all", is_flag=True, help="Run the consumers that the app declares: @rebound.consumer(...).")
 @click.option("--brokers", help="host:port, several with commas. Default: rebound_kafka_brokers of the app.")
 @click.option("--max-retries", type=int, help="0 to 100. Default: rebound_max_retries of the app.")
 @click.option("--base-delay", type=float, help="Seconds, 1 to 3600. Default: rebound_base_delay of the app.")
@@ -148,8 +150,9 @@ def consume(
     /,
     topics: tuple[str, ...],
     pattern: str | None,
-    group: str,
-    handler_path: str,
+    group: str | None,
+    handler_path: str | None,
+    run_all: bool,
     deserializer: str | None,
     options: tuple[str, ...],
     wait: bool,
@@ -160,7 +163,17 @@ def consume(
 
     SIGINT or SIGTERM stops it in order: running calls finish, and what is done is committed. A second signal does not
     wait for running calls. The app's modules are imported as a worker imports them, and Django is set up.
+
+    With --all, the options of each consumer are those of its declaration.
     """
+    if run_all:
+        check_alone(ctx)
+        _set_up_logging(loglevel)
+        consume_all(ctx, wait_again_s=WAIT_AGAIN_S if wait else None)
+        return
+    if group is None or handler_path is None:
+        missing = "--group" if group is None else "--handler"
+        raise click.UsageError(f"Missing option '{missing}'. (Or give --all.)")
     if bool(topics) == bool(pattern):
         raise click.UsageError("give either --topic or --pattern")
     _set_up_logging(loglevel)
@@ -168,10 +181,7 @@ def consume(
         from rebound_celery.consumer import Consumer, ConsumerConfig
 
         app = ctx.obj.app
-        # As a worker does. Celery's fixup for Django sets it up when the app's modules are imported.
-        app.set_current()
-        app.set_default()
-        app.loader.init_worker()
+        import_modules(app)
         decode: Any = deserializer
         if deserializer is not None and deserializer != "json":
             decode = load_handler(deserializer, "--deserializer")
@@ -191,9 +201,9 @@ def consume(
             ctx.exit(0)
         except BaseException:
             if consumer.stats().total:
-                _print_stats(consumer)
+                print_stats(consumer)
             raise
-        _print_stats(consumer)
+        print_stats(consumer)
 
 
 def _set_up_logging(level: str) -> None:
@@ -220,13 +230,6 @@ def _run(consumer: Consumer, *, wait: bool) -> None:
             SYSTEM_CLOCK.sleep(WAIT_AGAIN_S)
         else:
             return
-
-
-def _print_stats(consumer: Consumer) -> None:
-    stats = consumer.stats()
-    click.echo(stats.to_json())
-    click.echo(f"Success rate: {stats.success_rate:.2f}%")
-    click.echo(f"Retry rate: {stats.retry_rate:.2f}%")
 
 
 @rebound.command(short_help="Check servers, workers and settings for what may lose messages.")

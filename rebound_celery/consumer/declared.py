@@ -1,0 +1,92 @@
+"""The consumers that an app declares with `Rebound.consumer`; `celery rebound consume --all` runs them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import fields as fields_of
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from ..errors import InvalidSettingError
+from .config import ConsumerConfig
+
+HandlerFunction = TypeVar("HandlerFunction", bound=Callable[..., object])
+
+#: What else the decorator takes. Topics and group are its own arguments, and the handler is what it decorates.
+_FIELDS = frozenset(field.name for field in fields_of(ConsumerConfig)) - {"topics", "group", "handler"}
+
+
+#: Consumers by their group and the name of their handler.
+Declared = dict[tuple[str, str], ConsumerConfig]
+
+
+class ConsumerDeclarations:
+    """The part of `Rebound` with which an app's modules declare consumers.
+
+    Attributes:
+        declared: what they have declared, in this order.
+    """
+
+    declared: Declared
+
+    def consumer(
+        self, *topics: str | re.Pattern[str], group: str, **fields: Any
+    ) -> Callable[[HandlerFunction], HandlerFunction]:
+        """Declare a function as the handler of a consumer: `@rebound.consumer("orders", group="shop")`.
+
+        `celery -A ... rebound consume --all` runs all consumers that the app's modules declare. The function stays as
+        it is, so that tests may call it.
+
+        Args:
+            *topics: names of topics, or one compiled pattern.
+            group: the consumer group.
+            **fields: further fields of ConsumerConfig, such as `policy` and `concurrency`.
+
+        Raises:
+            InvalidSettingError: naming the field, its value, and what is allowed; or if the group has another handler
+                for a topic.
+        """
+        return _decorator(self.declared, topics, group, fields)
+
+    @property
+    def consumers(self) -> tuple[ConsumerConfig, ...]:
+        """The consumers that the app's modules have declared with `consumer`, as far as they are imported."""
+        return tuple(self.declared.values())
+
+
+def _decorator(
+    declared: Declared, topics: tuple[str | re.Pattern[str], ...], group: str, fields: Mapping[str, Any]
+) -> Callable[[HandlerFunction], HandlerFunction]:
+    def decorate(handler: HandlerFunction) -> HandlerFunction:
+        config = _config(topics, group, handler, fields)
+        # A module that is imported twice, or again, declares the same consumer.
+        name = (group, _name_of(handler))
+        others = [other for key, other in declared.items() if key != name and other.group == group]
+        for topic in config.topic_names():
+            if any(topic in other.topic_names() for other in others):
+                raise InvalidSettingError("topics", topic, f"the group {group!r} has another handler for it")
+        declared[name] = config
+        return handler
+
+    return decorate
+
+
+def _config(
+    topics: tuple[str | re.Pattern[str], ...], group: str, handler: Callable[..., object], fields: Mapping[str, Any]
+) -> ConsumerConfig:
+    for name in fields:
+        if name not in _FIELDS:
+            near = get_close_matches(name, _FIELDS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InvalidSettingError(name, fields[name], f"there is no such field here{hint}")
+    patterns = [topic for topic in topics if isinstance(topic, re.Pattern)]
+    if patterns and len(topics) > 1:
+        raise InvalidSettingError("topics", topics, "give names, or one compiled pattern")
+    chosen: Any = patterns[0] if patterns else topics
+    return ConsumerConfig(group=group, topics=chosen, handler=handler, **fields)
+
+
+def _name_of(handler: Callable[..., object]) -> str:
+    named: Any = handler if hasattr(handler, "__qualname__") else type(handler)  # any callable of the user
+    return f"{named.__module__}.{named.__qualname__}"

@@ -1,0 +1,38 @@
+"""The first deliveries of messages: children of the Celery task in which they are scheduled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+from ..message import Message
+from .delivery import Delivery
+
+
+class NewDeliveries:
+    """Makes deliveries of messages, as `apply_async` makes tasks in the task that calls it.
+
+    Args:
+        app: the Celery app. Nothing is read from it before the first use.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    def of(self, messages: Iterable[tuple[Message, int, int]]) -> list[Delivery]:
+        """Make a delivery of each message, its due time in Unix milliseconds and its priority."""
+        parent = self._app.current_worker_task
+        root_id = parent_id = None
+        if parent is not None:
+            root_id, parent_id = parent.request.root_id or parent.request.id, parent.request.id
+        reply_to = self._app.thread_oid if self._replies else None
+        return [
+            Delivery(message, message.task_id, due_ms, priority, root_id, parent_id, reply_to)
+            for message, due_ms, priority in messages
+        ]
+
+    @cached_property
+    def _replies(self) -> bool:
+        """Whether the app's results are sent as messages to whoever scheduled the task."""
+        return str(self._app.conf.result_backend or "").startswith("rpc")

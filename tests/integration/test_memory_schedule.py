@@ -1,0 +1,80 @@
+"""The schedule in memory answers as the one in Redis does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery import Celery
+
+from rebound_celery import Rebound
+from rebound_celery.clock import SYSTEM_CLOCK
+from rebound_celery.schedule.port import DeadEntry, Entry, HealthReport, Schedule, Unique, open_schedule
+from rebound_celery.testing.schedule import MemorySchedule
+from tests.acceptance.apps.worker import close_redis_connections
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LATER_MS = 10_000_000_000_000
+
+
+@pytest.fixture
+def schedules(redis_url: str) -> Iterator[list[Schedule]]:
+    """One in memory, one in Redis."""
+    with Celery("faults", broker=redis_url, set_as_current=False) as app:
+        rebound = Rebound(app)
+        with open_schedule(app, rebound.settings.queue) as in_redis:
+            yield [MemorySchedule(rebound.settings.queue, SYSTEM_CLOCK), in_redis]
+        close_redis_connections()
+
+
+def entry(number: int, lane: str = "kafka:orders", stored: bytes = b"{}", priority: int = 3) -> Entry:
+    return Entry(f"m{number}:1", LATER_MS + number, stored, lane, priority)
+
+
+def answers(schedule: Schedule) -> Iterator[Any]:
+    """What it answers to one walk through its methods."""
+    yield schedule.queue
+    yield schedule.enqueue([entry(number) for number in range(5)])
+    yield schedule.enqueue([entry(0, stored=b"new"), entry(5, "http:a")])
+    yield schedule.enqueue([entry(1, stored=b"not kept"), entry(6, "http:a")], keep=True)
+    yield schedule.get("m0:1"), schedule.get("m1:1"), schedule.get("nothing")
+    page = schedule.page(count=3)
+    yield page
+    yield schedule.page(after=page.next, count=10)
+    yield schedule.page("http:a")
+    yield schedule.page(leased=True)
+    yield schedule.cancel("m2:1", "nothing"), schedule.cancel("m2:1")
+    yield schedule.reschedule(LATER_MS + 100, "m3:1", "nothing")
+    yield [waiting.id for waiting in schedule.page().entries]
+    yield schedule.enqueue_unique([(entry(10 + number), Unique("a", "keep")) for number in range(2)])
+    yield schedule.enqueue_unique(
+        [(entry(20 + number, stored=b"%d" % number), Unique("b", "replace")) for number in (0, 1)]
+    )
+    yield schedule.enqueue_unique([(entry(30 + number), Unique("c", "extend")) for number in range(2)])
+    yield [schedule.get(f"m{number}:1") for number in (10, 20, 30)]
+    counts = schedule.counts()
+    yield counts.waiting, counts.leased, counts.dead, dict(counts.by_lane)
+    schedule.pause("kafka:orders", LATER_MS)
+    schedule.set_rate("http:a", 5)
+    schedule.set_rate("http:b", 7)
+    schedule.set_rate("http:b", None)
+    yield sorted(schedule.lanes(), key=lambda lane: lane.name)
+    schedule.resume("kafka:orders")
+    schedule.set_rate("http:a", None)
+    yield sorted(schedule.lanes(), key=lambda lane: lane.name)
+    schedule.bury([DeadEntry(f"d{number}", "why", b"stored") for number in range(3)])
+    schedule.bury([DeadEntry("d1", "another", b"stored")])
+    yield schedule.dead_letter("nothing"), schedule.remove_dead("d0", "nothing")
+    yield sorted((letter.id, letter.reason, letter.stored) for letter in schedule.dead().letters)
+    yield schedule.dead().next, schedule.breakers(), schedule.overdue_ms()
+    yield schedule.chain_names(""), schedule.chains(), schedule.unhealthy()
+    yield schedule.health(["http:a"]), schedule.report_health([HealthReport("http:a", took=True)])
+    yield schedule.clear_health("http:a")
+    yield schedule.purge(), schedule.counts().waiting, schedule.counts().dead
+
+
+def test_both_answer_alike(schedules: list[Schedule]) -> None:
+    for in_memory, in_redis in zip(*map(answers, schedules), strict=True):
+        assert in_memory == in_redis
