@@ -6,12 +6,13 @@ No other module of the package reads environment variables, apart from the demo 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .errors import InvalidSettingError
 from .limits import BreakerOptions, RateRule, read_rates
+from .kafka_security import KafkaSecurity
 from .message.address import check_topic, is_host, is_port
 from .message.http_url import read_proxy
 from .policy import DEFAULT_BASE_DELAY_S, DEFAULT_MAX_RETRIES, PolicyTable, RetryPolicy, policy_of
@@ -188,6 +189,8 @@ class Settings:
             it is installed, and otherwise kafka-python.
         kafka_options: further options of the producer in kafka-python's names, such as `security_protocol` and
             `sasl_mechanism`. They are translated for confluent, which also takes librdkafka's dotted names.
+        kafka_security: SASL and TLS for all connections to these brokers: a mapping with the fields of `KafkaSecurity`.
+            Each field may also come from the environment, as `REBOUND_KAFKA_<FIELD>`; see docs/security.md.
         max_retries: the default number of retries for `schedule_retry`; 0 to 100.
         base_delay: the default delay before the first retry for `schedule_retry`, in seconds; 1 to 3600.
         policies: the policies of all messages, by topic and by destination: a mapping, or the path of a TOML file. What
@@ -217,6 +220,7 @@ class Settings:
     kafka_brokers: tuple[str, ...] = ("localhost:9092",)
     kafka_client: str = "kafka-python"
     kafka_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    kafka_security: KafkaSecurity = field(default_factory=KafkaSecurity)
     max_retries: int = DEFAULT_MAX_RETRIES
     base_delay: float = DEFAULT_BASE_DELAY_S
     policies: PolicyTable = _NO_POLICIES
@@ -249,6 +253,12 @@ class Settings:
         for setting in fields(cls):
             name = PREFIX + setting.name
             value = conf.get(name)
+            if setting.name == "kafka_security":
+                # Each of its fields may come from the environment.
+                security = KafkaSecurity.read(value, environ, parse_brokers)
+                security.refuse_twice(values.get("kafka_options", {}))
+                values[setting.name] = security
+                continue
             if value is None and setting.name not in _ONLY_IN_CONF:
                 name = name.upper()
                 value = _from_environment(name, environ, _NUMBERS.get(setting.name, str))
@@ -263,6 +273,15 @@ class Settings:
             else:
                 values[setting.name] = _READERS[setting.name](name, value)
         return cls(**values)
+
+    def kafka_connection(self, brokers: Iterable[str] | None = None) -> dict[str, Any]:
+        """Return the security options of a Kafka client in kafka-python's names; see `KafkaSecurity.options`.
+
+        Args:
+            brokers: the brokers that it connects to; None means the app's own.
+        """
+        own = self.kafka_brokers
+        return self.kafka_security.options(own if brokers is None else brokers, own)
 
 
 def environment_proxies() -> dict[str, str]:

@@ -30,7 +30,11 @@ def build(
 
     return {
         "kafka": KafkaDestination(
-            settings.kafka_brokers, settings.kafka_options, settings.kafka_timeout, settings.kafka_client
+            settings.kafka_brokers,
+            settings.kafka_options,
+            settings.kafka_timeout,
+            settings.kafka_client,
+            settings.kafka_connection,
         ),
         "http": HttpDestination.of(settings),
         "dead-set": DeadSetDestination(open_schedule),
@@ -39,11 +43,11 @@ def build(
 
 def say_wrong_options(settings: Settings) -> None:
     """Log which option of the producer is wrong. Otherwise it would look like an outage of Kafka. Nothing connects."""
-    if not settings.kafka_options:
+    if not settings.kafka_options and settings.kafka_security.security_protocol == "PLAINTEXT":
         return
     from .kafka import check_options
 
     try:
-        check_options(settings.kafka_client, settings.kafka_options)
+        check_options(settings.kafka_client, {**settings.kafka_options, **settings.kafka_connection()})
     except ReboundError as error:
         logger.critical("nothing can be delivered to Kafka: %s", error, extra={"event": "wrong_option"})

@@ -41,11 +41,13 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "health": ("clock",),
     "broker": ("errors", "shown"),
     "kafka_common": (),
+    "kafka_security": ("errors", "kafka_tokens"),
+    "kafka_tokens": ("clock",),
     "scheduled": ("errors",),
     "policy": ("caching", "errors", "shown"),
     "message": ("caching", "errors", "policy", "policy.*", "shown"),
     "limits": ("errors",),
-    "config": ("errors", "limits", "message", "message.*", "policy", "policy.*", "shown"),
+    "config": ("errors", "kafka_security", "limits", "message", "message.*", "policy", "policy.*", "shown"),
     "registry": ("config", "errors", "message", "message.*", "policy", "requests", "scheduled"),
     "celery_conf": (),
     "current_app": ("policy", "registry", "requests", "scheduled", "values"),
@@ -79,7 +81,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "compat.celery_*",
         "compat.kombu_*",
     ),
-    "destinations": (*COMMON, "schedule.port", "compat", "compat.kafka_*"),
+    "destinations": (*COMMON, "kafka_tokens", "schedule.port", "compat", "compat.kafka_*"),
     "dead_letters": (*COMMON, "destinations", "registry", "schedule.port"),
     # what puts the stages together, or shows them
     "app": (
@@ -105,6 +107,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "app",
         "broker",
         "compat",
+        "compat.kafka_python",
         "compat.versions",
         "consumer",
         "dead_letters",
@@ -120,7 +123,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     ),
     "embedded": ("clock", "errors"),
     "testing": ("", "app", "clock", "embedded", "errors", "registry"),
-    "demo": ("", *COMMON, "app", "consumer", "embedded", "registry", "schedule.port"),
+    "demo": ("", *COMMON, "kafka_security", "app", "consumer", "embedded", "registry", "schedule.port"),
 }
 
 #: Layer of the schedule -> what it may import of the schedule, beside itself. `store` <- `transport` <- `worker`.
@@ -147,6 +150,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
         "destinations.kafka.*",
         "embedded.topics",
         "kafka_common",
+        "kafka_tokens",
         "operate.doctor_kafka",
     ),
     "confluent_kafka": ("compat.*", "destinations.kafka.*"),

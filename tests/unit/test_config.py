@@ -11,6 +11,7 @@ import pytest
 from rebound_celery.config import Settings, parse_brokers
 from rebound_celery.errors import InvalidSettingError
 from rebound_celery.limits import BreakerOptions, RateRule
+from rebound_celery.kafka_security import KafkaSecurity
 from rebound_celery.policy import PolicyTable, RetryPolicy
 
 #: Each setting: a value for the configuration, the text for the environment, and what both are read as.
@@ -39,6 +40,7 @@ SETTINGS = [
 ]
 ONLY_IN_CONF = [
     ("kafka_options", {"security_protocol": "SSL"}, {"security_protocol": "SSL"}),
+    ("kafka_security", {"security_protocol": "SSL"}, KafkaSecurity(security_protocol="SSL")),
     # In the environment it is the path of a file; see test_policy_table.py.
     ("policies", {"default": {"max_retries": 9}}, PolicyTable(RetryPolicy(9, 5))),
     ("rates", {"kafka://orders": 5}, (RateRule("kafka://orders", "kafka://orders", None, 5),)),
