@@ -19,6 +19,7 @@ from .policy import DEFAULT_BASE_DELAY_S, DEFAULT_MAX_RETRIES, PolicyTable, Retr
 from .policy.declared import Fault
 from .policy.table import refusal
 from .policy.toml import read_toml
+from .redaction import Redactor
 from .shown import shown_url, without_secrets
 
 PREFIX = "rebound_"
@@ -160,6 +161,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "outage_max_delay": _seconds,
     "breaker": BreakerOptions.read,
     "rates": read_rates,
+    "redact": Redactor.read,
     "health_file": lambda name, value: parse_path(value, name),
 }
 
@@ -212,6 +214,8 @@ class Settings:
             default ones. None or False means that there are no circuit breakers.
         rates: the delivery rates of destinations and keys, as a mapping of patterns to messages a second. None leaves
             the rates of all lanes as they are.
+        redact: a function, or its name as `module:function`, for what is kept of errors and of the headers of dead
+            letters; see docs/security.md.
         health_file: a file that a worker rewrites every few seconds while it works, for probes; None writes none. In
             its path, `%h` is replaced by the worker's full name, and `%n` by the part before the `@`.
     """
@@ -235,6 +239,7 @@ class Settings:
     outage_max_delay: float = 60.0
     breaker: BreakerOptions | None = None
     rates: tuple[RateRule, ...] | None = None
+    redact: Redactor = field(default_factory=Redactor)
     health_file: str | None = None
 
     def __post_init__(self) -> None:

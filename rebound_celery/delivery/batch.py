@@ -107,7 +107,7 @@ class Batch:
                 if is_given_up and self._sends_now(after):
                     given_up[index] = after
                 else:
-                    waiting[index] = after, str(outcome.error)
+                    waiting[index] = after, self.settings.redact.text(str(outcome.error))
             unsent = given_up
         self._store_again(waiting, results)
         return [results[index] for index in range(len(deliveries))]
@@ -168,7 +168,7 @@ class Batch:
         if isinstance(outcome, Unavailable) or message.reason is not None:
             return self._after_outage(delivery, outcome)
         now_ms = self.clock.now_ms()
-        failure = _failure_of(outcome)
+        failure = self.settings.redact.failure(_failure_of(outcome))
         decision = decide(
             message.policy,
             message.attempt,
@@ -183,7 +183,7 @@ class Batch:
         _log_failure(message, decision, failure, now_ms)
         return replace(
             delivery,
-            message=message.failed(failure, decision, now_ms=now_ms, by=self.by),
+            message=self.settings.redact.dead_letter(message.failed(failure, decision, now_ms=now_ms, by=self.by)),
             due_ms=decision.due_ms if isinstance(decision, Retry) else now_ms,
             tries=delivery.tries + 1,
         )

@@ -245,6 +245,7 @@ class DeliverTask(Task):
         now_ms = self.clock.now_ms()
         if message.reason is None:
             message = message.failed(failure, DeadLetter(WORKER_LOST), now_ms=now_ms, by=worker)
+            message = self.read_settings().redact.dead_letter(message)
         return replace(delivery, message=message, due_ms=now_ms, tries=delivery.tries + 1)
 
     def set_aside(self, received: Received, error: Exception, worker: str) -> Result:

@@ -93,6 +93,7 @@ def _task(app: Celery) -> Iterator[Finding]:
 
 
 def _settings(settings: Settings) -> Iterator[Finding]:
+    settings.redact.check()
     # The time-outs of Kafka and HTTP may be longer than the lease, because it is renewed during a delivery.
     if settings.lease < _LEAST_LEASE_S:
         yield Finding(

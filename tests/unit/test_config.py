@@ -13,6 +13,7 @@ from rebound_celery.errors import InvalidSettingError
 from rebound_celery.limits import BreakerOptions, RateRule
 from rebound_celery.kafka_security import KafkaSecurity
 from rebound_celery.policy import PolicyTable, RetryPolicy
+from rebound_celery.redaction import Redactor
 
 #: Each setting: a value for the configuration, the text for the environment, and what both are read as.
 SETTINGS = [
@@ -36,6 +37,7 @@ SETTINGS = [
         "share=0.3, drain_rate=none",
         BreakerOptions(share=0.3, drain_rate=None),
     ),
+    ("redact", "shop.privacy:redact", "shop.privacy:redact", Redactor("shop.privacy:redact")),
     ("health_file", Path("/run/%n.health"), "/run/%n.health", "/run/%n.health"),
 ]
 ONLY_IN_CONF = [
@@ -108,6 +110,7 @@ def test_zero_retries_is_a_setting_and_not_the_default() -> None:
         ],
         *[("kafka_brokers", value) for value in [[], (), {}, 9092, b"k1:9092", [9092], [None]]],
         *[("kafka_client", value) for value in ["", "kafka", "Confluent", 7, [], b"auto"]],
+        *[("redact", value) for value in ["", "module", ":name", "module:", 7]],
         *[("kafka_options", value) for value in ["acks=1", [("acks", 1)], 7]],
         *[("max_retries", value) for value in [101, -1, 2.5, "3", True]],
         *[("base_delay", value) for value in [0, 3601, float("nan"), "5"]],

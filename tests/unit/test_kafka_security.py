@@ -112,7 +112,7 @@ def test_a_wrong_variable_is_named() -> None:
 
 def test_a_file_that_is_not_there_is_refused_when_a_client_is_made() -> None:
     settings = read({"ssl_ca_file": "/no/such.pem"})
-    with pytest.raises(InvalidSettingError, match="ssl_ca_file.*no such file"):
+    with pytest.raises(InvalidSettingError, match=r"ssl_ca_file.*no such file"):
         settings.kafka_connection()
 
 
