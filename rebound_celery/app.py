@@ -28,6 +28,7 @@ from .delivery.task import DeliverTask
 from .destinations import kinds
 from .errors import InvalidSettingError
 from .message import Message
+from .message.encryption import KeyRing
 from .policy import RetryPolicy
 from .requests import Destination, RetryRequest, merged_value
 from .schedule import install_schedule
@@ -68,11 +69,14 @@ class Rebound:
         def queue() -> str:
             return self.settings.queue
 
+        def keys() -> KeyRing:
+            return self.settings.encryption_keys
+
         lanes = RatedLanes(lambda: self.settings.rates)
-        self._form = DeliveryForm(app, queue)
+        self._form = DeliveryForm(app, queue, keys)
         self._publisher = Publisher(app, queue, self._form, lanes=lanes, clock=clock)
         #: The dead letters kept in Redis because they had no topic or URL to go to.
-        self.dead_set = DeadSet(self._publisher.open)
+        self.dead_set = DeadSet(self._publisher.open, keys)
         self._scheduling = Scheduling(app, lambda: self.settings, self._publisher, clock)
         self._outage_mode = OutageMode(lambda: self.settings, lanes, self._publisher.open, clock)
         #: The lanes of destinations: what waits in each, pauses and rates.

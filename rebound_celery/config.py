@@ -11,54 +11,23 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .errors import InvalidSettingError
-from .limits import BreakerOptions, RateRule, read_rates
+from .kafka_addresses import parse_brokers as parse_brokers
 from .kafka_security import KafkaSecurity
-from .message.address import check_topic, is_host, is_port
+from .limits import BreakerOptions, RateRule, read_rates
+from .message.address import check_topic
+from .message.encryption import KeyRing
 from .message.http_url import read_proxy
 from .policy import DEFAULT_BASE_DELAY_S, DEFAULT_MAX_RETRIES, PolicyTable, RetryPolicy, policy_of
 from .policy.declared import Fault
 from .policy.table import refusal
 from .policy.toml import read_toml
 from .redaction import Redactor
-from .shown import shown_url, without_secrets
+from .shown import shown_url
 
 PREFIX = "rebound_"
 
 #: The client libraries of the Kafka destination. "auto" takes confluent if it is installed.
 KAFKA_CLIENTS = ("kafka-python", "confluent", "auto")
-
-
-def parse_brokers(value: object, name: str = "brokers") -> tuple[str, ...]:
-    """Return brokers as a tuple of `host:port`; a missing port becomes 9092.
-
-    Args:
-        value: `host:port`, several of them with commas, or a list of them.
-        name: the name of the setting in the error.
-
-    Raises:
-        InvalidSettingError: for anything else.
-    """
-    rule = "give host:port, or several with commas"
-    items = value.split(",") if isinstance(value, str) else value
-    if not isinstance(items, list | tuple | set | frozenset) or not items:
-        raise InvalidSettingError(name, value, rule)
-    brokers = []
-    for item in items:
-        text = item.strip() if isinstance(item, str) else ""
-        host, colon, port = text.rpartition(":")
-        if not colon or text.endswith("]"):  # no port, or a bare IPv6 address in brackets
-            host, port = text, "9092"
-        if not is_host(host) or not is_port(port):
-            raise InvalidSettingError(name, _shown_brokers(value), rule)
-        brokers.append(f"{host}:{port}")
-    return tuple(brokers)
-
-
-def _shown_brokers(value: object) -> object:
-    """Brokers as an error may show them: where a URL was given, it may have a password."""
-    if isinstance(value, str):
-        return ",".join(map(without_secrets, value.split(",")))
-    return [shown_url(item) for item in value] if isinstance(value, list | tuple | set | frozenset) else value
 
 
 def _seconds(name: str, value: object) -> float:
@@ -162,6 +131,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "breaker": BreakerOptions.read,
     "rates": read_rates,
     "redact": Redactor.read,
+    "encryption_keys": KeyRing.read,
     "health_file": lambda name, value: parse_path(value, name),
 }
 
@@ -216,6 +186,7 @@ class Settings:
             the rates of all lanes as they are.
         redact: a function, or its name as `module:function`, for what is kept of errors and of the headers of dead
             letters; see docs/security.md.
+        encryption_keys: the keys that encrypt what waits in Redis; see docs/security.md.
         health_file: a file that a worker rewrites every few seconds while it works, for probes; None writes none. In
             its path, `%h` is replaced by the worker's full name, and `%n` by the part before the `@`.
     """
@@ -239,6 +210,7 @@ class Settings:
     outage_max_delay: float = 60.0
     breaker: BreakerOptions | None = None
     rates: tuple[RateRule, ...] | None = None
+    encryption_keys: KeyRing = field(default_factory=KeyRing)
     redact: Redactor = field(default_factory=Redactor)
     health_file: str | None = None
 
@@ -260,7 +232,7 @@ class Settings:
             value = conf.get(name)
             if setting.name == "kafka_security":
                 # Each of its fields may come from the environment.
-                security = KafkaSecurity.read(value, environ, parse_brokers)
+                security = KafkaSecurity.read(value, environ)
                 security.refuse_twice(values.get("kafka_options", {}))
                 values[setting.name] = security
                 continue

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InvalidSettingError
+from .kafka_addresses import parse_brokers
 
 SETTING = "rebound_kafka_security"
 _VARIABLE = "REBOUND_KAFKA_"
@@ -69,9 +70,7 @@ class KafkaSecurity:
     further_brokers: tuple[str, ...] = ()
 
     @classmethod
-    def read(
-        cls, given: object, environ: Mapping[str, str], parse_brokers: Callable[[object, str], tuple[str, ...]]
-    ) -> KafkaSecurity:
+    def read(cls, given: object, environ: Mapping[str, str]) -> KafkaSecurity:
         """Read the fields from the mapping `rebound_kafka_security`, then from `REBOUND_KAFKA_<FIELD>`.
 
         A variable without text counts as not set.

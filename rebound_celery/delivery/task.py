@@ -23,6 +23,7 @@ from ..errors import (
     WireFormatError,
 )
 from ..message import Message, codec, message_id_of
+from ..message.encryption import KeyRing
 from ..policy import WORKER_LOST, DeadLetter, Failure
 from ..schedule.port import DeadEntry, Entry
 from .batch import Batch, End, Result, dead_letter_text
@@ -102,6 +103,10 @@ class DeliverTask(Task):
     def queue_name(self) -> str:
         return self.read_settings().queue
 
+    @property
+    def _keys(self) -> KeyRing:
+        return self.read_settings().encryption_keys
+
     def run_batch(self, batch: Sequence[Received], worker: str) -> list[Result]:
         """Deliver what a worker received; one result for each message, in their order. Runs in the pool's process."""
         results: dict[int, Result] = {}
@@ -130,7 +135,7 @@ class DeliverTask(Task):
 
     def run(self, argument: object) -> str:
         """Deliver one message in the caller's process: workers call `run_batch`."""
-        delivery = Delivery.decode(self.request.id or "", from_argument(argument))
+        delivery = Delivery.decode(self.request.id or "", from_argument(argument), keys=self._keys)
         # Nothing waits where tasks run in the caller's process: the caller hears what failed.
         batch = Batch(self.destinations.by_kind, self.read_settings(), None, "the caller", self.clock)
         (result,) = batch.deliver([delivery])
@@ -172,17 +177,19 @@ class DeliverTask(Task):
                 stored.append(stored_form_of(self.app, received.body, received.content_type, received.content_encoding))
             except WireFormatError as error:
                 stored.append(error)
+        opened = [self._keys.try_open(form) if isinstance(form, bytes) else form for form in stored]
         forms = [
             (message_id_of(received.task_id), form)
-            for received, form in zip(batch, stored, strict=True)
+            for received, form in zip(batch, opened, strict=True)
             if isinstance(form, bytes)
         ]
         decoded = iter(codec.decode_many(forms))
         return [
-            self._delivery_of(received, form, next(decoded), worker)
-            if isinstance(form, bytes)
-            else self.set_aside(received, form, worker)
-            for received, form in zip(batch, stored, strict=True)
+            self.set_aside(received, form, worker)
+            if isinstance(form, WireFormatError)
+            # What no key opens is stored again as it came.
+            else self._delivery_of(received, form, next(decoded) if isinstance(plain, bytes) else plain, worker)
+            for received, form, plain in zip(batch, stored, opened, strict=True)
         ]
 
     def _delivery_of(
@@ -201,7 +208,7 @@ class DeliverTask(Task):
         """What a message is, for people."""
         try:
             stored = stored_form_of(self.app, received.body, received.content_type, received.content_encoding)
-            return str(Delivery.decode(received.task_id, stored).message)
+            return str(Delivery.decode(received.task_id, stored, keys=self._keys).message)
         except (UnknownVersionError, WireFormatError) as error:
             return str(error)
 

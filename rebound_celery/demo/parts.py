@@ -81,7 +81,7 @@ class Parts:
             self.kafka = kafka.start().address
         else:
             brokers = parse_brokers(self.kafka)
-            self.security = KafkaSecurity.read(None, os.environ, parse_brokers).options(brokers, brokers)
+            self.security = KafkaSecurity.read(None, os.environ).options(brokers, brokers)
         check(self.redis)
         create_topics(self.kafka, self.names.topics, options=self.security)
 

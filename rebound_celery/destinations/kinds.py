@@ -37,7 +37,7 @@ def build(
             settings.kafka_connection,
         ),
         "http": HttpDestination.of(settings),
-        "dead-set": DeadSetDestination(open_schedule),
+        "dead-set": DeadSetDestination(open_schedule, settings.encryption_keys),
     }
 
 

@@ -42,7 +42,8 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "health": ("clock",),
     "broker": ("errors", "shown"),
     "kafka_common": (),
-    "kafka_security": ("errors", "kafka_tokens"),
+    "kafka_addresses": ("errors", "message.*", "shown"),
+    "kafka_security": ("errors", "kafka_addresses", "kafka_tokens"),
     "kafka_tokens": ("clock",),
     "redaction": ("errors", "message", "policy", "policy.*"),
     "scheduled": ("errors",),
@@ -51,6 +52,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "limits": ("errors",),
     "config": (
         "errors",
+        "kafka_addresses",
         "kafka_security",
         "limits",
         "message",

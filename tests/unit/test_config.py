@@ -10,12 +10,14 @@ import pytest
 
 from rebound_celery.config import Settings, parse_brokers
 from rebound_celery.errors import InvalidSettingError
-from rebound_celery.limits import BreakerOptions, RateRule
 from rebound_celery.kafka_security import KafkaSecurity
+from rebound_celery.limits import BreakerOptions, RateRule
+from rebound_celery.message.encryption import KeyRing
 from rebound_celery.policy import PolicyTable, RetryPolicy
 from rebound_celery.redaction import Redactor
 
 #: Each setting: a value for the configuration, the text for the environment, and what both are read as.
+ZEROS = f"k1:{'A' * 43}="
 SETTINGS = [
     ("queue", "retries", "retries", "retries"),
     ("kafka_brokers", ["k1:9092", "k2:9093"], "k1,k2:9093", ("k1:9092", "k2:9093")),
@@ -37,6 +39,7 @@ SETTINGS = [
         "share=0.3, drain_rate=none",
         BreakerOptions(share=0.3, drain_rate=None),
     ),
+    ("encryption_keys", ZEROS, ZEROS, KeyRing({"k1": bytes(32)})),
     ("redact", "shop.privacy:redact", "shop.privacy:redact", Redactor("shop.privacy:redact")),
     ("health_file", Path("/run/%n.health"), "/run/%n.health", "/run/%n.health"),
 ]
