@@ -151,6 +151,7 @@ class Rebound:
             lease_s=settings.lease,
             max_worker_losses=settings.max_worker_losses,
             health_file=settings.health_file,
+            dead_letter_ttl_s=settings.dead_letter_ttl,
         )
 
     # What users call

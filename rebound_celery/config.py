@@ -130,6 +130,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "outage_max_delay": _seconds,
     "breaker": BreakerOptions.read,
     "rates": read_rates,
+    "dead_letter_ttl": _seconds,
     "redact": Redactor.read,
     "encryption_keys": KeyRing.read,
     "health_file": lambda name, value: parse_path(value, name),
@@ -184,6 +185,7 @@ class Settings:
             default ones. None or False means that there are no circuit breakers.
         rates: the delivery rates of destinations and keys, as a mapping of patterns to messages a second. None leaves
             the rates of all lanes as they are.
+        dead_letter_ttl: seconds after which workers remove dead letters that Redis keeps; None means never.
         redact: a function, or its name as `module:function`, for what is kept of errors and of the headers of dead
             letters; see docs/security.md.
         encryption_keys: the keys that encrypt what waits in Redis; see docs/security.md.
@@ -211,6 +213,7 @@ class Settings:
     breaker: BreakerOptions | None = None
     rates: tuple[RateRule, ...] | None = None
     encryption_keys: KeyRing = field(default_factory=KeyRing)
+    dead_letter_ttl: float | None = None
     redact: Redactor = field(default_factory=Redactor)
     health_file: str | None = None
 

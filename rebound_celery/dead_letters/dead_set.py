@@ -19,7 +19,8 @@ _PAGE = 100
 
 
 class DeadSet:
-    """The dead letters that Redis keeps, because they had no topic or URL to go to. They are never trimmed.
+    """The dead letters that Redis keeps, because they had no topic or URL to go to. They stay there,
+    unless `rebound_dead_letter_ttl` says for how long.
 
     Iterate over it to get the messages, the oldest first. The iteration leaves out dead letters that this version
     cannot read, but `len()` counts them.

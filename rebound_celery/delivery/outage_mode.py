@@ -167,6 +167,7 @@ class OutageMode:
         if len(process.lanes) > _LANES:
             process.lanes.clear()
         touched: dict[str, None] = {}
+        redact = self._read_settings().redact.text
         for name, outcome in outcomes:
             if not has_breaker(name):
                 continue
@@ -176,7 +177,7 @@ class OutageMode:
             touched[name] = None
             if is_failure(outcome):
                 lane.failed += 1
-                lane.error = outcome.error  # type: ignore[union-attr]
+                lane.error = redact(str(outcome.error))  # type: ignore[union-attr]
             else:
                 lane.answered += 1
         return list(touched)

@@ -98,12 +98,14 @@ class ScheduleOptions:
             queue is still given its own message then, with the number of losses, to make the dead letter itself; the
             schedule does it after twice as many.
         health_file: where each worker writes its state; None writes none.
+        dead_letter_ttl_s: after how many seconds workers remove the dead letters of leased queues; None means never.
     """
 
     leased: Mapping[str, MessageForm | None] = field(default_factory=dict)
     lease_s: float = 30.0
     max_worker_losses: int = 3
     health_file: str | None = None
+    dead_letter_ttl_s: float | None = None
 
 
 class Schedule(Protocol):
@@ -204,6 +206,9 @@ class Schedule(Protocol):
 
     def remove_dead(self, *ids: str) -> int:
         """Remove dead letters; returns how many there were."""
+
+    def expire_dead(self, age_ms: int, most: int = 1000) -> int:
+        """Remove dead letters that are older than `age_ms`, the oldest first and at most `most`; returns how many."""
 
     def overdue_ms(self) -> int:
         """For how long the first due message has waited for a worker; 0 if none is due. Paused lanes do not count."""

@@ -40,6 +40,7 @@ SETTINGS = [
         BreakerOptions(share=0.3, drain_rate=None),
     ),
     ("encryption_keys", ZEROS, ZEROS, KeyRing({"k1": bytes(32)})),
+    ("dead_letter_ttl", 86_400, "86400", 86_400.0),
     ("redact", "shop.privacy:redact", "shop.privacy:redact", Redactor("shop.privacy:redact")),
     ("health_file", Path("/run/%n.health"), "/run/%n.health", "/run/%n.health"),
 ]
@@ -113,13 +114,21 @@ def test_zero_retries_is_a_setting_and_not_the_default() -> None:
         ],
         *[("kafka_brokers", value) for value in [[], (), {}, 9092, b"k1:9092", [9092], [None]]],
         *[("kafka_client", value) for value in ["", "kafka", "Confluent", 7, [], b"auto"]],
+        *[("dead_letter_ttl", value) for value in [0, -1, float("nan"), "", True]],
         *[("redact", value) for value in ["", "module", ":name", "module:", 7]],
         *[("kafka_options", value) for value in ["acks=1", [("acks", 1)], 7]],
         *[("max_retries", value) for value in [101, -1, 2.5, "3", True]],
         *[("base_delay", value) for value in [0, 3601, float("nan"), "5"]],
         *[
             (name, value)
-            for name in ("kafka_timeout", "http_connect_timeout", "http_timeout", "outage_delay", "outage_max_delay")
+            for name in (
+                "kafka_timeout",
+                "http_connect_timeout",
+                "http_timeout",
+                "outage_delay",
+                "outage_max_delay",
+                "dead_letter_ttl",
+            )
             for value in [0, -1, float("nan"), float("inf"), "soon", "", [], True]
         ],
         *[("rates", value) for value in ["kafka://orders", [], 5]],
