@@ -12,7 +12,7 @@ from celery import Celery, signals
 from celery.result import AsyncResult
 
 from . import registry
-from .celery_conf import turn_on_events, when_configured
+from .celery_conf import turn_on_events, when_configured, when_finalized
 from .clock import SYSTEM_CLOCK, Clock
 from .config import PREFIX, Settings
 from .consumer import ConsumerDeclarations
@@ -34,6 +34,7 @@ from .endpoints import Endpoints
 from .endpoints.events import tell_disabled
 from .errors import InvalidSettingError
 from .message import Message
+from .message.encryption import KeyRing
 from .other_consumers import FailureHandling
 from .policy import RetryPolicy
 from .requests import Destination, RetryRequest, merged_value
@@ -75,11 +76,14 @@ class Rebound(FailureHandling, ConsumerDeclarations):
         def queue() -> str:
             return self.settings.queue
 
+        def keys() -> KeyRing:
+            return self.settings.encryption_keys
+
         lanes = RatedLanes(lambda: self.settings.rates)
-        self._form = DeliveryForm(app, queue)
+        self._form = DeliveryForm(app, queue, keys)
         self._publisher = Publisher(app, queue, self._form, lanes=lanes, clock=clock)
         #: The dead letters kept in Redis because they had no topic or URL to go to.
-        self.dead_set = DeadSet(self._publisher.open)
+        self.dead_set = DeadSet(self._publisher.open, keys)
         self._scheduling = Scheduling(app, lambda: self.settings, self._publisher, clock)
         self._outage_mode = OutageMode(lambda: self.settings, lanes, self._publisher.open, clock)
         #: The lanes of destinations: what waits in each, pauses and rates.
@@ -91,7 +95,7 @@ class Rebound(FailureHandling, ConsumerDeclarations):
             app, queue, self._form, self._publisher.open, lanes, lambda: self.settings.lease, clock=clock
         )
         #: The HTTP endpoints that fail or are disabled.
-        self.endpoints = Endpoints(self._publisher.open, self.store, clock)
+        self.endpoints = Endpoints(self._publisher.open, self.store, clock, keys)
         self.declared = {}
         registry.install(app, self)
         install_schedule(app, self._schedule_options, in_copies=False)
@@ -113,12 +117,8 @@ class Rebound(FailureHandling, ConsumerDeclarations):
         return Settings.read({**{name: self.app.conf.get(name) for name in _SETTING_NAMES}, **self._overrides})
 
     def _build_destinations(self) -> Destinations:
-        return kinds.build(
-            self.settings,
-            self._publisher.open,
-            partial(tell_disabled, self),
-            has_schedule=self._publisher.replaces(),
-        )
+        has_schedule, tell = self._publisher.replaces(), partial(tell_disabled, self)
+        return kinds.build(self.settings, self._publisher.open, tell, has_schedule=has_schedule)
 
     def close(self) -> None:
         """Close what this process has opened: its connections to Redis, Kafka and HTTP receivers.
@@ -150,11 +150,8 @@ class Rebound(FailureHandling, ConsumerDeclarations):
         Deliver.form = self._form
         Deliver.outage_mode = self._outage_mode
         Deliver.clock = self.clock
-        if self.app.finalized:
-            self.app.register_task(Deliver())
-        else:
-            # Registering binds the task to the app's settings, which may not be there yet.
-            self.app.on_after_finalize.connect(lambda **_: self.app.register_task(Deliver()), weak=False)
+        # Registering binds the task to the app's settings, which may not be there yet.
+        when_finalized(self.app, lambda: self.app.register_task(Deliver()))
         # The first is the process itself (threads, solo, gevent), the second each child of prefork. Both are weak: the
         # app keeps this Rebound alive, and a signal should not keep the app.
         signals.worker_shutdown.connect(self._close_destinations)
@@ -178,6 +175,7 @@ class Rebound(FailureHandling, ConsumerDeclarations):
             lease_s=settings.lease,
             max_worker_losses=settings.max_worker_losses,
             health_file=settings.health_file,
+            dead_letter_ttl_s=settings.dead_letter_ttl,
         )
 
     # What users call

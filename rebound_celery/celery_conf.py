@@ -15,6 +15,14 @@ def when_configured(app: Celery, call: Callable[[], None]) -> None:
     app.on_after_configure.connect(lambda **_: call(), weak=False)
 
 
+def when_finalized(app: Celery, call: Callable[[], object]) -> None:
+    """Call now if the app is finalized, or as soon as it is."""
+    if app.finalized:
+        call()
+    else:
+        app.on_after_finalize.connect(lambda **_: call(), weak=False)
+
+
 def is_set(app: Celery, name: str) -> bool:
     """Whether the app's user has set this Celery setting, under whichever of its names."""
     names = {name, name.upper()}

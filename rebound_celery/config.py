@@ -6,58 +6,29 @@ No other module of the package reads environment variables, apart from the demo 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .errors import InvalidSettingError
 from .http_options import HttpTable, read_http_table
+from .kafka_addresses import parse_brokers as parse_brokers
+from .kafka_security import KafkaSecurity
 from .limits import BreakerOptions, RateRule, read_rates
-from .message.address import check_topic, is_host, is_port
+from .message.address import check_topic
+from .message.encryption import KeyRing
 from .message.http_url import read_http_url, read_proxy
 from .policy import DEFAULT_BASE_DELAY_S, DEFAULT_MAX_RETRIES, PolicyTable, RetryPolicy, policy_of
 from .policy.declared import Fault
 from .policy.table import refusal
 from .policy.toml import read_toml
-from .shown import shown_url, without_secrets
+from .redaction import Redactor
+from .shown import shown_url
 
 PREFIX = "rebound_"
 
 #: The client libraries of the Kafka destination. "auto" takes confluent if it is installed.
 KAFKA_CLIENTS = ("kafka-python", "confluent", "auto")
-
-
-def parse_brokers(value: object, name: str = "brokers") -> tuple[str, ...]:
-    """Return brokers as a tuple of `host:port`; a missing port becomes 9092.
-
-    Args:
-        value: `host:port`, several of them with commas, or a list of them.
-        name: the name of the setting in the error.
-
-    Raises:
-        InvalidSettingError: for anything else.
-    """
-    rule = "give host:port, or several with commas"
-    items = value.split(",") if isinstance(value, str) else value
-    if not isinstance(items, list | tuple | set | frozenset) or not items:
-        raise InvalidSettingError(name, value, rule)
-    brokers = []
-    for item in items:
-        text = item.strip() if isinstance(item, str) else ""
-        host, colon, port = text.rpartition(":")
-        if not colon or text.endswith("]"):  # no port, or a bare IPv6 address in brackets
-            host, port = text, "9092"
-        if not is_host(host) or not is_port(port):
-            raise InvalidSettingError(name, _shown_brokers(value), rule)
-        brokers.append(f"{host}:{port}")
-    return tuple(brokers)
-
-
-def _shown_brokers(value: object) -> object:
-    """Brokers as an error may show them: where a URL was given, it may have a password."""
-    if isinstance(value, str):
-        return ",".join(map(without_secrets, value.split(",")))
-    return [shown_url(item) for item in value] if isinstance(value, list | tuple | set | frozenset) else value
 
 
 def _seconds(name: str, value: object) -> float:
@@ -170,6 +141,9 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "outage_max_delay": _seconds,
     "breaker": BreakerOptions.read,
     "rates": read_rates,
+    "dead_letter_ttl": _seconds,
+    "redact": Redactor.read,
+    "encryption_keys": KeyRing.read,
     "health_file": lambda name, value: parse_path(value, name),
 }
 
@@ -199,6 +173,8 @@ class Settings:
             it is installed, and otherwise kafka-python.
         kafka_options: further options of the producer in kafka-python's names, such as `security_protocol` and
             `sasl_mechanism`. They are translated for confluent, which also takes librdkafka's dotted names.
+        kafka_security: SASL and TLS for all connections to these brokers: a mapping with the fields of `KafkaSecurity`.
+            Each field may also come from the environment, as `REBOUND_KAFKA_<FIELD>`; see docs/security.md.
         max_retries: the default number of retries for `schedule_retry`; 0 to 100.
         base_delay: the default delay before the first retry for `schedule_retry`, in seconds; 1 to 3600.
         policies: the policies of all messages, by topic and by destination: a mapping, or the path of a TOML file. What
@@ -223,6 +199,10 @@ class Settings:
             default ones. None or False means that there are no circuit breakers.
         rates: the delivery rates of destinations and keys, as a mapping of patterns to messages a second. None leaves
             the rates of all lanes as they are.
+        dead_letter_ttl: seconds after which workers remove dead letters that Redis keeps; None means never.
+        redact: a function, or its name as `module:function`, for what is kept of errors and of the headers of dead
+            letters; see docs/security.md.
+        encryption_keys: the keys that encrypt what waits in Redis; see docs/security.md.
         health_file: a file that a worker rewrites every few seconds while it works, for probes; None writes none. In
             its path, `%h` is replaced by the worker's full name, and `%n` by the part before the `@`.
     """
@@ -231,6 +211,7 @@ class Settings:
     kafka_brokers: tuple[str, ...] = ("localhost:9092",)
     kafka_client: str = "kafka-python"
     kafka_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    kafka_security: KafkaSecurity = field(default_factory=KafkaSecurity)
     max_retries: int = DEFAULT_MAX_RETRIES
     base_delay: float = DEFAULT_BASE_DELAY_S
     policies: PolicyTable = _NO_POLICIES
@@ -247,6 +228,9 @@ class Settings:
     outage_max_delay: float = 60.0
     breaker: BreakerOptions | None = None
     rates: tuple[RateRule, ...] | None = None
+    encryption_keys: KeyRing = field(default_factory=KeyRing)
+    dead_letter_ttl: float | None = None
+    redact: Redactor = field(default_factory=Redactor)
     health_file: str | None = None
 
     def __post_init__(self) -> None:
@@ -265,6 +249,12 @@ class Settings:
         for setting in fields(cls):
             name = PREFIX + setting.name
             value = conf.get(name)
+            if setting.name == "kafka_security":
+                # Each of its fields may come from the environment.
+                security = KafkaSecurity.read(value, environ)
+                security.refuse_twice(values.get("kafka_options", {}))
+                values[setting.name] = security
+                continue
             if value is None and setting.name not in _ONLY_IN_CONF:
                 name = name.upper()
                 value = _from_environment(name, environ, _NUMBERS.get(setting.name, str))
@@ -279,6 +269,15 @@ class Settings:
             else:
                 values[setting.name] = _READERS[setting.name](name, value)
         return cls(**values)
+
+    def kafka_connection(self, brokers: Iterable[str] | None = None) -> dict[str, Any]:
+        """Return the security options of a Kafka client in kafka-python's names; see `KafkaSecurity.options`.
+
+        Args:
+            brokers: the brokers that it connects to; None means the app's own.
+        """
+        own = self.kafka_brokers
+        return self.kafka_security.options(own if brokers is None else brokers, own)
 
 
 def environment_proxies() -> dict[str, str]:

@@ -117,8 +117,23 @@ class UnknownVersionError(ReboundError):
         super().__init__(f"a later version wrote {what}; update the workers before the publishers")
         self.what = what
 
-    def __reduce__(self) -> tuple[type, tuple[str]]:
+    def __reduce__(self) -> tuple[type, tuple[str, ...]]:
         return type(self), (self.what,)
+
+
+class UnknownKeyError(UnknownVersionError):
+    """A stored message is encrypted, and no key of `rebound_encryption_keys` opens it.
+
+    The message stays in the schedule for a worker that has the key.
+    """
+
+    def __init__(self, identity: str, what: str) -> None:
+        ReboundError.__init__(self, f"a stored message is encrypted with the key {identity!r}, {what}")
+        self.identity = identity
+        self.what = what
+
+    def __reduce__(self) -> tuple[type, tuple[str, ...]]:
+        return type(self), (self.identity, self.what)
 
 
 class DeliveryError(ReboundError):

@@ -165,8 +165,20 @@ class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
         if error is None and self.attempt is None and (delay is not None or policy.first_delay is not None):
             after: After = (1, now_ms, None, None, dead, None, ())  # nothing was tried yet
         else:
-            failure = None if error is None else _describe(error)
-            after = after_failure(policy, attempt, failure, error, destination, dead, now_ms=now_ms, by=_BY, draw=draw)
+            redact = settings.redact.failure
+            failure = None if error is None else redact(_describe(error))
+            after = after_failure(
+                policy,
+                attempt,
+                failure,
+                error,
+                destination,
+                dead,
+                now_ms=now_ms,
+                by=_BY,
+                draw=draw,
+                redact=redact,
+            )
         next_attempt, due_ms, first_failed_at, reason, dead, failure, history = after
         if delay is None and first_failed_at is None:
             delay = policy.first_delay
@@ -192,7 +204,7 @@ class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
             None if self.source is None else _free_text("source", self.source),
             None if self.client_id is None else text_of("client_id", self.client_id),
         )
-        return message, due_ms
+        return (message if reason is None else settings.redact.dead_letter(message)), due_ms
 
 
 def merged_value(value: object, message_data: object) -> object:

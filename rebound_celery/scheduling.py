@@ -79,10 +79,11 @@ class Scheduling:
 
     def _run(self, request: RetryRequest) -> AsyncResult:
         _ = request.unique_rule  # checked here too
-        message, due_ms = request.to_message(self._read_settings(), self._clock.now_ms())
+        settings = self._read_settings()
+        message, due_ms = request.to_message(settings, self._clock.now_ms())
         if due_ms is None:
             return self._app.AsyncResult(message.task_id)
-        argument = to_argument(Delivery(message=message, task_id=message.task_id))
+        argument = to_argument(Delivery(message=message, task_id=message.task_id), settings.encryption_keys)
         return self._app.tasks[DeliverTask.name].apply(args=(argument,), task_id=message.task_id)
 
     def schedule_retries(self, requests: Iterable[Mapping[str, Any] | RetryRequest]) -> Scheduled:

@@ -9,7 +9,8 @@ from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import Fetcher
-from kafka.errors import FencedInstanceIdError
+from kafka.errors import FencedInstanceIdError, KafkaConnectionError, SaslAuthenticationFailedError
+from kafka.net.compat import KafkaNetClient
 from kafka.structs import OffsetAndMetadata
 
 from .versions import warn_of_untested
@@ -31,6 +32,53 @@ def keep_poll_waiting(consumer: KafkaConsumer) -> None:
     time_to_next_poll = getattr(coordinator, "time_to_next_poll", None)
     if time_to_next_poll is not None:
         coordinator.time_to_next_poll = lambda: max(time_to_next_poll(), _SHORTEST_WAIT_S)  # type: ignore[union-attr]
+
+
+class WatchedClient:
+    """Makes the KafkaNetClient of one KafkaConsumer, KafkaProducer or KafkaAdminClient: give it as `kafka_client`.
+
+    When their constructors fail, they leave sockets open and a thread running. They raise only that the time is over,
+    although a broker may have refused the credentials or the TLS handshake: kafka-python logs that and drops it.
+    """
+
+    def __init__(self) -> None:
+        self._client: Any = None
+        self._last: BaseException | None = None
+        self._mechanism: str | None = None
+
+    def __call__(self, **options: Any) -> KafkaNetClient:
+        self._client = KafkaNetClient(**options)
+        self._mechanism = options.get("sasl_mechanism")
+        manager = getattr(self._client, "_manager", None)
+        get_connection = getattr(manager, "get_connection", None)
+
+        def get_and_remember(*args: Any, **named: Any) -> Any:
+            connection = get_connection(*args, **named)  # type: ignore[misc]
+            connection.init_future.add_errback(self._remember)
+            return connection
+
+        if get_connection is not None:
+            manager.get_connection = get_and_remember  # type: ignore[union-attr]
+        return self._client
+
+    def _remember(self, error: BaseException) -> None:
+        # After a refusal, later connections may end without an answer.
+        if not isinstance(self._last, SaslAuthenticationFailedError):
+            self._last = error
+
+    def reason(self, error: BaseException) -> BaseException:
+        """Return why the last connection failed, or `error` if none did."""
+        if self._last is None:
+            return error
+        if self._mechanism is None or isinstance(self._last, SaslAuthenticationFailedError):
+            return self._last
+        # A broker that closes the connection with its refusal often leaves kafka-python without the refusal.
+        text = f"{self._last}; the broker may have refused the credentials of {self._mechanism}"
+        return KafkaConnectionError(text)  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
 
 
 def release_set_aside_records(consumer: KafkaConsumer) -> None:

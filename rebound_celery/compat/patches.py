@@ -150,6 +150,16 @@ PATCHES: tuple[Patch, ...] = (
         "`KafkaConsumer.position` asks Kafka for a position that is not known, and waits for the answer.",
     ),
     _kafka(
+        "net.manager:KafkaConnectionManager.get_connection",
+        "replaced",
+        "A client that cannot connect says only that the time is over, not that its credentials or TLS were refused.",
+    ),
+    _kafka(
+        "net.compat:KafkaNetClient._manager",
+        "used",
+        "The manager of connections has no public name.",
+    ),
+    _kafka(
         "record.default_records:DefaultRecordBatch._read_msg",
         "replaced",
         "It raises for a header whose name is no UTF-8, and then the partition stands still for ever. It is slow.",

@@ -7,9 +7,8 @@ from typing import Any
 
 from kafka import KafkaConsumer, errors
 from kafka.errors import KafkaError, NodeNotReadyError, RetriableError
-from kafka.net.compat import KafkaNetClient
 
-from ..compat.kafka_python import end_when_fenced, finish_joins, keep_poll_waiting, obey_auto_create
+from ..compat.kafka_python import WatchedClient, end_when_fenced, finish_joins, keep_poll_waiting, obey_auto_create
 from ..compat.kafka_records import read_all_records
 from ..config import Settings
 from ..errors import UnreachableError
@@ -52,6 +51,7 @@ def kafka_options(config: ConsumerConfig, settings: Settings) -> dict[str, Any]:
     }
     if set(brokers) == set(settings.kafka_brokers):
         options |= shared_options(settings.kafka_options)
+    options |= settings.kafka_connection(brokers)
     options |= config.kafka_options
     options |= {
         "bootstrap_servers": list(brokers),
@@ -69,20 +69,14 @@ def connect(config: ConsumerConfig, settings: Settings) -> KafkaConsumer:
         UnreachableError: naming the brokers that were tried, after the option `bootstrap_timeout_ms` (8 s).
     """
     options = kafka_options(config, settings)
-    clients: list[KafkaNetClient] = []
-
-    def client(**client_options: Any) -> KafkaNetClient:
-        clients.append(KafkaNetClient(**client_options))
-        return clients[0]
-
+    client = WatchedClient()
     try:
         consumer = KafkaConsumer(**options, kafka_client=client)
     except BaseException as error:
-        # When its constructor fails, KafkaConsumer leaves its IO thread running. Each further try would add a thread.
-        for one in clients:
-            one.close()
+        reason = client.reason(error)
+        client.close()
         if isinstance(error, RetriableError | NodeNotReadyError | OSError):
-            raise UnreachableError("Kafka", ",".join(options["bootstrap_servers"]), error) from error
+            raise UnreachableError("Kafka", ",".join(options["bootstrap_servers"]), reason) from error
         if isinstance(error, KafkaError):
             logger.debug("KafkaConsumer refused its options", exc_info=True)
         raise

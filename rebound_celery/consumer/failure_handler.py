@@ -16,7 +16,8 @@ from ..message.address import Address, KafkaAddress
 from ..message.history import add_attempt
 from ..policy import Drop, Failure, Retry, RetryPolicy, decide
 from ..policy.decide import DRAW, Draw
-from ..policy.failure import format_stack
+from ..policy.failure import MAX_STACKTRACE, format_stack
+from ..redaction import STACKTRACE
 from .attempt import NotYet, attempt_of, first_delay_of
 from .config import ConsumerConfig, Handler
 from .dead_letter_limit import DeadLetterLimit
@@ -56,6 +57,7 @@ class FailureHandler:
         self._draw = draw
         self.limit = DeadLetterLimit(config) if limit is None else limit
         self._settings = settings
+        self._redact = settings.redact
         self._group = config.group
         self._by = f"consumer {config.group}@{socket.gethostname()}"
         self._policies: dict[str, RetryPolicy] = {}
@@ -99,12 +101,12 @@ class FailureHandler:
         attempt, first_failed_at = record.attempt, record.first_failed_at
         if first_failed_at is None:
             first_failed_at = now_ms
-        failure = Failure.of(error)
+        failure = self._redact.failure(Failure.of(error))
         decision = decide(
             policy, attempt, failure, first_failed_at_ms=first_failed_at, now_ms=now_ms, error=error, draw=self._draw
         )
         if isinstance(decision, Drop):
-            _log_drop(record, decision.reason, failure, error)
+            _log_drop(record, decision.reason, failure, self._shown_stack(error))
             return None
         reason = None
         dead_address: Address = self._dead_address(record)
@@ -113,7 +115,8 @@ class FailureHandler:
         else:
             self.limit.admit(record.origin, decision.reason)
             # Only a dead letter carries the stack trace, because formatting it takes longer than everything else here.
-            failure = Failure(failure.exception_class, failure.message, format_stack(error))
+            stack = self._redact.text(format_stack(error), STACKTRACE, MAX_STACKTRACE)
+            failure = Failure(failure.exception_class, failure.message, stack)
             next_attempt, due_ms, reason = attempt, now_ms, decision.reason
             dead_address = dead_destination_of(decision, dead_address)
         # `Message.failed` would return the same, but the message would be made twice. Arguments by position are ten
@@ -134,6 +137,8 @@ class FailureHandler:
             record.origin,
             first_failed_at,
         )
+        if reason is not None:
+            message = self._redact.dead_letter(message)
         if logger.isEnabledFor(logging.INFO if reason is None else logging.WARNING):
             self._log(record, message, error, due_ms - now_ms)
         return FailedRecord(job, message, due_ms)
@@ -185,7 +190,7 @@ class FailureHandler:
     def give_up(self, job: Job, reason: str, error: BaseException, now_ms: int) -> FailedRecord:
         """Return the dead letter of a record that cannot be given to the handler."""
         record = job.record
-        failure = Failure.of(error, with_stack=True)
+        failure = self._redact.failure(Failure.of(error, with_stack=True))
         message = Message(
             id=record.id,
             value=record.value,
@@ -202,7 +207,7 @@ class FailureHandler:
             origin=record.origin,
             first_failed_at=now_ms,
         )
-        return FailedRecord(job, message, now_ms)
+        return FailedRecord(job, self._redact.dead_letter(message), now_ms)
 
     def _log(self, record: Record, message: Message, error: BaseException, delay_ms: int) -> None:
         is_dead = message.reason is not None
@@ -223,8 +228,12 @@ class FailureHandler:
                 "destination": str(message.target),
                 "reason": message.reason,
             },
-            exc_info=error if logger.isEnabledFor(logging.DEBUG) else None,
+            exc_info=self._shown_stack(error),
         )
+
+    def _shown_stack(self, error: BaseException) -> BaseException | None:
+        """Return the exception if its stack trace may be logged."""
+        return error if logger.isEnabledFor(logging.DEBUG) and not self._redact.is_on else None
 
     def _retry_address(self, topic: str) -> KafkaAddress:
         address = self._retry_addresses.get(topic)
@@ -249,7 +258,7 @@ class FailureHandler:
         return address
 
 
-def _log_drop(record: Record, reason: str, failure: Failure, error: BaseException) -> None:
+def _log_drop(record: Record, reason: str, failure: Failure, error: BaseException | None) -> None:
     logger.warning(
         "attempt %d of %s (message %s) failed with %s; it is dropped: %s",
         record.attempt,
@@ -258,7 +267,7 @@ def _log_drop(record: Record, reason: str, failure: Failure, error: BaseExceptio
         failure,
         reason,
         extra={"event": "dropped", **log_fields(record), "reason": reason},
-        exc_info=error if logger.isEnabledFor(logging.DEBUG) else None,
+        exc_info=error,
     )
 
 

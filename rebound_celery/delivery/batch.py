@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 from enum import StrEnum
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -134,7 +135,7 @@ class Batch:
                 if is_given_up and self._sends_now(after):
                     given_up[index] = after
                 else:
-                    waiting[index] = after, str(outcome.error)
+                    waiting[index] = after, self.settings.redact.text(str(outcome.error))
             unsent = given_up
         self._leave_chains(deliveries, results)
         self._store_again(waiting, results)
@@ -158,10 +159,17 @@ class Batch:
         assert self.store is not None
         try:
             is_held = self.outage_mode is not None and self.outage_mode.holds_after(delivery.message, outcome)
-            ended = replace(delivery, ended=outcome, due_ms=self.clock.now_ms())
+            ended = replace(delivery, ended=self._kept(outcome), due_ms=self.clock.now_ms())
             self.store([self._hold(delivery) if is_held else ended])
         except Exception as error:  # noqa: BLE001 - whatever it is, the delivery is due again by itself
             log_unsettled(delivery.message, outcome, error)
+
+    def _kept(self, outcome: Outcome) -> Outcome:
+        """What is stored of an outcome: its error is redacted."""
+        redact = self.settings.redact
+        if isinstance(outcome, Delivered) or not redact.is_on:
+            return outcome
+        return replace_fields(outcome, error=redact.text(str(outcome.error)))
 
     def _hold(self, delivery: Delivery) -> Delivery:
         """The same attempt again, once the breaker of its destination lets it through: this was no try."""
@@ -178,7 +186,7 @@ class Batch:
         if isinstance(outcome, Unavailable) or message.reason is not None:
             return self._after_outage(delivery, outcome)
         now_ms = self.clock.now_ms()
-        failure = failure_of(outcome)
+        failure = self.settings.redact.failure(failure_of(outcome))
         decision = decide(
             message.policy,
             message.attempt,
@@ -193,7 +201,7 @@ class Batch:
         log_failure(message, decision, failure, now_ms)
         return replace(
             delivery,
-            message=message.failed(failure, decision, now_ms=now_ms, by=self.by),
+            message=self.settings.redact.dead_letter(message.failed(failure, decision, now_ms=now_ms, by=self.by)),
             due_ms=decision.due_ms if isinstance(decision, Retry) else now_ms,
             tries=delivery.tries + 1,
         )

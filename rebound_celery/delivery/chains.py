@@ -11,6 +11,7 @@ from typing import Any
 from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import NotStoredError, UnknownVersionError, WireFormatError
 from ..message import Message, codec
+from ..message.encryption import KeyRing
 from ..message.ids import new_id
 from ..registry import ChainAnswer, ChainChange
 from ..schedule.port import Answer, Chain, Do, Entry, Schedule, Step
@@ -124,7 +125,8 @@ class Chains:
         deliveries = [None if change.message is None else _delivery(change, change.message) for change in changes]
         new = [d for change, d in zip(changes, deliveries, strict=True) if d is not None and change.do != "arrive"]
         told = [self._form.before_publish(delivery, self._clock.now_ms()) for delivery in new]
-        forms = codec.seal_many([delivery.pack() for delivery in deliveries if delivery is not None])
+        keys = self._form.keys()
+        forms = keys.seal_many(codec.seal_many([one.pack() for one in deliveries if one is not None]))
         with self._lock:
             if self._pid != os.getpid():
                 self._open, self._pid = None, os.getpid()
@@ -146,7 +148,7 @@ class Chains:
         for tell in told:
             if tell is not None:
                 tell()
-        return [_answer(answer) for answer in answers]
+        return [_answer(answer, keys) for answer in answers]
 
     def close(self) -> None:
         """Close the connection. It may be used again; it connects anew."""
@@ -200,11 +202,11 @@ def _steps(
     ]
 
 
-def _answer(answer: Answer) -> ChainAnswer:
+def _answer(answer: Answer, keys: KeyRing) -> ChainAnswer:
     taken: list[Message] = []
     for member in answer.taken:
         try:
-            taken.append(Delivery.decode(member.id, member.stored).message)
+            taken.append(Delivery.decode(member.id, member.stored, keys=keys).message)
         except (UnknownVersionError, WireFormatError):
             # The schedule delivers it when its time is over, and a worker says what is wrong with it.
             break

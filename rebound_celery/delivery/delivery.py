@@ -11,6 +11,7 @@ import msgspec
 from ..destinations import Outcome
 from ..errors import WireFormatError
 from ..message import Message, codec, message_id_of
+from ..message.encryption import NO_KEYS, KeyRing
 from .ended import from_wire, to_wire
 from .lanes import ENDED, lane_of
 
@@ -109,19 +110,19 @@ class Delivery(msgspec.Struct):
         """The stored form before it is compressed; see `codec.seal_many`."""
         return codec.pack(self.message, self.context)
 
-    def encode(self) -> bytes:
+    def encode(self, keys: KeyRing = NO_KEYS) -> bytes:
         """The stored form, which `decode` reads."""
-        return codec.encode(self.message, self.context)
+        return keys.seal(codec.encode(self.message, self.context))
 
     @classmethod
-    def decode(cls, task_id: str, stored: bytes, priority: int = PRIORITY_NORMAL) -> Delivery:
+    def decode(cls, task_id: str, stored: bytes, priority: int = PRIORITY_NORMAL, keys: KeyRing = NO_KEYS) -> Delivery:
         """The delivery that was stored under `task_id`.
 
         Raises:
             WireFormatError: if the stored form is damaged.
-            UnknownVersionError: if a later version wrote it.
+            UnknownVersionError: if a later version wrote it, or none of the keys opens it.
         """
-        return cls.of(task_id, *codec.decode(message_id_of(task_id), stored), priority)
+        return cls.of(task_id, *codec.decode(message_id_of(task_id), keys.open(stored)), priority)
 
     @classmethod
     def of(cls, task_id: str, message: Message, context: dict[str, Any], priority: int) -> Delivery:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..message import codec
+from ..message.encryption import KeyRing
 from ..schedule.port import Entry
 from .delivery import Delivery
 
@@ -12,8 +13,10 @@ from .delivery import Delivery
 _SEALED_AT_ONCE = 500
 
 
-def entries_of(deliveries: Sequence[Delivery], packed: list[bytes] | None, lanes: Sequence[str]) -> Iterator[Entry]:
-    """The entry of each delivery, in its lane.
+def entries_of(
+    deliveries: Sequence[Delivery], packed: list[bytes] | None, lanes: Sequence[str], keys: KeyRing
+) -> Iterator[Entry]:
+    """The entry of each delivery, in its lane, encrypted if there are keys.
 
     They are sealed many at a time, and asked for while Redis works on those before.
     """
@@ -23,5 +26,7 @@ def entries_of(deliveries: Sequence[Delivery], packed: list[bytes] | None, lanes
             forms = codec.seal_many([delivery.pack() for delivery in some])
         else:
             forms = codec.seal_many(packed[start : start + _SEALED_AT_ONCE])
-        for delivery, stored, lane in zip(some, forms, lanes[start : start + _SEALED_AT_ONCE], strict=True):
+        for delivery, stored, lane in zip(
+            some, keys.seal_many(forms), lanes[start : start + _SEALED_AT_ONCE], strict=True
+        ):
             yield Entry(delivery.task_id, delivery.due_ms, stored, lane, delivery.priority)

@@ -19,6 +19,7 @@ from kombu import serialization
 
 from ..errors import WireFormatError
 from ..message import codec
+from ..message.encryption import ENCRYPTED, NO_KEYS, KeyRing
 from ..message.ids import task_ids_of
 from ..schedule.port import Claimed
 from .delivery import Delivery
@@ -32,6 +33,8 @@ SLOW_HEADER = "rebound-slow"
 #: The type of a body that is the stored form itself.
 STORED_TYPE = "application/vnd.rebound.delivery"
 STORED_ENCODING = "binary"
+
+_ENCRYPTED = bytes([ENCRYPTED])
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +52,12 @@ class DeliveryForm:
     Args:
         app: the Celery app. Nothing is read from it before the first use.
         queue: the name of the queue that rebound's workers consume.
+        keys: returns the keys that encrypt stored forms.
     """
 
-    def __init__(self, app: Any, queue: Callable[[], str]) -> None:
+    def __init__(self, app: Any, queue: Callable[[], str], keys: Callable[[], KeyRing] = lambda: NO_KEYS) -> None:
         self._app = app
+        self.keys = keys
         self._queue = queue
         self._made: _Template | None = None
         #: Whether somebody looks at the headers that only decoding the delivery tells. A worker whose events are off
@@ -64,14 +69,14 @@ class DeliveryForm:
         headers, reply_to = {**self._template.headers, "id": claimed.id, "root_id": claimed.id}, None
         if self.details_wanted():
             try:
-                delivery = Delivery.decode(claimed.id, claimed.stored, claimed.priority)
+                delivery = Delivery.decode(claimed.id, claimed.stored, claimed.priority, self.keys())
             except WireFormatError as error:
                 # The task meets the same fault, and ends as all others do: with result, events and signals.
                 headers["argsrepr"] = str(error)
             else:
                 headers, reply_to = self.headers(delivery), delivery.reply_to
         else:
-            codec.check_version(claimed.stored)
+            self._check_version(claimed.stored)
         properties = self._properties(claimed.id, claimed.priority, reply_to)
         properties["delivery_info"] = {"exchange": "", "routing_key": self._queue()}
         properties["body_encoding"] = None
@@ -84,6 +89,12 @@ class DeliveryForm:
             "properties": properties,
         }
 
+    def _check_version(self, stored: bytes) -> None:
+        if stored[:1] == _ENCRYPTED:
+            self.keys().check(stored)
+        else:
+            codec.check_version(stored)
+
     def task_ids_of(self, id: str) -> list[str]:  # noqa: A002 - as in the Protocol
         """The tasks of each attempt of the message with this id; see `schedule.port.MessageForm`."""
         return task_ids_of(id)
@@ -95,7 +106,7 @@ class DeliveryForm:
             headers["eta"] = eta_of(delivery)
         headers[SLOW_HEADER] = is_slow(delivery.lane)
         content_type, content_encoding, body = serialization.dumps(
-            ((to_argument(delivery),), {}, self._template.embed), self._app.conf.task_serializer
+            ((to_argument(delivery, self.keys()),), {}, self._template.embed), self._app.conf.task_serializer
         )
         properties = self._properties(delivery.task_id, delivery.priority, delivery.reply_to)
         return {
@@ -206,9 +217,9 @@ def stored_form_of(app: Any, body: Any, content_type: str, content_encoding: str
     return from_argument(argument)
 
 
-def to_argument(delivery: Delivery) -> str:
+def to_argument(delivery: Delivery, keys: KeyRing = NO_KEYS) -> str:
     """The argument of a delivery task that is not published: the stored form as base64."""
-    return base64.b64encode(delivery.encode()).decode()
+    return base64.b64encode(delivery.encode(keys)).decode()
 
 
 def from_argument(argument: object) -> bytes:

@@ -177,6 +177,7 @@ class OutageMode:
         if len(process.lanes) > _LANES:
             process.lanes.clear()
         touched: dict[str, None] = {}
+        redact = self._read_settings().redact.text
         for name, outcome in outcomes:
             # What its destination holds says nothing of the host; but if it was the probe, it is none any more.
             if not has_breaker(name) or (isinstance(outcome, Held) and outcome.lane is None):
@@ -189,7 +190,7 @@ class OutageMode:
                 lane.was_unsent = True
             elif is_failure(outcome):
                 lane.failed += 1
-                lane.error = outcome.error  # type: ignore[union-attr]
+                lane.error = redact(str(outcome.error))  # type: ignore[union-attr]
             else:
                 lane.answered += 1
         return list(touched)

@@ -252,7 +252,7 @@ class Publisher:
             if deliveries and self._wants_events():
                 commands = self._events.commands(schedule, deliveries)
             lanes = self._rates.lanes_of(deliveries, schedule)
-            schedule.enqueue(entries_of(deliveries, packed, lanes), piggybacked=commands)
+            schedule.enqueue(entries_of(deliveries, packed, lanes, self._form.keys()), piggybacked=commands)
             if self._unclaimed.is_time and not self._unclaimed.look(schedule):
                 self.close()
         except BaseException:
@@ -268,7 +268,7 @@ class Publisher:
         self, schedule: Schedule, deliveries: Sequence[Delivery], uniques: Sequence[Unique]
     ) -> list[str]:
         lanes = self._rates.lanes_of(deliveries, schedule)
-        entries = zip(entries_of(deliveries, None, lanes), uniques, strict=True)
+        entries = zip(entries_of(deliveries, None, lanes, self._form.keys()), uniques, strict=True)
         ends = schedule.enqueue_unique(list(entries))
         if not all(end.event for end in ends):
             raise NotStoredError(f"Redis at {self.address}: the message with this unique key changes all the time")

@@ -33,17 +33,19 @@ def read_many(task: Any, batch: Sequence[Received], worker: str) -> list[Deliver
             stored.append(stored_form_of(task.app, received.body, received.content_type, received.content_encoding))
         except WireFormatError as error:
             stored.append(error)
+    opened = [task.keys.try_open(form) if isinstance(form, bytes) else form for form in stored]
     forms = [
         (message_id_of(received.task_id), form)
-        for received, form in zip(batch, stored, strict=True)
+        for received, form in zip(batch, opened, strict=True)
         if isinstance(form, bytes)
     ]
     decoded = iter(codec.decode_many(forms))
     return [
-        _delivery_of(task, received, form, next(decoded), worker)
-        if isinstance(form, bytes)
-        else set_aside(task, received, form, worker)
-        for received, form in zip(batch, stored, strict=True)
+        set_aside(task, received, form, worker)
+        if isinstance(form, WireFormatError)
+        # What no key opens is stored again as it came.
+        else _delivery_of(task, received, form, next(decoded) if isinstance(plain, bytes) else plain, worker)
+        for received, form, plain in zip(batch, stored, opened, strict=True)
     ]
 
 
@@ -68,7 +70,7 @@ def text_of(task: Any, received: Received) -> str:
     """What a message is, for people."""
     try:
         stored = stored_form_of(task.app, received.body, received.content_type, received.content_encoding)
-        return str(Delivery.decode(received.task_id, stored).message)
+        return str(Delivery.decode(received.task_id, stored, keys=task.keys).message)
     except (UnknownVersionError, WireFormatError) as error:
         return str(error)
 

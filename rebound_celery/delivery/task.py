@@ -20,6 +20,7 @@ from ..errors import (
     OutageError,
     UnreachableError,
 )
+from ..message.encryption import KeyRing
 from ..policy import WORKER_LOST, DeadLetter, Failure
 from .batch import Batch, End, Result, dead_letter_text
 from .chains import Chains
@@ -114,6 +115,10 @@ class DeliverTask(Task):
     def queue_name(self) -> str:
         return self.read_settings().queue
 
+    @property
+    def keys(self) -> KeyRing:
+        return self.read_settings().encryption_keys
+
     def run_batch(self, batch: Sequence[Received], worker: str) -> list[Result]:
         """Deliver what a worker received; one result for each message, in their order. Runs in the pool's process."""
         results: dict[int, Result] = {}
@@ -142,7 +147,7 @@ class DeliverTask(Task):
 
     def run(self, argument: object) -> str:
         """Deliver one message in the caller's process: workers call `run_batch`."""
-        delivery = Delivery.decode(self.request.id or "", from_argument(argument))
+        delivery = Delivery.decode(self.request.id or "", from_argument(argument), keys=self.keys)
         # Nothing waits where tasks run in the caller's process: the caller hears what failed.
         batch = Batch(
             self.destinations.by_kind, self.read_settings(), None, "the caller", self.clock, self.chains().gone
@@ -228,4 +233,5 @@ class DeliverTask(Task):
         now_ms = self.clock.now_ms()
         if message.reason is None:
             message = message.failed(failure, DeadLetter(WORKER_LOST), now_ms=now_ms, by=worker)
+            message = self.read_settings().redact.dead_letter(message)
         return replace(delivery, message=message, due_ms=now_ms, tries=delivery.tries + 1)

@@ -37,6 +37,7 @@ def main(text: str) -> None:
         acks="all",
         linger_ms=5,
         metrics_enabled=False,
+        **app.rebound.settings.kafka_connection(),
     )
     config = ConsumerConfig(
         group=told["group"],

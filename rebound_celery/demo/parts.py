@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import socket
 import sys
 import uuid
+from typing import Any
 
+from ..config import parse_brokers
 from ..embedded import HOST, EmbeddedKafka, EmbeddedRedis, MissingExtraError, Server, create_topics, free_port, is_free
+from ..kafka_security import KafkaSecurity, variables
 from .app import READY
 from .child import Child
 from .consume import command
@@ -35,6 +39,7 @@ class Parts:
 
     Attributes:
         kafka: `host:port` of the Kafka broker.
+        security: the options of Kafka clients for SASL and TLS, which the environment names for the user's own broker.
         redis: the URL of Redis.
         names: the names of topics, group and queue.
         flower_url: the URL of Flower's page of tasks while it runs, else None.
@@ -50,6 +55,7 @@ class Parts:
         self._reported: set[str] = set()
         self._flower_port = FLOWER_PORT
         self.kafka = options.kafka or ""
+        self.security: dict[str, Any] = {}
         self.redis = options.redis or ""
         self.names = Names.for_run(
             uuid.uuid4().hex[:8], own_kafka=options.kafka is None, own_redis=options.redis is None
@@ -73,8 +79,11 @@ class Parts:
             kafka = EmbeddedKafka()
             self._servers.append(kafka)
             self.kafka = kafka.start().address
+        else:
+            brokers = parse_brokers(self.kafka)
+            self.security = KafkaSecurity.read(None, os.environ).options(brokers, brokers)
         check(self.redis)
-        create_topics(self.kafka, self.names.topics)
+        create_topics(self.kafka, self.names.topics, options=self.security)
 
     def start_worker_and_consumer(self) -> None:
         arguments = [
@@ -137,7 +146,9 @@ class Parts:
 
     @property
     def _environment(self) -> dict[str, str]:
+        named = variables() if self._options.kafka is not None else ()
         return {
+            **{name: os.environ[name] for name in named if name in os.environ},
             "CELERY_BROKER_URL": self.redis,
             "REBOUND_KAFKA_BROKERS": self.kafka,
             "REBOUND_QUEUE": self.names.queue,

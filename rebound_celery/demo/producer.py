@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -39,7 +40,9 @@ class Producer:
         unconfirmed: how many messages Kafka did not confirm.
     """
 
-    def __init__(self, brokers: str, topic: str, rate: float, *, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self, brokers: str, topic: str, rate: float, security: Mapping[str, Any], *, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         self._clock = clock
         self._kafka: Any = KafkaProducer(
             bootstrap_servers=brokers.split(","),
@@ -48,6 +51,7 @@ class Producer:
             delivery_timeout_ms=1000 * _DELIVERY_TIMEOUT_S,
             request_timeout_ms=10_000,
             max_block_ms=10_000,
+            **security,
         )
         self._topic = topic
         self._rate = rate

@@ -6,6 +6,7 @@ import contextlib
 import json
 import threading
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
@@ -22,6 +23,9 @@ from .names import Names
 END = "rebound-demo-end"
 
 _READ_BACK_TIMEOUT_S = 60.0
+
+#: Options of Kafka clients for SASL and TLS.
+Security = Mapping[str, Any]
 
 
 def add(account: Account, names: Names, record: Any) -> None:
@@ -40,7 +44,7 @@ def add(account: Account, names: Names, record: Any) -> None:
             account.add_dead_letter(DeadLetter(json.loads(record.value)["id"], texts))
 
 
-def open_reader(brokers: str, names: Names) -> Any:
+def open_reader(brokers: str, names: Names, security: Security) -> Any:
     """Open a consumer without a group at the beginning of all of the run's topics."""
     reader = KafkaConsumer(
         bootstrap_servers=brokers.split(","),
@@ -51,6 +55,7 @@ def open_reader(brokers: str, names: Names) -> Any:
         # The broker then sends few answers with many records each; the display needs no answer for every record.
         fetch_min_bytes=64 * 1024,
         fetch_max_wait_ms=250,
+        **security,
     )
     reader.assign([TopicPartition(topic, number) for topic, count in names.topics.items() for number in range(count)])
     reader.seek_to_beginning()
@@ -60,11 +65,11 @@ def open_reader(brokers: str, names: Names) -> Any:
 class Tail:
     """Keeps an account up to date during the run, in a thread."""
 
-    def __init__(self, brokers: str, names: Names, account: Account) -> None:
+    def __init__(self, brokers: str, names: Names, account: Account, security: Security) -> None:
         self._names = names
         self._account = account
         self._lock = threading.Lock()
-        self._reader = open_reader(brokers, names)
+        self._reader = open_reader(brokers, names, security)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rebound-demo-tail", daemon=True)
         self._thread.start()
@@ -93,7 +98,7 @@ class Tail:
             self._reader.close()
 
 
-def read_back(brokers: str, names: Names, account: Account, *, clock: Clock = SYSTEM_CLOCK) -> None:
+def read_back(brokers: str, names: Names, account: Account, security: Security, *, clock: Clock = SYSTEM_CLOCK) -> None:
     """Add all records of the run's topics to the account. Nobody may write to the topics any more.
 
     First it sends a record to each partition that marks its end. Asking for the end offset would be simpler, but the
@@ -105,7 +110,7 @@ def read_back(brokers: str, names: Names, account: Account, *, clock: Clock = SY
     mark = uuid.uuid4().bytes
     deadline = clock.monotonic() + _READ_BACK_TIMEOUT_S
     try:
-        producer = KafkaProducer(bootstrap_servers=brokers.split(","), delivery_timeout_ms=30_000)
+        producer = KafkaProducer(bootstrap_servers=brokers.split(","), delivery_timeout_ms=30_000, **security)
         try:
             sent = [
                 producer.send(topic, b"", partition=number, headers=[(END, mark)])
@@ -115,7 +120,7 @@ def read_back(brokers: str, names: Names, account: Account, *, clock: Clock = SY
             missing = {(found.topic, found.partition) for found in (future.get(timeout=40) for future in sent)}
         finally:
             producer.close(timeout=5)
-        reader = open_reader(brokers, names)
+        reader = open_reader(brokers, names, security)
         try:
             while missing:
                 if clock.monotonic() > deadline:
@@ -131,10 +136,12 @@ def read_back(brokers: str, names: Names, account: Account, *, clock: Clock = SY
         raise UnreachableError("Kafka", brokers, error) from error
 
 
-def not_consumed(brokers: str, names: Names, account: Account) -> set[str]:
+def not_consumed(brokers: str, names: Names, account: Account, security: Security) -> set[str]:
     """The ids of records behind the committed offsets, which the consumer would read again."""
     try:
-        reader = KafkaConsumer(bootstrap_servers=brokers.split(","), group_id=names.group, enable_auto_commit=False)
+        reader = KafkaConsumer(
+            bootstrap_servers=brokers.split(","), group_id=names.group, enable_auto_commit=False, **security
+        )
         try:
             committed = {
                 number: reader.committed(TopicPartition(names.topic, number)) or 0

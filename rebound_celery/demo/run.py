@@ -148,8 +148,8 @@ class Demo:
 
     def _produce(self) -> tuple[set[str], float]:
         """Produce, and wait for the end of every message. Returns the produced ids, and the seconds that it took."""
-        producer = Producer(self._parts.kafka, self._parts.names.topic, self._options.rate)
-        tail = Tail(self._parts.kafka, self._parts.names, Account(self._options.policy))
+        producer = Producer(self._parts.kafka, self._parts.names.topic, self._options.rate, self._parts.security)
+        tail = Tail(self._parts.kafka, self._parts.names, Account(self._options.policy), self._parts.security)
         start = self._clock.monotonic()
 
         def show(phase: str) -> int:
@@ -211,8 +211,8 @@ class Demo:
             )
         account = Account(self._options.policy)
         names = self._parts.names
-        read_back(self._parts.kafka, names, account)
-        held = not_consumed(self._parts.kafka, names, account)
+        read_back(self._parts.kafka, names, account, self._parts.security)
+        held = not_consumed(self._parts.kafka, names, account, self._parts.security)
         try:
             held |= stored.waiting(self._parts.redis, names.queue)
         except ReboundError as error:

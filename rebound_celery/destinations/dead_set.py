@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from ..message import Message, codec
+from ..message.encryption import NO_KEYS, KeyRing
 from ..schedule.port import DeadEntry, Schedule
 from . import Delivered, Outcome, Unavailable
 
@@ -18,14 +19,17 @@ class DeadSetDestination:
 
     Args:
         open_schedule: opens the schedule of rebound's queue.
+        keys: the keys that encrypt stored forms.
     """
 
-    def __init__(self, open_schedule: Callable[[], AbstractContextManager[Schedule]]) -> None:
+    def __init__(self, open_schedule: Callable[[], AbstractContextManager[Schedule]], keys: KeyRing = NO_KEYS) -> None:
         self._open = open_schedule
+        self._keys = keys
 
     def send(self, messages: Sequence[Message]) -> list[Outcome]:
         letters = [
-            DeadEntry(message.task_id, message.reason or _NO_REASON, codec.encode(message)) for message in messages
+            DeadEntry(message.task_id, message.reason or _NO_REASON, self._keys.seal(codec.encode(message)))
+            for message in messages
         ]
         try:
             self._keep(letters)

@@ -48,22 +48,26 @@ def build(
         )
     return {
         "kafka": KafkaDestination(
-            settings.kafka_brokers, settings.kafka_options, settings.kafka_timeout, settings.kafka_client
+            settings.kafka_brokers,
+            settings.kafka_options,
+            settings.kafka_timeout,
+            settings.kafka_client,
+            settings.kafka_connection,
         ),
         "http": http,
-        "dead-set": DeadSetDestination(open_schedule),
+        "dead-set": DeadSetDestination(open_schedule, settings.encryption_keys),
     }
 
 
 def say_wrong_options(settings: Settings) -> None:
     """Log which options of destinations are wrong. Otherwise it would look like an outage. Nothing connects."""
     _say_wrong_http_options(settings)
-    if not settings.kafka_options:
+    if not settings.kafka_options and settings.kafka_security.security_protocol == "PLAINTEXT":
         return
     from .kafka import check_options
 
     try:
-        check_options(settings.kafka_client, settings.kafka_options)
+        check_options(settings.kafka_client, {**settings.kafka_options, **settings.kafka_connection()})
     except ReboundError as error:
         logger.critical("nothing can be delivered to Kafka: %s", error, extra={"event": "wrong_option"})
 

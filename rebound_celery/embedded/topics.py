@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from ..errors import InvalidSettingError, UnreachableError
 from .server import ServerError
@@ -11,13 +12,16 @@ from .server import ServerError
 _TOPIC_ALREADY_EXISTS = 36
 
 
-def create_topics(brokers: str, topics: Mapping[str, int], timeout_s: float = 15.0) -> None:
+def create_topics(
+    brokers: str, topics: Mapping[str, int], timeout_s: float = 15.0, *, options: Mapping[str, Any] | None = None
+) -> None:
     """Create topics and return when each of their partitions has a leader. Existing topics stay as they are.
 
     Args:
         brokers: `host:port` of a broker.
         topics: topic name -> number of partitions.
         timeout_s: the longest time of each request, in seconds.
+        options: further options of kafka-python's KafkaAdminClient, such as those for SASL and TLS.
 
     Raises:
         InvalidSettingError: if a topic has less than one partition.
@@ -35,7 +39,10 @@ def create_topics(brokers: str, topics: Mapping[str, int], timeout_s: float = 15
     timeout_ms = int(timeout_s * 1000)
     try:
         admin = KafkaAdminClient(
-            bootstrap_servers=brokers, bootstrap_timeout_ms=timeout_ms, request_timeout_ms=timeout_ms
+            bootstrap_servers=brokers,
+            bootstrap_timeout_ms=timeout_ms,
+            request_timeout_ms=timeout_ms,
+            **(options or {}),
         )
     except KafkaError as error:
         raise UnreachableError("Kafka", brokers, error) from error

@@ -14,6 +14,7 @@ from ..clock import Clock
 from ..errors import InvalidSettingError, ReboundError
 from ..message import Message, codec, message_id_of
 from ..message.address import HttpAddress, endpoint_lane, parse_address
+from ..message.encryption import NO_KEYS, KeyRing
 from ..schedule.port import DeadEntry, Health, HealthReport, Schedule
 
 #: How many dead letters are read and stored at a time.
@@ -50,6 +51,7 @@ class Endpoints:
         open_schedule: opens the schedule of rebound's queue.
         store: stores messages, each with its due time.
         clock: tells the time.
+        keys: returns the keys that encrypt stored forms.
     """
 
     def __init__(
@@ -57,10 +59,12 @@ class Endpoints:
         open_schedule: Callable[[], AbstractContextManager[Schedule]],
         store: Callable[[Sequence[tuple[Message, int]]], None],
         clock: Clock,
+        keys: Callable[[], KeyRing] = lambda: NO_KEYS,
     ) -> None:
         self._open = open_schedule
         self._store = store
         self._clock = clock
+        self._keys = keys
 
     def __iter__(self) -> Iterator[Endpoint]:
         """The endpoints that fail or are disabled, by URL."""
@@ -123,12 +127,11 @@ class Endpoints:
         self.enable(url)
         count = 0
         with self._open() as schedule:
-            after = None
+            after, keys = None, self._keys()
             while True:
                 page = schedule.dead(after, _PAGE)
-                found = [
-                    (letter.id, message) for letter in page.letters if (message := _missed(letter, name, since_ms))
-                ]
+                missed = ((letter.id, _missed(letter, name, since_ms, keys)) for letter in page.letters)
+                found = [(id_, message) for id_, message in missed if message is not None]
                 if found:
                     now_ms = self._clock.now_ms()
                     self._store([(_anew(message), now_ms) for _, message in found])
@@ -160,14 +163,14 @@ def _time(ms: int) -> datetime | None:
     return datetime.fromtimestamp(ms / 1000, UTC) if ms else None
 
 
-def _missed(letter: DeadEntry, endpoint: str, since_ms: int) -> Message | None:
+def _missed(letter: DeadEntry, endpoint: str, since_ms: int, keys: KeyRing) -> Message | None:
     """The message of a dead letter, if it was for this endpoint, and was given up since then."""
     if letter.died_ms is not None and letter.died_ms < since_ms:
         return None
     try:
-        message, _ = codec.decode(message_id_of(letter.id), letter.stored)
+        message, _ = codec.decode(message_id_of(letter.id), keys.open(letter.stored))
     except ReboundError:
-        # It is damaged, or a later version wrote it: it stays.
+        # It is damaged, a later version wrote it, or it is encrypted with another key: it stays.
         return None
     address = message.destination
     return message if isinstance(address, HttpAddress) and address.parts.endpoint == endpoint else None

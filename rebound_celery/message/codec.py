@@ -3,6 +3,7 @@
     byte 0        the version of the form; `_READERS` has a reader for each version
     the rest      version 0x10: the packed message
                   version 0x11: the packed message, compressed with dictionary 1
+                  version 0x12: one of these, encrypted; `encryption.py` reads it first
 
 The packed message is a msgpack array, `_Packed`. It does not hold the message's id, because the id is the name of the
 field in Redis.
@@ -39,7 +40,7 @@ from .history import History
 from .message import Message
 from .record import Headers, Origin
 
-#: The first byte of a stored form. The versions begin at 0x10; the next free one is 0x12.
+#: The first byte of a stored form. The versions begin at 0x10; the next free one is 0x13.
 PLAIN = 0x10
 COMPRESSED_1 = 0x11
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from ..policy import DeadLetter, Draw, Failure, Retry, RetryPolicy, decide
 from .address import Address
@@ -28,6 +29,7 @@ def after_failure(
     now_ms: int,
     by: str,
     draw: Draw,
+    redact: Callable[[Failure], Failure],
 ) -> After:
     """Return what follows when attempt `attempt` has failed, and rebound hears of the message for the first time.
 
@@ -41,12 +43,13 @@ def after_failure(
         now_ms: the time in Unix milliseconds.
         by: who tried, for the history.
         draw: returns a random number from 0 to 1, for the jitter.
+        redact: returns what is kept of a failure.
     """
     raised = error if isinstance(error, BaseException) else None
     decision = decide(policy, attempt, failure, first_failed_at_ms=now_ms, now_ms=now_ms, error=raised, draw=draw)
     if isinstance(decision, DeadLetter) and raised is not None:
         # Only a dead letter carries the stack trace.
-        failure = Failure.of(raised, with_stack=True)
+        failure = redact(Failure.of(raised, with_stack=True))
     history = add_attempt((), attempt, now_ms, failure, by)
     if isinstance(decision, Retry):
         return decision.attempt, decision.due_ms, now_ms, None, dead, failure, history

@@ -93,6 +93,7 @@ def _task(app: Celery) -> Iterator[Finding]:
 
 
 def _settings(settings: Settings) -> Iterator[Finding]:
+    settings.redact.check()
     # The time-outs of Kafka and HTTP may be longer than the lease, because it is renewed during a delivery.
     if settings.lease < _LEAST_LEASE_S:
         yield Finding(
@@ -105,8 +106,15 @@ def _settings(settings: Settings) -> Iterator[Finding]:
 
 def _producer(settings: Settings) -> Iterator[Finding]:
     """Check the options with which retries are produced; a wrong one looks like an outage. This connects to nothing."""
-    check_producer(settings.kafka_client, settings.kafka_options)
-    yield from ()
+    check_producer(settings.kafka_client, {**settings.kafka_options, **settings.kafka_connection()})
+    security = settings.kafka_security
+    if security.sends_in_the_clear:
+        yield Finding(
+            WARNING,
+            "producer",
+            f"security_protocol={security.security_protocol} sends the credentials of {security.sasl_mechanism} "
+            "unencrypted; set it to SASL_SSL",
+        )
 
 
 def _kafka(settings: Settings, topics: Sequence[str], options: Mapping[str, Any]) -> Iterator[Finding]:

@@ -122,16 +122,23 @@ def check_kafka(settings: Settings, topics: Sequence[str], options: Mapping[str,
     from kafka import KafkaAdminClient
     from kafka.errors import KafkaError
 
+    from ..compat.kafka_python import WatchedClient
+
     brokers = ",".join(settings.kafka_brokers)
+    client = WatchedClient()
     try:
         admin = KafkaAdminClient(
             bootstrap_servers=list(settings.kafka_brokers),
             bootstrap_timeout_ms=_ADMIN_TIMEOUT_MS,
             request_timeout_ms=_ADMIN_TIMEOUT_MS,
             **shared_options(settings.kafka_options),
+            **settings.kafka_connection(),
+            kafka_client=client,
         )
     except KafkaError as error:
-        raise UnreachableError("Kafka", brokers, error) from error
+        reason = client.reason(error)
+        client.close()
+        raise UnreachableError("Kafka", brokers, reason) from error
     try:
         present = set(admin.list_topics())
         broker = _broker_configs(admin)

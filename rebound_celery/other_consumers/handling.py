@@ -158,7 +158,7 @@ def _make(
         first_failed_at=record.first_failed_at,
     )
     raised = error if isinstance(error, BaseException) else None
-    failure = Failure.of(error)
+    failure = settings.redact.failure(Failure.of(error))
     decision = decide(
         message.policy,
         message.attempt,
@@ -172,9 +172,9 @@ def _make(
         return Handled("drop", record.id, record.attempt, now_ms, decision.reason), None
     if isinstance(decision, DeadLetter) and raised is not None:
         # Only a dead letter carries the stack trace.
-        failure = Failure.of(raised, with_stack=True)
+        failure = settings.redact.failure(Failure.of(raised, with_stack=True))
     by = f"{group or 'handle_failure'}@{socket.gethostname()}"
-    message = message.failed(failure, decision, now_ms=now_ms, by=by)
+    message = settings.redact.dead_letter(message.failed(failure, decision, now_ms=now_ms, by=by))
     target = str(message.target)
     if isinstance(decision, Retry):
         delay_s = (decision.due_ms - now_ms) / 1000

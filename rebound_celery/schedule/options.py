@@ -43,9 +43,11 @@ class ScheduleOptions:
             queue is still given its own message then, with the number of losses, to make the dead letter itself; the
             schedule does it after twice as many.
         health_file: where each worker writes its state; None writes none.
+        dead_letter_ttl_s: after how many seconds workers remove the dead letters of leased queues; None means never.
     """
 
     leased: Mapping[str, MessageForm | None] = field(default_factory=dict)
     lease_s: float = 30.0
     max_worker_losses: int = 3
     health_file: str | None = None
+    dead_letter_ttl_s: float | None = None

@@ -205,6 +205,9 @@ class Schedule(Protocol):
     def remove_dead(self, *ids: str) -> int:
         """Remove dead letters; returns how many there were."""
 
+    def expire_dead(self, age_ms: int, most: int = 1000) -> int:
+        """Remove dead letters that are older than `age_ms`, the oldest first and at most `most`; returns how many."""
+
     def overdue_ms(self) -> int:
         """For how long the first due message has waited for a worker; 0 if none is due. Paused lanes do not count."""
 

@@ -70,13 +70,14 @@ class InMemory:
         self.http = MemoryReceivers()
         self.schedule = MemorySchedule(rebound.settings.queue, clock)
         self._app = app
+        self._keys = rebound.settings.encryption_keys
         self._rebound = rebound
         self._consumers: dict[int, MemoryConsumer] = {}
         self._closing = ExitStack()
         self.destinations: Mapping[str, Destination] = {
             "kafka": self.kafka,
             "http": self.http,
-            "dead-set": DeadSetDestination(self.schedule.opened),
+            "dead-set": DeadSetDestination(self.schedule.opened, rebound.settings.encryption_keys),
         }
         self._batch = Batch(
             self.destinations, rebound.settings, self._store, "the test's worker", clock, rebound.chains.gone
@@ -148,7 +149,7 @@ class InMemory:
         page = self.schedule.page(count=1_000_000)
         return [
             WaitingRetry(
-                Delivery.decode(entry.id, entry.stored, entry.priority).message,
+                Delivery.decode(entry.id, entry.stored, entry.priority, self._keys).message,
                 (entry.due_ms - self.clock.now_ms()) / 1000,
             )
             for entry in page.entries
@@ -172,11 +173,11 @@ class InMemory:
         self._closing.close()
 
     def _store(self, deliveries: Sequence[Delivery]) -> None:
-        self.schedule.enqueue(entries_of(deliveries, None, [delivery.lane for delivery in deliveries]))
+        self.schedule.enqueue(entries_of(deliveries, None, [delivery.lane for delivery in deliveries], self._keys))
 
     def _deliver(self) -> bool:
         due = self.schedule.take_due()
-        deliveries = [Delivery.decode(entry.id, entry.stored, entry.priority) for entry in due]
+        deliveries = [Delivery.decode(entry.id, entry.stored, entry.priority, self._keys) for entry in due]
         for entry, result in zip(due, self._batch.deliver(deliveries) if due else (), strict=True):
             if result.end == End.BACK:
                 self.schedule.release(entry.id)

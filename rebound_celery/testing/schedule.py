@@ -253,6 +253,11 @@ class MemorySchedule:
     def remove_dead(self, *ids: str) -> int:
         return sum(self._dead.pop(id, None) is not None for id in ids)  # noqa: A001
 
+    def expire_dead(self, age_ms: int, most: int = 1000) -> int:
+        oldest_ms = self._clock.now_ms() - age_ms
+        old = sorted((letter.died_ms or 0, letter.id) for letter in self._dead.values())
+        return self.remove_dead(*(id_ for died_ms, id_ in old[:most] if died_ms <= oldest_ms))
+
     def overdue_ms(self) -> int:
         """0: the test's worker takes what is due at once."""
         return 0

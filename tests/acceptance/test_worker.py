@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +16,7 @@ from celery import Celery
 from redis import Redis
 
 from rebound_celery import Rebound
+from rebound_celery.schedule.port import DeadEntry, open_schedule
 from rebound_celery.schedule.store.keys import QueueKeys
 from tests.acceptance.apps.worker import close_redis_connections
 from tests.processes import Process
@@ -285,3 +287,20 @@ def test_a_delivery_under_way_is_finished_when_the_worker_is_told_to_stop(
     assert receiver.posts == ["2"]
     assert receiver.answered == ["order-7"]
     assert left_in(redis_url) == 0
+
+
+@pytest.mark.parametrize("ttl", ["3600", None])
+def test_a_worker_removes_dead_letters_that_are_too_old_where_it_is_asked_to(
+    rebound: Rebound, start_worker: StartWorker, ttl: str | None
+) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    letters = [DeadEntry("old", "r", b"x", now_ms - 7_200_000), DeadEntry("young", "r", b"x", now_ms)]
+    with open_schedule(rebound.app, rebound.settings.queue) as schedule:
+        schedule.bury(letters)
+        start_worker("-P", "threads", **({} if ttl is None else {"REBOUND_DEAD_LETTER_TTL": ttl}))
+        if ttl is None:
+            time.sleep(5)  # longer than until the first look
+        else:
+            wait_until(lambda: schedule.counts().dead == 1, timeout=30)
+        kept = [letter.id for letter in schedule.dead().letters]
+    assert kept == (["old", "young"] if ttl is None else ["young"])

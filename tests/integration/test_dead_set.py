@@ -188,3 +188,17 @@ def test_redis_away_is_an_outage_for_each_letter_and_no_exception() -> None:
     outcomes = writer_of(Rebound(app)).send([MESSAGE, replace(MESSAGE, id="other")])
 
     assert [type(outcome) for outcome in outcomes] == [Unavailable, Unavailable]
+
+
+def test_letters_are_removed_after_their_time_to_live_and_only_then(rebound: Rebound) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    old = [DeadEntry(f"old-{number}", "r", b"x", now_ms - 60_000 - number) for number in range(5)]
+    with open_schedule(rebound.app, rebound.settings.queue) as schedule:
+        schedule.bury([*old, DeadEntry("young", "r", b"x", now_ms)])
+        assert schedule.expire_dead(120_000) == 0
+        assert schedule.expire_dead(59_000, 2) == 2
+        assert {letter.id for letter in schedule.dead().letters} == {"old-0", "old-1", "old-2", "young"}
+        assert schedule.expire_dead(59_000) == 3
+        assert [letter.id for letter in schedule.dead().letters] == ["young"]
+        assert schedule.counts().dead == 1
+        assert schedule.stats()["expired"] == 5

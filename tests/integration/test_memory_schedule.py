@@ -68,6 +68,7 @@ def answers(schedule: Schedule) -> Iterator[Any]:
     schedule.bury([DeadEntry("d1", "another", b"stored")])
     yield schedule.dead_letter("nothing"), schedule.remove_dead("d0", "nothing")
     yield sorted((letter.id, letter.reason, letter.stored) for letter in schedule.dead().letters)
+    yield schedule.expire_dead(60_000), schedule.expire_dead(-60_000, most=1)
     yield schedule.dead().next, schedule.breakers(), schedule.overdue_ms()
     yield schedule.chain_names(""), schedule.chains(), schedule.unhealthy()
     yield schedule.health(["http:a"]), schedule.report_health([HealthReport("http:a", took=True)])

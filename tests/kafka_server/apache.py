@@ -71,13 +71,19 @@ class ApacheKafka(Server):
         java = [require("java", "default-jre-headless"), *JAVA_OPTIONS, "-cp", f"{fetch_jars()}/*"]
         data = Path(self.data_dir, "data")
         properties = Path(self.data_dir, "server.properties")
-        properties.write_text(
-            PROPERTIES.format(host=HOST, port=self.port, controller_port=self._controller_port, data=data)
-        )
+        properties.write_text(self._properties())
         if not (data / "meta.properties").exists():
             tool = [*java, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties)]
+            tool += self._format_options()
             run(tool, "Apache Kafka's storage cannot be formatted")
         return [*java, "kafka.Kafka", str(properties)]
+
+    def _properties(self) -> str:
+        data = Path(self.data_dir, "data")
+        return PROPERTIES.format(host=HOST, port=self.port, controller_port=self._controller_port, data=data)
+
+    def _format_options(self) -> Sequence[str]:
+        return ()
 
     def _answers(self) -> bool:
         return kafka_answers(self.port)

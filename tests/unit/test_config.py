@@ -11,10 +11,14 @@ import pytest
 from rebound_celery.config import Settings, parse_brokers
 from rebound_celery.errors import InvalidSettingError
 from rebound_celery.http_options import HttpOptions, HttpTable
+from rebound_celery.kafka_security import KafkaSecurity
 from rebound_celery.limits import BreakerOptions, RateRule
+from rebound_celery.message.encryption import KeyRing
 from rebound_celery.policy import PolicyTable, RetryPolicy
+from rebound_celery.redaction import Redactor
 
 #: Each setting: a value for the configuration, the text for the environment, and what both are read as.
+ZEROS = f"k1:{'A' * 43}="
 SETTINGS = [
     ("queue", "retries", "retries", "retries"),
     ("kafka_brokers", ["k1:9092", "k2:9093"], "k1,k2:9093", ("k1:9092", "k2:9093")),
@@ -37,10 +41,14 @@ SETTINGS = [
         "share=0.3, drain_rate=none",
         BreakerOptions(share=0.3, drain_rate=None),
     ),
+    ("encryption_keys", ZEROS, ZEROS, KeyRing({"k1": bytes(32)})),
+    ("dead_letter_ttl", 86_400, "86400", 86_400.0),
+    ("redact", "shop.privacy:redact", "shop.privacy:redact", Redactor("shop.privacy:redact")),
     ("health_file", Path("/run/%n.health"), "/run/%n.health", "/run/%n.health"),
 ]
 ONLY_IN_CONF = [
     ("kafka_options", {"security_protocol": "SSL"}, {"security_protocol": "SSL"}),
+    ("kafka_security", {"security_protocol": "SSL"}, KafkaSecurity(security_protocol="SSL")),
     # In the environment it is the path of a file; see test_policy_table.py.
     ("policies", {"default": {"max_retries": 9}}, PolicyTable(RetryPolicy(9, 5))),
     ("rates", {"kafka://orders": 5}, (RateRule("kafka://orders", "kafka://orders", None, 5),)),
@@ -113,12 +121,21 @@ def test_zero_retries_is_a_setting_and_not_the_default() -> None:
         ],
         *[("kafka_brokers", value) for value in [[], (), {}, 9092, b"k1:9092", [9092], [None]]],
         *[("kafka_client", value) for value in ["", "kafka", "Confluent", 7, [], b"auto"]],
+        *[("dead_letter_ttl", value) for value in [0, -1, float("nan"), "", True]],
+        *[("redact", value) for value in ["", "module", ":name", "module:", 7]],
         *[("kafka_options", value) for value in ["acks=1", [("acks", 1)], 7]],
         *[("max_retries", value) for value in [101, -1, 2.5, "3", True]],
         *[("base_delay", value) for value in [0, 3601, float("nan"), "5"]],
         *[
             (name, value)
-            for name in ("kafka_timeout", "http_connect_timeout", "http_timeout", "outage_delay", "outage_max_delay")
+            for name in (
+                "kafka_timeout",
+                "http_connect_timeout",
+                "http_timeout",
+                "outage_delay",
+                "outage_max_delay",
+                "dead_letter_ttl",
+            )
             for value in [0, -1, float("nan"), float("inf"), "soon", "", [], True]
         ],
         *[("rates", value) for value in ["kafka://orders", [], 5]],

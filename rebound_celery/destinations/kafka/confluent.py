@@ -32,6 +32,10 @@ _PERMANENT = frozenset(
     }
 )
 
+#: Errors of Producer's constructor that its options do not cause: the system has no more threads, for example, or there
+#: is no token for OAUTHBEARER now.
+_NOT_OF_OPTIONS = (KafkaError._CRIT_SYS_RESOURCE, KafkaError.SASL_AUTHENTICATION_FAILED)  # noqa: SLF001 # of confluent-kafka
+
 #: The partition number with which librdkafka's partitioner decides.
 _ANY_PARTITION = -1
 
@@ -86,7 +90,9 @@ class _LastError:
         self.text = ""
 
     def __call__(self, error: KafkaError) -> None:
-        self.text = error.str()
+        # librdkafka says after each error that all brokers are down, which does not say why.
+        if error.code() != KafkaError._ALL_BROKERS_DOWN or not self.text:  # noqa: SLF001 # of confluent-kafka
+            self.text = error.str()
 
 
 class ConfluentClient:
@@ -265,8 +271,8 @@ def _make_producer(defaults: dict[str, Any], options: dict[str, Any], fixed: dic
     try:
         return Producer({**defaults, **options, **fixed})
     except (KafkaException, TypeError, ValueError) as error:
-        if isinstance(error, KafkaException) and error.args[0].code() == KafkaError._CRIT_SYS_RESOURCE:  # noqa: SLF001 # of confluent-kafka
-            raise  # the system has no more threads, for example: the options are right
+        if isinstance(error, KafkaException) and error.args[0].code() in _NOT_OF_OPTIONS:
+            raise
         text = error.args[0].str() if isinstance(error, KafkaException) else str(error)
         found = _PROPERTY.search(text)
         named = (found[1] or found[2]) if found else ""

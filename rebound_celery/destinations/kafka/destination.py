@@ -8,7 +8,7 @@ import os
 import threading
 import weakref
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...errors import ClientNotInstalledError, InvalidSettingError
@@ -33,13 +33,20 @@ class KafkaDestination:
         options: further options of the producer; see `options.py`.
         timeout_s: seconds until an unconfirmed record counts as an outage.
         client: the client library: "kafka-python", "confluent" or "auto". "auto" takes confluent if it is installed.
+        security: returns the options for SASL and TLS of a client of these brokers.
     """
 
     def __init__(
-        self, brokers: Sequence[str], options: Mapping[str, Any], timeout_s: float, client: str = "kafka-python"
+        self,
+        brokers: Sequence[str],
+        options: Mapping[str, Any],
+        timeout_s: float,
+        client: str = "kafka-python",
+        security: Callable[[Sequence[str]], Mapping[str, Any]] = lambda _: {},
     ) -> None:
         self._brokers = ",".join(brokers)
         self._options = dict(options)
+        self._security = security
         self._timeout_s = timeout_s
         self._client_name = client
         self._clients: dict[tuple[str, bool], KafkaClient] = {}
@@ -99,7 +106,9 @@ class KafkaDestination:
         with self._lock:
             client = self._clients.get((brokers, compress))
             if client is None:
-                options = {**self._options, "compression_type": "gzip"} if compress else self._options
+                options = {**self._options, **self._security(brokers.split(","))}
+                if compress:
+                    options["compression_type"] = "gzip"
                 client = _make_client(self._client_name, brokers, options, self._timeout_s)
                 self._clients[brokers, compress] = client
             return client

@@ -8,9 +8,9 @@ from typing import Any
 
 from kafka import KafkaProducer
 from kafka import errors as kafka_errors
-from kafka.net.compat import KafkaNetClient
 from kafka.serializer import Serializer
 
+from ...compat.kafka_python import WatchedClient
 from ...errors import InvalidSettingError
 from .. import Rejected, Unavailable
 from .options import MAX_REQUEST_BYTES, check_options
@@ -135,21 +135,18 @@ class KafkaPythonClient:
 
 
 def _make_producer(options: Mapping[str, Any]) -> KafkaProducer:
-    clients: list[KafkaNetClient] = []
-
-    def client(**client_options: Any) -> KafkaNetClient:
-        clients.append(KafkaNetClient(**client_options))
-        return clients[0]
-
+    client = WatchedClient()
     try:
         return KafkaProducer(**options, kafka_client=client)
     except BaseException as error:
-        # When its constructor fails, KafkaProducer leaves its sockets open. Their number would grow during an outage.
-        for one in clients:
-            one.close()
+        reason = client.reason(error)
+        # Otherwise the number of open sockets would grow during an outage.
+        client.close()
         if isinstance(error, _WRONG_OPTION) and not isinstance(error, kafka_errors.BrokerResponseError):
             # Only the names of the options, because a value may be a password.
             raise InvalidSettingError("rebound_kafka_options", sorted(options), f"kafka-python: {error}") from error
+        if isinstance(error, kafka_errors.RetriableError) and reason is not error:
+            raise kafka_errors.KafkaConnectionError(f"{type(reason).__name__}: {reason}") from error
         raise
 
 

@@ -209,6 +209,8 @@ def translate(options: Mapping[str, Any]) -> dict[str, Any]:
         _check_fixed(name, value)
         if "." in name or name == "oauth_cb":
             own[name] = value
+        elif name == "sasl_oauth_token_provider" and _is_own_provider(value):
+            own["oauth_cb"] = _token_callback(value)
         elif name == "partitioner" and isinstance(value, str):
             translated[name] = value
         elif name in _COMMON:
@@ -224,6 +226,16 @@ def translate(options: Mapping[str, Any]) -> dict[str, Any]:
             )
     _check_sasl(options)
     return {**translated, **own}
+
+
+def _is_own_provider(value: Any) -> bool:
+    from ...kafka_tokens import TokenProvider
+
+    return isinstance(value, TokenProvider)
+
+
+def _token_callback(provider: Any) -> Callable[[str], tuple[str, float]]:
+    return lambda _config: provider.token_and_expiry()
 
 
 def _read(name: str, value: Any) -> Any:

@@ -32,6 +32,11 @@ def remove(client: Any, keys: QueueKeys, ids: Sequence[str]) -> int:
     return sum(run_script(client, "unbury", calls)[1])
 
 
+def expire(client: Any, keys: QueueKeys, age_ms: int, most: int) -> int:
+    """Remove dead letters that are older than `age_ms`, the oldest first; returns how many."""
+    return int(run_script(client, "expire", [Call(_keys(keys), [age_ms, most])])[1][0])
+
+
 def get(client: Any, keys: QueueKeys, identity: str) -> DeadEntry | None:
     """The dead letter with this id, or None."""
     with client.pipeline(transaction=False) as pipe:

@@ -28,7 +28,7 @@ ROUNDS = 8
 #: Scripts that must run when Redis is out of memory, or it could never be drained. Redis 7 knows the flag; with 6.2
 #: there is no such way.
 _ALLOW_OOM = "#!lua flags=allow-oom\n"
-_DRAINING = frozenset({"breaker", "chain", "claim", "confirm", "settle", "renew", "move", "unbury", "purge"})
+_DRAINING = frozenset({"breaker", "chain", "claim", "confirm", "settle", "renew", "move", "unbury", "expire", "purge"})
 
 
 def _read(name: str) -> str:
@@ -50,6 +50,7 @@ _SOURCES = {
         "claim",
         "confirm",
         "enqueue",
+        "expire",
         "health",
         "limit",
         "locate",

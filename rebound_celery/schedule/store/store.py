@@ -216,6 +216,9 @@ class Store:
     def remove_dead(self, *ids: str) -> int:
         return buried.remove(self._client, self.keys, ids)
 
+    def expire_dead(self, age_ms: int, most: int = 1000) -> int:
+        return buried.expire(self._client, self.keys, age_ms, most)
+
     def dead(self, after: Position | None = None, count: int = 100) -> DeadPage:
         return listing.dead_page(self._client, self.keys, after, count)
 

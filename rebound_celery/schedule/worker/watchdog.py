@@ -28,6 +28,10 @@ LOOK_S = 3.0
 #: Seconds without a claim that make a worker suspect, and that each remedy has to show its effect.
 PATIENCE_S = 10.0
 
+#: Seconds between two looks for dead letters that are too old, and how many one look removes.
+EXPIRE_EVERY_S = 30.0
+_MOST_EXPIRED = 1000
+
 #: After these many remedies the worker is reported; the connection is then made anew at each so many-th.
 _REMEDIES = 2
 _RECONNECT_EACH = 6
@@ -63,6 +67,8 @@ class Watchdog:
         #: How many remedies were tried in vain, and when the last one was.
         self._tried = 0
         self._tried_at = 0.0
+        #: When dead letters that are too old are looked for again.
+        self._expires_at = 0.0
 
     def start(self) -> None:
         self._file.report(health.OK)
@@ -81,6 +87,7 @@ class Watchdog:
                 self._excused_at = now
             try:
                 self._file.report(*self.look())
+                self._remove_expired()
             except Exception:
                 logger.exception("unexpected error while the worker was looked at")
             slept_at = self._clock.monotonic()
@@ -110,6 +117,25 @@ class Watchdog:
             return self._excuse(health.OK)
         self._remedy(channel, silent, overdue_ms)
         return self._standing(silent)
+
+    def _remove_expired(self) -> None:
+        """Remove dead letters that are older than the app wants them to be, if it says so."""
+        channel, now = self._channel, self._clock.monotonic()
+        if channel is None or channel.closed or channel.options is None or now < self._expires_at or is_stopping():
+            return
+        ttl_s = channel.options.dead_letter_ttl_s
+        self._expires_at = now + EXPIRE_EVERY_S
+        if ttl_s is None:
+            return
+        try:
+            for queue in channel.options.leased:
+                removed = channel.leases.store_of(channel.keys_of(queue)).expire_dead(round(ttl_s * 1000))
+                if removed:
+                    logger.info("%d dead letters of %s are removed after %g s", removed, queue, ttl_s)
+                if removed >= _MOST_EXPIRED:
+                    self._expires_at = now  # there may be more
+        except FAULTS as error:
+            logger.debug("dead letters that are too old stay: %s", error)
 
     def _excuse(self, state: str, detail: str = "") -> Verdict:
         self._excused_at = self._clock.monotonic()
