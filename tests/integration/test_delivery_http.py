@@ -56,6 +56,8 @@ class Receiver:
 
         class Server(ThreadingHTTPServer):
             daemon_threads = True
+            #: The connections that may wait to be accepted: under load five are too few for a test that opens twenty.
+            request_queue_size = 64
 
             def handle_error(self, *_: Any) -> None:
                 """A client that went away is part of the test."""

@@ -21,7 +21,7 @@ from celery import Celery
 
 from rebound_celery import ConsumerConfig, Message, Rebound, Settings
 from rebound_celery.consumer.connection import connect
-from rebound_celery.destinations import Delivered, Unavailable, kinds
+from rebound_celery.destinations import Delivered, Destination, Unavailable, kinds
 from rebound_celery.embedded import create_topics
 from rebound_celery.errors import UnreachableError
 from rebound_celery.message.address import KafkaAddress
@@ -82,6 +82,11 @@ def settings(kafka: SecuredKafka, certificates: Path, how: str, **conf: Any) -> 
 HOWS = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "TLS"]
 
 
+def kafka_destination(conf: dict[str, Any]) -> Destination:
+    built = kinds.build(Settings.read(conf, {}), lambda: None, lambda *_: None)  # type: ignore[arg-type,return-value]
+    return built["kafka"]
+
+
 def a_message(**fields: Any) -> Message:
     return Message("m-1", b"v", KafkaAddress("orders"), 2, RetryPolicy(3, 1), **fields)
 
@@ -94,7 +99,7 @@ def test_each_client_delivers_and_writes_dead_letters(
     for name in ("kafka", "rebound_celery"):
         caplog.set_level(logging.DEBUG, logger=name)
     conf = settings(kafka, certificates, how, rebound_kafka_client=client)
-    destination = kinds.build(Settings.read(conf, {}), lambda: None)["kafka"]  # type: ignore[arg-type,return-value]
+    destination = kafka_destination(conf)
     dead = a_message(reason="retries-exhausted", dead_destination=KafkaAddress("orders-dlq"))
     try:
         outcomes = destination.send([a_message(), dead])
@@ -124,7 +129,7 @@ def test_a_wrong_password_is_an_outage_that_says_so_and_keeps_the_secret(
     conf = settings(kafka, certificates, "SCRAM-SHA-512", rebound_kafka_client=client)
     conf["rebound_kafka_timeout"] = 3
     conf["rebound_kafka_security"]["sasl_password"] = "not-the-s3cret"
-    destination = kinds.build(Settings.read(conf, {}), lambda: None)["kafka"]  # type: ignore[arg-type,return-value]
+    destination = kafka_destination(conf)
     try:
         (outcome,) = destination.send([a_message()])
     finally:
@@ -158,7 +163,7 @@ def test_the_error_of_a_token_function_is_not_shown(kafka: SecuredKafka, certifi
     conf["rebound_kafka_security"]["sasl_token"] = broken_token
     for client in ("kafka-python", "confluent"):
         conf["rebound_kafka_client"] = client
-        destination = kinds.build(Settings.read(conf, {}), lambda: None)["kafka"]  # type: ignore[arg-type,return-value]
+        destination = kafka_destination(conf)
         try:
             (outcome,) = destination.send([a_message()])
         finally:
