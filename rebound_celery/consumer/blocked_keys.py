@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from urllib.parse import quote, quote_from_bytes, unquote_to_bytes
 
 from ..message import Record
-from .partition_tracker import Partition
+from .partition_tracker import Job, Partition
 
 #: How many keys are kept in memory. Above it, every record with a key asks Redis.
 MAX_KEYS = 100_000
@@ -29,6 +29,12 @@ def key_of(record: Record) -> Key:
     """Return the key of a record, with the partition where the record was first read. The record has a key."""
     key, origin = record.key or b"", record.origin
     return Partition(origin.topic, origin.partition), key if len(key) <= _LONGEST_KEY else _hashed(key)
+
+
+def key_of_job(job: Job) -> Key:
+    """Return the key of a record that was first read where it is now. The record has a key."""
+    key = job.queue_key
+    return key if key is not None and len(key[1]) <= _LONGEST_KEY else key_of(job.record)
 
 
 def chain_prefix(group: str, partition: Partition) -> str:
@@ -85,10 +91,18 @@ class BlockedKeys:
         """Whether no key is blocked."""
         return not (self._pending or self._count)
 
+    def is_free(self, key: Key) -> bool:
+        """Return whether the key is not blocked.
+
+        It takes no lock, because every record asks while any key is blocked. That is safe: the records of a key are
+        handled one after the other, and a blocked key is in one of the two tables at any moment.
+        """
+        return not (self.is_over_limit or key in self._pending or key[1] in self._blocked.get(key[0], ()))
+
     def enter_if_blocked(self, key: Key) -> bool:
         """Call `enter` if the key is blocked. Return whether it is."""
         with self._lock:
-            if not (self.is_over_limit or key in self._pending or key[1] in self._blocked.get(key[0], ())):
+            if self.is_free(key):
                 return False
             self._enter(key)
             return True
@@ -119,12 +133,12 @@ class BlockedKeys:
             if left:
                 self._pending[key] = left
                 return
-            del self._pending[key]
             if is_open:
                 # There may have been no room for it before.
                 self._add(key)
             else:
                 self._remove(key)
+            del self._pending[key]
 
     def _remove(self, key: Key) -> None:
         if self._blocked.get(key[0], {}).pop(key[1], None) is not None:

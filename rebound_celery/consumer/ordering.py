@@ -21,7 +21,7 @@ from ..errors import ReboundError
 from ..message import Message, Record
 from ..registry import ChainAnswer, ChainChange, RetryScheduler
 from .attempt import Handled
-from .blocked_keys import BlockedKeys, Key, key_of
+from .blocked_keys import BlockedKeys, Key, key_of, key_of_job
 from .chain_writer import ChainOperation, ChainWriter
 from .config import ConsumerConfig
 from .failure_handler import FailedRecord, FailureHandler
@@ -133,7 +133,9 @@ class Ordering:
             # Rebound has delivered it, so it may be the head of a chain, or a copy.
             key = key_of(record)
             self._blocked.enter(key)
-        elif self._blocked.is_empty() or not self._blocked.enter_if_blocked(key := key_of(record)):
+        elif self._blocked.is_empty() or self._blocked.is_free(key := key_of_job(job)):
+            return False
+        elif not self._blocked.enter_if_blocked(key):
             return False
         delayed = self._failure_handler.delayed(job, self._clock.now_ms())
         if delayed is not None:
