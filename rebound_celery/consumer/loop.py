@@ -37,13 +37,16 @@ from .topics import PatternWatch, report_start
 from .unreadable import Unreadable
 from .workers import Workers
 
-#: How long a poll waits for records, in milliseconds: while no record is in flight, and while records are in flight. A
-#: commit is sent between two polls, and a poll reads its answer. So the second one is short.
+#: How long a poll waits for records, in milliseconds: while every record is done and committed, while records are in
+#: flight, and while a commit is due or under way. A commit is sent between two polls, and its answer is read there. So
+#: the last two are short: if the process is killed, the records that are done and not committed are handled again.
 IDLE_POLL_MS = 100
-BUSY_POLL_MS = 10
+BUSY_POLL_MS = 5
+COMMIT_POLL_MS = 2
 
-#: The time between two long polls, in seconds. While records are in flight or fetching is paused, polls are short. In a
-#: short poll kafka-python cannot finish some of its work, for example the search for new topics of a pattern.
+#: The time between two long polls, in seconds; twice this time while a commit is due. While records are in flight or
+#: fetching is paused, polls are short. In a short poll kafka-python cannot finish some of its work, for example the
+#: search for new topics of a pattern.
 LONG_POLL_EVERY_S = 1.0
 
 #: How long the loop waits for the handlers when memory is full, in seconds.
@@ -159,13 +162,15 @@ class Loop:
 
     def _poll_timeout_ms(self) -> int:
         now = self._clock.monotonic()
-        if now >= self._next_long_poll:
+        commit_in_s = self._commits.due_in_s()
+        if now >= self._next_long_poll + (0 if commit_in_s is None else LONG_POLL_EVERY_S):
             self._next_long_poll = now + LONG_POLL_EVERY_S
             return IDLE_POLL_MS
         if self._backpressure.is_full:
             self._wait()
             return 0
-        return BUSY_POLL_MS if self._commits.is_under_way or self._offset_tracker.busy() else IDLE_POLL_MS
+        longest = BUSY_POLL_MS if self._offset_tracker.busy() else IDLE_POLL_MS
+        return longest if commit_in_s is None else min(longest, max(COMMIT_POLL_MS, round(1000 * commit_in_s)))
 
     def _poll(self, timeout_ms: int) -> Mapping[Any, Sequence[KafkaRecord]]:
         """Poll. After an error that may pass, log it once and wait."""
