@@ -119,6 +119,26 @@ def end_when_fenced(consumer: KafkaConsumer) -> None:
     coordinator._handle_heartbeat_response = handle_or_end
 
 
+def report_gone_offsets(consumer: KafkaConsumer, report: Callable[[TopicPartition, int], object]) -> None:
+    """Make a poll call `report` with a partition and its offset if Kafka does not have the offset. Call it once.
+
+    kafka-python logs this at the level INFO. With a policy for `auto_offset_reset` it then goes on elsewhere.
+    """
+    subscription: Any = getattr(consumer, "_subscription", None)
+    reset = getattr(subscription, "request_offset_reset", None)
+    if reset is None:
+        return
+
+    def report_and_reset(partition: TopicPartition, *strategy: Any) -> Any:
+        state = subscription.assignment.get(partition)
+        # A strategy is given by `seek_to_beginning` and `seek_to_end` only.
+        if not strategy and state is not None and state.position is not None:
+            report(partition, state.position.offset)
+        return reset(partition, *strategy)
+
+    subscription.request_offset_reset = report_and_reset
+
+
 def positions(consumer: KafkaConsumer) -> dict[TopicPartition, int]:
     """Return the next offset to fetch of each assigned partition. Partitions without a known position are left out.
 

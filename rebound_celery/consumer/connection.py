@@ -30,7 +30,10 @@ FATAL = (
     errors.InvalidSessionTimeoutError,
     errors.UnsupportedVersionError,
     errors.KafkaConfigurationError,
+    # Without a policy for `auto_offset_reset`, a consumer whose offset is gone cannot go on, as one without an offset.
     errors.NoOffsetForPartitionError,
+    errors.OffsetOutOfRangeError,
+    errors.LogTruncationError,
     errors.IllegalStateError,
 )
 

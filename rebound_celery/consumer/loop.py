@@ -24,6 +24,7 @@ from .commits import Commits
 from .config import ConsumerConfig
 from .connection import FATAL
 from .failure_handler import FailureHandler, log_fields
+from .gone_offsets import GoneOffsets
 from .handler_task import HandlerTask
 from .health_reporter import HealthReporter
 from .key_queues import KeyQueues
@@ -98,6 +99,7 @@ class Loop:
             clock=clock,
         )
         self._positions = Positions(consumer, offset_tracker)
+        self._gone_offsets = GoneOffsets(consumer)
         self._commits = Commits(consumer, offset_tracker, config.commit_interval, clock=clock)
         self._listener = RebalanceListener(consumer, offset_tracker, self._key_queues, self._positions, clock=clock)
         self._unreadable = Unreadable(
@@ -146,6 +148,7 @@ class Loop:
             report_start(self._consumer, self._config.group, new)
         self._unreadable.act(self._positions.unknown)
         self._positions.note()
+        self._gone_offsets.report()
         self._commits.send_if_due()
         if self._clock.monotonic() >= self._next_stats:
             self._next_stats += self._config.stats_interval
