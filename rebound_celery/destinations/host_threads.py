@@ -8,6 +8,8 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
+from .shortage import is_no_thread
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -52,7 +54,12 @@ class HostThreads(Generic[Item, Result]):
     def _start(self, host: Hashable) -> None:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self._size, thread_name_prefix="rebound-http")
-        self._threads.submit(self._run, host)
+        try:
+            self._threads.submit(self._run, host)
+        except RuntimeError as error:
+            if not is_no_thread(error):
+                raise
+            # It is queued all the same: a thread that is there runs it, or the next one that can be started.
 
     def _run(self, host: Hashable) -> None:
         """Run one item of the host, and queue up again for its next item behind the other hosts."""
