@@ -14,6 +14,8 @@ from rebound_celery.destinations.http import HttpDestination
 from tests.integration.test_http_answers import Receiver, say, send, whole
 
 TIMEOUT = 1.0
+#: More than a host may have at once.
+POSTS = 20
 
 
 @pytest.fixture
@@ -79,11 +81,11 @@ def test_posts_for_which_no_thread_can_be_started_wait_and_are_posted_once(
 ) -> None:
     with monkeypatch.context() as shortage:
         shortage.setattr(threading.Thread, "start", without_threads("rebound-http"))
-        none = send(destination, *[receiver.url] * 3)
-    assert [type(outcome) for outcome in none] == [Unavailable] * 3
+        none = send(destination, *[receiver.url] * POSTS)
+    assert [type(outcome) for outcome in none] == [Unavailable] * POSTS
 
-    assert [type(outcome) for outcome in send(destination, *[receiver.url] * 3)] == [Delivered] * 3
-    assert receiver.requests == 3
+    assert [type(outcome) for outcome in send(destination, *[receiver.url] * POSTS)] == [Delivered] * POSTS
+    assert receiver.requests == POSTS
 
 
 def test_one_thread_that_could_be_started_makes_all_posts(
