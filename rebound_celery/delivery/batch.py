@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -24,6 +24,13 @@ from ..stopping import is_stopping
 from .delivery import Delivery
 from .lanes import is_slow
 from .log_fields import log_fields, named
+
+#: For how long a batch tries to store what waits again, and the pause between two tries, in seconds.
+_STORE_AGAIN_S = 10.0
+_STORE_PAUSE_S = 0.5
+
+#: Seconds before messages go back to their queue.
+_BACK_PAUSE_S = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -152,8 +159,7 @@ class Batch:
         if not waiting:
             return
         try:
-            if self.store is not None:
-                self.store([delivery for delivery, _ in waiting.values()])
+            self._store([delivery for delivery, _ in waiting.values()])
         except NotStoredError as error:
             for index, (delivery, _) in waiting.items():
                 logger.warning(
@@ -166,12 +172,39 @@ class Batch:
         else:
             results.update((index, Result(End.AGAIN, error)) for index, (_, error) in waiting.items())
 
+    def _store(self, deliveries: Sequence[Delivery]) -> None:
+        """Store them, and try again for a while if Redis does not take them.
+
+        What goes back is delivered again without a used attempt: a receiver that has failed gets another post.
+        """
+        if self.store is None:
+            return
+        give_up_at = self.clock.monotonic() + _STORE_AGAIN_S
+        while True:
+            try:
+                self.store(deliveries)
+            except NotStoredError:
+                if is_stopping() or self.clock.monotonic() >= give_up_at:
+                    raise
+                self.clock.sleep(_STORE_PAUSE_S)
+            else:
+                return
+
 
 def _failure_of(outcome: Failed | Rejected) -> Failure:
     seen = Failure.of(exception_of(outcome))
     if isinstance(outcome, Rejected):
         return Failure(seen.exception_class, seen.message, permanent=True)
     return Failure(seen.exception_class, seen.message, retry_after_s=outcome.retry_after_s)
+
+
+def pause_before_back(results: Iterable[Result], clock: Clock) -> None:
+    """Wait if one of these messages goes back to its queue, where it is due at once.
+
+    Without a pause, a fault of this process alone would be met again at full speed.
+    """
+    if any(result.end == End.BACK for result in results) and not is_stopping():
+        clock.sleep(_BACK_PAUSE_S)
 
 
 def dead_letter_text(message: Message) -> str:

@@ -25,7 +25,7 @@ from ..errors import (
 from ..message import Message, codec, message_id_of
 from ..policy import WORKER_LOST, DeadLetter, Failure
 from ..schedule.port import DeadEntry, Entry
-from .batch import Batch, End, Result, dead_letter_text
+from .batch import Batch, End, Result, dead_letter_text, pause_before_back
 from .delivery import Delivery
 from .form import TASK_NAME, DeliveryForm, from_argument, stored_form_of
 from .job import Received
@@ -142,6 +142,7 @@ class DeliverTask(Task):
                 store_result(self, request_of(self, delivery, worker), result)
         if keeps:
             self._clean_up()
+        pause_before_back(results.values(), self.clock)
         return [results[index] for index in range(len(batch))]
 
     def run(self, argument: object) -> str:

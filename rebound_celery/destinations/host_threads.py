@@ -8,6 +8,8 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
+from .shortage import is_no_thread
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -31,6 +33,8 @@ class HostThreads(Generic[Item, Result]):
         self._waiting: dict[Hashable, deque[tuple[Item, Future[Result]]]] = defaultdict(deque)
         self._running: Counter[Hashable] = Counter()
         self._lock = threading.Lock()
+        #: Whether the last thread that was needed could not be started.
+        self._lacks_threads = False
 
     def submit(self, host: Hashable, item: Item) -> Future[Result]:
         """Run the work when the host has a thread. Until the work has begun, the future can be cancelled."""
@@ -40,6 +44,9 @@ class HostThreads(Generic[Item, Result]):
             if self._running[host] < self._per_host:
                 self._start(host)
                 self._running[host] += 1
+            elif self._lacks_threads:
+                # What is queued may have no thread at all. This tries to start one.
+                self._execute(_do_nothing)
         return future
 
     def close(self) -> None:
@@ -50,9 +57,19 @@ class HostThreads(Generic[Item, Result]):
                 self._threads = None
 
     def _start(self, host: Hashable) -> None:
+        self._execute(self._run, host)
+
+    def _execute(self, function: Callable[..., None], *arguments: Hashable) -> None:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self._size, thread_name_prefix="rebound-http")
-        self._threads.submit(self._run, host)
+        try:
+            self._threads.submit(function, *arguments)
+            self._lacks_threads = False
+        except RuntimeError as error:
+            if not is_no_thread(error):
+                raise
+            # It is queued all the same: a thread that is there runs it, or the next one that can be started.
+            self._lacks_threads = True
 
     def _run(self, host: Hashable) -> None:
         """Run one item of the host, and queue up again for its next item behind the other hosts."""
@@ -79,3 +96,7 @@ class HostThreads(Generic[Item, Result]):
             future.set_result(self._work(item))
         except BaseException as error:  # noqa: BLE001 - raised where the result is waited for
             future.set_exception(error)
+
+
+def _do_nothing() -> None:
+    """Have no work for a thread."""

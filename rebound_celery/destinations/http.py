@@ -31,6 +31,7 @@ from .deadline import pool_manager, proxied_pool_manager, time_limits, was_stale
 from .host_threads import HostThreads
 from .http_answer import outcome_of
 from .http_proxy import Proxies
+from .shortage import is_shortage
 
 #: How many posts run at once, and how many of them to one host at most. The first is the size of a job, so that each
 #: message of a job has a thread at once, unless as many as are allowed are busy with its host.
@@ -164,7 +165,7 @@ class HttpDestination:
 
     def _outcome_of(self, post: Future[Outcome], message: Message, end_by: float) -> Outcome:
         if post.cancelled():
-            why = _STOPPING if is_stopping() else "earlier posts to its host are still running"
+            why = _STOPPING if is_stopping() else "earlier posts are still running"
             return Unavailable(f"POST {message.target} was not begun: {why}")
         try:
             return post.result(max(0, end_by - self._clock.monotonic()))
@@ -187,6 +188,8 @@ class HttpDestination:
         except Exception as error:  # noqa: BLE001 - whatever went wrong, this attempt has failed and the message is kept
             if proxy is not None and _is_proxys_fault(error):
                 return _without_query(Unavailable(f"POST {address} through the proxy {proxy.origin}: {error}"), url)
+            if is_shortage(error):
+                return _without_query(Unavailable(f"POST {address} was not begun: {error}"), url)
             return _without_query(Failed(f"POST {address}: {error}"), url)
 
     def _exchange(self, post: _Post, url: HttpUrl, proxy: HttpUrl | None) -> Outcome:

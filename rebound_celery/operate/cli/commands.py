@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rebound_celery.demo.command import demo
+from rebound_celery.operate.cli.output import say
 from rebound_celery.operate.cli.signals import StoppedBySignal, exit_on_signals
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ def _run(consumer: Consumer, *, wait: bool) -> None:
                 raise
             if error.address not in said:
                 said.add(error.address)
-                click.echo(f"{error}; trying again until it answers", err=True)
+                say(f"{error}; trying again until it answers", err=True)
             SYSTEM_CLOCK.sleep(WAIT_AGAIN_S)
         else:
             return
@@ -219,9 +220,9 @@ def _run(consumer: Consumer, *, wait: bool) -> None:
 
 def _print_stats(consumer: Consumer) -> None:
     stats = consumer.stats()
-    click.echo(stats.to_json())
-    click.echo(f"Success rate: {stats.success_rate:.2f}%")
-    click.echo(f"Retry rate: {stats.retry_rate:.2f}%")
+    say(stats.to_json())
+    say(f"Success rate: {stats.success_rate:.2f}%")
+    say(f"Retry rate: {stats.retry_rate:.2f}%")
 
 
 @rebound.command(short_help="Check servers, workers and settings for what may lose messages.")
