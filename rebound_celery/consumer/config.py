@@ -15,6 +15,7 @@ from ..errors import InvalidSettingError
 from ..message import Record
 from ..message.address import check_topic
 from ..policy import RetryPolicy
+from .option_values import check_option_values
 
 Handler = Callable[[Record], object]
 
@@ -64,6 +65,7 @@ def _check_options(options: object) -> dict[str, Any]:
                 raise InvalidSettingError(
                     f"kafka_options[{name!r}]", options[name], "kafka-python's KafkaConsumer has no such option"
                 )
+        check_option_values(options, "kafka_options")
     return dict(options)
 
 
