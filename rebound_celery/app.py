@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property, partial
@@ -11,9 +12,9 @@ from celery import Celery, signals
 from celery.result import AsyncResult
 
 from . import registry
-from .celery_conf import LiveSetting, turn_on_events, when_configured
+from .celery_conf import LiveSetting, turn_on_events, unknown_settings, when_configured
 from .clock import SYSTEM_CLOCK, Clock
-from .config import PREFIX, Settings
+from .config import PREFIX, SETTING_NAMES, Settings
 from .copies import keep_in_copies
 from .dead_letters import DeadSet
 from .delivery.collector import spare_what_is_loaded
@@ -36,6 +37,8 @@ from .values import Name
 
 #: How many messages `schedule_retries` stores with one call.
 _CHUNK = 1000
+
+logger = logging.getLogger(__name__)
 
 
 class Rebound:
@@ -90,7 +93,9 @@ class Rebound:
         Raises:
             InvalidSettingError: naming the setting, its value, and what is allowed.
         """
-        return Settings.read({**{name: self.app.conf.get(name) for name in _SETTING_NAMES}, **self._overrides})
+        for text in unknown_settings(self.app, PREFIX, SETTING_NAMES):
+            logger.warning(text)
+        return Settings.read({**{name: self.app.conf.get(name) for name in SETTING_NAMES}, **self._overrides})
 
     def _build_destinations(self) -> Destinations:
         return kinds.build(self.settings, self._publisher.open)
@@ -285,6 +290,3 @@ class Rebound:
 
     def warn_if_unclaimed(self) -> None:
         self._publisher.warn_if_unclaimed()
-
-
-_SETTING_NAMES = [PREFIX + setting.name for setting in fields(Settings)]

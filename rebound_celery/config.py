@@ -219,6 +219,10 @@ class Settings:
         return cls(**values)
 
 
+#: The names of all settings, as Celery's configuration has them.
+SETTING_NAMES = tuple(PREFIX + setting.name for setting in fields(Settings))
+
+
 def environment_proxies() -> dict[str, str]:
     """The proxies that the environment names to all HTTP clients: by scheme, `all`, and as `no` what needs none."""
     from urllib.request import getproxies

@@ -101,6 +101,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         *COMMON,
         "app",
         "broker",
+        "celery_conf",
         "compat",
         "compat.versions",
         "consumer",
