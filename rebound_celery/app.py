@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields
@@ -12,9 +13,9 @@ from celery import Celery, signals
 from celery.result import AsyncResult
 
 from . import registry
-from .celery_conf import turn_on_events, when_configured, when_finalized
+from .celery_conf import turn_on_events, unknown_settings, when_configured, when_finalized
 from .clock import SYSTEM_CLOCK, Clock
-from .config import PREFIX, Settings
+from .config import PREFIX, SETTING_NAMES, Settings
 from .consumer import ConsumerDeclarations
 from .copies import keep_in_copies
 from .dead_letters import DeadSet
@@ -44,6 +45,8 @@ from .scheduled import Scheduled
 from .scheduling import Scheduling
 from .shown import shown_url
 from .values import Name
+
+logger = logging.getLogger(__name__)
 
 
 class Rebound(FailureHandling, ConsumerDeclarations):
@@ -114,7 +117,9 @@ class Rebound(FailureHandling, ConsumerDeclarations):
         Raises:
             InvalidSettingError: naming the setting, its value, and what is allowed.
         """
-        return Settings.read({**{name: self.app.conf.get(name) for name in _SETTING_NAMES}, **self._overrides})
+        for text in unknown_settings(self.app, PREFIX, SETTING_NAMES):
+            logger.warning(text)
+        return Settings.read({**{name: self.app.conf.get(name) for name in SETTING_NAMES}, **self._overrides})
 
     def _build_destinations(self) -> Destinations:
         has_schedule, tell = self._publisher.replaces(), partial(tell_disabled, self)
@@ -293,6 +298,3 @@ class Rebound(FailureHandling, ConsumerDeclarations):
 
     def warn_if_unclaimed(self) -> None:
         self._publisher.warn_if_unclaimed()
-
-
-_SETTING_NAMES = [PREFIX + setting.name for setting in fields(Settings)]

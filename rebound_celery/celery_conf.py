@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from difflib import get_close_matches
+from types import ModuleType
 from typing import Any
 
 from celery import Celery
@@ -29,6 +31,32 @@ def is_set(app: Celery, name: str) -> bool:
     if app.namespace:
         names.add(f"{app.namespace}_{name}".upper())
     return any(candidate in layer for layer in (app.conf.changes, app.loader.conf or {}) for candidate in names)
+
+
+def unknown_settings(app: Celery, prefix: str, known: Collection[str]) -> list[str]:
+    """Return a text for each setting with this prefix that the app's user has set and that is not known.
+
+    Celery ignores them without a word. They may belong to a later version, so they are no error.
+
+    Args:
+        app: the Celery app.
+        prefix: how the names of the settings begin, in lower case.
+        known: the names of all settings.
+    """
+    app.conf.get(prefix)  # Until Celery has read the configuration, its layers are not to be told apart.
+    namespace = f"{app.namespace}_".lower() if app.namespace else ""
+    found = set()
+    for layer, begin in ((app.conf.changes, prefix), (app.loader.conf or {}, namespace + prefix)):
+        for key in list(layer):
+            name = str(key).lower()
+            # A module of settings also has what it imports, such as `rebound_celery`.
+            if name.startswith(begin) and not (callable(layer[key]) or isinstance(layer[key], ModuleType)):
+                found.add(prefix + name[len(begin) :])
+    texts = []
+    for name in sorted(found.difference(known)):
+        near = get_close_matches(name, known, n=1, cutoff=0.8)
+        texts.append(f"there is no setting {name}, so it has no effect{f'; is it {near[0]}?' if near else ''}")
+    return texts
 
 
 def turn_on_events(app: Celery) -> None:

@@ -280,6 +280,10 @@ class Settings:
         return self.kafka_security.options(own if brokers is None else brokers, own)
 
 
+#: The names of all settings, as Celery's configuration has them.
+SETTING_NAMES = tuple(PREFIX + setting.name for setting in fields(Settings))
+
+
 def environment_proxies() -> dict[str, str]:
     """The proxies that the environment names to all HTTP clients: by scheme, `all`, and as `no` what needs none."""
     from urllib.request import getproxies
@@ -288,8 +292,7 @@ def environment_proxies() -> dict[str, str]:
 
 
 def _from_environment(variable: str, environ: Mapping[str, str], convert: Callable[[str], Any]) -> Any:
-    text = environ.get(variable)
-    if text is None:
+    if (text := environ.get(variable)) is None:
         return None
     try:
         return convert(text)

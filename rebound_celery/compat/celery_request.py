@@ -31,11 +31,14 @@ class Request(CeleryRequest):
         self._worker_was_lost = isinstance(exception, (WorkerLostError, SystemExit))
         return super().on_failure(exc_info, *args, **kwargs)
 
-    def _announce_cancelled(self, *args: Any, **kwargs: Any) -> None:
-        super()._announce_cancelled(*args, **kwargs)
+    def _announce_cancelled(self, emit_retry: bool = True) -> None:
+        super()._announce_cancelled(emit_retry)
         # After a lost connection, by worker_cancel_long_running_tasks_on_connection_loss. Celery leaves the message to
         # its broker, but this worker would renew its lease for ever.
-        self.reject(requeue=True)
+        # A cold shutdown announces no retry. Its message may be done: during a soft shutdown nobody reads the pool's
+        # results. They are read afterwards, and then the channel gives back what is not acknowledged.
+        if emit_retry:
+            self.reject(requeue=True)
 
     def reject(self, requeue: bool = False) -> None:
         if requeue and self._worker_was_lost:

@@ -100,6 +100,11 @@ PATCHES: tuple[Patch, ...] = (
         "Each poll calls it, and it raises FencedInstanceIdError if `_async_commit_fenced` is set.",
     ),
     _kafka(
+        "consumer.subscription_state:SubscriptionState.request_offset_reset",
+        "replaced",
+        "Nobody hears that Kafka has deleted records before they were consumed.",
+    ),
+    _kafka(
         "coordinator.consumer:ConsumerCoordinator.time_to_next_poll",
         "replaced",
         "A poll does not wait while a heartbeat is overdue, so a consumer of a broker that hangs uses a whole core.",
@@ -187,6 +192,7 @@ PATCHES: tuple[Patch, ...] = (
         "consumer.fetcher:Fetcher.PartitionRecords",
         "replaced",
         "A batch that cannot be read raises from every poll without saying where, and later polls never return.",
+        home="compat/kafka_unreadable.py",
     ),
     _kafka(
         "net.selector:NetworkSelector.sleep",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import InvalidSettingError
+from .option_values import check_option_values
 
 #: Options of kafka-python's KafkaConsumer that the user may not set, each with the reason for the error's text.
 REFUSED_OPTIONS = {
@@ -51,4 +52,5 @@ def check_options(options: object) -> dict[str, Any]:
                 raise InvalidSettingError(
                     f"kafka_options[{name!r}]", options[name], "kafka-python's KafkaConsumer has no such option"
                 )
+        check_option_values(options, "kafka_options")
     return dict(options)

@@ -48,10 +48,11 @@ class Commits:
         self._deadline: float | None = None
         self._failing = False
 
-    @property
-    def is_under_way(self) -> bool:
-        """Whether a commit has no answer yet. A poll reads the answer."""
-        return self._deadline is not None
+    def due_in_s(self) -> float | None:
+        """Return the seconds until the next commit: 0 while one has no answer yet; None if nothing is to commit."""
+        if self._deadline is not None:
+            return 0.0
+        return max(0.0, self._next - self._clock.monotonic()) if self._offset_tracker.is_uncommitted() else None
 
     def send_if_due(self) -> None:
         """Send a commit, unless there is nothing new, or the last commit is too recent or has no answer yet."""

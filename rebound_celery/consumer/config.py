@@ -109,7 +109,7 @@ class ConsumerConfig:
     retry_topic: str | None = None
     concurrency: int = 8
     max_in_flight: int = 1000
-    commit_interval: float = 0.02
+    commit_interval: float = 0.005
     stop_timeout: float = 30.0
     stats_interval: float = 30.0
     failure_pause: FailurePauseOptions | Mapping[str, Any] | bool | None = None

@@ -14,6 +14,7 @@ from ..config import Settings
 from ..errors import UnreachableError
 from ..kafka_common import shared_options
 from .config import ConsumerConfig
+from .option_values import check_option_values
 
 #: How long the first connection may take, in milliseconds.
 BOOTSTRAP_TIMEOUT_MS = 8_000
@@ -29,7 +30,10 @@ FATAL = (
     errors.InvalidSessionTimeoutError,
     errors.UnsupportedVersionError,
     errors.KafkaConfigurationError,
+    # Without a policy for `auto_offset_reset`, a consumer whose offset is gone cannot go on, as one without an offset.
     errors.NoOffsetForPartitionError,
+    errors.OffsetOutOfRangeError,
+    errors.LogTruncationError,
     errors.IllegalStateError,
 )
 
@@ -37,7 +41,11 @@ logger = logging.getLogger(__name__)
 
 
 def kafka_options(config: ConsumerConfig, settings: Settings) -> dict[str, Any]:
-    """Return the options for KafkaConsumer: rebound's defaults, the app's security options, and the user's options."""
+    """Return the options for KafkaConsumer: rebound's defaults, the app's security options, and the user's options.
+
+    Raises:
+        InvalidSettingError: if one of the app's security options cannot be used.
+    """
     brokers = config.brokers_for(settings)
     options: dict[str, Any] = {
         "client_id": "rebound-consumer",
@@ -50,7 +58,9 @@ def kafka_options(config: ConsumerConfig, settings: Settings) -> dict[str, Any]:
         "fetch_max_bytes": 8 * 1024 * 1024,
     }
     if set(brokers) == set(settings.kafka_brokers):
-        options |= shared_options(settings.kafka_options)
+        shared = shared_options(settings.kafka_options)
+        check_option_values(shared, "rebound_kafka_options")
+        options |= shared
     options |= settings.kafka_connection(brokers)
     options |= config.kafka_options
     options |= {

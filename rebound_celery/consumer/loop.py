@@ -16,7 +16,6 @@ from typing import Any
 from kafka import KafkaConsumer
 
 from ..clock import SYSTEM_CLOCK, Clock
-from ..compat.kafka_python import release_set_aside_records
 from ..config import Settings
 from ..message import Record
 from ..message.headers import KafkaRecord
@@ -24,14 +23,15 @@ from ..registry import RetryScheduler
 from .backpressure import Backpressure
 from .commits import Commits
 from .config import ConsumerConfig
-from .connection import FATAL
 from .failure_handler import FailureHandler
 from .failure_pause import FailurePause, FailurePauseOptions
+from .gone_offsets import GoneOffsets
 from .handler_task import HandlerTask
 from .health_reporter import HealthReporter
 from .key_queues import KeyQueues
 from .offset_tracker import OffsetTracker
 from .ordering import Ordering
+from .polling import Polling
 from .positions import Positions
 from .reading import read_safely
 from .rebalance import RebalanceListener, release
@@ -42,23 +42,8 @@ from .unordered import break_up_chains
 from .unreadable import Unreadable
 from .workers import Workers
 
-#: How long a poll waits for records, in milliseconds: while no record is in flight, and while records are in flight. A
-#: commit is sent between two polls, and a poll reads its answer. So the second one is short.
-IDLE_POLL_MS = 100
-BUSY_POLL_MS = 10
-
-#: The time between two long polls, in seconds. While records are in flight or fetching is paused, polls are short. In a
-#: short poll kafka-python cannot finish some of its work, for example the search for new topics of a pattern.
-LONG_POLL_EVERY_S = 1.0
-
-#: How long the loop waits for the handlers when memory is full, in seconds.
-WAIT_S = 0.02
-
 #: The time for the last commit, and again the time for leaving the group, in seconds.
 LEAVE_TIMEOUT_S = 5.0
-
-FIRST_BACKOFF_S = 0.5
-LAST_BACKOFF_S = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -113,21 +98,28 @@ class Loop:
         )
         prepare = partial(break_up_chains, scheduler, config.group) if self._ordering is None else self._ordering.load
         self._positions = Positions(consumer, offset_tracker, prepare)
+        self._gone_offsets = GoneOffsets(consumer)
         self._commits = Commits(consumer, offset_tracker, config.commit_interval, clock=clock)
         self._listener = RebalanceListener(consumer, offset_tracker, self._key_queues, self._positions, clock=clock)
         self._unreadable = Unreadable(
             consumer, config, offset_tracker, self._key_queues, self._retry_writer, failure_handler, clock=clock
         )
         self._backpressure = Backpressure(consumer, offset_tracker, config.max_in_flight)
+        self._polling = Polling(
+            consumer,
+            offset_tracker,
+            self._commits,
+            self._backpressure,
+            self._failure_pause,
+            flag,
+            self._wake,
+            clock=clock,
+        )
         self._pattern_watch = PatternWatch(consumer, config, clock=clock)
         self._draining = False
         #: Whether the KafkaConsumer must be replaced by a new one. The new one has its own loop.
         self.replace = False
         self._next_stats = clock.monotonic() + (config.stats_interval or float("inf"))
-        self._next_long_poll = 0.0
-        self._poll_error: str | None = None
-        self._outage: str | None = None
-        self._backoff = FIRST_BACKOFF_S
 
     def run(self) -> None:
         """Consume until the flag says stop or the KafkaConsumer must be replaced.
@@ -154,22 +146,23 @@ class Loop:
     def _turn(self) -> None:
         if self._key_queues.size >= self._config.max_in_flight:
             # Usually the handlers finish half of the records within this wait. Then no partition has to be paused.
-            self._wait()
+            self._polling.wait()
         self._backpressure.regulate(
             closed=self._retry_writer.is_down or self._is_closed_by_failures(),
             kept_paused={*self._unreadable.kept_paused(), *self._positions.unknown},
         )
-        self._admit(self._positions.known(self._poll(self._poll_timeout_ms())))
+        self._admit(self._positions.known(self._polling.poll()))
         if new := self._positions.find():
             report_start(self._consumer, self._config.group, new)
         self._unreadable.act(self._positions.unknown)
         self._positions.note()
+        self._gone_offsets.report()
         self._commits.send_if_due()
         if self._clock.monotonic() >= self._next_stats:
             self._next_stats += self._config.stats_interval
             self.log_stats("stats")
         self._pattern_watch.warn_if_nothing_matches()
-        outage = "retries cannot be stored" if self._retry_writer.is_down else self._outage or self._failing()
+        outage = "retries cannot be stored" if self._retry_writer.is_down else self._polling.outage or self._failing()
         self.replace = self._health_reporter.check(
             self._consumer, self._offset_tracker, self._positions.unknown, outage, self._unreadable.detail
         )
@@ -181,46 +174,6 @@ class Loop:
     def _failing(self) -> str | None:
         pause = self._failure_pause
         return None if pause is None or pause.reason is None else f"most records fail with {pause.reason}"
-
-    def _wait(self) -> None:
-        self._wake.wait(WAIT_S)
-        self._wake.clear()
-
-    def _poll_timeout_ms(self) -> int:
-        now = self._clock.monotonic()
-        if now >= self._next_long_poll:
-            self._next_long_poll = now + LONG_POLL_EVERY_S
-            return IDLE_POLL_MS
-        if self._backpressure.is_full:
-            self._wait()
-            return 0
-        return BUSY_POLL_MS if self._commits.is_under_way or self._offset_tracker.busy() else IDLE_POLL_MS
-
-    def _poll(self, timeout_ms: int) -> Mapping[Any, Sequence[KafkaRecord]]:
-        """Poll. After an error that may pass, log it once and wait."""
-        release_set_aside_records(self._consumer)
-        try:
-            pause = self._failure_pause
-            room = 1 if pause is not None and pause.is_probing else self._backpressure.room
-            records: Mapping[Any, Sequence[KafkaRecord]] = self._consumer.poll(timeout_ms, room)
-        except FATAL:
-            raise
-        except Exception as error:
-            text = repr(error)
-            self._outage = f"Kafka cannot be polled: {text}"
-            if text != self._poll_error:
-                self._poll_error = text
-                logger.exception("polling Kafka failed; it is tried again", extra={"event": "poll_failed"})
-            deadline = self._clock.monotonic() + self._backoff
-            self._backoff = min(2 * self._backoff, LAST_BACKOFF_S)
-            while self._clock.monotonic() < deadline and not self._flag.stop:
-                self._wait()
-            return {}
-        self._outage = None
-        if records and self._poll_error is not None:
-            self._poll_error = None
-            self._backoff = FIRST_BACKOFF_S
-        return records
 
     def _admit(self, polled: Mapping[Any, Sequence[KafkaRecord]]) -> None:
         if self._draining:
@@ -253,8 +206,8 @@ class Loop:
                 tracker.held += removed.get(tracker.partition, [])
             while self._offset_tracker.busy() and self._clock.monotonic() < deadline and not self._flag.at_once:
                 self._backpressure.regulate(closed=True)
-                self._poll(0)
-                self._wait()
+                self._polling.poll(0)
+                self._polling.wait()
                 self._health_reporter.report_stopping()
                 self._commits.send_if_due()
         except Exception:

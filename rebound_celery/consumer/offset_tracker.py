@@ -219,6 +219,12 @@ class OffsetTracker:
             chosen = self._trackers.values() if trackers is None else trackers
             return sum(tracker.in_flight - len(tracker.held) for tracker in chosen if not tracker.released)
 
+    def is_uncommitted(self) -> bool:
+        """Return whether records are done that Kafka has not confirmed as committed."""
+        with self._lock:
+            self._enter_finished()
+            return any(t.changes != t.changes_committed and not t.revoked for t in self._trackers.values())
+
     def loads(self) -> dict[Partition, Load]:
         """Return the number of records of each partition."""
         with self._lock:

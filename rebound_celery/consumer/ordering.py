@@ -133,9 +133,11 @@ class Ordering:
             # Rebound has delivered it, so it may be the head of a chain, or a copy.
             key = key_of(record)
             self._blocked.enter(key)
-        elif self._blocked.is_empty() or self._blocked.is_free(key := key_of_job(job)):
-            return False
-        elif not self._blocked.enter_if_blocked(key):
+        elif (
+            self._blocked.is_empty()
+            or self._blocked.is_free(key := key_of_job(job))
+            or not self._blocked.enter_if_blocked(key)
+        ):
             return False
         delayed = self._failure_handler.delayed(job, self._clock.now_ms())
         if delayed is not None:

@@ -13,7 +13,8 @@ from typing import Any
 from kafka import KafkaConsumer
 
 from ..clock import SYSTEM_CLOCK, Clock
-from ..compat.kafka_python import UnreadBatch, positions, report_unreadable
+from ..compat.kafka_python import positions
+from ..compat.kafka_unreadable import UnreadBatch, report_unreadable
 from ..message import Origin, Record
 from ..message.ids import derive_record_id
 from .codecs import advice

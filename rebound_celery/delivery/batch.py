@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from dataclasses import replace as replace_fields
-from enum import StrEnum
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from msgspec.structs import replace
 
@@ -20,8 +19,7 @@ from ..clock import Clock
 from ..config import Settings
 from ..destinations import Delivered, Destination, Held, Outcome, Unavailable, Undelivered, Underway, exception_of
 from ..errors import NotStoredError
-from ..message import Message
-from ..policy import Drop, Failure, Retry, decide, outage_delay_s
+from ..policy import Drop, Retry, decide, outage_delay_s
 from ..policy.decide import DRAW, Draw
 from ..stopping import is_stopping
 from .delivery import Delivery
@@ -30,41 +28,17 @@ from .lanes import is_slow
 from .log_fields import log_fields, named
 from .outage_mode import OutageMode
 from .outcome_log import log_failure, log_held, log_outage, log_unsettled
+from .result import End, Result, delivered, dropped
 from .sending import send
+
+#: For how long a batch tries to store what waits again, and the pause between two tries, in seconds.
+_STORE_AGAIN_S = 10.0
+_STORE_PAUSE_S = 0.5
 
 logger = logging.getLogger(__name__)
 
 #: Seconds after the time in which an outcome should be there. Then the delivery is made again, for its process is gone.
 _UNDERWAY_MARGIN_S = 5.0
-
-
-class End(StrEnum):
-    """How a delivery ended for the worker."""
-
-    #: The destination has the message.
-    DONE = "done"
-    #: The message was given up: its dead letter is written.
-    DEAD = "dead"
-    #: A rule of the message's policy drops it: nothing is kept of it.
-    DROPPED = "dropped"
-    #: The same task waits again in Redis, with what has changed.
-    AGAIN = "again"
-    #: Nothing could be settled: the broker's message goes back to its queue.
-    BACK = "back"
-
-
-class Result(NamedTuple):
-    """How one delivery ended.
-
-    Attributes:
-        end: what the worker does about it.
-        text: where the message is, or why it is not there; for people.
-        traceback: of a dead letter, the stack trace of the failure, where there is one.
-    """
-
-    end: End
-    text: str
-    traceback: str = ""
 
 
 class Gone(Protocol):
@@ -125,7 +99,7 @@ class Batch:
                     waiting[index] = replace(delivery, due_ms=due_ms), outcome.error
                     continue
                 if isinstance(outcome, Delivered):
-                    results[index] = _delivered(delivery, outcome)
+                    results[index] = delivered(delivery, outcome)
                     continue
                 after = self._hold(delivery) if index in held else self._after(delivery, outcome)
                 if isinstance(after, Result):
@@ -197,7 +171,7 @@ class Batch:
             draw=self.draw,
         )
         if isinstance(decision, Drop):
-            return _dropped(message, decision, failure)
+            return dropped(message, decision, failure)
         log_failure(message, decision, failure, now_ms)
         return replace(
             delivery,
@@ -235,8 +209,7 @@ class Batch:
         if not waiting:
             return
         try:
-            if self.store is not None:
-                self.store([delivery for delivery, _ in waiting.values()])
+            self._store([delivery for delivery, _ in waiting.values()])
         except NotStoredError as error:
             for index, (delivery, _) in waiting.items():
                 logger.warning(
@@ -249,37 +222,20 @@ class Batch:
         else:
             results.update((index, Result(End.AGAIN, error)) for index, (_, error) in waiting.items())
 
+    def _store(self, deliveries: Sequence[Delivery]) -> None:
+        """Store them, and try again for a while if Redis does not take them.
 
-def dead_letter_text(message: Message) -> str:
-    """Why a message was given up: the reason and the last error, as `AsyncResult`, events and Flower show them."""
-    return str(message.reason) if message.failure is None else f"{message.reason}: {message.failure}"
-
-
-def _delivered(delivery: Delivery, outcome: Delivered) -> Result:
-    message = delivery.message
-    if message.reason is None:
-        if logger.isEnabledFor(logging.INFO):
-            logger.info(
-                "delivered %s: %s", named(message), outcome.where, extra={"event": "delivered", **log_fields(message)}
-            )
-        return Result(End.DONE, outcome.where)
-    text = dead_letter_text(message)
-    logger.warning(
-        "%s; its dead letter is at %s: %s",
-        named(message),
-        outcome.where,
-        text,
-        extra={"event": "dead_letter_written", **log_fields(message)},
-    )
-    return Result(End.DEAD, text, message.failure.stacktrace if message.failure is not None else "")
-
-
-def _dropped(message: Message, decision: Drop, failure: Failure) -> Result:
-    logger.warning(
-        "%s failed with %s; it is dropped: %s",
-        named(message),
-        failure,
-        decision.reason,
-        extra={"event": "dropped", **log_fields(message)},
-    )
-    return Result(End.DROPPED, f"dropped ({decision.reason}): {failure}")
+        What goes back is delivered again without a used attempt: a receiver that has failed gets another post.
+        """
+        if self.store is None:
+            return
+        give_up_at = self.clock.monotonic() + _STORE_AGAIN_S
+        while True:
+            try:
+                self.store(deliveries)
+            except NotStoredError:
+                if is_stopping() or self.clock.monotonic() >= give_up_at:
+                    raise
+                self.clock.sleep(_STORE_PAUSE_S)
+            else:
+                return

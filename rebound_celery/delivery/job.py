@@ -11,8 +11,8 @@ from celery.worker.state import task_accepted, task_ready
 
 from ..clock import SYSTEM_CLOCK, Clock
 from ..schedule.port import message_leases
-from .batch import End, Result
 from .events import TaskEvents
+from .result import End, Result
 
 #: Seconds for all that a job stores in Redis and in a result backend.
 _STORING_S = 60.0

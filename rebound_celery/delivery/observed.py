@@ -16,8 +16,8 @@ from celery.exceptions import Retry
 
 from ..clock import Clock
 from ..errors import DeadLetterError, DeliveryError, DroppedError
-from .batch import End, Result
 from .delivery import Delivery
+from .result import End, Result
 from .results import request_of, store_result
 
 _STATES = {

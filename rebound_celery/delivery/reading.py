@@ -9,11 +9,11 @@ from typing import Any
 from ..errors import ReboundError, UnknownVersionError, WireFormatError
 from ..message import Message, codec, message_id_of
 from ..schedule.port import DeadEntry, Entry
-from .batch import End, Result
 from .delivery import Delivery
 from .form import stored_form_of
 from .job import Received
 from .observed import tell_failure
+from .result import End, Result
 from .results import request_of_unread, store_result
 
 #: The reason of a dead letter whose stored form cannot be read.

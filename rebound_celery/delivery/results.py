@@ -12,8 +12,8 @@ from celery.backends.base import DisabledBackend
 
 from ..errors import DeadLetterError, DeliveryError, DroppedError
 from ..message import message_id_of
-from .batch import End, Result
 from .delivery import Delivery
+from .result import End, Result
 
 logger = logging.getLogger(__name__)
 

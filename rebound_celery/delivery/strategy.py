@@ -18,12 +18,12 @@ from celery.worker.state import task_reserved
 from kombu.asynchronous.timer import to_timestamp
 
 from ..schedule.port import LOSSES_HEADER
-from .batch import End
 from .events import TaskEvents
 from .form import SLOW_HEADER
 from .gatherer import Gatherer
 from .job import Received, give_up, received_of
 from .reading import set_aside, text_of
+from .result import End
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from ..errors import (
 )
 from ..message.encryption import KeyRing
 from ..policy import WORKER_LOST, DeadLetter, Failure
-from .batch import Batch, End, Result, dead_letter_text
+from .batch import Batch
 from .chains import Chains
 from .delivery import Delivery
 from .form import TASK_NAME, DeliveryForm, from_argument
@@ -34,6 +34,7 @@ from .outage_mode import OutageMode
 from .plainly import FAULTS
 from .publisher import Publisher
 from .reading import read_many
+from .result import End, Result, dead_letter_text, pause_before_back
 from .results import keeps_results, request_of, store_result, store_started
 from .strategy import Strategy
 
@@ -143,6 +144,7 @@ class DeliverTask(Task):
                 store_result(self, request_of(self, delivery, worker), result)
         if keeps:
             self._clean_up()
+        pause_before_back(results.values(), self.clock)
         return [results[index] for index in range(len(batch))]
 
     def run(self, argument: object) -> str:

@@ -190,7 +190,11 @@ class HTTPConnection(connection.HTTPConnection):
     _has_posted = False
 
     def _new_conn(self) -> socket.socket:
-        """Connect to the first address of the host that accepts; all addresses share one deadline."""
+        """Connect to the first address of the host that accepts.
+
+        All addresses share one deadline. Each gets an equal part of what is left: the first may be an IPv6 address to
+        which no packet comes through, and must not use up the time of the IPv4 address behind it.
+        """
         _limits.connect_by = min(SYSTEM_CLOCK.monotonic() + _limits.connect_s, _limits.end_by)
         try:
             found = look_up(self._dns_host.strip("[]"), self.port, _left(_limits.connect_by))
@@ -201,19 +205,20 @@ class HTTPConnection(connection.HTTPConnection):
         if _limits.guard is not None:
             found = _limits.guard.allowed_of(self.host, found)
         cause: OSError | None = None
-        for family, kind, protocol, _, address in found:
+        for number, (family, kind, protocol, _, address) in enumerate(found):
             try:
-                return self._connect_to(address, family, kind, protocol)
+                left = _left(_limits.connect_by)
+                return self._connect_to(address, left / (len(found) - number), family, kind, protocol)
             except OSError as error:
                 cause = cause or error
         raise NewConnectionError(self, f"Failed to establish a new connection: {cause}") from cause
 
-    def _connect_to(self, address: Any, *kind: int) -> socket.socket:
+    def _connect_to(self, address: Any, timeout_s: float, *kind: int) -> socket.socket:
         sock = socket.socket(*kind)
         try:
             for option in self.socket_options or ():
                 sock.setsockopt(*option)
-            sock.settimeout(_left(_limits.connect_by))
+            sock.settimeout(timeout_s)
             sock.connect(address)
         except BaseException:
             sock.close()
@@ -238,8 +243,8 @@ class HTTPConnection(connection.HTTPConnection):
 class HTTPSConnection(HTTPConnection, connection.HTTPSConnection):
     _watch: threading.Timer | None = None
 
-    def _connect_to(self, address: Any, *kind: int) -> socket.socket:
-        sock = super()._connect_to(address, *kind)
+    def _connect_to(self, address: Any, timeout_s: float, *kind: int) -> socket.socket:
+        sock = super()._connect_to(address, timeout_s, *kind)
         # The socket's time-out bounds the whole TLS handshake, but with gevent and eventlet only each wait within it.
         # So a timer shuts the connection down. TLS takes over `sock`, therefore the timer has a duplicate of it.
         self._twin = sock.dup()

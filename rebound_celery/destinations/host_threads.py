@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from ..clock import SYSTEM_CLOCK, Clock
+from .shortage import is_no_thread
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -53,6 +54,8 @@ class HostThreads(Generic[Item, Result]):
         self._hosts: dict[Hashable, _Host[Item, Result]] = {}
         self._numbers = 0
         self._lock = threading.Lock()
+        #: Whether the last thread that was needed could not be started.
+        self._lacks_threads = False
 
     def submit(self, host: Hashable, item: Item, limit: int, rate: float | None = None) -> Future[Result]:
         """Run the work when the host has a thread. Until the work has begun, the future can be cancelled.
@@ -69,6 +72,9 @@ class HostThreads(Generic[Item, Result]):
             its.limit, its.rate = limit, rate
             its.waiting.append((item, future))
             self._begin_some(host, its)
+            if self._lacks_threads:
+                # What is queued may have no thread at all. This tries to start one.
+                self._execute(_do_nothing)
         return future
 
     def stuck_s(self, host: Hashable) -> float:
@@ -113,17 +119,34 @@ class HostThreads(Generic[Item, Result]):
                     return
                 its.next_at = max(its.next_at, now) + 1 / its.rate
             its.places += 1
-            if self._threads is None:
-                self._threads = ThreadPoolExecutor(self._size, thread_name_prefix="rebound-http")
-            self._threads.submit(self._run, host, its)
+            self._execute(self._run, host, its)
         if not its.places and not its.waiting and its.next_at <= self._clock.monotonic():
             self._hosts.pop(host, None)
 
+    def _execute(self, function: Callable[..., None], *arguments: object) -> None:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self._size, thread_name_prefix="rebound-http")
+        try:
+            self._threads.submit(function, *arguments)
+            self._lacks_threads = False
+        except RuntimeError as error:
+            if not is_no_thread(error):
+                raise
+            # It is queued all the same: a thread that is there runs it, or the next one that can be started.
+            self._lacks_threads = True
+
     def _begin_later(self, host: Hashable, its: _Host[Item, Result], delay_s: float) -> None:
         if its.timer is None:
-            its.timer = threading.Timer(delay_s, self._on_timer, (host, its))
-            its.timer.daemon = True
-            its.timer.start()
+            timer = threading.Timer(delay_s, self._on_timer, (host, its))
+            timer.daemon = True
+            try:
+                timer.start()
+            except RuntimeError as error:
+                if not is_no_thread(error):
+                    raise
+                # The next item of the host tries again.
+                return
+            its.timer = timer
 
     def _on_timer(self, host: Hashable, its: _Host[Item, Result]) -> None:
         with self._lock:
@@ -156,3 +179,7 @@ class HostThreads(Generic[Item, Result]):
             future.set_result(self._work(item))
         except BaseException as error:  # noqa: BLE001 - raised where the result is waited for
             future.set_exception(error)
+
+
+def _do_nothing() -> None:
+    """Have no work for a thread."""

@@ -33,6 +33,7 @@ from .http_plan import Plan, Plans
 from .http_pools import Pools
 from .http_proxy import is_proxys_fault
 from .look_up import look_up
+from .shortage import is_shortage
 
 #: How many requests run at once. This is the size of a job, so that each message of a job has a thread at once, unless
 #: as many as are allowed are busy with its host.
@@ -217,6 +218,8 @@ class HttpDestination:
         except Exception as error:  # noqa: BLE001 - whatever went wrong, this attempt has failed and the message is kept
             if proxy is not None and is_proxys_fault(error):
                 return Unavailable(f"{shown} through the proxy {proxy.origin}: {error}")
+            if is_shortage(error):
+                return Unavailable(f"{shown} was not begun: {error}")
             return Failed(f"{shown}: {error}")
 
     def _exchange(self, post: _Post, pool: urllib3.PoolManager, proxy: HttpUrl | None) -> Outcome:

@@ -25,6 +25,7 @@ def look_up(host: str, port: int, timeout_s: float) -> list[Any]:
     Raises:
         TimeoutError: if they are not known in time.
         socket.gaierror: if there are none.
+        RuntimeError: if no thread can be started.
     """
     with suppress(ValueError):
         # An address needs no look-up, and no thread.
@@ -35,7 +36,12 @@ def look_up(host: str, port: int, timeout_s: float) -> list[Any]:
     mine: Future[list[Any]] = Future()
     found = _running.setdefault(place, mine)
     if found is mine:
-        threading.Thread(target=_run, args=(place, found), name="rebound-look-up", daemon=True).start()
+        try:
+            threading.Thread(target=_run, args=(place, found), name="rebound-look-up", daemon=True).start()
+        except RuntimeError as error:
+            # Without an end, everybody who looks up this host later would wait for this look-up.
+            _running.pop(place, None)
+            found.set_exception(error)
     try:
         return found.result(timeout_s)
     except TimeoutError:

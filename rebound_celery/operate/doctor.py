@@ -11,8 +11,9 @@ from redis.exceptions import NoPermissionError, RedisError
 
 from .. import registry
 from ..broker import require_redis, shown_broker
+from ..celery_conf import unknown_settings
 from ..compat.versions import untested
-from ..config import Settings
+from ..config import PREFIX, SETTING_NAMES, Settings
 from ..delivery import PROMISED, TASK_NAME, DeliverTask
 from ..destinations.kafka import check_options as check_producer
 from ..errors import ReboundError, UnreachableError
@@ -54,7 +55,7 @@ def examine(
         "workers": lambda: chain(_workers(app, rebound, patience_s), _claims(app, rebound)),
     }
     if rebound is not None:
-        checks["task"] = lambda: chain(_task(app), _settings(rebound.settings))
+        checks["task"] = lambda: chain(_task(app), _unknown_settings(app), _settings(rebound.settings))
     if rebound is not None and kafka:
         checks["producer"] = lambda: _producer(rebound.settings)
         checks["consumers"] = lambda: check_options(options)
@@ -90,6 +91,11 @@ def _task(app: Celery) -> Iterator[Finding]:
                 "task",
                 f"{TASK_NAME} has {name}={value!r}, with which it can lose messages; leave it at {promised!r}",
             )
+
+
+def _unknown_settings(app: Celery) -> Iterator[Finding]:
+    for text in unknown_settings(app, PREFIX, SETTING_NAMES):
+        yield Finding(WARNING, "task", f"{text}; correct its name, or remove it")
 
 
 def _settings(settings: Settings) -> Iterator[Finding]:

@@ -23,9 +23,10 @@ from .. import registry
 from ..app import Rebound
 from ..clock import SYSTEM_CLOCK, replaced_system_clock
 from ..consumer import ConsumerConfig, ConsumerStats
-from ..delivery.batch import Batch, End
+from ..delivery.batch import Batch
 from ..delivery.delivery import Delivery
 from ..delivery.entries import entries_of
+from ..delivery.result import End
 from ..destinations import Destination
 from ..destinations.dead_set import DeadSetDestination
 from ..errors import ReboundError

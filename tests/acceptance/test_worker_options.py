@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections import Counter
 from itertools import accumulate
@@ -192,6 +193,21 @@ def test_task_that_is_cancelled_at_a_cut_connection_runs_again(bench: Bench):
     wait_until(lambda: len(words(bench, "begun")) == 2, timeout=15, message=worker.tail)
     wait_until(lambda: len(words(bench, "done")) == 1, timeout=15, message=worker.tail)
     nothing_left(bench)
+
+
+def test_task_that_is_done_within_the_soft_shutdown_does_not_run_again(bench: Bench):
+    """worker_soft_shutdown_timeout: what is still at work when it is over is given back at once."""
+    settings = conf(worker_soft_shutdown_timeout=4.0, task_ignore_result=True)
+    worker = bench.worker("prefork", *ALONE, TEST_ACKS_LATE="1", TEST_CONF=settings)
+    bench.call("work.apply_async((1, 2), countdown=0.5); work.apply_async((2, 30), countdown=0.5)")
+    wait_until(lambda: len(words(bench, "begun")) == 2, timeout=30, message=worker.tail)
+
+    worker.signal(signal.SIGQUIT)
+    worker.wait(30)
+
+    assert words(bench, "done") == [["done", "1"]]
+    assert bench.redis.hlen("rebound:1:{celery}:messages") == 1, worker.tail()
+    assert bench.redis.zcard("rebound:1:{celery}:leased") == 0, worker.tail()
 
 
 @pytest.mark.parametrize("pool", POOLS if FULL else ["gevent"])

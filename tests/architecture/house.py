@@ -131,6 +131,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         *COMMON,
         "app",
         "broker",
+        "celery_conf",
         "compat",
         "compat.kafka_python",
         "compat.versions",

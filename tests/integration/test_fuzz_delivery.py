@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rebound_celery import Message, Rebound, RetryPolicy
-from rebound_celery.delivery.batch import End
 from rebound_celery.delivery.form import STORED_TYPE
 from rebound_celery.delivery.job import Received, priority_of, retries_of
+from rebound_celery.delivery.result import End
 from rebound_celery.destinations.dead_set import DeadSetDestination
 from rebound_celery.message import codec
 from rebound_celery.message.address import DEAD_SET, HttpAddress

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -157,6 +158,24 @@ def test_all_addresses_of_a_host_share_the_time_to_connect(deaf: int, monkeypatc
 
     assert isinstance(outcome, Failed)
     assert "timed out" in str(outcome)
+    destination.close()
+
+
+def test_an_address_that_answers_is_reached_behind_one_that_does_not(
+    deaf: int, make_receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a host with an IPv6 address, where no packet to it comes through, and an IPv4 address."""
+    receiver, real = make_receiver(OK), socket.getaddrinfo
+
+    def look_up(_: str, port: int, **kwargs: Any) -> Any:
+        return [*real("127.0.0.1", deaf, **kwargs), *real("127.0.0.1", port, **kwargs)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    destination = HttpDestination(TIMEOUT, 20)
+
+    outcomes = send(destination, *[receiver.url] * 3, within_s=TIMEOUT + MARGIN)
+
+    assert [type(outcome) for outcome in outcomes] == [Delivered] * 3, outcomes
     destination.close()
 
 

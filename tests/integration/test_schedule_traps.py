@@ -365,6 +365,26 @@ def test_forked_child_holds_no_leases_and_no_lock(app: Celery, store: Store):
         assert os.waitpid(child, 0)[1] == 0
 
 
+def test_nothing_is_claimed_while_no_thread_can_renew_it_and_all_is_settled_afterwards(
+    app: Celery, store: Store, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+):
+    """The thread was thought to run after a first try that failed: no lease was renewed or settled ever after."""
+
+    def no_thread(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    sent = send_due(app, store, *range(5))
+    with taking(app) as taker:
+        with monkeypatch.context() as shortage:
+            shortage.setattr(leases_module.native, "start_thread", no_thread)
+            taker.turn(1.0)
+            assert taker.taken == []
+            assert client.zcard(store.keys.leased) == 0
+
+        assert sorted(message.headers["id"] for message in taker.take(5)) == sorted(sent)
+        wait_until(lambda: client.hlen(store.keys.messages) == 0, timeout=5, message="all are settled")
+
+
 def test_one_publish_to_two_queues_is_two_messages(app: Celery, client: redis.Redis):
     """Trap 20: kombu gives both the same delivery tag."""
     exchange = Exchange("both", type="direct")

@@ -27,7 +27,7 @@ A further call of a record that was not exposed is a violation by itself, becaus
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import Counter
+from collections import Counter, defaultdict
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -93,6 +93,30 @@ def count(history: History) -> Counter[str]:
     found["letters"] = sum(
         max(0, number - max(1, failed[id_, last], posts[id_, last])) for id_, number in letters.items()
     )
+    return found
+
+
+def repeats_by_cause(history: History) -> Counter[str]:
+    """Count the repeated calls by the reason why the record was not committed after the call before.
+
+    Returns:
+        the counts: "in-handler" (the process ended within the call), "outage" (Kafka or Redis was away between the call
+        and the end of its process), and else the kind of the fault of the process; "none" if it had no fault.
+    """
+    outages = [fault for fault in history.faults if is_outage(fault)]
+    ends: dict[int | None, list[Fault]] = defaultdict(list)
+    for fault in history.faults:
+        ends[fault.pid].append(fault)
+    found: Counter[str] = Counter()
+    for first, second in repeated_calls(history):
+        fault = next((f for f in ends[first.pid] if first.ns <= f.start_ns <= second.ns), None)
+        until = fault.end_ns if fault is not None else second.ns
+        if first.end_ns is None or first.outcome == "crash" or (fault is not None and first.end_ns >= fault.start_ns):
+            found["in-handler"] += 1
+        elif any(o.start_ns <= until and o.end_ns + NOTICED_S * S >= first.end_ns for o in outages):
+            found["outage"] += 1
+        else:
+            found["none" if fault is None else fault.kind] += 1
     return found
 
 

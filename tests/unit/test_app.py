@@ -149,6 +149,31 @@ def test_an_unknown_setting_is_refused_by_name() -> None:
         Rebound(make_app(), max_retires=3)
 
 
+class SettingsModule:
+    """What a module of settings has beside settings, as a module imports it."""
+
+    CELERY_REBOUND_MAX_RETRYS = 5
+    CELERY_REBOUND_QUEUE = "retries"
+    REBOUND_HANDLERS = "no setting of Celery's, because it lacks the namespace"
+    rebound_celery = rebound_celery
+
+
+@pytest.mark.parametrize("way", ["attribute", "mapping", "namespace"])
+def test_a_misspelt_setting_in_the_configuration_is_told(way: str, caplog: pytest.LogCaptureFixture) -> None:
+    app = make_app()
+    rebound = Rebound(app)
+    if way == "attribute":
+        app.conf.rebound_max_retrys = 5
+    elif way == "mapping":
+        app.config_from_object({"rebound_max_retrys": 5, "rebound_base_delay": 2})
+    else:
+        app.config_from_object(SettingsModule, namespace="CELERY")
+
+    assert rebound.settings.max_retries == 3
+    told = [record.getMessage() for record in caplog.records if record.name == "rebound_celery.app"]
+    assert told == ["there is no setting rebound_max_retrys, so it has no effect; is it rebound_max_retries?"]
+
+
 def test_a_bad_setting_is_told_when_it_is_first_used_not_before() -> None:
     rebound = Rebound(make_app(), max_retries=101)
 

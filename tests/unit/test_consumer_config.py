@@ -10,6 +10,7 @@ import pytest
 
 from rebound_celery.config import Settings
 from rebound_celery.consumer import ConsumerConfig
+from rebound_celery.consumer.connection import kafka_options
 from rebound_celery.errors import InvalidSettingError
 from rebound_celery.policy import RetryPolicy
 
@@ -108,6 +109,33 @@ def test_a_wrong_value_is_refused_by_name(field: str, value: object) -> None:
 def test_an_option_that_breaks_the_promise_or_does_not_exist_is_refused(option: str) -> None:
     with pytest.raises(InvalidSettingError, match=option):
         config(kafka_options={option: "x"})
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("session_timeout_ms", "abc"),
+        ("session_timeout_ms", -5),
+        ("max_poll_records", True),
+        ("fetch_max_wait_ms", None),
+        ("check_crcs", "yes"),
+        ("auto_offset_reset", "latst"),
+        ("isolation_level", "committed"),
+        ("security_protocol", "tls"),
+        ("api_version", "x"),
+    ],
+)
+def test_a_value_that_kafka_python_fails_with_or_takes_for_another_is_refused(option: str, value: object) -> None:
+    with pytest.raises(InvalidSettingError) as caught:
+        config(kafka_options={option: value})
+    assert option in caught.value.field
+    assert repr(value) in str(caught.value)
+
+
+def test_a_misspelt_security_protocol_of_the_app_is_refused_and_does_not_mean_plaintext() -> None:
+    settings = Settings(kafka_options={"security_protocol": "tls"})
+    with pytest.raises(InvalidSettingError, match=r"rebound_kafka_options.*security_protocol.*'SASL_SSL'"):
+        kafka_options(config(), settings)
 
 
 def test_the_policy_is_given_once() -> None:

@@ -12,9 +12,10 @@ import pytest
 from celery.worker import state
 
 from rebound_celery import ErrorRule, Message, RetryPolicy, Settings
-from rebound_celery.delivery.batch import Batch, End, Result
+from rebound_celery.delivery.batch import Batch
 from rebound_celery.delivery.delivery import Delivery
 from rebound_celery.delivery.ended import from_wire
+from rebound_celery.delivery.result import End, Result, pause_before_back
 from rebound_celery.destinations import Delivered, Failed, Held, Outcome, Rejected, Unavailable, Underway
 from rebound_celery.errors import NotStoredError, WireFormatError
 from rebound_celery.message import Origin
@@ -25,16 +26,19 @@ NOW_MS = 1_800_000_000_000
 
 
 class Clock:
-    """A clock that stands still."""
+    """A clock that goes on while somebody sleeps only."""
+
+    slept_s = 0.0
 
     def now_ms(self) -> int:
         return NOW_MS
 
     def monotonic(self) -> float:
-        return 0.0
+        return self.slept_s
 
     def sleep(self, seconds: float) -> None:
-        raise AssertionError("nothing waits here")
+        assert seconds > 0
+        self.slept_s += seconds
 
 
 @dataclass
@@ -221,10 +225,48 @@ def test_a_dead_letter_that_is_written_is_a_failure_with_its_stack_trace() -> No
     assert batch.deliver([delivery]) == [(End.DEAD, "retries-exhausted: ValueError: boom", "Traceback ...")]
 
 
-def test_what_cannot_be_stored_again_goes_back() -> None:
-    batch, _, _ = make_batch(NotStoredError("Redis is away"), [Unavailable("Kafka is away")])
+def test_what_cannot_be_stored_again_goes_back_after_a_while() -> None:
+    batch, posts, _ = make_batch(NotStoredError("Redis is away"), [Unavailable("Kafka is away")])
 
     assert batch.deliver([make_delivery()]) == [(End.BACK, "Redis is away", "")]
+    assert 5 <= batch.clock.monotonic() <= 15
+    assert len(posts.sent) == 1
+
+
+def test_what_redis_does_not_take_at_once_is_stored_a_little_later_and_not_delivered_again() -> None:
+    stored: list[Delivery] = []
+    refusals = [NotStoredError("max number of clients reached")] * 3
+
+    def store(deliveries: Sequence[Delivery]) -> None:
+        if refusals:
+            raise refusals.pop()
+        stored.extend(deliveries)
+
+    batch, posts, _ = make_batch([], [Failed("POST answered 500")])
+
+    ((end, _, _),) = replace(batch, store=store).deliver([make_delivery()])
+
+    assert end == End.AGAIN
+    assert [delivery.message.attempt for delivery in stored] == [3]
+    assert len(posts.sent) == 1
+
+
+def test_what_goes_back_is_not_met_again_at_full_speed() -> None:
+    clock = Clock()
+
+    pause_before_back([Result(End.DONE, "kafka:orders[3]@9"), Result(End.AGAIN, "Kafka is away")], clock)
+    assert clock.slept_s == 0
+
+    pause_before_back([Result(End.DONE, "kafka:orders[3]@9"), Result(End.BACK, "no descriptors")], clock)
+    assert clock.slept_s == 1
+
+
+def test_a_worker_that_stops_does_not_wait_for_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, _, _ = make_batch(NotStoredError("Redis is away"), [Unavailable("Kafka is away")])
+    monkeypatch.setattr(state, "should_stop", 0)
+
+    assert batch.deliver([make_delivery()]) == [(End.BACK, "Redis is away", "")]
+    assert batch.clock.monotonic() == 0
 
 
 def test_each_message_of_a_batch_has_its_own_end() -> None:

@@ -9,7 +9,7 @@ from celery import Celery
 
 from rebound_celery import ErrorRule, Rebound, RetryPolicy
 from rebound_celery.delivery import DeliverTask
-from rebound_celery.delivery.batch import End
+from rebound_celery.delivery.result import End
 from tests.unit.test_delivery_signals import Destinations, Publisher, received
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rebound_celery.delivery.batch import End, Result
 from rebound_celery.delivery.gatherer import Gatherer
 from rebound_celery.delivery.job import Job
+from rebound_celery.delivery.result import End, Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,10 +12,11 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from rebound_celery import Settings
-from rebound_celery.delivery.batch import Batch, End
+from rebound_celery.delivery.batch import Batch
 from rebound_celery.delivery.delivery import Delivery
 from rebound_celery.delivery.lanes import RatedLanes
 from rebound_celery.delivery.outage_mode import OutageMode
+from rebound_celery.delivery.result import End
 from rebound_celery.destinations import Delivered, Failed, Held, Outcome, Rejected, Unavailable, Underway
 from rebound_celery.limits import BreakerOptions
 from rebound_celery.message.address import DEAD_SET, HttpAddress, KafkaAddress

@@ -12,8 +12,9 @@ from celery import Celery
 
 from rebound_celery import InvalidSettingError, Message, Rebound, RetryPolicy, RetryRequest, Settings
 from rebound_celery.clock import SYSTEM_CLOCK
-from rebound_celery.delivery.batch import Batch, End
+from rebound_celery.delivery.batch import Batch
 from rebound_celery.delivery.delivery import Delivery
+from rebound_celery.delivery.result import End
 from rebound_celery.destinations import Failed, Outcome, Underway
 from rebound_celery.redaction import Redactor
 from rebound_celery.testing import in_memory

@@ -281,6 +281,25 @@ def test_second_delivery_of_the_same_attempt_is_a_duplicate(changes: dict[str, A
     assert "duplicates" in kinds(history)
 
 
+@pytest.mark.parametrize(
+    ("first", "faults", "cause"),
+    [
+        ({"end_ns": None, "outcome": None}, [a_fault(pid=7)], "in-handler"),
+        ({"outcome": "crash"}, [a_fault("exit", pid=7)], "in-handler"),
+        ({}, [a_fault(pid=7)], "kill-consumer"),
+        ({}, [a_fault("term-consumer", pid=7)], "term-consumer"),
+        ({}, [a_fault(pid=7), a_fault("stop-kafka", "kafka", 10.5)], "outage"),
+        ({}, [a_fault(pid=8)], "none"),
+    ],
+)
+def test_a_repeated_call_has_the_cause_that_kept_its_record_uncommitted(
+    first: dict[str, Any], faults: list[Fault], cause: str
+) -> None:
+    history = History(calls=[a_call(GOOD, **first), a_call(GOOD, ns=13 * S, pid=9)], faults=faults)
+
+    assert duplicates.repeats_by_cause(history) == {cause: 1}
+
+
 def test_recovery_is_measured_for_faults_that_stand_alone() -> None:
     """The retry that is due at 12 s came at 15 s; the worker had been killed at 12.5 s."""
     records = [replace(r, ms=15_000) if (r.id, r.attempt) == (RETRIED, 2) else r for r in good().records]

@@ -18,6 +18,7 @@ from rebound_celery.demo.command import demo
 from rebound_celery.operate.cli.chains import chains
 from rebound_celery.operate.cli.consume_all import check_alone, consume_all, import_modules, print_stats
 from rebound_celery.operate.cli.errors import EXIT_UNREACHABLE, plain_errors
+from rebound_celery.operate.cli.output import say
 from rebound_celery.operate.cli.policy import policy
 from rebound_celery.operate.cli.signals import StoppedBySignal, exit_on_signals
 
@@ -226,7 +227,7 @@ def _run(consumer: Consumer, *, wait: bool) -> None:
                 raise
             if error.address not in said:
                 said.add(error.address)
-                click.echo(f"{error}; trying again until it answers", err=True)
+                say(f"{error}; trying again until it answers", err=True)
             SYSTEM_CLOCK.sleep(WAIT_AGAIN_S)
         else:
             return

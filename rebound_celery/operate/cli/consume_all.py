@@ -8,6 +8,7 @@ import click
 from click.core import ParameterSource
 
 from rebound_celery.operate.cli.errors import plain_errors
+from rebound_celery.operate.cli.output import say
 
 if TYPE_CHECKING:
     from rebound_celery.app import Rebound
@@ -74,12 +75,12 @@ class _Said:
     def __call__(self, error: UnreachableError) -> None:
         if error.address not in self._addresses:
             self._addresses.add(error.address)
-            click.echo(f"{error}; trying again until it answers", err=True)
+            say(f"{error}; trying again until it answers", err=True)
 
 
 def print_stats(consumer: Consumer) -> None:
     """Print the counts of a consumer."""
     stats = consumer.stats()
-    click.echo(stats.to_json())
-    click.echo(f"Success rate: {stats.success_rate:.2f}%")
-    click.echo(f"Retry rate: {stats.retry_rate:.2f}%")
+    say(stats.to_json())
+    say(f"Success rate: {stats.success_rate:.2f}%")
+    say(f"Retry rate: {stats.retry_rate:.2f}%")

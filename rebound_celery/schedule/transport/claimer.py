@@ -189,6 +189,8 @@ class Claimer:
 
     def claim(self, name: str, limit: int) -> list[dict[str, Any]]:
         """Claim at most `limit` messages of a queue; gives them as kombu delivers them."""
+        # Without it, what is claimed would neither be renewed nor settled.
+        self._leases.start()
         queue = self._queue(name)
         found: list[tuple[Claimed, str]] = []
         for _ in range(_ROUNDS):

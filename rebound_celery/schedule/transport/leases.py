@@ -14,7 +14,6 @@ import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain, count
 from typing import Any
 from weakref import WeakValueDictionary
@@ -28,6 +27,7 @@ from ..store.keys import QueueKeys
 from ..store.store import Store
 from ..store.values import Claimed
 from .claim_ids import ClaimIds
+from .lease import Lease, reference_of
 
 #: Seconds between two times that ends are sent, at least: hundreds then cost one round trip. The first goes at once.
 _GATHER_S = 0.005
@@ -39,23 +39,6 @@ _RENEWALS = 3
 _FAULTS = (RedisError, OSError)
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True, eq=False)
-class Lease:
-    """A message that this process holds."""
-
-    store: Store
-    queue: str
-    id: str
-    token: str
-    reference: str
-    task_id: str
-    size_bytes: int
-
-    def end(self, what: str) -> End:
-        """The end of it, as the store takes it."""
-        return End(self.id, self.token, what, self.reference)
 
 
 class Leases:
@@ -101,25 +84,38 @@ class Leases:
     @staticmethod
     def end_of(claimed: Claimed, token: str, what: str) -> End:
         """The end of a lease that nobody holds."""
-        return End(claimed.id, token, what, _reference_of(claimed))
+        return End(claimed.id, token, what, reference_of(claimed))
+
+    def start(self) -> None:
+        """Start the thread that renews and settles, unless it runs. To be called before anything is claimed.
+
+        Raises:
+            RuntimeError: if the system gives this process no further thread.
+        """
+        with self._lock:
+            starts, self._has_thread = not self._has_thread, True
+        if starts:
+            self._renewed_at = self._clock.monotonic()
+            try:
+                native.start_thread(self._run, "rebound-leases")
+            except BaseException:
+                self._has_thread = False
+                raise
 
     def hold(self, store: Store, claims: Sequence[tuple[Claimed, str, str]]) -> list[str]:
         """Take charge of messages, each with its token and its task's id; returns the tags that end their leases."""
         if not claims:
             return []
+        self.start()
         queue, prefix, numbers = store.keys.queue, f"lease-{os.getpid()}-", self._numbers
         leases = {
-            f"{prefix}{next(numbers)}": Lease(store, queue, one.id, token, _reference_of(one), task_id, len(one.stored))
+            f"{prefix}{next(numbers)}": Lease(store, queue, one.id, token, reference_of(one), task_id, len(one.stored))
             for one, token, task_id in claims
         }
         with self._lock:
             self._held.update(leases)
             self._held_by_queue[queue] += len(leases)
             self.bytes_by_queue[queue] += sum(lease.size_bytes for lease in leases.values())
-            starts, self._has_thread = not self._has_thread, True
-        if starts:
-            self._renewed_at = self._clock.monotonic()
-            native.start_thread(self._run, "rebound-leases")
         return list(leases)
 
     def __contains__(self, tag: str) -> bool:
@@ -271,10 +267,6 @@ class Leases:
         if not self._away:
             self._away = True
             logger.warning("leases cannot be settled or renewed now, and are tried again: %s", error)
-
-
-def _reference_of(claimed: Claimed) -> str:
-    return f"{claimed.priority}{claimed.lane}"
 
 
 _registry: dict[Hashable, Leases] = {}

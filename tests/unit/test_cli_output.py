@@ -1,0 +1,41 @@
+"""A consumer whose output is gone ends as it would have ended."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+#: What `celery rebound consume` does last, in a process of its own, because it takes stdout away.
+PROGRAM = """
+from rebound_celery.consumer.offset_tracker import OffsetTracker
+from rebound_celery.operate.cli.consume_all import print_stats
+print_stats(OffsetTracker())
+raise SystemExit(7)
+"""
+
+
+def closed_pipe() -> int:
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+def full_disk() -> int:
+    return os.open("/dev/full", os.O_WRONLY)
+
+
+@pytest.mark.parametrize("open_output", [closed_pipe, full_disk])
+def test_the_exit_status_is_that_of_the_work(open_output: object) -> None:
+    assert callable(open_output)
+    output = open_output()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM], stdout=output, stderr=subprocess.PIPE, text=True, check=False
+        )
+    finally:
+        os.close(output)
+
+    assert (done.returncode, done.stderr) == (7, "")
