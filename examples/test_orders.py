@@ -1,6 +1,6 @@
 """Tests of your own use of rebound: in memory, without servers, and ten minutes pass at once.
 
-pip install -e . pytest
+pip install -e ".[test]"
 pytest examples/test_orders.py
 """
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import fields
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -13,10 +12,10 @@ from celery import Celery, signals
 from celery.result import AsyncResult
 
 from . import registry
-from .celery_conf import turn_on_events, unknown_settings, when_configured, when_finalized
+from .celery_conf import turn_on_events, warn_of_unknown_settings, when_configured, when_finalized
 from .clock import SYSTEM_CLOCK, Clock
 from .config import PREFIX, SETTING_NAMES, Settings
-from .consumer import ConsumerDeclarations
+from .consumer import ConsumerDeclarations, Declared
 from .copies import keep_in_copies
 from .dead_letters import DeadSet
 from .delivery.chains import Chains
@@ -45,8 +44,6 @@ from .scheduled import Scheduled
 from .scheduling import Scheduling
 from .shown import shown_url
 from .values import Name
-
-logger = logging.getLogger(__name__)
 
 
 class Rebound(FailureHandling, ConsumerDeclarations):
@@ -94,18 +91,14 @@ class Rebound(FailureHandling, ConsumerDeclarations):
         #: The circuit breakers of destinations that are not closed.
         self.breakers = Breakers(self._publisher.open, lambda: self.settings)
         #: The keys that wait in order behind a record that failed; see `ordering` of ConsumerConfig.
-        self.chains = Chains(
-            app, queue, self._form, self._publisher.open, lanes, lambda: self.settings.lease, clock=clock
-        )
+        self.chains = Chains(app, queue, self._form, self._publisher, lanes, lambda: self.settings.lease, clock=clock)
         #: The HTTP endpoints that fail or are disabled.
         self.endpoints = Endpoints(self._publisher.open, self.store, clock, keys)
-        self.declared = {}
         registry.install(app, self)
         install_schedule(app, self._schedule_options, in_copies=False)
         add_queue(app)
         self._add_task()
-        # Each copy has a Rebound of its own, which brings the schedule.
-        keep_in_copies(app, partial(type(self), clock=clock, **settings))
+        keep_in_copies(app, partial(_copy_onto, type(self), self.declared, clock, settings))
         when_configured(app, partial(turn_on_events, app))
 
     # What is read and made when first needed
@@ -117,8 +110,7 @@ class Rebound(FailureHandling, ConsumerDeclarations):
         Raises:
             InvalidSettingError: naming the setting, its value, and what is allowed.
         """
-        for text in unknown_settings(self.app, PREFIX, SETTING_NAMES):
-            logger.warning(text)
+        warn_of_unknown_settings(self.app, PREFIX, SETTING_NAMES)
         return Settings.read({**{name: self.app.conf.get(name) for name in SETTING_NAMES}, **self._overrides})
 
     def _build_destinations(self) -> Destinations:
@@ -139,7 +131,8 @@ class Rebound(FailureHandling, ConsumerDeclarations):
         self, open_schedule: Callable[[], AbstractContextManager[Schedule]], destinations: Destinations
     ) -> Iterator[None]:
         """Let another schedule and other destinations take the place of Redis, Kafka and HTTP, for tests."""
-        with self._publisher.opened_by(open_schedule), self._destinations.replaced(destinations):
+        self.chains.close()
+        with self._publisher.opened_by(open_schedule), self._destinations.replaced(destinations), closing(self.chains):
             yield
 
     # What is added to the app
@@ -298,3 +291,8 @@ class Rebound(FailureHandling, ConsumerDeclarations):
 
     def warn_if_unclaimed(self) -> None:
         self._publisher.warn_if_unclaimed()
+
+
+def _copy_onto(kind: type[Rebound], declared: Declared, clock: Clock, settings: Mapping[str, Any], app: Celery) -> None:
+    """Give a copy of an app a Rebound of its own, which brings the schedule, with the same settings and consumers."""
+    kind(app, clock=clock, **settings).declared.update(declared)

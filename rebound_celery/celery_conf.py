@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection
 from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
 
 from celery import Celery
+
+logger = logging.getLogger(__name__)
 
 
 def when_configured(app: Celery, call: Callable[[], None]) -> None:
@@ -57,6 +60,12 @@ def unknown_settings(app: Celery, prefix: str, known: Collection[str]) -> list[s
         near = get_close_matches(name, known, n=1, cutoff=0.8)
         texts.append(f"there is no setting {name}, so it has no effect{f'; is it {near[0]}?' if near else ''}")
     return texts
+
+
+def warn_of_unknown_settings(app: Celery, prefix: str, known: Collection[str]) -> None:
+    """Log a warning for each of the `unknown_settings`."""
+    for text in unknown_settings(app, prefix, known):
+        logger.warning(text)
 
 
 def turn_on_events(app: Celery) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from .config import ConsumerConfig
 from .consumer import Consumer
-from .declared import ConsumerDeclarations
+from .declared import ConsumerDeclarations, Declared
 from .stats import ConsumerStats
 from .together import run_together
 
-__all__ = ["Consumer", "ConsumerConfig", "ConsumerDeclarations", "ConsumerStats", "run_together"]
+__all__ = ["Consumer", "ConsumerConfig", "ConsumerDeclarations", "ConsumerStats", "Declared", "run_together"]

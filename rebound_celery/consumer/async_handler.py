@@ -91,17 +91,21 @@ class _AsyncHandler:
         task = self._loop.create_task(self._call(record, done))
         # The loop itself keeps only weak references to its tasks.
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _call(self, record: Record, done: Future[object]) -> None:
+        failure: BaseException | None = None
+        value: object = None
         try:
             value = await self._handler(record)
         except asyncio.CancelledError as error:
             # Something that it awaited was cancelled. asyncio's own class would end the consumer.
             failure = CancelledError(*error.args or ("what the handler awaited was cancelled",))
             failure.__cause__ = error
-            done.set_exception(failure)
         except BaseException as error:  # noqa: BLE001 - the handler's thread raises it
-            done.set_exception(error)
-        else:
+            failure = error
+        # Before the answer: whoever gets it may close at once, and nothing runs any more then.
+        self._tasks.discard(cast(asyncio.Task[None], asyncio.current_task()))
+        if failure is None:
             done.set_result(value)
+        else:
+            done.set_exception(failure)

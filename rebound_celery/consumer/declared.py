@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields as fields_of
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Any, TypeVar
 
 from ..errors import InvalidSettingError
@@ -17,18 +18,27 @@ HandlerFunction = TypeVar("HandlerFunction", bound=Callable[..., object])
 _FIELDS = frozenset(field.name for field in fields_of(ConsumerConfig)) - {"topics", "group", "handler"}
 
 
-#: Consumers by their group and the name of their handler.
-Declared = dict[tuple[str, str], ConsumerConfig]
+class Declared(dict[tuple[object, ...], ConsumerConfig]):
+    """Consumers by their group, the name of their handler, and their topics.
+
+    A pickle leaves them out. Apps are pickled for the children of a worker's pool, which consume nothing, and a handler
+    need not be picklable.
+    """
+
+    def __reduce__(self) -> tuple[type[Declared], tuple[()]]:
+        return type(self), ()
+
+    def __deepcopy__(self, _memo: object) -> Declared:
+        return type(self)(self)
 
 
 class ConsumerDeclarations:
-    """The part of `Rebound` with which an app's modules declare consumers.
+    """The part of `Rebound` with which an app's modules declare consumers."""
 
-    Attributes:
-        declared: what they have declared, in this order.
-    """
-
-    declared: Declared
+    @cached_property
+    def declared(self) -> Declared:
+        """What they have declared, in this order."""
+        return Declared()
 
     def consumer(
         self, *topics: str | re.Pattern[str], group: str, **fields: Any
@@ -60,8 +70,9 @@ def _decorator(
 ) -> Callable[[HandlerFunction], HandlerFunction]:
     def decorate(handler: HandlerFunction) -> HandlerFunction:
         config = _config(topics, group, handler, fields)
-        # A module that is imported twice, or again, declares the same consumer.
-        name = (group, _name_of(handler))
+        # A module that is imported twice, or again, declares the same consumer. Functions that are made in a loop, and
+        # lambdas, have one name.
+        name = (group, _name_of(handler), config.topics)
         others = [other for key, other in declared.items() if key != name and other.group == group]
         for topic in config.topic_names():
             if any(topic in other.topic_names() for other in others):

@@ -74,6 +74,11 @@ class RetryWriter:
                 self._is_idle = False
                 self._changed.notify()
 
+    def write_now(self) -> None:
+        """Store what was put, in the caller's thread; raises what `store` raises. The writer's own is not started."""
+        while batch := self._take():
+            self._write(batch)
+
     def close(self) -> None:
         """End the thread. Records that are not stored stay uncommitted."""
         with self._changed:

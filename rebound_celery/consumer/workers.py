@@ -51,6 +51,8 @@ class Workers:
         self._ordering = ordering
         self._clock = clock
         self._current: list[Job | None] = [None] * config.concurrency
+        #: Handles one record in the caller's thread. An exception that is not an `Exception` passes through.
+        self.handle: Callable[[Job], None] = self._handle if ordering is None else self._handle_in_order
         #: An exception of a handler that is not an `Exception`, for example SystemExit. It ends the consumer.
         self.fatal: BaseException | None = None
 
@@ -76,7 +78,7 @@ class Workers:
     def _run(self, number: int) -> None:
         self._handler_task.enter_thread()
         take, current = self._key_queues.take, self._current
-        handle = self._handle if self._ordering is None else self._handle_in_order
+        handle = self.handle
         job = take()
         while job is not None:
             current[number] = job

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 from ..clock import SYSTEM_CLOCK, Clock
@@ -20,6 +19,7 @@ from .form import DeliveryForm
 from .lanes import RatedLanes
 from .opened import OpenedSchedule
 from .plainly import FAULTS
+from .publisher import Publisher
 from .rates import Rates
 from .sent_events import SentEvents
 
@@ -31,7 +31,7 @@ class Chains:
         app: the Celery app.
         queue: tells the name of the queue.
         form: makes the Celery messages of deliveries.
-        opened: opens the schedule of the queue.
+        publisher: opens the schedule of the queue, and says whether anybody is told of what is stored.
         lanes: the lanes of messages, and their rates.
         hold_s: tells for how long a consumer has a message that it takes, in seconds.
         clock: tells the time.
@@ -42,14 +42,14 @@ class Chains:
         app: Any,
         queue: Callable[[], str],
         form: DeliveryForm,
-        opened: Callable[[], AbstractContextManager[Schedule]],
+        publisher: Publisher,
         lanes: RatedLanes,
         hold_s: Callable[[], float],
         *,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._form = form
-        self._opened = opened
+        self._publisher = publisher
         self._hold_s = hold_s
         self._clock = clock
         #: Used under the lock.
@@ -133,9 +133,9 @@ class Chains:
                 self._rates.forget()
             try:
                 if self._open is None:
-                    self._open = OpenedSchedule(self._opened())
+                    self._open = OpenedSchedule(self._publisher.open())
                 schedule = self._open.schedule
-                commands = self._events.commands(schedule, new) if new and self._events.are_wanted() else []
+                commands = self._events.commands(schedule, new) if new and self._publisher.wants_events() else []
                 lanes = self._rates.lanes_of([delivery for delivery in deliveries if delivery is not None], schedule)
                 steps = _steps(changes, deliveries, forms, lanes)
                 answers = schedule.chain(steps, new_id(), self._hold_ms, piggybacked=commands)
@@ -167,7 +167,7 @@ class Chains:
 
     def _once(self, ask: Callable[[Schedule], Any]) -> Any:
         try:
-            with self._opened() as schedule:
+            with self._publisher.open() as schedule:
                 return ask(schedule)
         except FAULTS as error:
             raise NotStoredError(f"Redis did not answer for chains: {error}") from error

@@ -249,7 +249,7 @@ class Publisher:
             deliveries = calls[0].deliveries if len(calls) == 1 else [one for call in calls for one in call.deliveries]
             packed = None if calls[0].packed is None else [one for call in calls for one in call.packed or ()]
             commands: list[list[Any]] = []
-            if deliveries and self._wants_events():
+            if deliveries and self.wants_events():
                 commands = self._events.commands(schedule, deliveries)
             lanes = self._rates.lanes_of(deliveries, schedule)
             schedule.enqueue(entries_of(deliveries, packed, lanes, self._form.keys()), piggybacked=commands)
@@ -260,8 +260,8 @@ class Publisher:
             self.close()
             raise
 
-    def _wants_events(self) -> bool:
-        # Another schedule than Redis' has no listeners, and `SentEvents` keeps the commands that Redis needs.
+    def wants_events(self) -> bool:
+        """Whether anybody is told of what is stored. Another schedule than the one in Redis has no listeners."""
         return self._opener is None and self._events.are_wanted()
 
     def _enqueue_unique(
@@ -274,7 +274,7 @@ class Publisher:
             raise NotStoredError(f"Redis at {self.address}: the message with this unique key changes all the time")
         # What was not stored, or took the place of another, has no task of its own.
         new = [delivery for delivery, end in zip(deliveries, ends, strict=True) if end.event == "stored"]
-        if new and self._wants_events():
+        if new and self.wants_events():
             schedule.send_commands(self._events.commands(schedule, new))
         return [end.id for end in ends]
 

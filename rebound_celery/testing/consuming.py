@@ -1,8 +1,9 @@
-"""A consumer in memory: rebound's own attempts and failure handling, called in the test's thread."""
+"""A consumer in memory: rebound's own attempts, failure handling and order, called in the test's thread."""
 
 from __future__ import annotations
 
 import re
+import threading
 from collections import Counter
 from contextlib import ExitStack
 from typing import Any
@@ -12,10 +13,14 @@ from ..clock import Clock
 from ..consumer import ConsumerConfig, ConsumerStats
 from ..consumer.async_handler import callable_by_threads
 from ..consumer.failure_handler import FailureHandler
+from ..consumer.handler_task import HandlerTask
+from ..consumer.key_queues import KeyQueues
 from ..consumer.offset_tracker import OffsetTracker
+from ..consumer.ordering import Ordering
 from ..consumer.partition_tracker import Partition
 from ..consumer.reading import read_safely
-from ..errors import ReboundError
+from ..consumer.retry_writer import RetryWriter
+from ..consumer.workers import Workers
 from .destinations import KafkaRecord, MemoryTopics
 
 
@@ -27,25 +32,28 @@ class MemoryConsumer:
         app: the Celery app.
         rebound: stores retries and dead letters.
         clock: tells the time.
-
-    Raises:
-        ReboundError: if the consumer keeps the order of keys while retrying: memory has no chains.
     """
 
     def __init__(self, config: ConsumerConfig, app: Any, rebound: Rebound, clock: Clock) -> None:
-        if config.ordering == "key":
-            raise ReboundError(f"ordering='key' of the group {config.group!r} is not kept in memory: use `running`")
         self._closing = ExitStack()
         self.config = config = self._closing.enter_context(callable_by_threads(config, app.set_current))
-        self._rebound = rebound
-        self._clock = clock
-        self._failures = FailureHandler(config, rebound.settings)
-        self._attempt = self._failures.attempt(clock)
-        self._offset_tracker = OffsetTracker()
         self._consumed: Counter[str] = Counter()
         self._names = frozenset(config.topic_names())
         pattern = config.topic_pattern(rebound.settings.dead_letter_suffix)
         self._pattern = None if pattern is None else re.compile(pattern)
+        # These are the parts of `consumer.loop.Loop`. None of their threads is started.
+        wake = threading.Event()
+        failures = FailureHandler(config, rebound.settings)
+        self._offset_tracker = tracker = OffsetTracker()
+        self._key_queues = queues = KeyQueues(0, wake)
+        ordering = None
+        if config.ordering is None:
+            self._writer = RetryWriter(rebound, tracker, wake, clock=clock)
+        else:
+            ordering = Ordering(config, rebound, tracker, queues, failures, wake, clock=clock)
+            self._writer = ordering.writer
+        task = HandlerTask(app, config)
+        self._workers = Workers(config, task, failures, tracker, queues, self._writer, wake, ordering, clock=clock)
 
     def stats(self) -> ConsumerStats:
         """Return the counts so far."""
@@ -67,18 +75,17 @@ class MemoryConsumer:
         self._closing.close()
 
     def _handle(self, raw: KafkaRecord) -> None:
+        """Handle a record, and those that have waited behind it in its key's order."""
         record = read_safely(raw, self.config.group)
-        if record.group not in (None, self.config.group):
-            return
-        (job,), _ = self._offset_tracker.admit(Partition(raw.topic, raw.partition), [(raw.offset, record)])
-        try:
-            self._attempt(record)
-        except Exception as error:  # noqa: BLE001 - any exception of the user's handler is a failed attempt
-            failed = self._failures.decide(job, error, self._clock.now_ms())
-            if failed is None:
-                self._offset_tracker.drop(job)
-            else:
-                self._rebound.store([(failed.message, failed.due_ms)])
-                self._offset_tracker.stored([(job, failed.dead)])
-        else:
-            self._offset_tracker.succeed(job)
+        own = record if record.group in (None, self.config.group) else None
+        jobs, _ = self._offset_tracker.admit(Partition(raw.topic, raw.partition), [(raw.offset, own)])
+        self._key_queues.add(jobs)
+        while self._key_queues.size and (job := self._key_queues.take()) is not None:
+            try:
+                self._workers.handle(job)
+            except BaseException:
+                self._offset_tracker.abandon(job)
+                raise
+            finally:
+                self._key_queues.finish(job)
+            self._writer.write_now()

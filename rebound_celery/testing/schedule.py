@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from ..clock import Clock
 from ..schedule.port import (
+    Answer,
     Breaker,
     BreakerChange,
     BreakerRules,
@@ -29,13 +30,13 @@ from ..schedule.port import (
     UniqueEnd,
     Waiting,
 )
+from .chains import MemoryChains
 
 
 class MemorySchedule:
     """The schedule of one queue in memory, for one thread at a time.
 
-    Pauses hold, and rates are only kept. It has no circuit breakers, no chains, and
-    all endpoints are well.
+    Pauses hold, and rates are only kept. It has no circuit breakers, and all endpoints are well.
 
     Args:
         queue: the queue's name.
@@ -51,6 +52,7 @@ class MemorySchedule:
         self._rates: dict[str, float] = {}
         self._uniques: dict[str, tuple[str, int]] = {}
         self._stats: Counter[str] = Counter()
+        self._chains = MemoryChains(self.get, self.enqueue, self._unschedule, clock)
 
     @property
     def queue(self) -> str:
@@ -136,6 +138,7 @@ class MemorySchedule:
     def cancel(self, *ids: str, leased: bool = False) -> list[bytes]:
         found = [message for message in self._found(ids) if leased or not message.leased]
         for message in found:
+            self._chains.left(message.id, is_dead=False)
             del self._messages[message.id]
         self._stats["cancelled"] += len(found)
         return [message.stored for message in found]
@@ -167,7 +170,8 @@ class MemorySchedule:
     def counts(self) -> Counts:
         by_lane = Counter(message.lane for message in self._waiting())
         waiting = sum(by_lane.values())
-        return Counts(waiting, len(self._messages) - waiting, len(self._dead), by_lane)
+        leased = len(self._messages) - waiting
+        return Counts(waiting, leased, len(self._dead), by_lane, self._chains.count_behind())
 
     def stats(self) -> Mapping[str, int]:
         return dict(self._stats)
@@ -215,14 +219,14 @@ class MemorySchedule:
 
     def chain(
         self, steps: Sequence[Step], token: str, hold_ms: int, *, piggybacked: Sequence[Sequence[Any]] = ()
-    ) -> NoReturn:
-        raise NotImplementedError("the schedule in memory keeps no chains: use `running` with ordering='key'")
+    ) -> list[Answer]:
+        return self._chains.run(steps, token, hold_ms)
 
     def chain_names(self, prefix: str, after: str = "", count: int = 500) -> list[str]:
-        return []
+        return self._chains.names(prefix, after, count)
 
     def chains(self, prefix: str = "", after: str = "", count: int = 100) -> list[Chain]:
-        return []
+        return self._chains.listed(prefix, after, count)
 
     def report_health(self, reports: Sequence[HealthReport]) -> list[Health]:
         return [Health() for _ in reports]
@@ -267,14 +271,20 @@ class MemorySchedule:
         return 0
 
     def purge(self) -> int:
-        count = len(self._messages)
+        count = len(self._messages) + self._chains.count_behind()
         self._messages.clear()
+        self._chains.clear()
+        self._stats["purged"] += count
         return count
 
     def server_info(self) -> dict[str, Any]:
         return {}
 
     def ping(self) -> None: ...
+
+    def _unschedule(self, id: str) -> None:  # noqa: A002
+        if self._messages.pop(id, None) is not None:
+            self._stats["finished"] += 1
 
     def _waiting(self) -> list[Waiting]:
         return [message for message in self._messages.values() if not message.leased]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,7 +10,7 @@ from celery import Celery
 
 from rebound_celery import Rebound
 from rebound_celery.clock import SYSTEM_CLOCK
-from rebound_celery.schedule.port import DeadEntry, Entry, HealthReport, Schedule, Unique, open_schedule
+from rebound_celery.schedule.port import DeadEntry, Do, Entry, HealthReport, Schedule, Step, Unique, open_schedule
 from rebound_celery.testing.schedule import MemorySchedule
 from tests.acceptance.apps.worker import close_redis_connections
 
@@ -78,4 +79,46 @@ def answers(schedule: Schedule) -> Iterator[Any]:
 
 def test_both_answer_alike(schedules: list[Schedule]) -> None:
     for in_memory, in_redis in zip(*map(answers, schedules), strict=True):
+        assert in_memory == in_redis
+
+
+def step_of(draw: random.Random) -> Step:
+    do, chain, place = draw.choice(list(Do)), f"shop/orders/0/{draw.randrange(3)}", draw.randrange(5)
+    attempt = draw.choice((1, 1, 2, 3))
+    entry = None
+    if do in (Do.ARRIVE, Do.WAIT, Do.GONE) or (do == Do.FINISH and draw.random() < 0.2):
+        due_ms = draw.choice((0, LATER_MS))
+        stored = b"" if do == Do.GONE else f"{chain} {place} {attempt}".encode()
+        # A dead letter has an id of its own.
+        name = f"{chain}:{place}:{'dead' if do == Do.FINISH else attempt}"
+        entry = Entry(name, due_ms, stored, f"kafka:{chain[-1]}", 3)
+    # Only a message that becomes a dead letter can hold its chain.
+    hold = draw.random() < 0.3 and (do != Do.FINISH or entry is not None)
+    return Step(do, chain, place, attempt, entry, hold, draw.choice((0, 1, 3)))
+
+
+def walk(schedule: Schedule, seed: int) -> Iterator[Any]:
+    """What it answers to random steps, and what is stored after each."""
+    draw = random.Random(seed)
+    for number in range(60):
+        steps = [step_of(draw) for _ in range(draw.choice((1, 1, 1, 4)))]
+        answers = schedule.chain(steps, f"token {draw.randrange(2)} {number // 3}", 600_000)
+        yield steps, [(answer.outcome, answer.is_open, list(answer.taken)) for answer in answers]
+        if draw.random() < 0.1:
+            yield schedule.cancel(*(f"shop/orders/0/{draw.randrange(3)}:{place}:1" for place in range(5)))
+        yield schedule.chains()
+        yield schedule.chain_names("shop/", "shop/orders/0/0", 2), schedule.chain_names("shop/orders/0/1")
+        entries = schedule.page().entries
+        yield sorted((waiting.id, waiting.stored, waiting.lane, waiting.leased) for waiting in entries)
+        # A message that is taken is due when that ends: a time by each schedule's own clock.
+        yield sorted((waiting.id, waiting.due_ms) for waiting in entries if waiting.due_ms == LATER_MS)
+        counts = schedule.counts()
+        yield counts.waiting, counts.behind
+        yield {name: schedule.stats().get(name, 0) for name in ("stored", "finished", "cancelled")}
+    yield schedule.purge(), schedule.chains(), schedule.counts().behind
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_chains_go_on_alike_in_both(schedules: list[Schedule], seed: int) -> None:
+    for in_memory, in_redis in zip(*(walk(schedule, seed) for schedule in schedules), strict=True):
         assert in_memory == in_redis

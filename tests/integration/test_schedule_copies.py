@@ -137,6 +137,30 @@ def test_a_copy_in_the_same_process_has_a_rebound_of_its_own(make: Callable[[Any
     close_redis_connections()
 
 
+@pytest.mark.parametrize("make", [copy.copy, copy.deepcopy])
+def test_a_copy_in_the_same_process_has_the_consumers_that_were_declared(make: Callable[[Any], Any], redis_url: str):
+    app = Celery("copied", broker=redis_url, set_as_current=False)
+    rebound = Rebound(app)
+    rebound.consumer("orders", group="shop")(lambda _record: None)
+    copied = make(make(app)).rebound
+
+    copied.consumer("payments", group="shop")(lambda record: record)
+    rebound.consumer("returns", group="shop")(lambda record: record)
+
+    assert [config.topics for config in copied.consumers] == [("orders",), ("payments",)]
+    assert [config.topics for config in rebound.consumers] == [("orders",), ("returns",)]
+
+
+def test_a_pickled_app_may_have_handlers_that_cannot_be_pickled(redis_url: str):
+    app = Celery("copied", broker=redis_url, set_as_current=False)
+    Rebound(app, max_retries=7).consumer("orders", group="shop")(lambda _record: None)
+
+    copied = pickle.loads(pickle.dumps(app)).rebound
+
+    assert copied.settings.max_retries == 7
+    assert copied.consumers == ()
+
+
 @pytest.mark.parametrize("imports", [[], ["tests.acceptance.apps.orders"]])
 def test_spawned_children_deliver(
     run_process: Callable[..., Any], redis_url: str, receiver: Receiver, imports: list[str]

@@ -170,7 +170,7 @@ def test_a_misspelt_setting_in_the_configuration_is_told(way: str, caplog: pytes
         app.config_from_object(SettingsModule, namespace="CELERY")
 
     assert rebound.settings.max_retries == 3
-    told = [record.getMessage() for record in caplog.records if record.name == "rebound_celery.app"]
+    told = [record.getMessage() for record in caplog.records if record.name == "rebound_celery.celery_conf"]
     assert told == ["there is no setting rebound_max_retrys, so it has no effect; is it rebound_max_retries?"]
 
 

@@ -48,6 +48,17 @@ def test_one_function_may_handle_for_two_groups_and_a_module_may_be_imported_aga
     assert sorted((config.group, config.concurrency) for config in rebound.consumers) == [("a", 2), ("b", 8)]
 
 
+def test_handlers_that_are_made_in_a_loop_are_consumers_of_their_own() -> None:
+    rebound = make()
+
+    for topic in ("orders", "returns"):
+
+        @rebound.consumer(topic, group="stock")
+        def handle(record: Any) -> None: ...
+
+    assert [config.topics for config in rebound.consumers] == [("orders",), ("returns",)]
+
+
 @pytest.mark.parametrize(
     ("topics", "fields", "said"),
     [
@@ -77,12 +88,12 @@ def test_what_is_wrong_is_refused_where_it_is_declared(topics: Any, fields: Any,
     assert len(rebound.consumers) == 1
 
 
-def test_a_copy_of_the_app_declares_its_own_consumers() -> None:
-    """Modules declare consumers with the app that they import, and handlers cannot all be pickled with a copy."""
+def test_a_copy_of_the_app_has_the_consumers_and_a_pickle_has_none() -> None:
+    """Handlers cannot all be pickled, and the children of a pool, which get the pickle, consume nothing."""
     rebound = make()
     rebound.consumer("orders", group="billing", deserializer=lambda value: value)(print)
 
-    for copied in (copy.copy(rebound.app), pickle.loads(pickle.dumps(rebound.app))):
+    for copied, count in ((copy.copy(rebound.app), 1), (pickle.loads(pickle.dumps(rebound.app)), 0)):
         other = registry.find(copied)
         assert isinstance(other, Rebound)
-        assert (len(rebound.consumers), other.consumers) == (1, ())
+        assert (len(rebound.consumers), len(other.consumers)) == (1, count)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from celery import Celery, current_app
+from celery.signals import task_postrun
 
 from rebound_celery import (
     ConsumerConfig,
@@ -144,6 +145,90 @@ def test_failures_of_other_consumers_come_back_too() -> None:
     assert [attempt for _, attempt in shop.seen] == [1, 2], "the retry for another group is skipped"
 
 
+def test_later_records_of_a_key_wait_behind_one_that_is_tried_again() -> None:
+    shop = Shop()
+    seen: list[tuple[float, bytes | None, int]] = []
+    errors = [ValueError(), ValueError(), DeadLetter("never"), ValueError()]
+
+    def handle(record: Record) -> None:
+        seen.append(((SYSTEM_CLOCK.now_ms() - NOW_MS) / 1000, record.value, record.attempt))
+        if (record.key == b"a" and record.value in (b"a0", b"a2")) and errors:
+            raise errors.pop(0)
+
+    policy = RetryPolicy(base_delay=60, jitter="none", first_delay=0)
+    with shop.run() as memory:
+        memory.consume(ConsumerConfig(group="g", topics="keyed", handler=handle, ordering="key", policy=policy))
+        for number in range(4):
+            memory.produce("keyed", f"a{number}", key="a")
+            memory.produce("keyed", f"b{number}", key="b")
+        memory.run()
+        (chain,) = shop.rebound.chains.page()
+        assert (chain.name, chain.state, chain.behind) == ("g/keyed/0/a", "sent", 3)
+        assert [value for _, value, _ in seen] == [b"a0", b"b0", b"b1", b"b2", b"b3"]
+        memory.advance(hours=1)
+
+        of_a = [entry for entry in seen if (entry[1] or b"").startswith(b"a")]
+        assert of_a == [
+            (0, b"a0", 1),
+            (60, b"a0", 2),
+            (180, b"a0", 3),
+            (180, b"a1", 1),
+            (180, b"a2", 1),
+            (240, b"a2", 2),
+            (240, b"a3", 1),
+        ]
+        assert [record.value for record in memory.records("keyed-dlq")] == [b"a0"]
+        assert shop.rebound.chains.page() == memory.waiting() == []
+        stats = memory.stats("g")
+        assert (stats.succeeded, stats.retried, stats.dead) == (7, 3, 1)
+
+
+def test_a_dead_letter_can_hold_its_key_until_it_is_released() -> None:
+    shop = Shop()
+    seen: list[bytes | None] = []
+
+    def handle(record: Record) -> None:
+        seen.append(record.value)
+        if record.value == b"0":
+            raise DeadLetter("never")
+
+    with shop.run() as memory:
+        memory.consume(
+            ConsumerConfig(group="g", topics="keyed", handler=handle, ordering="key", after_dead_letter="hold")
+        )
+        for number in range(3):
+            memory.produce("keyed", str(number), key="a")
+        memory.advance(hours=1)
+        assert seen == [b"0"]
+        (chain,) = shop.rebound.chains.page()
+        assert (chain.state, chain.behind) == ("held", 2)
+
+        assert shop.rebound.chains.release(chain.name) == 3
+        memory.run()
+
+        assert seen == [b"0", b"1", b"2"]
+        assert shop.rebound.chains.page() == []
+
+
+def test_the_handler_is_called_with_celery_s_task_signals() -> None:
+    shop = Shop()
+    shop.errors = [ValueError()]
+    told: list[str] = []
+
+    def on_end(state: str, **_: Any) -> None:
+        told.append(state)
+
+    task_postrun.connect(on_end)
+    try:
+        with shop.run() as memory:
+            memory.produce("orders", b"")
+            memory.advance(minutes=1)
+    finally:
+        task_postrun.disconnect(on_end)
+
+    assert told == ["RETRY", "SUCCESS"]
+
+
 def test_unique_messages_replace_each_other() -> None:
     shop = Shop()
 
@@ -239,13 +324,6 @@ def test_an_app_that_cannot_run_in_memory_is_refused() -> None:
     Rebound(app, clock=ManualClock(0))
     with pytest.raises(ReboundError, match="clock of its own"), in_memory(app):
         pass
-
-
-def test_order_by_key_is_refused_as_memory_has_none() -> None:
-    shop = Shop(ordering="key")
-
-    with shop.run() as memory, pytest.raises(ReboundError, match="ordering='key' of the group 'billing'"):
-        memory.advance(seconds=1)
 
 
 def test_the_fixture_gives_it(request: pytest.FixtureRequest) -> None:
