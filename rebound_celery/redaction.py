@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from .errors import InvalidSettingError
 from .message import Message
 from .policy import Failure
-from .policy.failure import MAX_ERROR_TEXT, MAX_STACKTRACE
+from .policy.failure import MAX_ERROR_TEXT, MAX_STACKTRACE, format_stack
 
 #: What the function is told of a value: "error", "stacktrace", or "header:" and the header's name.
 ERROR = "error"
@@ -99,6 +99,23 @@ class Redactor:
             kept.append((name, value))
         return replace(message, headers=tuple(kept))
 
+    def log(
+        self,
+        logger: logging.Logger,
+        text: str,
+        *args: object,
+        error: BaseException,
+        extra: dict[str, object],
+        level: int = logging.ERROR,
+    ) -> None:
+        """Log an exception with its stack trace, which is redacted."""
+        if self.hook is None:
+            logger.log(level, text, *args, exc_info=error, extra=extra, stacklevel=2)
+        elif logger.isEnabledFor(level):
+            # As a part of the text: a formatter writes the exception itself, with its causes.
+            stack = self.text(format_stack(error), STACKTRACE, MAX_STACKTRACE)
+            logger.log(level, text + "\n%s", *args, stack, extra=extra, stacklevel=2)
+
     def _ask(self, where: str, value: Any) -> Any:
         """Return the function's answer; `_FAULT` if it fails."""
         try:
@@ -116,6 +133,9 @@ class Redactor:
 
 
 _FAULT = object()
+
+#: Keeps everything as it is.
+NO_REDACTION = Redactor()
 
 
 @lru_cache(64)

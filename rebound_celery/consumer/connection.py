@@ -88,7 +88,10 @@ def connect(config: ConsumerConfig, settings: Settings) -> KafkaConsumer:
         if isinstance(error, RetriableError | NodeNotReadyError | OSError):
             raise UnreachableError("Kafka", ",".join(options["bootstrap_servers"]), reason) from error
         if isinstance(error, KafkaError):
-            logger.debug("KafkaConsumer refused its options", exc_info=True)
+            extra: dict[str, object] = {"event": "options_refused"}
+            settings.redact.log(
+                logger, "KafkaConsumer refused its options", error=error, extra=extra, level=logging.DEBUG
+            )
         raise
     keep_poll_waiting(consumer)
     finish_joins(consumer)

@@ -14,8 +14,9 @@ from celery.app import app_or_default
 
 from .. import health
 from ..clock import SYSTEM_CLOCK, Clock
-from ..errors import UnreachableError
+from ..errors import InvalidSettingError, UnreachableError
 from ..health import HealthFile
+from ..redaction import NO_REDACTION, Redactor
 from ..registry import find
 from .config import ConsumerConfig
 from .offset_tracker import OffsetTracker
@@ -201,9 +202,26 @@ class Consumer:
     def _run_in_thread(self) -> None:
         try:
             self.run()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - join() raises it
             self._error = error
-            logger.exception("the consumer of group %s ended", self._config.group, extra={"event": "consumer_failed"})
+            self.log_end(error)
+
+    def log_end(self, error: BaseException) -> None:
+        """Log that this error has ended the consumer."""
+        self._redactor().log(
+            logger,
+            "the consumer of group %s ended",
+            self._config.group,
+            error=error,
+            extra={"event": "consumer_failed"},
+        )
+
+    def _redactor(self) -> Redactor:
+        try:
+            return self._scheduler.settings.redact
+        except InvalidSettingError:
+            # It is what ended the consumer, and nothing was handled.
+            return NO_REDACTION
 
     @contextmanager
     def _signals(self, wanted: bool) -> Iterator[None]:

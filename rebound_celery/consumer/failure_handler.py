@@ -57,7 +57,7 @@ class FailureHandler:
         self._draw = draw
         self.limit = DeadLetterLimit(config) if limit is None else limit
         self._settings = settings
-        self._redact = settings.redact
+        self.redact = settings.redact
         self._group = config.group
         self._by = f"consumer {config.group}@{socket.gethostname()}"
         self._policies: dict[str, RetryPolicy] = {}
@@ -101,7 +101,7 @@ class FailureHandler:
         attempt, first_failed_at = record.attempt, record.first_failed_at
         if first_failed_at is None:
             first_failed_at = now_ms
-        failure = self._redact.failure(Failure.of(error))
+        failure = self.redact.failure(Failure.of(error))
         decision = decide(
             policy, attempt, failure, first_failed_at_ms=first_failed_at, now_ms=now_ms, error=error, draw=self._draw
         )
@@ -115,7 +115,7 @@ class FailureHandler:
         else:
             self.limit.admit(record.origin, decision.reason)
             # Only a dead letter carries the stack trace, because formatting it takes longer than everything else here.
-            stack = self._redact.text(format_stack(error), STACKTRACE, MAX_STACKTRACE)
+            stack = self.redact.text(format_stack(error), STACKTRACE, MAX_STACKTRACE)
             failure = Failure(failure.exception_class, failure.message, stack)
             next_attempt, due_ms, reason = attempt, now_ms, decision.reason
             dead_address = dead_destination_of(decision, dead_address)
@@ -138,7 +138,7 @@ class FailureHandler:
             first_failed_at,
         )
         if reason is not None:
-            message = self._redact.dead_letter(message)
+            message = self.redact.dead_letter(message)
         if logger.isEnabledFor(logging.INFO if reason is None else logging.WARNING):
             self._log(record, message, error, due_ms - now_ms)
         return FailedRecord(job, message, due_ms)
@@ -190,7 +190,7 @@ class FailureHandler:
     def give_up(self, job: Job, reason: str, error: BaseException, now_ms: int) -> FailedRecord:
         """Return the dead letter of a record that cannot be given to the handler."""
         record = job.record
-        failure = self._redact.failure(Failure.of(error, with_stack=True))
+        failure = self.redact.failure(Failure.of(error, with_stack=True))
         message = Message(
             id=record.id,
             value=record.value,
@@ -207,7 +207,7 @@ class FailureHandler:
             origin=record.origin,
             first_failed_at=now_ms,
         )
-        return FailedRecord(job, self._redact.dead_letter(message), now_ms)
+        return FailedRecord(job, self.redact.dead_letter(message), now_ms)
 
     def _log(self, record: Record, message: Message, error: BaseException, delay_ms: int) -> None:
         is_dead = message.reason is not None
@@ -233,7 +233,7 @@ class FailureHandler:
 
     def _shown_stack(self, error: BaseException) -> BaseException | None:
         """Return the exception if its stack trace may be logged."""
-        return error if logger.isEnabledFor(logging.DEBUG) and not self._redact.is_on else None
+        return error if logger.isEnabledFor(logging.DEBUG) and not self.redact.is_on else None
 
     def _retry_address(self, topic: str) -> KafkaAddress:
         address = self._retry_addresses.get(topic)

@@ -66,6 +66,7 @@ class Loop:
         self._consumer = consumer
         self._config = config
         self._settings: Settings = scheduler.settings
+        self._redact = self._settings.redact
         self._offset_tracker = offset_tracker
         self._flag = flag
         self._health_reporter = health_reporter
@@ -113,6 +114,7 @@ class Loop:
             self._failure_pause,
             flag,
             self._wake,
+            self._redact,
             clock=clock,
         )
         self._pattern_watch = PatternWatch(consumer, config, clock=clock)
@@ -182,7 +184,7 @@ class Loop:
         for partition, batch in polled.items():
             records: list[tuple[int, Record | None]] = []
             for raw in batch:
-                record = read_safely(raw, group)
+                record = read_safely(raw, group, self._redact)
                 target = record.group
                 records.append((raw.offset, record if target is None or target == group else None))
             jobs, replaced = self._offset_tracker.admit(partition, records)
@@ -210,9 +212,8 @@ class Loop:
                 self._polling.wait()
                 self._health_reporter.report_stopping()
                 self._commits.send_if_due()
-        except Exception:
-            # Kafka refuses. Perhaps the records that are done can still be committed.
-            logger.exception("waiting for the last records failed", extra={"event": "stop_failed"})
+        except Exception as error:  # noqa: BLE001 - Kafka refuses: perhaps the records that are done can be committed
+            self._redact.log(logger, "waiting for the last records failed", error=error, extra={"event": "stop_failed"})
         finally:
             self._workers.log_hung()
             self._retry_writer.close()
@@ -231,8 +232,8 @@ class Loop:
     def _leave_group(self) -> None:
         try:
             self._consumer.close(timeout_ms=LEAVE_TIMEOUT_S * 1000)
-        except Exception:
-            logger.exception("leaving the group failed", extra={"event": "stop_failed"})
+        except Exception as error:  # noqa: BLE001 - the group notices after the session time-out
+            self._redact.log(logger, "leaving the group failed", error=error, extra={"event": "stop_failed"})
         self.log_stats("replaced" if self.replace else "stopped")
 
     def log_stats(self, event: str) -> None:

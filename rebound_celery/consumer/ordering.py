@@ -265,8 +265,9 @@ class Ordering:
             except ReboundError as error:
                 # The writer's thread meets the same, and says so.
                 logger.debug("chains cannot be renewed: %s", error)
-            except Exception:
-                logger.exception("chains cannot be renewed", extra={"event": "chains_not_renewed"})
+            except Exception as error:  # noqa: BLE001 - the thread goes on
+                extra: dict[str, object] = {"event": "chains_not_renewed"}
+                self._failure_handler.redact.log(logger, "chains cannot be renewed", error=error, extra=extra)
 
     def _load_again(self) -> None:
         """Forget keys that others have freed."""

@@ -12,6 +12,7 @@ from kafka import KafkaConsumer
 from ..clock import Clock
 from ..compat.kafka_python import release_set_aside_records
 from ..message.headers import KafkaRecord
+from ..redaction import Redactor
 from .backpressure import Backpressure
 from .commits import Commits
 from .connection import FATAL
@@ -52,6 +53,7 @@ class Polling:
         failure_pause: the pause while most records fail; None if the consumer has none.
         flag: ends a wait.
         wake: the event that ends a wait.
+        redact: decides the part of an error's text that is logged.
         clock: tells the time.
     """
 
@@ -64,6 +66,7 @@ class Polling:
         failure_pause: FailurePause | None,
         flag: StopFlag,
         wake: threading.Event,
+        redact: Redactor,
         *,
         clock: Clock,
     ) -> None:
@@ -74,6 +77,7 @@ class Polling:
         self._failure_pause = failure_pause
         self._flag = flag
         self._wake = wake
+        self._redact = redact
         self._clock = clock
         #: The reason why Kafka cannot be polled; None if it can.
         self.outage: str | None = None
@@ -101,7 +105,7 @@ class Polling:
         except FATAL:
             raise
         except Exception as error:  # noqa: BLE001 - it is logged, and Kafka is polled again
-            self._failed(repr(error))
+            self._failed(error)
             return {}
         self.outage = None
         if records and self._error is not None:
@@ -121,11 +125,13 @@ class Polling:
         longest = BUSY_POLL_MS if self._offset_tracker.busy() else IDLE_POLL_MS
         return longest if commit_in_s is None else min(longest, max(COMMIT_POLL_MS, round(1000 * commit_in_s)))
 
-    def _failed(self, text: str) -> None:
+    def _failed(self, error: Exception) -> None:
+        text = self._redact.text(repr(error))
         self.outage = f"Kafka cannot be polled: {text}"
         if text != self._error:
             self._error = text
-            logger.exception("polling Kafka failed; it is tried again", extra={"event": "poll_failed"})
+            extra: dict[str, object] = {"event": "poll_failed"}
+            self._redact.log(logger, "polling Kafka failed; it is tried again", error=error, extra=extra)
         deadline = self._clock.monotonic() + self._backoff_s
         self._backoff_s = min(2 * self._backoff_s, LAST_BACKOFF_S)
         while self._clock.monotonic() < deadline and not self._flag.stop:

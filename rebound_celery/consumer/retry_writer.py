@@ -149,12 +149,14 @@ class RetryWriter:
         except NotStoredError as error:
             self._report_down(error)
             return batch
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the writer goes on
             if len(batch) == 1:
                 # The fault lies in this message and not in Redis. The message is kept and tried again, so the commit
                 # of its partition cannot pass it.
                 if not self._is_down:
-                    logger.exception("%s cannot be stored", batch[0].message, extra={"event": "not_stored"})
+                    self._scheduler.settings.redact.log(
+                        logger, "%s cannot be stored", batch[0].message, error=error, extra={"event": "not_stored"}
+                    )
                 self._report_down(error)
                 return batch
             return self._store_one_by_one(batch)
@@ -182,5 +184,7 @@ class RetryWriter:
         if not self._is_down:
             self._is_down = True
             logger.error(
-                "retries cannot be stored, fetching pauses until they can: %s", error, extra={"event": "store_down"}
+                "retries cannot be stored, fetching pauses until they can: %s",
+                self._scheduler.settings.redact.text(str(error)),
+                extra={"event": "store_down"},
             )

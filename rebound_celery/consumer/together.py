@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +17,6 @@ _LOOK_EVERY_S = 0.2
 
 #: How long a stop at once waits for threads that are still connecting, in seconds.
 _AT_ONCE_S = 2.0
-
-logger = logging.getLogger(__name__)
 
 
 def run_together(
@@ -112,10 +109,10 @@ class _Running:
                     self._stopping.wait(self._wait_again_s)
                 else:
                     break
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - run() raises the first one
             if self._error is None:
                 self._error = error
             elif not isinstance(error, UnreachableError):
-                logger.exception("another consumer ended too", extra={"event": "consumer_failed"})
+                consumer.log_end(error)
         # One consumer alone is no service: a supervisor starts all of them again.
         self.stop()

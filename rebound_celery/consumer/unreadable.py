@@ -125,7 +125,7 @@ class Unreadable:
         partition, next_offset = Partition(*one.partition), one.next_offset
         logger.error(
             "%s; on_unreadable is %r: %s, and the consumer goes on at offset %d",
-            _what(one),
+            self._what(one),
             choice,
             "its bytes become a dead letter" if choice == "dead-letter" else "it is passed over, nobody handles it",
             next_offset,
@@ -154,7 +154,7 @@ class Unreadable:
         else:
             stopped.pause_s = min(2 * stopped.pause_s, LAST_TRY_S)
         stopped.due = now + stopped.pause_s
-        stopped.text = _what(one)
+        stopped.text = self._what(one)
         logger.error(
             "%s. The partition stops there and is tried again in %g s; the other partitions go on",
             stopped.text,
@@ -177,10 +177,10 @@ class Unreadable:
             origin=Origin(topic, number, one.offset, one.timestamp),
         )
 
-
-def _what(one: UnreadBatch) -> str:
-    topic, number = one.partition
-    return f"{topic}[{number}]@{one.offset} cannot be read: {one.error!r}; {advice(one.error, one.codec)}"
+    def _what(self, one: UnreadBatch) -> str:
+        topic, number = one.partition
+        error = self._failure_handler.redact.text(repr(one.error))
+        return f"{topic}[{number}]@{one.offset} cannot be read: {error}; {advice(one.error, one.codec)}"
 
 
 def _fields(partition: Partition) -> dict[str, object]:

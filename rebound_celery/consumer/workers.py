@@ -103,16 +103,19 @@ class Workers:
             if self.fatal is None:
                 logger.critical("%s", error, extra={"event": "dead_letter_limit", **log_fields(record)})
             return
-        logger.critical(
+        redact = self._failure_handler.redact
+        redact.log(
+            logger,
             "the handler raised %s for %s[%d]@%d (message %s), which ends the consumer; the record is not committed, "
             "so it comes again",
-            repr(error)[:200],
+            redact.text(repr(error))[:200],
             record.topic,
             record.partition,
             record.offset,
             record.id,
-            exc_info=error,
+            error=error,
             extra={"event": "handler_exit", **log_fields(record)},
+            level=logging.CRITICAL,
         )
 
     def _handle(self, job: Job) -> None:

@@ -88,7 +88,13 @@ class Batch:
         # The second round writes dead letters that the first round made.
         for _ in range(2):
             given_up: dict[int, Delivery] = {}
-            outcomes, held = send(unsent, self.destinations, self.outage_mode, waits=self.waits or self.store is None)
+            outcomes, held = send(
+                unsent,
+                self.destinations,
+                self.outage_mode,
+                self.settings.redact,
+                waits=self.waits or self.store is None,
+            )
             for index, outcome in outcomes.items():
                 delivery = unsent[index]
                 if delivery.ended is not None:
@@ -184,7 +190,7 @@ class Batch:
         """The same attempt again, after a delay that grows with each try."""
         message, settings = delivery.message, self.settings
         delay_s = outage_delay_s(delivery.tries, settings.outage_delay, settings.outage_max_delay)
-        log_outage(message, outcome, delay_s)
+        log_outage(message, outcome, settings.redact.text(str(outcome.error)), delay_s)
         due_ms = self.clock.now_ms() + round(delay_s * 1000)
         return replace(delivery, due_ms=due_ms, tries=delivery.tries + 1)
 

@@ -33,14 +33,14 @@ def log_failure(message: Message, decision: object, failure: Failure, now_ms: in
         )
 
 
-def log_outage(message: Message, outcome: Undelivered, delay_s: float) -> None:
-    """Tell that a destination is away, or refuses a dead letter, and when the message is tried again."""
+def log_outage(message: Message, outcome: Undelivered, error: str, delay_s: float) -> None:
+    """Log that a message is tried again, because its destination is away or refuses a dead letter: `error` says it."""
     if message.reason is not None and not isinstance(outcome, Unavailable):
         logger.critical(
             "the dead letter %s is refused by its destination, stays scheduled and is tried again in %.1f s: %s",
             named(message),
             delay_s,
-            outcome.error,
+            error,
             extra={"event": "dead_letter_refused", **log_fields(message)},
         )
         return
@@ -49,7 +49,7 @@ def log_outage(message: Message, outcome: Undelivered, delay_s: float) -> None:
         "%s is tried again in %.1f s, for its destination is away: %s",
         named(message),
         delay_s,
-        outcome.error,
+        error,
         extra={"event": "outage", **log_fields(message)},
     )
 

@@ -91,8 +91,8 @@ def set_aside(task: Any, received: Received, error: Exception, worker: str) -> R
             schedule.bury([DeadEntry(task_id, UNREADABLE, stored)])
         # Whether messages wait behind it cannot be read.
         task.chains().gone([task_id], dead=True)
-    except Exception as fault:
-        logger.exception("task %s goes back to its queue", task_id, extra={"event": "not_stored"})
+    except Exception as fault:  # noqa: BLE001 - it stays where it is
+        _log_kept(task, task_id, fault)
         return Result(End.BACK, str(fault))
     result = Result(End.DEAD, f"{UNREADABLE}: {error}")
     request = request_of_unread(task, task_id, str(error), received.priority, worker)
@@ -113,7 +113,12 @@ def _leave(task: Any, received: Received, stored: bytes, error: UnknownVersionEr
     try:
         with task.publisher().open() as schedule:
             schedule.enqueue([Entry(received.task_id, due_ms, stored, priority=received.priority)])
-    except Exception as fault:
-        logger.exception("task %s goes back to its queue", received.task_id, extra={"event": "not_stored"})
+    except Exception as fault:  # noqa: BLE001 - it stays where it is
+        _log_kept(task, received.task_id, fault)
         return Result(End.BACK, str(fault))
     return Result(End.AGAIN, str(error))
+
+
+def _log_kept(task: Any, task_id: str, fault: Exception) -> None:
+    extra: dict[str, object] = {"event": "not_stored"}
+    task.redact.log(logger, "task %s goes back to its queue", task_id, error=fault, extra=extra)

@@ -41,11 +41,12 @@ def store_result(task: Any, request: Context, result: Result) -> None:
             backend.mark_as_failure(request.id, DroppedError(result.text), request=request)
         elif result.end == End.AGAIN:
             backend.mark_as_retry(request.id, DeliveryError(result.text), request=request)
-    except Exception:
-        # The delivery stands, whatever becomes of the note about it.
-        logger.exception(
+    except Exception as error:  # noqa: BLE001 - the delivery stands, whatever becomes of the note about it
+        task.redact.log(
+            logger,
             "the result of task %s could not be stored",
             request.id,
+            error=error,
             extra={"event": "no_result", "message_id": message_id_of(request.id)},
         )
 
@@ -56,10 +57,12 @@ def store_started(task: Any, request: Context) -> None:
         task.backend.store_result(
             request.id, {"pid": os.getpid(), "hostname": request.hostname}, states.STARTED, request=request
         )
-    except Exception:
-        logger.exception(
+    except Exception as error:  # noqa: BLE001 - as above
+        task.redact.log(
+            logger,
             "the start of task %s could not be stored",
             request.id,
+            error=error,
             extra={"event": "no_result", "message_id": message_id_of(request.id)},
         )
 

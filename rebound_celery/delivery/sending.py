@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
 from ..destinations import Destination, Outcome, Unavailable, Underway
+from ..redaction import Redactor
 from .delivery import Delivery
 from .outage_mode import OutageMode, is_failure
 
@@ -19,6 +20,7 @@ def send(
     deliveries: Mapping[int, Delivery],
     destinations: Mapping[str, Destination],
     outage_mode: OutageMode | None,
+    redact: Redactor,
     *,
     waits: bool,
 ) -> tuple[_Outcomes, Collection[int]]:
@@ -30,16 +32,17 @@ def send(
         deliveries: by the number under which their outcomes are returned.
         destinations: by the kind of address that they serve.
         outage_mode: the circuit breakers of destinations; None if the app has none.
+        redact: decides the part of an error's text that is logged.
         waits: whether every outcome is waited for.
     """
     outcomes: _Outcomes = {index: one.ended for index, one in deliveries.items() if one.ended is not None}
     unsent = {index: one for index, one in deliveries.items() if one.ended is None}
     if outage_mode is None:
-        return outcomes | _send(unsent, destinations, waits=waits), ()
+        return outcomes | _send(unsent, destinations, redact, waits=waits), ()
     lanes = {index: outage_mode.lane_of(one.message) for index, one in unsent.items()}
     closed = outage_mode.held(set(lanes.values()))
     kept = {index for index, lane in lanes.items() if lane in closed} if closed else set()
-    sent = _send({index: one for index, one in unsent.items() if index not in kept}, destinations, waits=waits)
+    sent = _send({index: one for index, one in unsent.items() if index not in kept}, destinations, redact, waits=waits)
     known = {index: outcome for index, outcome in sent.items() if not isinstance(outcome, Underway)}
     opened = outage_mode.report([(lanes[index], outcome) for index, outcome in known.items()])
     held = {index for index, outcome in known.items() if lanes[index] in opened and is_failure(outcome)}
@@ -56,7 +59,9 @@ def send(
     return outcomes, held | kept
 
 
-def _send(deliveries: Mapping[int, Delivery], destinations: Mapping[str, Destination], *, waits: bool) -> _Outcomes:
+def _send(
+    deliveries: Mapping[int, Delivery], destinations: Mapping[str, Destination], redact: Redactor, *, waits: bool
+) -> _Outcomes:
     by_kind: dict[str, list[int]] = defaultdict(list)
     for index, delivery in deliveries.items():
         by_kind[delivery.message.target.kind].append(index)
@@ -65,9 +70,9 @@ def _send(deliveries: Mapping[int, Delivery], destinations: Mapping[str, Destina
         answers: Sequence[Outcome | Underway]
         try:
             answers = destinations[kind].send([deliveries[index].message for index in indices])
-        except Exception as error:
-            # A fault of rebound's or of a library's: the messages must not pay for it.
-            logger.exception("unexpected error while delivering to %s", kind, extra={"event": "delivery_error"})
+        except Exception as error:  # noqa: BLE001 - a fault of rebound's or a library's: no message pays for it
+            extra: dict[str, object] = {"event": "delivery_error"}
+            redact.log(logger, "unexpected error while delivering to %s", kind, error=error, extra=extra)
             answers = [Unavailable(f"{kind}: {error!r}")] * len(indices)
         outcomes.update(zip(indices, answers, strict=True))
     if not waits:

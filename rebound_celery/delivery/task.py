@@ -22,6 +22,7 @@ from ..errors import (
 )
 from ..message.encryption import KeyRing
 from ..policy import WORKER_LOST, DeadLetter, Failure
+from ..redaction import Redactor
 from .batch import Batch
 from .chains import Chains
 from .delivery import Delivery
@@ -117,6 +118,10 @@ class DeliverTask(Task):
         return self.read_settings().queue
 
     @property
+    def redact(self) -> Redactor:
+        return self.read_settings().redact
+
+    @property
     def keys(self) -> KeyRing:
         return self.read_settings().encryption_keys
 
@@ -166,9 +171,9 @@ class DeliverTask(Task):
     def _deliver(self, deliveries: Sequence[Delivery], worker: str, observed: Iterable[Observed]) -> list[Result]:
         try:
             return self._batch(worker, self.publisher()).deliver(deliveries)
-        except Exception as error:
-            # Celery would drop the message of a task that fails.
-            logger.exception("%d deliveries go back to their queue", len(deliveries), extra={"event": "delivery_error"})
+        except Exception as error:  # noqa: BLE001 - Celery would drop the message of a task that fails
+            extra: dict[str, object] = {"event": "delivery_error"}
+            self.redact.log(logger, "%d deliveries go back to their queue", len(deliveries), error=error, extra=extra)
             for one in observed:
                 one.broke(error)
             return [Result(End.BACK, repr(error))] * len(deliveries)
@@ -177,8 +182,8 @@ class DeliverTask(Task):
         """Do what Celery does for the result backend after each task."""
         try:
             self.backend.process_cleanup()
-        except Exception:
-            logger.exception("the result backend could not clean up", extra={"event": "no_result"})
+        except Exception as error:  # noqa: BLE001 - the deliveries stand
+            self.redact.log(logger, "the result backend could not clean up", error=error, extra={"event": "no_result"})
 
     def _batch(self, worker: str, publisher: Publisher) -> Batch:
         settings = self.read_settings()
@@ -210,9 +215,11 @@ class DeliverTask(Task):
             if delivery.chained:
                 self.chains().gone([delivery.task_id], dead=True)
         except _NOT_KEPT as error:
-            logger.exception(
+            self.redact.log(
+                logger,
                 "%s goes back to its queue",
                 named(read.message),
+                error=error,
                 extra={"event": "not_stored", **log_fields(read.message)},
             )
             return Result(End.BACK, str(error))
@@ -235,5 +242,5 @@ class DeliverTask(Task):
         now_ms = self.clock.now_ms()
         if message.reason is None:
             message = message.failed(failure, DeadLetter(WORKER_LOST), now_ms=now_ms, by=worker)
-            message = self.read_settings().redact.dead_letter(message)
+            message = self.redact.dead_letter(message)
         return replace(delivery, message=message, due_ms=now_ms, tries=delivery.tries + 1)

@@ -19,6 +19,7 @@ from typing import Protocol
 from ..clock import SYSTEM_CLOCK, Clock
 from ..message import Message
 from ..message.address import HttpAddress, endpoint_lane
+from ..redaction import NO_REDACTION, Redactor
 from ..schedule.port import Health, HealthReport, Schedule
 from . import Delivered, Destination, Failed, Held, Outcome, Underway
 
@@ -84,6 +85,7 @@ class HealthyEndpoints:
         open_schedule: opens the schedule of rebound's queue.
         disable_after: says for how long the endpoint of an address may fail.
         tell: is told of an endpoint that was disabled.
+        redact: decides the part of an error's text that is logged.
         backs_off: whether an endpoint that has too much to do is left alone also where it does not say for how long.
             Not where its host has a circuit breaker, which then sees that it fails, and when it is well again.
         clock: tells the time.
@@ -95,6 +97,7 @@ class HealthyEndpoints:
         open_schedule: Callable[[], AbstractContextManager[Schedule]],
         disable_after: DisableAfter,
         tell: Tell,
+        redact: Redactor = NO_REDACTION,
         *,
         backs_off: bool = True,
         clock: Clock = SYSTEM_CLOCK,
@@ -104,6 +107,7 @@ class HealthyEndpoints:
         self._open = open_schedule
         self._disable_after = disable_after
         self._tell = tell
+        self._redact = redact
         self._clock = clock
         self._lock = threading.Lock()
         self._stack = ExitStack()
@@ -217,8 +221,9 @@ class HealthyEndpoints:
         )
         try:
             self._tell(name, health)
-        except Exception:
-            logger.exception("nobody was told of it", extra={"event": "not_told", "endpoint": name})
+        except Exception as error:  # noqa: BLE001 - the endpoint is disabled all the same
+            extra: dict[str, object] = {"event": "not_told", "endpoint": name}
+            self._redact.log(logger, "nobody was told of it", error=error, extra=extra)
 
     def _ask(self, question: Callable[[Schedule], list[Health] | None]) -> list[Health] | None:
         """Ask Redis; None while it is away."""

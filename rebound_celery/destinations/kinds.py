@@ -44,6 +44,7 @@ def build(
             open_schedule,
             lambda address: plans.of(address).disable_after_s,
             tell_disabled,
+            settings.redact,
             backs_off=settings.breaker is None,
         )
     return {

@@ -163,9 +163,7 @@ class Schedule(Protocol):
     def chain(
         self, steps: Sequence[Step], token: str, hold_ms: int, *, piggybacked: Sequence[Sequence[Any]] = ()
     ) -> list[Answer]:
-        """Change chains, one step after the other; returns one answer for each step.
-
-        Chains keep messages in order; see `store.chains`. All of a step happens at once, or nothing of it.
+        """Change chains (see `store.chains`), one whole step after the other; returns one answer for each step.
 
         Args:
             steps: the changes. The steps of one chain belong into one call, in their order.
@@ -212,10 +210,7 @@ class Schedule(Protocol):
         """For how long the first due message has waited for a worker; 0 if none is due. Paused lanes do not count."""
 
     def unclaimed_ms(self) -> int:
-        """For how long messages have been due while no worker has claimed anything, or had no room; 0 if none is due.
-
-        More than some seconds mean that no worker consumes the queue, or that none of them does its work.
-        """
+        """For how long messages are due and no worker has claimed or had no room. Some seconds mean: none works."""
 
     def purge(self) -> int:
         """Remove all waiting and leased messages; returns how many there were. Dead letters stay."""

@@ -30,6 +30,9 @@ _HEADER_FORM = re.compile(r"rebound-[a-z][a-z0-9-]*")
 #: A name of the package, not of a header.
 _DISTRIBUTION = "rebound-celery"
 
+#: The rooms that see what handlers and destinations raise.
+_HANDLING_ROOMS = ("consumer", "delivery", "destinations")
+
 _KEY_HOME = "schedule/store/keys.py"
 _CLOCK_HOME = "clock.py"
 
@@ -251,6 +254,22 @@ def public_face(tree: Tree) -> list[Violation]:
     return found
 
 
+def stack_traces(tree: Tree) -> list[Violation]:
+    """Where records and messages are handled, an exception is logged with `Redactor.log`: its text may be secret."""
+    found = []
+    for module in tree.modules:
+        if module.room not in _HANDLING_ROOMS:
+            continue
+        for node in ast.walk(module.tree):
+            if not isinstance(node, ast.Call):
+                continue
+            named = {keyword.arg for keyword in node.keywords}
+            is_logged = ast.unparse(node.func) == "logger.exception"
+            if is_logged or "exc_info" in named:
+                found.append(Violation(module.path, node.lineno, "log the exception with Redactor.log"))
+    return found
+
+
 RULES: Mapping[str, Rule] = {
     rule.__name__: rule
     for rule in (
@@ -265,6 +284,7 @@ RULES: Mapping[str, Rule] = {
         size,
         environment,
         public_face,
+        stack_traces,
     )
 }
 

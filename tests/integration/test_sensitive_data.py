@@ -16,6 +16,7 @@ from kafka import KafkaProducer
 
 from rebound_celery import Consumer, ConsumerConfig, Rebound
 from rebound_celery.message.encryption import KeyRing
+from rebound_celery.testing import QUICK_JOIN
 from tests.acceptance.apps.worker import running_worker
 from tests.waiting import wait_until
 
@@ -100,6 +101,56 @@ def test_a_failed_record_is_encrypted_while_it_waits_and_redacted_when_it_is_dea
 def rebound_waits(rebound: Rebound) -> int:
     with rebound._publisher.open() as schedule:
         return schedule.counts().waiting
+
+
+def test_records_that_wait_in_order_are_encrypted_too(
+    redis_url: str, kafka_brokers: str, topic: str, kept: Callable[[], bytes]
+) -> None:
+    rebound = make_app(redis_url, kafka_brokers, K1, lease=3)
+    seen: list[tuple[bytes | None, int]] = []
+
+    def handler(record: Any) -> None:
+        seen.append((record.value, record.attempt))
+        if (record.value, record.attempt) == (b"0" + SECRET.encode(), 1):
+            raise ValueError(f"card {SECRET} is refused")
+
+    config = ConsumerConfig(
+        group=f"g-{topic}", topics=topic, handler=handler, base_delay=3, ordering="key", kafka_options=QUICK_JOIN
+    )
+    values = [b"%d" % number + SECRET.encode() for number in range(3)]
+    with KafkaProducer(bootstrap_servers=kafka_brokers) as producer:
+        for value in values:
+            producer.send(topic, value, key=b"k").get(20)
+    with Consumer(config, rebound.app):
+        wait_until(lambda: [chain.behind for chain in rebound.chains.page()] == [2], timeout=30)
+        assert SECRET.encode() not in kept()
+        with running_worker(rebound.app):
+            wait_until(lambda: len(seen) == 4, timeout=30)
+    assert seen == [(values[0], 1), (values[0], 2), (values[1], 1), (values[2], 1)]
+    rebound.close()
+
+
+def test_an_exception_that_ends_a_consumer_is_redacted_in_its_log_and_raised_as_it_is(
+    redis_url: str, kafka_brokers: str, topic: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rebound = make_app(redis_url, kafka_brokers, K1)
+
+    def handler(record: Any) -> None:
+        raise SystemExit(f"card {SECRET} is refused")
+
+    config = ConsumerConfig(group=f"g-{topic}", topics=topic, handler=handler, kafka_options=QUICK_JOIN)
+    with KafkaProducer(bootstrap_servers=kafka_brokers) as producer:
+        producer.send(topic, b"v").get(20)
+    consumer = Consumer(config, rebound.app)
+    consumer.start()
+    with pytest.raises(SystemExit, match=SECRET):
+        consumer.join(30)
+
+    events = {getattr(line, "event", None) for line in caplog.records}
+    assert {"handler_exit", "consumer_failed"} <= events
+    assert "card * is refused" in caplog.text
+    assert SECRET not in caplog.text
+    rebound.close()
 
 
 def test_a_message_that_no_key_opens_stays_and_is_delivered_once_the_key_is_there(

@@ -47,6 +47,8 @@ BROKEN = [
         "schedule/b.py",
         "delivery, schedule",
     ),
+    ("stack_traces", {"delivery/job.py": 'logger.exception("lost")'}, "delivery/job.py", "Redactor.log"),
+    ("stack_traces", {"consumer/loop.py": 'logger.debug("lost", exc_info=True)'}, "consumer/loop.py", "Redactor.log"),
     ("clock_only", {"policy/decide.py": "import time"}, "policy/decide.py", "time"),
     ("clock_only", {"policy/decide.py": "from time import perf_counter"}, "policy/decide.py", "time"),
     ("clock_only", {"health.py": "from datetime import datetime\ndatetime.now()"}, "health.py", "now()"),
@@ -74,6 +76,7 @@ BROKEN = [
 
 #: (rule, files that keep it)
 KEPT = [
+    ("stack_traces", {"consumer/loop.py": 'redact.log(logger, "lost", error=error)', "app.py": "logger.exception(1)"}),
     ("arrows", {"delivery/job.py": "from ..schedule.port import Entry\nfrom ..destinations import Outcome"}),
     ("arrows", {"consumer/loop.py": "from ..message.headers import read_record\nfrom . import reading"}),
     ("layers", {"schedule/worker/w.py": "from ..transport import t\nfrom ..store import s"}),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import threading
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,21 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from rebound_celery import InvalidSettingError, Message, Rebound, RetryPolicy, RetryRequest, Settings
+from rebound_celery import ConsumerConfig, InvalidSettingError, Message, Rebound, RetryPolicy, RetryRequest, Settings
 from rebound_celery.clock import SYSTEM_CLOCK
+from rebound_celery.consumer.failure_handler import FailureHandler
+from rebound_celery.consumer.handler_task import HandlerTask
+from rebound_celery.consumer.key_queues import KeyQueues
+from rebound_celery.consumer.offset_tracker import OffsetTracker
+from rebound_celery.consumer.workers import Workers
 from rebound_celery.delivery.batch import Batch
 from rebound_celery.delivery.delivery import Delivery
 from rebound_celery.delivery.result import End
 from rebound_celery.destinations import Failed, Outcome, Underway
 from rebound_celery.redaction import Redactor
 from rebound_celery.testing import in_memory
+from tests.unit.test_consumer_offset_tracker import P, record
+from tests.waiting import wait_until
 
 SECRET = "4111 1111 1111 1111"
 PAGE = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
@@ -163,6 +172,70 @@ def test_without_a_function_nothing_is_changed() -> None:
     assert Settings().redact.failure(message.failure) is message.failure
     assert Settings().redact.dead_letter(message) is message
     assert isinstance(message, Message)
+
+
+def test_a_logged_exception_has_a_redacted_stack_trace_with_its_causes(caplog: pytest.LogCaptureFixture) -> None:
+    try:
+        raise RuntimeError("not paid") from failing()  # noqa: TRY301
+    except RuntimeError as error:
+        settings().redact.log(logging.getLogger("shop"), "%s is lost", "m1", error=error, extra={"event": "lost"})
+
+    (line,) = caplog.records
+    assert line.getMessage().startswith("m1 is lost\nTraceback")
+    assert "ValueError: card * is refused" in line.getMessage()
+    assert (line.exc_info, line.levelname, line.event) == (None, "ERROR", "lost")  # type: ignore[attr-defined]
+    assert line.funcName == "test_a_logged_exception_has_a_redacted_stack_trace_with_its_causes"
+    assert SECRET not in caplog.text
+
+
+def test_without_a_function_an_exception_is_logged_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    error = failing()
+    Redactor().log(logging.getLogger("shop"), "lost", error=error, extra={})
+    assert caplog.records[0].exc_info == (ValueError, error, error.__traceback__)
+
+
+def test_a_destination_that_raises_is_redacted_in_the_log_and_in_the_result(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        def send(self, messages: Any) -> list[Any]:
+            raise failing()
+
+        def close(self) -> None:
+            pass
+
+    caplog.set_level(logging.DEBUG)
+    message, _ = RetryRequest(destination="http://r/", delay=0).to_message(settings(), 0)
+    batch = Batch({"http": Broken()}, settings(), [].extend, "w", SYSTEM_CLOCK, lambda ids, *, dead: None)
+    (result,) = batch.deliver([Delivery(message=message, task_id="t")])
+
+    assert "card * is refused" in result.text
+    assert "unexpected error while delivering to http" in caplog.text
+    assert "is tried again in" in caplog.text
+    assert SECRET not in caplog.text + result.text
+
+
+@pytest.mark.parametrize("hook", [masked, None])
+def test_an_exception_that_ends_the_consumer_is_redacted_in_the_log(
+    hook: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def handler(record: object) -> None:
+        raise SystemExit(f"card {SECRET} is refused")
+
+    config = ConsumerConfig(group="g", topics="t", handler=handler, concurrency=1)
+    offset_tracker, wake = OffsetTracker(), threading.Event()
+    key_queues = KeyQueues(0, wake)
+    task: Any = HandlerTask(Celery("shop", set_as_current=False), config)
+    failure_handler = FailureHandler(config, settings(hook) if hook else Settings())
+    writer: Any = None
+    workers = Workers(config, task, failure_handler, offset_tracker, key_queues, writer, wake)
+    key_queues.add(offset_tracker.admit(P, [(7, record(7))])[0])
+    workers.start()
+    wait_until(lambda: workers.fatal)
+    key_queues.close()
+
+    (line,) = caplog.records
+    assert (line.levelname, line.event) == ("CRITICAL", "handler_exit")  # type: ignore[attr-defined]
+    assert "Traceback" in caplog.text
+    assert (SECRET in caplog.text) is (hook is None)
 
 
 def test_the_example_on_the_page_does_what_the_page_says() -> None:

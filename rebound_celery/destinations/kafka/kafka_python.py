@@ -129,9 +129,9 @@ class KafkaPythonClient:
         try:
             # `close` waits up to this time twice: for the records under way, and for its thread.
             self._producer.close(timeout=timeout_s / 2)
-        except Exception:
-            # Kafka hangs, for example. Records that are not confirmed will be delivered again.
-            logging.getLogger(__name__).debug("closing a producer failed", exc_info=True)
+        except Exception as error:  # noqa: BLE001 - records that are not confirmed will be delivered again
+            # Kafka hangs, for example.
+            logging.getLogger(__name__).debug("closing a producer failed: %r", error)
 
 
 def _make_producer(options: Mapping[str, Any]) -> KafkaProducer:
