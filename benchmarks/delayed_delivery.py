@@ -37,6 +37,7 @@ Keys of a JSON line:
 from __future__ import annotations
 
 import argparse
+import base64
 import os
 import platform
 import signal
@@ -138,6 +139,7 @@ def make_parser() -> argparse.ArgumentParser:
     servers.add_argument("--apache", action="store_true", help="start Apache Kafka (needs Java and Maven)")
     help_text = "the only client library of the Kafka rows; default: each that is installed"
     add("--kafka-client", choices=list(KAFKA_CLIENTS), help=help_text)
+    add("--encrypt", action="store_true", help="encrypt what waits in Redis; the other checkout does not")
     add("--against", type=parse_directory, metavar="DIR", help="another checkout to compare with")
     add("--against-python", default=sys.executable, metavar="PYTHON", help="the Python for it; default: this one")
     return parser
@@ -193,6 +195,9 @@ def main(argv: list[str] | None = None) -> int:
     failed = False
     rows: list[Row] = []
     load_before = load_average()
+    if options.encrypt:
+        # This program and its workers read it.
+        os.environ["REBOUND_ENCRYPTION_KEYS"] = "k1:" + base64.b64encode(os.urandom(32)).decode()
     with Bench(
         wanted=options.only,
         full=options.full,

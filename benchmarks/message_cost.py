@@ -5,7 +5,9 @@ python -m benchmarks.message_cost
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import sys
 import time
 import timeit
@@ -19,8 +21,10 @@ from rebound_celery.consumer.partition_tracker import Job, Partition, PartitionT
 from rebound_celery.consumer.reading import read_safely
 from rebound_celery.message import new_id
 from rebound_celery.message.codec import decode, decode_many, encode, pack, seal_many
+from rebound_celery.message.encryption import NO_KEYS, KeyRing
 from rebound_celery.message.headers import kafka_headers
 from rebound_celery.policy import Decision, ErrorRule, Failure, Retry, RetryPolicy, decide
+from rebound_celery.redaction import Redactor
 from rebound_celery.requests import RetryRequest
 
 NOW_MS = 1_790_000_000_000
@@ -42,6 +46,7 @@ FULL_POLICY = RetryPolicy(
 ERROR = RuntimeError("no answer")
 ERROR.__cause__ = ConnectionResetError("reset by peer")
 FAILURE = Failure.of(ERROR)
+CARD = re.compile(r"\d{4}[ -]?\d{4}[ -]?\d{4}[ -]?\d{4}")
 
 
 class ConsumerRecord(NamedTuple):
@@ -66,6 +71,11 @@ def measure_many(what: str, call: Callable[[], object]) -> None:
     print(f"{what:50} {best * 1e6:6.2f} us  a message")
 
 
+def redact(_where: str, value: object) -> object:
+    """Replace card numbers: the example of docs/security.md."""
+    return CARD.sub("****", value) if isinstance(value, str) else value
+
+
 def decided(policy: RetryPolicy) -> Decision:
     """What follows an attempt that failed with an exception that has a cause."""
     return decide(policy, 2, FAILURE, first_failed_at_ms=NOW_MS, now_ms=NOW_MS, error=ERROR)
@@ -73,6 +83,8 @@ def decided(policy: RetryPolicy) -> Decision:
 
 def main() -> None:
     settings = Settings()
+    # Without this, the lines about dead letters would be written to stderr.
+    logging.getLogger("rebound_celery").setLevel(logging.ERROR)
     # 200 random bytes as text, as in the benchmark of the schedule; and an order of 200 bytes.
     hexes = os.urandom(100).hex().encode()
     order = (b'{"order_id":4711,"customer":"c-77","amount":99.5,"currency":"EUR","note":"' + 200 * b"please ring ")[
@@ -100,6 +112,15 @@ def main() -> None:
     measure("Kafka record -> record", lambda: read_safely(raw, "billing"))
     measure("Kafka record of a retry -> record", lambda: read_safely(again, "billing"))
     measure("failed record -> message", lambda: handler.decide(job, error, NOW_MS))
+    last = FailureHandler(ConsumerConfig(group="billing", topics="orders", handler=print, max_retries=0), settings)
+    redacted = Settings(redact=Redactor(redact))
+    hooked = FailureHandler(ConsumerConfig(group="billing", topics="orders", handler=print), redacted)
+    hooked_last = FailureHandler(
+        ConsumerConfig(group="billing", topics="orders", handler=print, max_retries=0), redacted
+    )
+    measure("failed record -> message, redacted", lambda: hooked.decide(job, error, NOW_MS))
+    measure("failed record -> dead letter", lambda: last.decide(job, error, NOW_MS))
+    measure("failed record -> dead letter, redacted", lambda: hooked_last.decide(job, error, NOW_MS))
     measure("headers of a retry", lambda: kafka_headers(failed))
 
     for what, one in (("200 bytes in hex", message), ("an order, failed once", failed)):
@@ -108,6 +129,14 @@ def main() -> None:
         measure(f"pack: {what}", lambda one=one: pack(one), f"{len(packed)} bytes")
         measure(f"encode: {what}", lambda one=one: encode(one), f"{len(stored)} bytes")
         measure(f"decode: {what}", lambda one=one, stored=stored: decode(one.id, stored))
+
+        keys = KeyRing({"k1": os.urandom(32)})
+        sealed = keys.seal(stored)
+        assert keys.open(sealed) == stored
+        measure(f"encrypt: {what}", lambda stored=stored: keys.seal(stored), f"{len(sealed)} bytes")  # noqa: B023
+        measure(f"decrypt: {what}", lambda sealed=sealed: keys.open(sealed))  # noqa: B023
+        measure(f"encrypt without keys: {what}", lambda stored=stored: NO_KEYS.seal_many(stored))
+        measure(f"decrypt without keys: {what}", lambda stored=stored: NO_KEYS.open(stored))
 
         many, forms = [(one, {})] * 500, [(one.id, stored)] * 500
         measure_many(f"encode, 500 in one call: {what}", lambda many=many: seal_many([pack(*each) for each in many]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -21,6 +22,8 @@ from tests.acceptance.apps.worker import running_worker
 from tests.waiting import wait_until
 
 SECRET = "4111-1111"
+#: Random bytes are stored uncompressed. So without encryption the secret would be seen in Redis.
+VALUE = SECRET.encode() + os.urandom(200)
 K1, K2 = (f"{name}:{base64.b64encode(name.encode() * 16).decode()}" for name in ("k1", "k2"))
 
 
@@ -74,7 +77,7 @@ def test_a_failed_record_is_encrypted_while_it_waits_and_redacted_when_it_is_dea
 
     config = ConsumerConfig(group=f"g-{topic}", topics=topic, handler=handler, max_retries=1, base_delay=1)
     with KafkaProducer(bootstrap_servers=kafka_brokers) as producer:
-        producer.send(topic, SECRET.encode(), headers=[("card", SECRET.encode()), ("trace", b"7")]).get(20)
+        producer.send(topic, VALUE, headers=[("card", SECRET.encode()), ("trace", b"7")]).get(20)
     consumer = Consumer(config, rebound.app)
     thread = threading.Thread(target=consumer.run)
     thread.start()
@@ -88,10 +91,10 @@ def test_a_failed_record_is_encrypted_while_it_waits_and_redacted_when_it_is_dea
         thread.join(30)
 
     assert [record.attempt for record in seen] == [1, 2]
-    assert seen[1].value == SECRET.encode()
+    assert seen[1].value == VALUE
     assert dict(seen[1].headers)["card"] == SECRET.encode()
     headers = dict(dead.headers)
-    assert dead.value == SECRET.encode()
+    assert dead.value == VALUE
     assert headers["rebound-exception-message"] == b"card * is refused"
     assert b"card * is refused" in headers["rebound-exception-stacktrace"]
     assert SECRET.encode() not in b"".join(filter(None, headers.values()))
@@ -108,16 +111,16 @@ def test_records_that_wait_in_order_are_encrypted_too(
 ) -> None:
     rebound = make_app(redis_url, kafka_brokers, K1, lease=3)
     seen: list[tuple[bytes | None, int]] = []
+    values = [VALUE + b"%d" % number for number in range(3)]
 
     def handler(record: Any) -> None:
         seen.append((record.value, record.attempt))
-        if (record.value, record.attempt) == (b"0" + SECRET.encode(), 1):
+        if (record.value, record.attempt) == (values[0], 1):
             raise ValueError(f"card {SECRET} is refused")
 
     config = ConsumerConfig(
         group=f"g-{topic}", topics=topic, handler=handler, base_delay=3, ordering="key", kafka_options=QUICK_JOIN
     )
-    values = [b"%d" % number + SECRET.encode() for number in range(3)]
     with KafkaProducer(bootstrap_servers=kafka_brokers) as producer:
         for value in values:
             producer.send(topic, value, key=b"k").get(20)
@@ -183,13 +186,13 @@ def test_dead_letters_in_redis_are_encrypted_and_read_with_the_key(
     redis_url: str, kafka_brokers: str, kept: Callable[[], bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     rebound = make_app(redis_url, kafka_brokers, K1)
-    rebound.schedule_retry("http://receiver/", SECRET.encode(), id="m1", error=f"card {SECRET}", max_retries=0)
+    rebound.schedule_retry("http://receiver/", VALUE, id="m1", error=f"card {SECRET}", max_retries=0)
     with running_worker(rebound.app):
         wait_until(lambda: len(rebound.dead_set) == 1, timeout=30)
 
     assert SECRET.encode() not in kept()
     (letter,) = rebound.dead_set
-    assert letter.value == SECRET.encode()
+    assert letter.value == VALUE
     assert letter.failure is not None
     assert letter.failure.message == "card *"
     other = make_app(redis_url, kafka_brokers, K2)
