@@ -17,7 +17,6 @@ from kafka import KafkaProducer
 
 from rebound_celery import Consumer, ConsumerConfig, Rebound
 from rebound_celery.message.encryption import KeyRing
-from rebound_celery.testing import QUICK_JOIN
 from tests.acceptance.apps.worker import running_worker
 from tests.waiting import wait_until
 
@@ -118,9 +117,7 @@ def test_records_that_wait_in_order_are_encrypted_too(
         if (record.value, record.attempt) == (values[0], 1):
             raise ValueError(f"card {SECRET} is refused")
 
-    config = ConsumerConfig(
-        group=f"g-{topic}", topics=topic, handler=handler, base_delay=3, ordering="key", kafka_options=QUICK_JOIN
-    )
+    config = ConsumerConfig(group=f"g-{topic}", topics=topic, handler=handler, base_delay=3, ordering="key")
     with KafkaProducer(bootstrap_servers=kafka_brokers) as producer:
         for value in values:
             producer.send(topic, value, key=b"k").get(20)
@@ -141,7 +138,7 @@ def test_an_exception_that_ends_a_consumer_is_redacted_in_its_log_and_raised_as_
     def handler(record: Any) -> None:
         raise SystemExit(f"card {SECRET} is refused")
 
-    config = ConsumerConfig(group=f"g-{topic}", topics=topic, handler=handler, kafka_options=QUICK_JOIN)
+    config = ConsumerConfig(group=f"g-{topic}", topics=topic, handler=handler)
     with KafkaProducer(bootstrap_servers=kafka_brokers) as producer:
         producer.send(topic, b"v").get(20)
     consumer = Consumer(config, rebound.app)
