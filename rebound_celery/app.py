@@ -31,7 +31,7 @@ from .policy import RetryPolicy
 from .requests import Destination, RetryRequest, error_of, keep_error, merged_value
 from .schedule import install_schedule
 from .schedule.port import ScheduleOptions
-from .scheduled import Scheduled
+from .scheduled import Outcome, Scheduled
 from .shown import shown_url
 from .values import Name
 
@@ -235,10 +235,13 @@ class Rebound:
     def _schedule(self, request: RetryRequest) -> AsyncResult:
         message, due_ms = request.to_message(self.settings, self._clock.now_ms())
         if self._is_eager():
-            argument = to_argument(Delivery(message=message, task_id=message.task_id))
-            return self.app.tasks[DeliverTask.name].apply(args=(argument,), task_id=message.task_id)
+            return self._deliver_here(message)
         self._publisher.publish_messages([(message, due_ms, priority_of(is_urgent=request.is_priority))])
         return self.app.AsyncResult(message.task_id)
+
+    def _deliver_here(self, message: Message) -> AsyncResult:
+        argument = to_argument(Delivery(message=message, task_id=message.task_id))
+        return self.app.tasks[DeliverTask.name].apply(args=(argument,), task_id=message.task_id)
 
     def schedule_retries(self, requests: Iterable[Mapping[str, Any] | RetryRequest]) -> Scheduled:
         """Schedule many messages in few round trips.
@@ -251,13 +254,16 @@ class Rebound:
             stored. One bad message does not stop the others. A NotStoredError leaves open whether that message is
             stored: schedule it again with the same `id`.
         """
-        outcomes: list[str | ReboundError] = []
+        outcomes: list[str | Outcome] = []
         chunk: list[tuple[Message, int, int]] = []
         places: list[int] = []
         for given in requests:
             try:
                 request = given if isinstance(given, RetryRequest) else RetryRequest.from_mapping(given)
                 message, due_ms = request.to_message(self.settings, self._clock.now_ms())
+                if self._is_eager():
+                    outcomes.append(self._deliver_here(message))
+                    continue
             except ReboundError as error:
                 keep_error(error, error_of(given))
                 outcomes.append(error)
@@ -272,7 +278,7 @@ class Rebound:
         return Scheduled(self.app, outcomes)
 
     def _store_chunk(
-        self, chunk: Sequence[tuple[Message, int, int]], places: Sequence[int], outcomes: list[str | ReboundError]
+        self, chunk: Sequence[tuple[Message, int, int]], places: Sequence[int], outcomes: list[str | Outcome]
     ) -> None:
         try:
             self._publisher.publish_messages(chunk)

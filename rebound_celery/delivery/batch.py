@@ -19,7 +19,7 @@ from ..config import Settings
 from ..destinations import Delivered, Destination, Failed, Outcome, Rejected, Unavailable, Undelivered, exception_of
 from ..errors import NotStoredError
 from ..message import Message
-from ..policy import Failure, Retry, decide, outage_delay_s
+from ..policy import Decision, Failure, Retry, decide, outage_delay_s
 from ..stopping import is_stopping
 from .delivery import Delivery
 from .lanes import is_slow
@@ -31,6 +31,8 @@ _STORE_PAUSE_S = 0.5
 
 #: Seconds before messages go back to their queue.
 _BACK_PAUSE_S = 1.0
+
+_NOTHING_FOLLOWS = "nothing follows, for it was delivered in the caller's process"
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +141,7 @@ class Batch:
         decision = decide(
             message.policy, message.attempt, failure, first_failed_at_ms=message.first_failed_at, now_ms=now_ms
         )
-        _log_failure(message, decision, failure, now_ms)
+        _log_failure(message, decision, failure, self._what_follows(decision, now_ms))
         return replace(
             delivery,
             message=message.failed(failure, decision, now_ms=now_ms, by=self.by),
@@ -151,9 +153,20 @@ class Batch:
         """The same attempt again, after a delay that grows with each try."""
         message, settings = delivery.message, self.settings
         delay_s = outage_delay_s(delivery.tries, settings.outage_delay, settings.outage_max_delay)
-        _log_outage(message, outcome, delay_s)
+        _log_outage(message, outcome, self._when_again(delay_s))
         due_ms = self.clock.now_ms() + round(delay_s * 1000)
         return replace(delivery, due_ms=due_ms, tries=delivery.tries + 1)
+
+    def _what_follows(self, decision: Decision, now_ms: int) -> str:
+        """What follows a failed attempt, for the log."""
+        if not isinstance(decision, Retry):
+            return "it is given up"
+        if self.store is None:
+            return _NOTHING_FOLLOWS
+        return f"attempt {decision.attempt} follows in {(decision.due_ms - now_ms) / 1000:.1f} s"
+
+    def _when_again(self, delay_s: float) -> str:
+        return _NOTHING_FOLLOWS if self.store is None else f"it stays scheduled and is tried again in {delay_s:.1f} s"
 
     def _store_again(self, waiting: Mapping[int, tuple[Delivery, str]], results: dict[int, Result]) -> None:
         if not waiting:
@@ -231,40 +244,31 @@ def _delivered(delivery: Delivery, outcome: Delivered) -> Result:
     return Result(End.DEAD, text, message.failure.stacktrace if message.failure is not None else "")
 
 
-def _log_failure(message: Message, decision: object, failure: Failure, now_ms: int) -> None:
-    if isinstance(decision, Retry):
-        logger.warning(
-            "%s failed with %s; attempt %d follows in %.1f s",
-            named(message),
-            failure,
-            decision.attempt,
-            (decision.due_ms - now_ms) / 1000,
-            extra={"event": "failed", **log_fields(message)},
-        )
-    else:
-        logger.warning(
-            "%s failed with %s; it is given up",
-            named(message),
-            failure,
-            extra={"event": "given_up", **log_fields(message)},
-        )
+def _log_failure(message: Message, decision: Decision, failure: Failure, what_follows: str) -> None:
+    logger.warning(
+        "%s failed with %s; %s",
+        named(message),
+        failure,
+        what_follows,
+        extra={"event": "failed" if isinstance(decision, Retry) else "given_up", **log_fields(message)},
+    )
 
 
-def _log_outage(message: Message, outcome: Undelivered, delay_s: float) -> None:
+def _log_outage(message: Message, outcome: Undelivered, when_again: str) -> None:
     if message.reason is not None and not isinstance(outcome, Unavailable):
         logger.critical(
-            "the dead letter %s is refused by its destination, stays scheduled and is tried again in %.1f s: %s",
+            "the dead letter %s is refused by its destination; %s: %s",
             named(message),
-            delay_s,
+            when_again,
             outcome.error,
             extra={"event": "dead_letter_refused", **log_fields(message)},
         )
         return
     logger.log(
         logging.WARNING if message.reason is None else logging.CRITICAL,
-        "%s is tried again in %.1f s, for its destination is away: %s",
+        "the destination of %s is away; %s: %s",
         named(message),
-        delay_s,
+        when_again,
         outcome.error,
         extra={"event": "outage", **log_fields(message)},
     )
