@@ -20,10 +20,10 @@ class Scheduled(Sequence[Outcome]):
 
     Args:
         app: the Celery app.
-        outcomes: for each message the id of its task, or the error.
+        outcomes: for each message the id of its task, the result of a task that has run already, or the error.
     """
 
-    def __init__(self, app: Any, outcomes: Sequence[str | ReboundError]) -> None:
+    def __init__(self, app: Any, outcomes: Sequence[str | Outcome]) -> None:
         self._app = app
         self._outcomes = outcomes
 
@@ -54,5 +54,5 @@ class Scheduled(Sequence[Outcome]):
         """The errors among the outcomes; a message without one is stored."""
         return [outcome for outcome in self._outcomes if isinstance(outcome, ReboundError)]
 
-    def _made(self, outcome: str | ReboundError) -> Outcome:
-        return outcome if isinstance(outcome, ReboundError) else self._app.AsyncResult(outcome)
+    def _made(self, outcome: str | Outcome) -> Outcome:
+        return self._app.AsyncResult(outcome) if isinstance(outcome, str) else outcome

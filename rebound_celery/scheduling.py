@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from celery import Celery
 from celery.result import AsyncResult
@@ -20,12 +20,13 @@ from .errors import ReboundError
 from .limits import UniqueRule
 from .message import Message
 from .requests import RetryRequest, error_of, keep_error
-from .scheduled import Scheduled
+from .scheduled import Outcome, Scheduled
 
 #: How many messages `schedule_retries` stores with one call.
 _CHUNK = 1000
 
-_Outcomes = list[str | ReboundError]
+#: For each message the id of its task, the result of a task that has run already, or the error.
+_Outcomes: TypeAlias = "list[str | Outcome]"
 
 
 @dataclass(slots=True)
@@ -81,8 +82,9 @@ class Scheduling:
         _ = request.unique_rule  # checked here too
         settings = self._read_settings()
         message, due_ms = request.to_message(settings, self._clock.now_ms())
-        if due_ms is None:
-            return self._app.AsyncResult(message.task_id)
+        return self._app.AsyncResult(message.task_id) if due_ms is None else self._deliver_here(message, settings)
+
+    def _deliver_here(self, message: Message, settings: Settings) -> AsyncResult:
         argument = to_argument(Delivery(message=message, task_id=message.task_id), settings.encryption_keys)
         return self._app.tasks[DeliverTask.name].apply(args=(argument,), task_id=message.task_id)
 
@@ -96,6 +98,9 @@ class Scheduling:
                 request = given if isinstance(given, RetryRequest) else RetryRequest.from_mapping(given)
                 rule = request.unique_rule
                 message, due_ms = request.to_message(settings, self._clock.now_ms())
+                if due_ms is not None and self._is_eager():
+                    outcomes.append(self._deliver_here(message, settings))
+                    continue
             except ReboundError as error:
                 keep_error(error, error_of(given))
                 outcomes.append(error)

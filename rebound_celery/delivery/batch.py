@@ -178,7 +178,7 @@ class Batch:
         )
         if isinstance(decision, Drop):
             return dropped(message, decision, failure)
-        log_failure(message, decision, failure, now_ms)
+        log_failure(message, decision, failure, now_ms, is_kept=self.store is not None)
         return replace(
             delivery,
             message=self.settings.redact.dead_letter(message.failed(failure, decision, now_ms=now_ms, by=self.by)),
@@ -190,7 +190,7 @@ class Batch:
         """The same attempt again, after a delay that grows with each try."""
         message, settings = delivery.message, self.settings
         delay_s = outage_delay_s(delivery.tries, settings.outage_delay, settings.outage_max_delay)
-        log_outage(message, outcome, settings.redact.text(str(outcome.error)), delay_s)
+        log_outage(message, outcome, settings.redact.text(str(outcome.error)), delay_s, is_kept=self.store is not None)
         due_ms = self.clock.now_ms() + round(delay_s * 1000)
         return replace(delivery, due_ms=due_ms, tries=delivery.tries + 1)
 

@@ -304,3 +304,22 @@ def test_a_worker_removes_dead_letters_that_are_too_old_where_it_is_asked_to(
             wait_until(lambda: schedule.counts().dead == 1, timeout=30)
         kept = [letter.id for letter in schedule.dead().letters]
     assert kept == (["old", "young"] if ttl is None else ["young"])
+
+
+def test_what_the_lost_children_of_a_stopped_worker_were_at_is_given_back(
+    rebound: Rebound, redis_url: str, receiver: HangingReceiver, start_worker: StartWorker
+) -> None:
+    """A supervisor may send SIGTERM to all processes of a worker: the next worker need not wait for leases to run out,
+    and no message counts a lost worker."""
+    receiver.hanging = 99
+    worker = start_worker("-P", "prefork", "-c", "2")
+    rebound.schedule_retries([{"destination": receiver.url, "id": f"order-{n}", "delay": 0} for n in range(40)])
+    wait_until(lambda: receiver.posts, timeout=20, message=worker.tail)
+
+    os.killpg(worker.pid, signal.SIGTERM)
+    assert worker.wait(20) == 0
+
+    assert leased_in(redis_url) == 0, worker.tail()
+    assert left_in(redis_url) == 40
+    with Redis.from_url(redis_url) as redis:
+        assert redis.hmget(KEYS.stats, "lost", "ran_out") == [None, None]

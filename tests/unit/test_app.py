@@ -647,5 +647,42 @@ def test_eager_apps_deliver_at_once_and_the_caller_is_told_what_failed(stored: l
     assert stored == []
 
 
+def test_eager_apps_deliver_each_of_many_at_once(stored: list[Any]) -> None:
+    app = make_app()
+    app.conf.task_always_eager = True
+    rebound = Rebound(app, http_connect_timeout=0.5)
+
+    failed, wrong = rebound.schedule_retries(
+        [
+            {"destination": "http://127.0.0.1:1/", "value": b"x", "id": "order-7"},
+            {"destination": "http://127.0.0.1:1/", "base_delay": 0},
+        ]
+    )
+
+    assert isinstance(failed, AsyncResult)
+    assert (failed.id, failed.state) == ("order-7:2", "FAILURE")
+    assert isinstance(wrong, InvalidSettingError)
+    app.conf.task_eager_propagates = True
+    (error,) = rebound.schedule_retries([{"destination": "http://127.0.0.1:1/", "value": b"x"}])
+    assert isinstance(error, ReboundError), "one message does not stop the others"
+    assert stored == []
+
+
+def test_the_log_of_an_eager_app_promises_no_attempt(caplog: pytest.LogCaptureFixture) -> None:
+    app = make_app()
+    app.conf.task_always_eager = True
+    rebound = Rebound(app, http_connect_timeout=0.5, kafka_brokers="127.0.0.1:1", kafka_timeout=0.5)
+
+    for destination in ("http://127.0.0.1:1/", "kafka://orders"):
+        caplog.clear()
+        rebound.schedule_retry(destination, b"x")
+        (line,) = [
+            record.getMessage() for record in caplog.records if record.name.startswith("rebound_celery.delivery")
+        ]
+        assert "nothing follows, because it was delivered in the caller's process" in line
+        assert "attempt 3" not in line
+        assert "again" not in line
+
+
 def test_the_defaults_of_the_app_are_those_of_the_policy() -> None:
     assert RetryPolicy(Settings().max_retries, Settings().base_delay) == RetryPolicy()

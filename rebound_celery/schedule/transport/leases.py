@@ -282,6 +282,12 @@ def leases_of(server: Hashable, make: Callable[[], Leases]) -> Leases:
         return found
 
 
+def all_leases() -> list[Leases]:
+    """This process's leases on every server."""
+    with _registry_lock:
+        return list(_registry.values())
+
+
 def _forget_after_fork() -> None:
     """A forked child holds no leases; the parent goes on renewing its own."""
     global _registry_lock

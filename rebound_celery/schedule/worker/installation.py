@@ -85,6 +85,7 @@ def _install(app: Celery, read_options: Callable[[], ScheduleOptions], *, is_cop
     signals.worker_ready.connect(_check_start, dispatch_uid="rebound-start")
     signals.worker_ready.connect(_watch, dispatch_uid="rebound-watch")
     signals.worker_shutdown.connect(_unwatch, dispatch_uid="rebound-unwatch")
+    signals.worker_shutdown.connect(_give_back, dispatch_uid="rebound-give-back")
     return token
 
 
@@ -176,3 +177,9 @@ def _unwatch(sender: Any = None, **_: Any) -> None:
     from . import watchdog
 
     watchdog.unwatch(sender)
+
+
+def _give_back(sender: Any = None, **_: Any) -> None:
+    from . import left_over
+
+    left_over.give_back(sender)
