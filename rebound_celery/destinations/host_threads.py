@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-from .shortage import is_no_thread
+from ..no_thread import is_no_thread
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
