@@ -150,6 +150,26 @@ def test_a_kafka_that_hangs_is_an_outage_and_holds_no_close_up(client: str) -> N
     assert closed < 6
 
 
+def test_a_kafka_that_was_away_for_long_gets_messages_within_seconds(client: str) -> None:
+    """The pause before the next try to connect does not grow with the outage."""
+    with EmbeddedKafka() as kafka:
+        create_topics(kafka.address, {"orders": 4})
+        destination = KafkaDestination([kafka.address], {}, 1, client)
+        assert isinstance(destination.send(make_messages("orders", 1))[0], Delivered)
+        kafka.kill()
+        away_until = time.monotonic() + 20
+        while time.monotonic() < away_until:
+            assert isinstance(destination.send(make_messages("orders", 1))[0], Unavailable)
+        kafka.start()
+        began = time.monotonic()
+        while not isinstance(destination.send(make_messages("orders", 1))[0], Delivered):
+            assert time.monotonic() < began + 20
+        waited = time.monotonic() - began
+        destination.close()
+
+    assert waited < 5
+
+
 GREENLETS = """
 import sys
 library, client, brokers, topic, away = sys.argv[1:]

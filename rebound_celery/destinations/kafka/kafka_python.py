@@ -69,6 +69,7 @@ class KafkaPythonClient:
                 "max_request_size": MAX_REQUEST_BYTES,
                 "batch_size": 128 * 1024,
                 "reconnect_backoff_ms": 200,
+                "reconnect_backoff_max_ms": 2_000,
                 **options,
                 # No message may be lost, so these are fixed. `check_options` refuses other values.
                 "bootstrap_servers": brokers.split(","),
