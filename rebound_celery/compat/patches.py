@@ -234,7 +234,8 @@ PATCHES: tuple[Patch, ...] = (
         "transport.redis:Channel._connparams",
         "overridden",
         _CHANNEL,
-        "Redis' refusals that pass (UNBLOCKED, NOREPLICAS, MISCONF, BUSY) are to be as a lost connection.",
+        "Redis' refusals that pass (UNBLOCKED, NOREPLICAS, MISCONF, BUSY) are to be as a lost connection; without a "
+        "time-out, a command on a dead connection waits for ever.",
     ),
     _kombu(
         "transport.virtual.base:Transport._avail_channels",
