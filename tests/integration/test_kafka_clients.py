@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from rebound_celery.destinations import Delivered, Outcome, Rejected, Unavailable
 from rebound_celery.destinations.kafka import KafkaDestination
+from rebound_celery.destinations.kafka.kafka_python import KafkaPythonClient
 from rebound_celery.embedded import EmbeddedKafka, create_topics, free_port
 from rebound_celery.message import Message
 from rebound_celery.message.address import KafkaAddress
@@ -168,6 +169,20 @@ def test_a_kafka_that_was_away_for_long_gets_messages_within_seconds(client: str
         destination.close()
 
     assert waited < 5
+
+
+def test_a_request_for_metadata_that_is_under_way_does_not_wake_the_producer_again(kafka_brokers: str) -> None:
+    """Its thread asks in each turn while a topic has no leader. If that woke it, it would never wait."""
+    client = KafkaPythonClient(kafka_brokers, {}, 5)
+    cluster = client._producer._metadata
+    woken, notify = [], cluster._wakeup.notify
+    cluster._wakeup.notify = lambda: woken.append(notify())
+
+    asked = [cluster.request_update() for _ in range(1000)]
+
+    assert 1 <= len(woken) < 100
+    wait_until(lambda: all(future.is_done for future in asked))
+    client.close(2)
 
 
 GREENLETS = """

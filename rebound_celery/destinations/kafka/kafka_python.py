@@ -11,6 +11,7 @@ from kafka import errors as kafka_errors
 from kafka.net.compat import KafkaNetClient
 from kafka.serializer import Serializer
 
+from ...compat.kafka_producer import ask_for_metadata_once
 from ...errors import InvalidSettingError
 from .. import Rejected, Unavailable
 from .options import MAX_REQUEST_BYTES, check_options
@@ -82,6 +83,7 @@ class KafkaPythonClient:
                 "value_serializer": _NullSafe(),
             }
         )
+        ask_for_metadata_once(self._producer)
 
     def start(self, records: Sequence[ProducerRecord]) -> Wait:
         # kafka-python waits some seconds for an unknown topic. One wait is enough for all records of the topic.
