@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from kafka import KafkaProducer
@@ -26,3 +27,14 @@ def ask_for_metadata_once(producer: KafkaProducer) -> None:
         return request_update()
 
     cluster.request_update = request_once
+
+
+def read_metadata(producer: KafkaProducer, timeout_s: float) -> bool:
+    """Ask Kafka for new metadata, and return whether it came in time. kafka-python itself asks every five minutes."""
+    cluster: Any = getattr(producer, "_metadata", None)
+    if cluster is None:
+        return True
+    answered = threading.Event()
+    future = cluster.request_update()
+    future.add_both(lambda *_: answered.set())
+    return answered.wait(timeout_s) and not future.failed()

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import KafkaAdminClient
+from kafka.errors import IncompatibleBrokerVersion
 from msgspec.structs import replace
 
 from rebound_celery.destinations import Delivered, Outcome, Rejected, Unavailable
@@ -169,6 +171,32 @@ def test_a_kafka_that_was_away_for_long_gets_messages_within_seconds(client: str
         destination.close()
 
     assert waited < 5
+
+
+def test_a_partition_that_was_added_after_the_first_message_is_there(
+    open_destination: Open, kafka_brokers: str, make_topic: Callable[..., str]
+) -> None:
+    """Clients ask for the number of partitions every five minutes only."""
+    topic, destination = make_topic(1), open_destination()
+    first, second, missing = (
+        make_messages(topic, 1, destination=KafkaAddress(topic, partition=number)) for number in (0, 1, 77)
+    )
+    assert isinstance(destination.send(first)[0], Delivered)
+
+    admin = KafkaAdminClient(bootstrap_servers=kafka_brokers)
+    try:
+        admin.create_partitions({topic: 2})
+    except IncompatibleBrokerVersion:
+        # The embedded Kafka adds no partitions.
+        admin.delete_topics([topic])
+        make_topic(2, topic)
+    admin.close()
+
+    assert [type(outcome) for outcome in destination.send([*second, *missing, *second])] == [
+        Delivered,
+        Rejected,
+        Delivered,
+    ]
 
 
 def test_a_request_for_metadata_that_is_under_way_does_not_wake_the_producer_again(kafka_brokers: str) -> None:

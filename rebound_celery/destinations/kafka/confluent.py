@@ -17,7 +17,7 @@ from kombu.utils.compat import detect_environment
 from ...clock import SYSTEM_CLOCK, Clock
 from .. import Rejected, Unavailable
 from .options import MAX_REQUEST_BYTES, invalid_option, translate
-from .port import Produced, ProducerRecord, TooLarge, Wait, never_free, where
+from .port import LOOK_S, Produced, ProducerRecord, TooLarge, Wait, never_free, where, whole_names
 
 _TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
 
@@ -58,6 +58,8 @@ class _Batch:
         self.outcomes: list[Produced | None] = [None] * len(records)
         #: One entry for each outcome. Unlike a count, it is safe with several threads.
         self._settled: list[int] = []
+        #: Topics that Kafka was asked for because a partition was not known -> the fault, if it did not answer.
+        self.read_again: dict[str, Unavailable | None] = {}
         self.look_again = threading.Event()
         self._client = client
 
@@ -156,22 +158,36 @@ class ConfluentClient:
                     key,
                     _ANY_PARTITION if partition is None else partition,
                     on_delivery=partial(batch.report, index),
-                    headers=_whole_names(headers),
+                    headers=whole_names(headers),
                 )
             except BufferError as error:
                 # librdkafka's queue is full (1 GB). Each report that is taken makes room.
                 if self._clock.monotonic() < deadline:
                     self._poll(_LONGEST_PAUSE_S)
                     continue
-                outcome: Produced = Unavailable(f"kafka:{topic} at {self._brokers}: {error}")
+                outcome: Produced | None = Unavailable(f"kafka:{topic} at {self._brokers}: {error}")
             except KafkaException as error:
-                outcome = self.classify(record, error.args[0])
+                outcome = self._refused(batch, record, error.args[0])
             except Exception as error:  # noqa: BLE001 - the library has a fault: the message is kept
                 outcome = Unavailable(f"kafka:{topic} at {self._brokers}: {error!r}")
             else:
                 return
-            batch.settle(index, outcome)
-            return
+            if outcome is not None:
+                batch.settle(index, outcome)
+                return
+
+    def _refused(self, batch: _Batch, record: ProducerRecord, error: KafkaError) -> Produced | None:
+        """The outcome of a record that librdkafka refuses at once; None if it may take it now, with new metadata."""
+        topic = record.topic
+        if error.code() == KafkaError._UNKNOWN_PARTITION and topic not in batch.read_again:  # noqa: SLF001 # of confluent-kafka
+            batch.read_again[topic] = None
+            try:
+                self._producer.list_topics(topic, timeout=min(self._timeout_s, LOOK_S))
+            except KafkaException as fault:
+                batch.read_again[topic] = Unavailable(f"kafka:{topic} at {self._brokers}: {fault.args[0].str()}")
+            else:
+                return None
+        return batch.read_again.get(topic) or self.classify(record, error)
 
     def _wait(self, batch: _Batch, deadline: float) -> list[Produced]:
         self._serve(batch, deadline)
@@ -251,14 +267,6 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def _whole_names(headers: list[tuple[str, bytes | None]]) -> list[tuple[str, bytes | None]]:
-    """Return the headers with U+FFFD for each NUL in a name, because librdkafka ends a name at a NUL."""
-    for name, _ in headers:
-        if "\0" in name:
-            return [(name.replace("\0", "\ufffd"), value) for name, value in headers]
-    return headers
 
 
 def _make_producer(defaults: dict[str, Any], options: dict[str, Any], fixed: dict[str, Any]) -> Any:
