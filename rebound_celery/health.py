@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -78,9 +79,15 @@ class HealthFile:
     def _write(self, path: Path, text: str) -> None:
         # A reader must never see half of the content. So it is written to a second file, which then replaces the first.
         beside = path.with_name(f"{path.name}.{os.getpid()}")
-        beside.write_text(text, "utf-8")
-        os.utime(beside, (self._well_at, self._well_at))
-        beside.replace(path)
+        try:
+            beside.write_text(text, "utf-8")
+            os.utime(beside, (self._well_at, self._well_at))
+            beside.replace(path)
+        except OSError:
+            # On a full disk it is there, and empty. Nobody else would ever remove it.
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
+            raise
 
     def remove(self) -> None:
         """Remove the file when the process ends normally. Later reports do nothing."""

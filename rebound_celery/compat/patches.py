@@ -56,6 +56,7 @@ class Patch:
 
 _KAFKA = "compat/kafka_python.py"
 _RECORDS = "compat/kafka_records.py"
+_PRODUCER = "compat/kafka_producer.py"
 _CHANNEL = "schedule/transport/channel.py"
 _QOS = "schedule/transport/qos.py"
 _TRANSPORT = "schedule/transport/transport.py"
@@ -79,6 +80,24 @@ def _celery(target: str, kind: Kind, home: str, reason: str) -> Patch:
 
 PATCHES: tuple[Patch, ...] = (
     # kafka-python
+    _kafka(
+        "cluster:ClusterMetadata.request_update",
+        "replaced",
+        "It wakes the producer's own thread, which never waits while records wait for a topic without a leader.",
+        _PRODUCER,
+    ),
+    _kafka(
+        "cluster:ClusterMetadata._future",
+        "used",
+        "It tells whether the request that `request_update` asks for is under way.",
+        _PRODUCER,
+    ),
+    _kafka(
+        "producer.kafka:KafkaProducer._metadata",
+        "used",
+        "The producer's metadata has no public name.",
+        _PRODUCER,
+    ),
     _kafka(
         "net.manager:KafkaConnectionManager.__init__",
         "used",
@@ -245,7 +264,8 @@ PATCHES: tuple[Patch, ...] = (
         "transport.redis:Channel._connparams",
         "overridden",
         _CHANNEL,
-        "Redis' refusals that pass (UNBLOCKED, NOREPLICAS, MISCONF, BUSY) are to be as a lost connection.",
+        "Redis' refusals that pass (UNBLOCKED, NOREPLICAS, MISCONF, BUSY) are to be as a lost connection; without a "
+        "time-out, a command on a dead connection waits for ever.",
     ),
     _kombu(
         "transport.virtual.base:Transport._avail_channels",

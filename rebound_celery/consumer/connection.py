@@ -56,6 +56,8 @@ def kafka_options(config: ConsumerConfig, settings: Settings) -> dict[str, Any]:
         "metrics_enabled": False,
         # kafka-python keeps the fetched records in memory. Its default limit is 50 MB.
         "fetch_max_bytes": 8 * 1024 * 1024,
+        # After a long outage, the pause before the next try to connect would be 30 s by default.
+        "reconnect_backoff_max_ms": 2_000,
     }
     if set(brokers) == set(settings.kafka_brokers):
         shared = shared_options(settings.kafka_options)

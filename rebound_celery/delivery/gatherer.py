@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..no_thread import is_no_thread
 from ..stopping import is_stopping
 from .events import TaskEvents
 from .job import Job, retries_of, still_held
@@ -17,6 +19,11 @@ _SLOW_BATCH_SIZE = 64
 
 #: Seconds that messages are gathered where the pool has no event loop that says when a burst has ended.
 _GATHER_S = 0.005
+
+#: Seconds after which the pool is asked again to start a thread, where the system had none.
+_NO_THREAD_S = 1.0
+
+logger = logging.getLogger(__name__)
 
 
 class Gatherer:
@@ -39,6 +46,8 @@ class Gatherer:
         self._quick_jobs = 0
         self._slow_jobs = 0
         self._armed = False
+        #: Whether jobs may wait in a threads pool that has no thread for them.
+        self._lacks_thread = False
 
     def add(self, request: Any, is_slow: bool) -> None:
         """Take a request; it runs with those that arrive together with it."""
@@ -63,6 +72,8 @@ class Gatherer:
         Its own timer may be gone with that connection, so nothing else would run these requests. Prefork, which is the
         pool with a semaphore, has dropped what it had not begun, and the broker delivers that again.
         """
+        if earlier._lacks_thread:
+            self._start_thread_soon()
         quick, slow = earlier.drain()
         if self._consumer.pool.uses_semaphore or not (quick or slow):
             return
@@ -127,8 +138,42 @@ class Gatherer:
         if pool.is_green:
             # gevent waits for a free greenlet of the pool. This may be the last one, whose job has just ended.
             threading.Thread(target=job.start, args=(pool,), name="rebound-job", daemon=True).start()
-        else:
+            return
+        try:
             job.start(pool)
+        except RuntimeError as error:
+            if not is_no_thread(error):
+                raise
+            # The threads pool has queued the job all the same, but it starts threads only when it is given something.
+            if not self._lacks_thread:
+                logger.warning(
+                    "the system gives this worker no thread for a job of %d deliveries; it waits for one",
+                    len(live),
+                    extra={"event": "no_thread"},
+                )
+            self._start_thread_soon()
+
+    def _start_thread_soon(self) -> None:
+        with self._lock:
+            arms, self._lacks_thread = not self._lacks_thread, True
+        if arms:
+            self._consumer.timer.call_after(_NO_THREAD_S, self._start_thread)
+
+    def _start_thread(self) -> None:
+        """Let the pool start a thread, which runs all that is queued; try again later if it cannot."""
+        if is_stopping():
+            return
+        try:
+            self._consumer.pool.apply_async(_do_nothing, callback=_do_nothing)
+            self._lacks_thread = False
+        except RuntimeError as error:
+            if not is_no_thread(error):
+                raise
+            self._consumer.timer.call_after(_NO_THREAD_S, self._start_thread)
+
+
+def _do_nothing(*_: Any) -> None:
+    """Have no work for a thread."""
 
 
 def _as_event(request: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from ..clock import SYSTEM_CLOCK, Clock
-from .shortage import is_no_thread
+from ..no_thread import is_no_thread
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import errno
 
-_NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+from ..no_thread import is_no_thread
 
-#: What Python says when the system gives it no further thread. The error has no class of its own.
-_NO_THREAD = "can't start new thread"
+_NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 def is_shortage(error: BaseException) -> bool:
@@ -21,8 +20,3 @@ def is_shortage(error: BaseException) -> bool:
             return True
         cause = cause.__cause__ or cause.__context__
     return False
-
-
-def is_no_thread(error: BaseException) -> bool:
-    """Whether Python could not start a thread."""
-    return isinstance(error, RuntimeError) and _NO_THREAD in str(error)

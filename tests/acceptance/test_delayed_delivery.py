@@ -14,6 +14,7 @@ import redis
 from rebound_celery.schedule.transport import celery_form as stored
 from tests.scheduling import raw as raw_form
 from tests.servers import RedisServer
+from tests.torture.proxy import Proxy
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -381,3 +382,17 @@ def test_inspect_shows_what_waits_and_a_worker_revokes_for_others(bench: Bench):
     assert "one True" in printed
     assert "scheduled.note [7, 0] 20" in printed
     assert "two is REVOKED" in printed
+
+
+def test_worker_whose_connections_are_dead_without_a_word_goes_on_over_new_ones_and_ends(bench: Bench):
+    """A firewall has forgotten them, for example. kombu's commands have no time-out of their own."""
+    proxy = Proxy(bench.server.port, 1)
+    url = f"redis://127.0.0.1:{proxy.port}/0"
+    worker = bench.worker("threads", TEST_REDIS_URL=url, TEST_CONF='{"task_ignore_result": true}')
+
+    proxy.abandon()
+    schedule(bench, 1, 1.0)
+
+    assert len(bench.wait_said(1, timeout=40)) == 1
+    proxy.abandon()
+    assert worker.stop(40) == 0

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import KafkaAdminClient
+from kafka.errors import IncompatibleBrokerVersion
 from msgspec.structs import replace
 
 from rebound_celery.destinations import Delivered, Outcome, Rejected, Unavailable
 from rebound_celery.destinations.kafka import KafkaDestination
+from rebound_celery.destinations.kafka.kafka_python import KafkaPythonClient
 from rebound_celery.embedded import EmbeddedKafka, create_topics, free_port
 from rebound_celery.message import Message
 from rebound_celery.message.address import KafkaAddress
@@ -148,6 +151,66 @@ def test_a_kafka_that_hangs_is_an_outage_and_holds_no_close_up(client: str) -> N
     assert {type(outcome) for outcome in outcomes} == {Unavailable}
     assert waited < 5
     assert closed < 6
+
+
+def test_a_kafka_that_was_away_for_long_gets_messages_within_seconds(client: str) -> None:
+    """The pause before the next try to connect does not grow with the outage."""
+    with EmbeddedKafka() as kafka:
+        create_topics(kafka.address, {"orders": 4})
+        destination = KafkaDestination([kafka.address], {}, 1, client)
+        assert isinstance(destination.send(make_messages("orders", 1))[0], Delivered)
+        kafka.kill()
+        away_until = time.monotonic() + 20
+        while time.monotonic() < away_until:
+            assert isinstance(destination.send(make_messages("orders", 1))[0], Unavailable)
+        kafka.start()
+        began = time.monotonic()
+        while not isinstance(destination.send(make_messages("orders", 1))[0], Delivered):
+            assert time.monotonic() < began + 20
+        waited = time.monotonic() - began
+        destination.close()
+
+    assert waited < 5
+
+
+def test_a_partition_that_was_added_after_the_first_message_is_there(
+    open_destination: Open, kafka_brokers: str, make_topic: Callable[..., str]
+) -> None:
+    """Clients ask for the number of partitions every five minutes only."""
+    topic, destination = make_topic(1), open_destination()
+    first, second, missing = (
+        make_messages(topic, 1, destination=KafkaAddress(topic, partition=number)) for number in (0, 1, 77)
+    )
+    assert isinstance(destination.send(first)[0], Delivered)
+
+    admin = KafkaAdminClient(bootstrap_servers=kafka_brokers)
+    try:
+        admin.create_partitions({topic: 2})
+    except IncompatibleBrokerVersion:
+        # The embedded Kafka adds no partitions.
+        admin.delete_topics([topic])
+        make_topic(2, topic)
+    admin.close()
+
+    assert [type(outcome) for outcome in destination.send([*second, *missing, *second])] == [
+        Delivered,
+        Rejected,
+        Delivered,
+    ]
+
+
+def test_a_request_for_metadata_that_is_under_way_does_not_wake_the_producer_again(kafka_brokers: str) -> None:
+    """Its thread asks in each turn while a topic has no leader. If that woke it, it would never wait."""
+    client = KafkaPythonClient(kafka_brokers, {}, 5)
+    cluster = client._producer._metadata
+    woken, notify = [], cluster._wakeup.notify
+    cluster._wakeup.notify = lambda: woken.append(notify())
+
+    asked = [cluster.request_update() for _ in range(1000)]
+
+    assert 1 <= len(woken) < 100
+    wait_until(lambda: all(future.is_done for future in asked))
+    client.close(2)
 
 
 GREENLETS = """

@@ -32,6 +32,7 @@ from rebound_celery.schedule.worker.shown import list_scheduled
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
 from tests.scheduling import LEASE_MS, buried, entry, everything, now_ms, number_of, raw, settle, take
 from tests.servers import RedisServer, send_due, taking
+from tests.torture.proxy import Proxy
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -587,3 +588,21 @@ def test_a_sleeper_is_woken_by_all_that_makes_something_due_and_by_one_token_onl
     assert token_after(lambda: store.enqueue([entry("f", now_ms() + MAX_SLEEP_MS // 2)])) == 1
     claim = wait_until(lambda: (found := take(store, 1)).messages and found)
     assert token_after(lambda: settle(store, claim, "release")) == 1
+
+
+def test_a_master_that_lives_on_as_a_replica_is_left_for_the_new_one(server: RedisServer):
+    """Its address leads to the new master, and the old one ends no connection."""
+    proxy = Proxy(server.port, 1)
+    with RedisServer() as new, redis.Redis(port=proxy.port) as client:
+        store = Store(client, QueueKeys("", "q", STEPS))
+        store.enqueue([entry("before", 1)])
+
+        with redis.Redis.from_url(server.url) as old:
+            old.execute_command("REPLICAOF", "127.0.0.1", new.port)
+        proxy.target_port = new.port
+        with pytest.raises(redis.exceptions.ReadOnlyError):
+            store.enqueue([entry("refused", 1)])
+
+        store.enqueue([entry("after", 1)])
+        with redis.Redis.from_url(new.url) as server_of_it:
+            assert server_of_it.hkeys(QueueKeys("", "q", STEPS).messages) == [b"after"]

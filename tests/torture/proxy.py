@@ -69,6 +69,10 @@ class Proxy:
     def heal(self) -> None:
         self._loop.call_soon_threadsafe(self._heal)
 
+    def abandon(self) -> None:
+        """Move no more data on the present connections, and do not end them either. New connections work."""
+        self._loop.call_soon_threadsafe(lambda: [link.flows.clear() for link in self._links])
+
     def _run(self, ready: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from celery.concurrency.thread import TaskPool
 
 from rebound_celery.delivery.gatherer import Gatherer
 from rebound_celery.delivery.job import Job
@@ -39,6 +41,11 @@ class Timer:
     def call_after(self, _seconds: float, call: Callable[[], None]) -> None:
         self.calls.append(call)
 
+    def fire(self) -> None:
+        calls, self.calls = self.calls, []
+        for call in calls:
+            call()
+
 
 class Events:
     """Nobody watches."""
@@ -59,11 +66,13 @@ def request(task_id: str) -> Any:
     message = SimpleNamespace(body=b"", content_type="", content_encoding="", channel=None, delivery_tag=task_id)
     return Request(
         id=task_id,
+        name="rebound.deliver",
         message=message,
         hostname="w",
         delivery_info={},
         request_dict={},
         acknowledged=False,
+        reject=lambda requeue: None,
         revoked=lambda: False,
     )
 
@@ -125,3 +134,48 @@ def test_a_job_whose_messages_cannot_be_settled_has_ended_all_the_same() -> None
         job.on_done([Result(End.BACK, "Redis is away")])
 
     assert ended == [True]
+
+
+def test_a_job_that_had_no_thread_runs_once_there_are_threads(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The threads pool queues a job and then raises, if it cannot start a thread. It gets nothing more to run."""
+    ran: list[int] = []
+
+    def run_batch(received: list[Any], _hostname: str) -> list[Result]:
+        ran.append(len(received))
+        return [Result(End.BACK, "")] * len(received)
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pool, timer = TaskPool(2), Timer()
+    consumer = SimpleNamespace(pool=pool, hub=None, timer=timer)
+    its = Gatherer(SimpleNamespace(run_batch=run_batch, longest_send_s=120), consumer, Events())
+    its.add(request("a:2"), is_slow=False)
+    its.add(request("b:2"), is_slow=True)
+
+    with monkeypatch.context() as shortage:
+        shortage.setattr(threading.Thread, "start", refuse)
+        for _ in range(3):
+            timer.fire()
+        assert len(timer.calls) == 1
+    assert ran == []
+    timer.fire()
+    pool.executor.shutdown(wait=True)
+
+    assert ran == [1, 1]
+    assert timer.calls == []
+    assert caplog.text.count("no thread") == 1
+
+
+def test_a_lost_connection_does_not_stop_the_wait_for_a_thread() -> None:
+    """Celery clears its timers when the connection is lost."""
+    pool = Pool()
+    earlier, _ = gatherer(pool)
+    earlier._start_thread_soon()
+    later, timer = gatherer(pool)
+
+    later.take_over(earlier)
+
+    assert len(timer.calls) == 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
 import subprocess
 import threading
 from typing import TYPE_CHECKING
@@ -72,6 +74,24 @@ def test_file_that_cannot_be_written_is_said_once_and_nothing_more(
     file.remove()
 
     assert caplog.text.count("cannot be written") == 1
+
+
+def test_full_disk_leaves_no_second_file(path: Path) -> None:
+    """A file without a byte can still be made on a full disk."""
+    file = HealthFile(path)
+    file.report(health.OK)
+    whole = path.read_text()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+        file.report(health.WAITING, "Redis is away")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+    assert list(path.parent.iterdir()) == [path]
+    assert path.read_text() == whole
 
 
 def test_removed_file_stays_away(path: Path) -> None:

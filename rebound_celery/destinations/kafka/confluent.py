@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import re
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException
 from kombu.utils.compat import detect_environment
 
 from ...clock import SYSTEM_CLOCK, Clock
 from .. import Rejected, Unavailable
-from .options import MAX_REQUEST_BYTES, invalid_option, translate
-from .port import Produced, ProducerRecord, TooLarge, Wait, never_free, where
+from .confluent_producer import make_producer, quiet_logger
+from .options import MAX_REQUEST_BYTES, translate
+from .port import LOOK_S, Produced, ProducerRecord, TooLarge, Wait, never_free, where, whole_names
 
 _TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
 
@@ -31,10 +30,6 @@ _PERMANENT = frozenset(
         KafkaError.POLICY_VIOLATION,
     }
 )
-
-#: Errors of Producer's constructor that its options do not cause: the system has no more threads, for example, or there
-#: is no token for OAUTHBEARER now.
-_NOT_OF_OPTIONS = (KafkaError._CRIT_SYS_RESOURCE, KafkaError.SASL_AUTHENTICATION_FAILED)  # noqa: SLF001 # of confluent-kafka
 
 #: The partition number with which librdkafka's partitioner decides.
 _ANY_PARTITION = -1
@@ -51,8 +46,6 @@ _POLL_S = 0.2
 _SHORTEST_PAUSE_S = 0.0005
 _LONGEST_PAUSE_S = 0.01
 
-_PROPERTY = re.compile(r'property "([^"]+)"|producer: ([a-z.]+) failed')
-
 
 class _Batch:
     """Records that were handed over together, and the outcome of each."""
@@ -62,6 +55,8 @@ class _Batch:
         self.outcomes: list[Produced | None] = [None] * len(records)
         #: One entry for each outcome. Unlike a count, it is safe with several threads.
         self._settled: list[int] = []
+        #: Topics that Kafka was asked for because a partition was not known -> the fault, if it did not answer.
+        self.read_again: dict[str, Unavailable | None] = {}
         self.look_again = threading.Event()
         self._client = client
 
@@ -117,7 +112,7 @@ class ConfluentClient:
         # librdkafka waits in C, where gevent and eventlet cannot switch to another greenlet.
         self._may_block = detect_environment() == "default"
         timeout_ms = max(round(timeout_s * 1000), 1)
-        self._producer = _make_producer(
+        self._producer = make_producer(
             {
                 "message.timeout.ms": timeout_ms,
                 "request.timeout.ms": min(timeout_ms, 10_000),
@@ -139,7 +134,7 @@ class ConfluentClient:
                 "enable.idempotence": False,
                 "delivery.report.only.error": False,
                 "error_cb": self._last_error,
-                "logger": _quiet_logger(),
+                "logger": quiet_logger(),
             },
         )
         _clients.add(self)
@@ -162,22 +157,36 @@ class ConfluentClient:
                     key,
                     _ANY_PARTITION if partition is None else partition,
                     on_delivery=partial(batch.report, index),
-                    headers=_whole_names(headers),
+                    headers=whole_names(headers),
                 )
             except BufferError as error:
                 # librdkafka's queue is full (1 GB). Each report that is taken makes room.
                 if self._clock.monotonic() < deadline:
                     self._poll(_LONGEST_PAUSE_S)
                     continue
-                outcome: Produced = Unavailable(f"kafka:{topic} at {self._brokers}: {error}")
+                outcome: Produced | None = Unavailable(f"kafka:{topic} at {self._brokers}: {error}")
             except KafkaException as error:
-                outcome = self.classify(record, error.args[0])
+                outcome = self._refused(batch, record, error.args[0])
             except Exception as error:  # noqa: BLE001 - the library has a fault: the message is kept
                 outcome = Unavailable(f"kafka:{topic} at {self._brokers}: {error!r}")
             else:
                 return
-            batch.settle(index, outcome)
-            return
+            if outcome is not None:
+                batch.settle(index, outcome)
+                return
+
+    def _refused(self, batch: _Batch, record: ProducerRecord, error: KafkaError) -> Produced | None:
+        """The outcome of a record that librdkafka refuses at once; None if it may take it now, with new metadata."""
+        topic = record.topic
+        if error.code() == KafkaError._UNKNOWN_PARTITION and topic not in batch.read_again:  # noqa: SLF001 # of confluent-kafka
+            batch.read_again[topic] = None
+            try:
+                self._producer.list_topics(topic, timeout=min(self._timeout_s, LOOK_S))
+            except KafkaException as fault:
+                batch.read_again[topic] = Unavailable(f"kafka:{topic} at {self._brokers}: {fault.args[0].str()}")
+            else:
+                return None
+        return batch.read_again.get(topic) or self.classify(record, error)
 
     def _wait(self, batch: _Batch, deadline: float) -> list[Produced]:
         self._serve(batch, deadline)
@@ -257,42 +266,3 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def _whole_names(headers: list[tuple[str, bytes | None]]) -> list[tuple[str, bytes | None]]:
-    """Return the headers with U+FFFD for each NUL in a name, because librdkafka ends a name at a NUL."""
-    for name, _ in headers:
-        if "\0" in name:
-            return [(name.replace("\0", "\ufffd"), value) for name, value in headers]
-    return headers
-
-
-def _make_producer(defaults: dict[str, Any], options: dict[str, Any], fixed: dict[str, Any]) -> Any:
-    try:
-        return Producer({**defaults, **options, **fixed})
-    except (KafkaException, TypeError, ValueError) as error:
-        if isinstance(error, KafkaException) and error.args[0].code() in _NOT_OF_OPTIONS:
-            raise
-        text = error.args[0].str() if isinstance(error, KafkaException) else str(error)
-        found = _PROPERTY.search(text)
-        named = (found[1] or found[2]) if found else ""
-        # librdkafka may name an alias of the option.
-        culprits = [name for name in options if name == named or _is_refused(name, options[name])]
-        name = culprits[0] if culprits else named or ", ".join(options)
-        raise invalid_option(name, options.get(name), f"librdkafka: {text}") from error
-
-
-def _is_refused(name: str, value: Any) -> bool:
-    try:
-        Producer({name: value, "logger": _quiet_logger()})
-    except Exception:  # noqa: BLE001 - any error means that librdkafka refuses the option
-        return True
-    return False
-
-
-def _quiet_logger() -> logging.Logger:
-    """Return the logger for librdkafka, turned off unless its level was set; see `kafka_python._quiet_logging`."""
-    log = logging.getLogger("confluent_kafka")
-    if log.level == logging.NOTSET:
-        log.setLevel(logging.CRITICAL)
-    return log

@@ -10,11 +10,12 @@ from kafka import KafkaProducer
 from kafka import errors as kafka_errors
 from kafka.serializer import Serializer
 
+from ...compat.kafka_producer import ask_for_metadata_once, read_metadata
 from ...compat.kafka_python import WatchedClient
 from ...errors import InvalidSettingError
 from .. import Rejected, Unavailable
 from .options import MAX_REQUEST_BYTES, check_options
-from .port import Produced, ProducerRecord, TooLarge, Wait, where
+from .port import LOOK_S, Produced, ProducerRecord, TooLarge, Wait, where
 
 _TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
 
@@ -69,6 +70,7 @@ class KafkaPythonClient:
                 "max_request_size": MAX_REQUEST_BYTES,
                 "batch_size": 128 * 1024,
                 "reconnect_backoff_ms": 200,
+                "reconnect_backoff_max_ms": 2_000,
                 **options,
                 # No message may be lost, so these are fixed. `check_options` refuses other values.
                 "bootstrap_servers": brokers.split(","),
@@ -81,17 +83,28 @@ class KafkaPythonClient:
                 "value_serializer": _NullSafe(),
             }
         )
+        ask_for_metadata_once(self._producer)
 
     def start(self, records: Sequence[ProducerRecord]) -> Wait:
         # kafka-python waits some seconds for an unknown topic. One wait is enough for all records of the topic.
         unknown_topics: dict[str, Unavailable] = {}
-        sent = [unknown_topics.get(record.topic) or self._start(record, unknown_topics) for record in records]
+        read_again: set[str] = set()
+        sent = [
+            unknown_topics.get(record.topic) or self._start(record, unknown_topics, read_again) for record in records
+        ]
         return lambda: [self._confirm(record, result) for record, result in zip(records, sent, strict=True)]
 
-    def _start(self, record: ProducerRecord, unknown_topics: dict[str, Unavailable]) -> Any:
+    def _start(self, record: ProducerRecord, unknown_topics: dict[str, Unavailable], read_again: set[str]) -> Any:
         """Return kafka-python's future for the record, or an outcome."""
         topic, partition, key, value, headers = record
         try:
+            if partition is not None and partition not in self._producer.partitions_for(topic):
+                # It may have been added since kafka-python has last looked.
+                if topic not in read_again and not read_metadata(self._producer, min(self._timeout_s, LOOK_S)):
+                    text = f"kafka:{topic} at {self._brokers}: Kafka does not say whether it has partition {partition}"
+                    unknown_topics[topic] = outcome = Unavailable(text)
+                    return outcome
+                read_again.add(topic)
             if partition is not None and partition not in self._producer.partitions_for(topic):
                 return Rejected(f"kafka:{topic} has no partition {partition}")
             return self._producer.send(

@@ -9,6 +9,9 @@ from typing import NamedTuple, Protocol
 
 from .. import Delivered, Rejected, Unavailable
 
+#: How long Kafka is asked for new metadata before a partition is taken for missing, in seconds.
+LOOK_S = 5.0
+
 
 class ProducerRecord(NamedTuple):
     """A record to produce.
@@ -66,3 +69,11 @@ def never_free(thing: object) -> None:
 def where(topic: str, partition: int, offset: int) -> Delivered:
     """Return the outcome of a confirmed record."""
     return Delivered(f"kafka:{topic}[{partition}]@{offset}")
+
+
+def whole_names(headers: list[tuple[str, bytes | None]]) -> list[tuple[str, bytes | None]]:
+    """Return the headers with U+FFFD for each NUL in a name, because librdkafka ends a name at a NUL."""
+    for name, _ in headers:
+        if "\0" in name:
+            return [(name.replace("\0", "\ufffd"), value) for name, value in headers]
+    return headers

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from hiredis import pack_command
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 
 from .envelope import to_id
 
@@ -123,6 +123,9 @@ def run_script(
             again, sent = chain(list(sent), rest), []
             answers = _exchange(connection, name, again, sent, piggybacked)
         _repeat_unknown(connection, name, sent, answers)
+        if any(isinstance(answer, ReadOnlyError) for answer in answers):
+            # It was the master. It may live on as a replica for ever, while its address leads to the new master.
+            connection.disconnect()
     except BaseException:
         # Also for a signal's exception: whoever uses the connection next must not read the answers to this.
         connection.disconnect()

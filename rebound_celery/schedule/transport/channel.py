@@ -5,7 +5,7 @@ What is overridden of kombu 5.7, and why:
 - `_put`, `create_publish_batch`: a message with a future eta is stored in the schedule, not put on the queue's list;
 - `_get`, `basic_get`, `_size`, `_purge`, `_delete`, `_has_queue`: the schedule is part of the queue;
 - `basic_consume`, `_brpop_start`: the worker also waits for the schedule's wake-up token;
-- `_connparams`: what Redis refuses for a while is told from what it refuses for good;
+- `_connparams`: what Redis refuses for a while is told from what it refuses for good, and no command waits for ever;
 - `close`: what this process holds is settled over whatever connection lives, and nothing stays of a lost one.
 
 All of it acts as kombu's own unless the connection has the transport option of an installation (see `installed`).
@@ -39,8 +39,11 @@ from .refusals import Parser
 #: Seconds that a claim, a settle or a renewal may take; a lost network must not hold the worker's loop for longer.
 _SOCKET_TIMEOUT_S = 5.0
 
-logger = logging.getLogger(__name__)
+#: Seconds that kombu's own commands may take, where the app sets no time-out. kombu's default is none: where a network
+#: drops packets without a word, the worker's event would hold its loop for ever, and no signal would end the worker.
+SOCKET_TIMEOUTS = {"socket_timeout": 10.0, "socket_connect_timeout": 5.0}
 
+logger = logging.getLogger(__name__)
 
 #: Queues that hold the answers to remote control: no message there waits for its time.
 _REPLIES = ".reply.celery.pidbox"
@@ -75,6 +78,10 @@ class Channel(kombu_redis.Channel):
         parameters: dict[str, Any] = super()._connparams(asynchronous)
         if self.rebound is not None:
             parameters["parser_class"] = Parser
+            for name, seconds in SOCKET_TIMEOUTS.items():
+                # A Unix socket has no time to connect.
+                if name in parameters and parameters[name] is None:
+                    parameters[name] = seconds
         return parameters
 
     # publishing

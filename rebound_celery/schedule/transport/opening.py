@@ -16,15 +16,11 @@ from ..store.store import Store
 from .channel import Channel
 from .publish_batch import CollectingBatch
 
-#: Seconds. Without them a lost network would hold the caller for ever: kombu's default is no time-out.
-_SOCKET_TIMEOUTS = {"socket_timeout": 10.0, "socket_connect_timeout": 5.0}
-
 
 @contextmanager
 def open_schedule(app: Any, queue: str) -> Iterator[ChannelSchedule]:
     """See `schedule.port.open_schedule`."""
-    options = {**_SOCKET_TIMEOUTS, **(app.conf.broker_transport_options or {})}
-    with app.connection_for_write(transport_options=options) as connection:
+    with app.connection_for_write() as connection:
         channel = connection.default_channel
         if not isinstance(channel, Channel):
             raise UnreachableError(
