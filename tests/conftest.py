@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import uuid
@@ -44,6 +45,8 @@ def _clean_surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             monkeypatch.delenv(name)
         if name.lower() in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
             monkeypatch.delenv(name)
+    # A Celery worker in the process of the tests sets it.
+    logging.getLogger().setLevel(logging.WARNING)
     default_app, current_app = _state.default_app, _state._tls.current_app
     time_zone = os.environ.get("TZ"), time.tzname
     yield

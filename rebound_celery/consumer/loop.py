@@ -153,7 +153,7 @@ class Loop:
             closed=self._retry_writer.is_down or self._is_closed_by_failures(),
             kept_paused={*self._unreadable.kept_paused(), *self._positions.unknown},
         )
-        self._admit(self._positions.known(self._polling.poll()))
+        self._admit(self._positions.known(self._polling.next_records()))
         if new := self._positions.find():
             report_start(self._consumer, self._config.group, new)
         self._unreadable.act(self._positions.unknown)
@@ -208,7 +208,7 @@ class Loop:
                 tracker.held += removed.get(tracker.partition, [])
             while self._offset_tracker.busy() and self._clock.monotonic() < deadline and not self._flag.at_once:
                 self._backpressure.regulate(closed=True)
-                self._polling.poll(0)
+                self._polling.next_records(0)
                 self._polling.wait()
                 self._health_reporter.report_stopping()
                 self._commits.send_if_due()

@@ -90,7 +90,7 @@ class Polling:
         self._wake.wait(WAIT_S)
         self._wake.clear()
 
-    def poll(self, timeout_ms: int | None = None) -> Mapping[Any, Sequence[KafkaRecord]]:
+    def next_records(self, timeout_ms: int | None = None) -> Mapping[Any, Sequence[KafkaRecord]]:
         """Poll. After an error that may pass, log it once and wait.
 
         Args:

@@ -46,7 +46,7 @@ EFFECTS = {
     "app.py: self._publisher.publish_messages": RUN_SCRIPT,
     "consumer/commits.py: self._consumer.commit": LAST_COMMIT,
     "consumer/commits.py: self._consumer.commit_async": COMMIT,
-    "consumer/loop.py: self._consumer.poll": POLL,
+    "consumer/polling.py: self._consumer.poll": POLL,
     "consumer/commits.py: self._offset_tracker.confirm": COMMITTED,
     "consumer/rebalance.py: self._consumer.commit_async": REVOKED,
     "consumer/rebalance.py: self._offset_tracker.confirm": COMMITTED,
