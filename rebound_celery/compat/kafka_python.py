@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import FencedInstanceIdError, KafkaConnectionError, SaslAuthenticationFailedError
 from kafka.net.compat import KafkaNetClient
+from kafka.net.transport import KafkaSSLTransport
 from kafka.structs import OffsetAndMetadata
 
 from .versions import warn_of_untested
@@ -31,6 +33,27 @@ def keep_poll_waiting(consumer: KafkaConsumer) -> None:
         coordinator.time_to_next_poll = lambda: max(time_to_next_poll(), _SHORTEST_WAIT_S)  # type: ignore[union-attr]
 
 
+def _close_refused_sockets() -> None:
+    """Make kafka-python close the socket of a TLS handshake that fails. It may be called again.
+
+    kafka-python forgets the socket. It stays open until Python's garbage collector finds it, and each try of a client
+    that a broker refuses adds one.
+    """
+    handshake = getattr(KafkaSSLTransport, "handshake", None)
+    if handshake is None or hasattr(handshake, "__wrapped__"):
+        return
+
+    @wraps(handshake)
+    async def shake_or_close(transport: KafkaSSLTransport) -> None:
+        try:
+            await handshake(transport)
+        except BaseException:
+            transport._sock.close()
+            raise
+
+    KafkaSSLTransport.handshake = shake_or_close
+
+
 class WatchedClient:
     """Makes the KafkaNetClient of one KafkaConsumer, KafkaProducer or KafkaAdminClient: give it as `kafka_client`.
 
@@ -44,6 +67,7 @@ class WatchedClient:
         self._mechanism: str | None = None
 
     def __call__(self, **options: Any) -> KafkaNetClient:
+        _close_refused_sockets()
         self._client = KafkaNetClient(**options)
         self._mechanism = options.get("sasl_mechanism")
         manager = getattr(self._client, "_manager", None)

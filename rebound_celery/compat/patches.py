@@ -214,6 +214,11 @@ PATCHES: tuple[Patch, ...] = (
         home="compat/kafka_unreadable.py",
     ),
     _kafka(
+        "net.transport:KafkaSSLTransport.handshake",
+        "replaced",
+        "The socket of a TLS handshake that fails stays open.",
+    ),
+    _kafka(
         "net.selector:NetworkSelector.sleep",
         "used",
         "A coroutine of a rebalance listener has no public way to wait for some time.",
