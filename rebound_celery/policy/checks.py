@@ -13,14 +13,19 @@ MAX_DELAY_S = 10 * 365 * 86_400
 
 #: Kafka's own rule: org.apache.kafka.common.internals.Topic.
 _TOPIC_FORM = re.compile(r"[a-zA-Z0-9._-]{1,249}")
-_TOPIC_RULE = "a Kafka topic has 1 to 249 of the characters a-z A-Z 0-9 . _ - and is not '.' or '..'"
+TOPIC_RULE = "a Kafka topic has 1 to 249 of the characters a-z A-Z 0-9 . _ - and is not '.' or '..'"
 
 
 def check_topic(topic: object, field: str = "topic") -> str:
     """Return `topic` if Kafka allows it as a topic name, or raise InvalidSettingError naming `field`."""
     if not isinstance(topic, str) or topic in (".", "..") or not _TOPIC_FORM.fullmatch(topic):
-        raise InvalidSettingError(field, shown_url(topic), _TOPIC_RULE)
+        raise InvalidSettingError(field, shown_url(topic), TOPIC_RULE)
     return topic
+
+
+def has_topic_form(text: str) -> bool:
+    """Whether a text has only characters that Kafka allows in the name of a topic, and no more than it allows."""
+    return _TOPIC_FORM.fullmatch(text) is not None
 
 
 def check_count(field: str, value: object, most: int) -> None:

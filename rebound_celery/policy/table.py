@@ -8,6 +8,7 @@ from typing import Final
 
 from ..errors import InvalidSettingError
 from .declared import Fault, Path, read_mapping, read_policy, with_imported_names
+from .patterns import destination_fault, topic_fault
 from .policy import RetryPolicy
 
 DEFAULT: Final = "default"
@@ -140,10 +141,13 @@ class PolicyTable:
 def _read_section(given: object, default: RetryPolicy, base: RetryPolicy, path: Path) -> list[tuple[str, RetryPolicy]]:
     if not isinstance(given, Mapping):
         raise Fault(path, given, "it is a mapping of patterns to policies")
+    fault_of = topic_fault if path == (TOPICS,) else destination_fault
     entries = []
     for pattern, policy in given.items():
         if not isinstance(pattern, str) or not pattern:
             raise Fault((*path, str(pattern)), policy, "a pattern is a text that is not empty")
+        if (why := fault_of(pattern)) is not None:
+            raise Fault((*path, pattern), policy, why)
         entries.append((pattern, read_policy(policy, default, (*path, pattern), root=base)))
     return entries
 

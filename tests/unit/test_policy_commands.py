@@ -127,6 +127,8 @@ def test_test_knows_the_age_of_a_message_and_prints_json(tmp_path: Path) -> None
         (["show", "--destination", "ftp://x"], "--destination='ftp://x' cannot be used"),
         (["test", "json.NoSuchError"], "EXCEPTION='json.NoSuchError' cannot be used: it cannot be imported"),
         (["test", "OSError", "--cause", "7"], "--cause='7' cannot be used"),
+        (["test", "rebound_celery.RetryAfter"], "EXCEPTION='rebound_celery.RetryAfter' cannot be used: what follows"),
+        (["test", "OSError", "--cause", "rebound_celery.Drop"], "--cause='rebound_celery.Drop' cannot be used"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(arguments: list[str], said: str) -> None:

@@ -82,6 +82,26 @@ def test_a_name_goes_before_patterns_and_the_first_pattern_before_later_ones() -
     assert table.match(None, "kafka://orders")[0] == "default"
 
 
+@pytest.mark.parametrize(
+    ("section", "pattern", "name"),
+    [
+        ("topics", "*", "orders"),
+        ("topics", "orders-[!a]?", "orders-eu"),
+        ("destinations", "*", "https://a.example/"),
+        ("destinations", "*a.example/*", "https://a.example/"),
+        ("destinations", "http*", "https://a.example/"),
+        ("destinations", "https://*", "https://a.example/"),
+        ("destinations", "https://a.example/", "https://a.example/"),
+        ("destinations", "[hk]*", "kafka://orders"),
+        ("destinations", "kafka://orders-?*", "kafka://orders-eu"),
+    ],
+)
+def test_every_form_of_a_pattern_is_taken(section: str, pattern: str, name: str) -> None:
+    table = read({section: {pattern: {"max_retries": 9}}})
+
+    assert table.match(**{section[:-1]: name})[0] == f'{section}."{pattern}"'
+
+
 def test_a_destination_goes_before_a_topic() -> None:
     table = read({"topics": {"*": {"max_retries": 1}}, "destinations": {"kafka://orders": {"max_retries": 2}}})
 
@@ -123,6 +143,13 @@ def test_policies_that_were_made_in_python_are_taken_as_they_are() -> None:
         ({"default": 3}, "rebound_policies['default']=3 cannot be used: it is a mapping with the names kind,"),
         ({"topics": []}, "rebound_policies['topics']=[] cannot be used: it is a mapping of patterns to policies"),
         ({"topics": {"": {}}}, "rebound_policies['topics']['']={} cannot be used: a pattern is a text"),
+        ({"topics": {"kafka://a": {}}}, "['topics']['kafka://a']={} cannot be used: it fits no topic: a Kafka topic"),
+        ({"topics": {"shop *": {}}}, "['topics']['shop *']={} cannot be used: it fits no topic: a Kafka topic"),
+        ({"destinations": {"orders": {}}}, "['destinations']['orders']={} cannot be used: it fits no destination"),
+        ({"destinations": {"api.example.com/*": {}}}, "it fits no destination: these begin with kafka://, http://"),
+        ({"destinations": {"kafka://k:9092/orders": {}}}, "it fits no destination: these are kafka://topic, without"),
+        ({"destinations": {"kafka://a b": {}}}, "['kafka://a b']={} cannot be used: it fits no topic: a Kafka topic"),
+        ({"destinations": {"https://api.example.com": {}}}, "it fits no URL, because each has a path: add /* for all"),
         (
             {"topics": {"orders": {"max_retires": 3}}},
             "['topics']['orders']['max_retires']=3 cannot be used: there is no such option; did you mean 'max_ret",

@@ -156,11 +156,12 @@ def raised(option: str, name: str) -> BaseException:
     """Return an exception of the class with this name, as if it had been raised.
 
     Raises:
-        InvalidSettingError: if there is no such class.
+        InvalidSettingError: if there is no such class, or it is an instruction of a handler.
     """
     from celery.utils.imports import cwd_in_path
 
     from rebound_celery.errors import InvalidSettingError
+    from rebound_celery.policy.instructions import Instruction
     from rebound_celery.policy.rules import imported
 
     try:
@@ -168,6 +169,10 @@ def raised(option: str, name: str) -> BaseException:
             kind = imported(name)
     except InvalidSettingError as error:
         raise InvalidSettingError(option, name, error.allowed) from error
+    if issubclass(kind, Instruction):
+        raise InvalidSettingError(
+            option, name, "what follows it is what the handler raises it with; it goes before the rules of every policy"
+        )
     # Its own __init__ may ask for arguments that nobody knows here.
     return kind.__new__(kind)
 
