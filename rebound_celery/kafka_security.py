@@ -17,6 +17,7 @@ _VARIABLE = "REBOUND_KAFKA_"
 
 PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
+_MECHANISM_RULE = f"it is one of {', '.join(MECHANISMS)}"
 
 _SECRETS = frozenset({"sasl_password", "sasl_token", "ssl_key_password"})
 _TLS_FILES = ("ssl_ca_file", "ssl_cert_file", "ssl_key_file")
@@ -117,7 +118,7 @@ class KafkaSecurity:
             own: the app's own brokers.
 
         Raises:
-            InvalidSettingError: if a file does not exist.
+            InvalidSettingError: if a file does not exist, or the function of `sasl_token` cannot be imported.
         """
         _hide_credentials()
         if not set(brokers) <= {*own, *self.further_brokers}:
@@ -126,6 +127,8 @@ class KafkaSecurity:
             path = getattr(self, name)
             if path is not None and not Path(path).is_file():
                 raise InvalidSettingError(f"{SETTING}[{name!r}]", path, "there is no such file")
+        if isinstance(self.sasl_token, str):
+            _check_import(self.sasl_token)
         return self._options()
 
     def _options(self) -> dict[str, Any]:
@@ -199,9 +202,7 @@ def _check(name: str, where: str, value: Any) -> Any:
     if name == "security_protocol" and value not in PROTOCOLS:
         raise InvalidSettingError(where, shown, f"it is one of {', '.join(PROTOCOLS)}")
     if name == "sasl_mechanism" and value not in MECHANISMS:
-        raise InvalidSettingError(
-            where, shown, f"it is one of {', '.join(MECHANISMS)}; for others see rebound_kafka_options"
-        )
+        raise InvalidSettingError(where, shown, f"{_MECHANISM_RULE}; for others see rebound_kafka_options")
     if name == "ssl_check_hostname":
         if not isinstance(value, bool):
             raise InvalidSettingError(where, shown, "it is True or False")
@@ -217,11 +218,24 @@ def _check(name: str, where: str, value: Any) -> Any:
     return value
 
 
+def _check_import(source: str) -> None:
+    from .kafka_tokens import load
+
+    try:
+        load(source)
+    except Exception as error:  # noqa: BLE001 - a module of the user's may raise anything
+        # What is given may be a token in the wrong place, and an import error repeats it.
+        allowed = f"the function cannot be imported: {type(error).__name__}; give it as module:function"
+        raise InvalidSettingError(f"{SETTING}['sasl_token']", "***", allowed) from None
+
+
 def _complete(values: dict[str, Any]) -> dict[str, Any]:
     """Return the fields with the protocol that follows from them, or raise InvalidSettingError if they do not fit."""
     mechanism = values.get("sasl_mechanism")
     protocol = values.get("security_protocol")
     if protocol is None:
+        if mechanism is None and (given := [name for name in values if name.startswith("sasl_")]):
+            raise InvalidSettingError(f"{SETTING}['sasl_mechanism']", None, f"{given[0]} needs it; {_MECHANISM_RULE}")
         is_tls = any(name.startswith("ssl_") for name in values)
         # A password never goes over the network in the clear, unless the user says so.
         protocol = values["security_protocol"] = "SASL_SSL" if mechanism else "SSL" if is_tls else "PLAINTEXT"

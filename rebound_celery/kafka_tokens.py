@@ -52,12 +52,18 @@ class TokenProvider(AbstractTokenProvider):
             return self._token, self._expires_s
 
 
-def _ask(source: Any) -> tuple[str, float]:
+def load(source: Callable[[], Any] | str) -> Callable[[], Any]:
+    """Return the function that `source` is, or names as `module:function`."""
+    if not isinstance(source, str):
+        return source
+    module, _, name = source.partition(":")
+    function: Callable[[], Any] = getattr(importlib.import_module(module), name)
+    return function
+
+
+def _ask(source: Callable[[], Any] | str) -> tuple[str, float]:
     try:
-        if isinstance(source, str):
-            module, _, name = source.partition(":")
-            source = getattr(importlib.import_module(module), name)
-        answer = source()
+        answer = load(source)()
     except Exception as error:  # noqa: BLE001 - the user's function may raise anything
         # Its text may hold the client's secret, and what fails here ends in log lines.
         raise TokenError(f"the function of sasl_token raised {type(error).__name__}") from None

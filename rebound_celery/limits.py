@@ -224,5 +224,7 @@ class UniqueRule(NamedTuple):
                     "max_wait", max_wait, f"it is a number of seconds above 0, at most {_LONGEST_WAIT_S:,}"
                 )
         if key is None:
+            if how != "replace":
+                raise InvalidSettingError("unique", how, "it needs unique_key")
             return None
         return cls(key, str(how), None if max_wait is None else round(max_wait * 1000))  # type: ignore[operator]

@@ -45,6 +45,12 @@ def lane_of(address: Address) -> str:
     assert_never(address)
 
 
+def is_lane(text: str) -> bool:
+    """Whether a text has the form of a lane's name."""
+    kind, colon, rest = text.partition(":")
+    return text in (_DEAD, ENDED) or (kind in (_KAFKA, _HTTP) and bool(colon and rest) and not rest.startswith("//"))
+
+
 def is_slow(lane: str) -> bool:
     """Whether deliveries of this lane take so long that they must not hold up those of other lanes."""
     return lane.partition(":")[0] in _SLOW

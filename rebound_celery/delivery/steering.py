@@ -11,7 +11,7 @@ from ..config import Settings
 from ..errors import InvalidSettingError
 from ..message.address import Address, parse_address
 from ..schedule.port import Breaker, BreakerRules, Lane, Schedule
-from .lanes import lane_of
+from .lanes import is_lane, lane_of
 from .outage_mode import rules_of
 
 #: What names a lane: a destination as `schedule_retry` takes it, or the lane's own name, such as `kafka:orders`.
@@ -19,6 +19,10 @@ Destination = str | Mapping[str, object] | Address
 
 #: The longest pause, in seconds: ten years.
 _LONGEST_S = 10 * 365 * 86_400
+
+_DESTINATION_RULE = (
+    "it is a destination (kafka://topic, https://host/path), or the name of a lane (kafka:topic, http:host:port)"
+)
 
 _Open = Callable[[], AbstractContextManager[Schedule]]
 
@@ -130,18 +134,18 @@ class Breakers:
 
 
 def lane_name(destination: Destination) -> str:
-    """The name of a destination's lane. A text that is no URL is the name of a lane already.
+    """The name of a destination's lane. The name of a lane is returned as it is.
 
     Raises:
-        InvalidSettingError: if it is no destination.
+        InvalidSettingError: if it is neither a destination nor the name of a lane.
     """
-    # The lane of an endpoint has a URL in its name, and a rule about keys may have one.
-    if (
-        isinstance(destination, str)
-        and destination
-        and (":" in destination.partition("://")[0] or "://" not in destination)
-    ):
+    if not isinstance(destination, str):
+        return lane_of(parse_address(destination))
+    if is_lane(destination):
         return destination
+    if "://" not in destination:
+        # A bare name would be a lane of its own, in which nothing ever waits.
+        raise InvalidSettingError("destination", destination, _DESTINATION_RULE)
     return lane_of(parse_address(destination))
 
 

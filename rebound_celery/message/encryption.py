@@ -72,9 +72,9 @@ class KeyRing:
         items = [item for item in map(str.strip, value.split(",")) if item]
         encrypts = items[:1] != [_NONE]
         for item in items if encrypts else items[1:]:
-            identity, _, text = item.partition(":")
-            if not _ID_FORM.fullmatch(identity) or identity in keys:
-                # It may be a key in the wrong place.
+            identity, colon, text = item.partition(":")
+            if not colon or not _ID_FORM.fullmatch(identity) or identity in keys:
+                # It may be a key in the wrong place, or one without an id.
                 raise InvalidSettingError(name, "***", f"{_RULE}; an id has 1 to 32 of A-Z a-z 0-9 . _ -, and is new")
             try:
                 key = base64.b64decode(text.translate(_STANDARD), validate=True)

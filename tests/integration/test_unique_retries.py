@@ -83,6 +83,8 @@ def test_the_message_itself_does_not_carry_the_key(rebound: Rebound) -> None:
     ("field", "arguments"),
     [
         ("unique_key", {"unique_key": ""}),
+        ("unique", {"unique": "extend"}),
+        ("unique", {"unique": "keep", "unique_key": None}),
         ("unique_key", {"unique_key": b"bytes"}),
         ("unique_key", {"unique_key": "x" * 1001}),
         ("unique", {"unique_key": "k", "unique": "debounce"}),

@@ -119,6 +119,7 @@ def test_keys_are_read_from_the_configuration_and_the_environment() -> None:
         TEXT,
         [TEXT],
         {"k1": TEXT},
+        TEXT[:32],
         f":{TEXT}",
         f"{TEXT}:k1",
         f"ü:{TEXT}",

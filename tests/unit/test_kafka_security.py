@@ -88,7 +88,8 @@ def test_each_field_may_come_from_the_environment_and_the_configuration_wins() -
         ({"sasl_mechanism": "OAUTHBEARER"}, "sasl_token", "OAUTHBEARER needs it"),
         ({"sasl_mechanism": "OAUTHBEARER", "sasl_token": "module"}, "sasl_token", "module:function"),
         ({"security_protocol": "SASL_SSL"}, "sasl_mechanism", "SASL_SSL needs it"),
-        ({"sasl_password": SECRET}, "sasl_password", "leave it out"),
+        ({"sasl_password": SECRET}, "sasl_mechanism", "sasl_password needs it; it is one of PLAIN, SCRAM-SHA-256"),
+        ({"security_protocol": "SSL", "sasl_password": SECRET}, "sasl_password", "leave it out"),
         ({**SCRAM, "security_protocol": "SSL"}, "sasl_mechanism", "leave it out"),
         ({**SCRAM, "sasl_token": token}, "sasl_token", "leave it out"),
         ({"security_protocol": "PLAINTEXT", "ssl_ca_file": "x"}, "ssl_ca_file", "leave it out"),
@@ -114,6 +115,16 @@ def test_a_file_that_is_not_there_is_refused_when_a_client_is_made() -> None:
     settings = read({"ssl_ca_file": "/no/such.pem"})
     with pytest.raises(InvalidSettingError, match=r"ssl_ca_file.*no such file"):
         settings.kafka_connection()
+
+
+@pytest.mark.parametrize("name", [f"no_such_module:{SECRET}", "tests.unit:no_such_name"])
+def test_a_token_function_that_cannot_be_imported_is_refused_when_a_client_is_made(name: str) -> None:
+    settings = read({"sasl_mechanism": "OAUTHBEARER", "sasl_token": name})
+    with pytest.raises(
+        InvalidSettingError, match=r"sasl_token.*cannot be imported: (ModuleNotFound|Attribute)Error"
+    ) as no:
+        settings.kafka_connection()
+    assert name not in str(no.value)
 
 
 @pytest.mark.parametrize("option", ["sasl_plain_password", "sasl.password", "security_protocol", "security.protocol"])

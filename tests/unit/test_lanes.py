@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from rebound_celery import InvalidSettingError
 from rebound_celery.config import Settings
 from rebound_celery.delivery.lanes import RatedLanes, is_slow, lane_of
+from rebound_celery.delivery.steering import lane_name
 from rebound_celery.message import Message
 from rebound_celery.message.address import DEAD_SET, Address, HttpAddress, KafkaAddress, parse_address
 from rebound_celery.policy import RetryPolicy
@@ -75,3 +77,24 @@ def test_messages_of_a_rule_share_its_lane_and_rate(
 
     assert lanes.of(message) == (lane, rate)
     assert is_slow(lane) == destination.startswith("http")
+
+
+@pytest.mark.parametrize("name", ["orders", "billing lane", "kafka:", "smtp:mail.example", "ftp://files.example/a", ""])
+def test_what_names_neither_a_destination_nor_a_lane_is_refused(name: str) -> None:
+    with pytest.raises(InvalidSettingError, match=r"^destination="):
+        lane_name(name)
+
+
+@pytest.mark.parametrize(
+    ("given", "lane"),
+    [
+        ("kafka://orders", "kafka:orders"),
+        ("https://shop.example/a", "http:shop.example:443"),
+        ("dead", "dead"),
+        ("ended", "ended"),
+        ("http:shop.example:443|/a/*", "http:shop.example:443|/a/*"),
+        ("kafka:orders|key=https://x/*", "kafka:orders|key=https://x/*"),
+    ],
+)
+def test_a_lane_is_named_by_its_destination_or_by_its_name(given: str, lane: str) -> None:
+    assert lane_name(given) == lane
