@@ -8,7 +8,8 @@ from typing import NamedTuple
 from zlib import crc32
 
 from ..clock import Clock
-from ..destinations import Delivered, Failed, Outcome, Unavailable
+from ..destinations import Delivered, Failed, Outcome, Rejected, Unavailable
+from ..errors import InvalidSettingError
 from ..message import Message
 from ..message.address import HttpAddress, KafkaAddress
 from ..message.headers import kafka_headers, own_headers
@@ -59,8 +60,14 @@ class MemoryTopics:
         headers: Sequence[tuple[str, bytes | None]],
         partition: int | None = None,
     ) -> KafkaRecord:
-        """Append a record. The key decides the partition, unless it is given."""
+        """Append a record. The key decides the partition, unless it is given.
+
+        Raises:
+            InvalidSettingError: if the topic has no such partition.
+        """
         count = self._partitions.get(topic, 1)
+        if partition is not None and partition not in range(count):
+            raise InvalidSettingError("partition", partition, f"the topic {topic} has {count}; see `topics`")
         records = self._records[topic]
         if partition is None:
             partition = len(records) % count if key is None else crc32(key) % count
@@ -77,7 +84,10 @@ class MemoryTopics:
         assert isinstance(address, KafkaAddress)
         if self.is_away:
             return Unavailable(f"{address}: the test has taken Kafka away")
-        record = self.produce(address.topic, message.key, message.value, kafka_headers(message), address.partition)
+        try:
+            record = self.produce(address.topic, message.key, message.value, kafka_headers(message), address.partition)
+        except InvalidSettingError as error:
+            return Rejected(f"{address}: {error}")
         return Delivered(f"{address}[{record.partition}]@{record.offset}")
 
     def close(self) -> None: ...
@@ -95,8 +105,8 @@ class MemoryReceivers:
     """HTTP receivers in memory.
 
     Attributes:
-        answer: is called with each Post; returns the status, or raises for a receiver that does not answer. Each status
-            other than 2xx fails the attempt.
+        answer: is called with each Post; returns the status, or raises for a receiver that does not answer. Both that
+            and each status other than 2xx fail the attempt.
         posts: what was posted, failed attempts too.
     """
 
@@ -116,7 +126,8 @@ class MemoryReceivers:
         try:
             status = self.answer(post)
         except Exception as error:  # noqa: BLE001 - a test's receiver that does not answer
-            return Unavailable(f"{address}: {error!r}")
+            # As over HTTP: rebound cannot tell a receiver that is away from one that fails.
+            return Failed(f"{address}: {error!r}")
         if 200 <= status < 300:
             return Delivered(f"{address} {status}")
         return Failed(f"{address} answered {status}")

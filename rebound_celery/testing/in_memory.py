@@ -29,7 +29,7 @@ from ..delivery.entries import entries_of
 from ..delivery.result import End
 from ..destinations import Destination
 from ..destinations.dead_set import DeadSetDestination
-from ..errors import ReboundError
+from ..errors import InvalidSettingError, ReboundError
 from ..message import Message, Record
 from ..message.headers import read_record
 from ..values import encode_headers, encode_key, encode_value
@@ -123,8 +123,15 @@ class InMemory:
         raise ReboundError(f"{_MOST_STEPS} steps at one moment: does a handler produce to its own topic?")
 
     def advance(self, seconds: float = 0, *, minutes: float = 0, hours: float = 0, days: float = 0) -> None:
-        """Let time pass: whatever is due on the way is delivered and handled at its time, in order."""
-        end_ms = self.clock.now_ms() + round((seconds + 60 * (minutes + 60 * (hours + 24 * days))) * 1000)
+        """Let time pass: whatever is due on the way is delivered and handled at its time, in order.
+
+        Raises:
+            InvalidSettingError: if the time is below 0.
+        """
+        passed_s = seconds + 60 * (minutes + 60 * (hours + 24 * days))
+        if not passed_s >= 0:
+            raise InvalidSettingError("seconds", passed_s, "time does not go back")
+        end_ms = self.clock.now_ms() + round(passed_s * 1000)
         self.run()
         while (due_ms := self.schedule.next_due_ms()) is not None and due_ms <= end_ms:
             self.clock.move_to(due_ms)

@@ -19,6 +19,7 @@ from rebound_celery import (
     DeadLetter,
     Drop,
     ErrorRule,
+    InvalidSettingError,
     Rebound,
     Record,
     RetryAfter,
@@ -121,7 +122,7 @@ def test_http_deliveries_get_the_answers_of_the_test() -> None:
         shop.rebound.schedule_retry("https://example.com/hook", {"n": 1}, key="k", delay=0, headers={"h": "1"})
         memory.advance(hours=1)
 
-        assert [post.headers["rebound-attempt"] for post in memory.http.posts] == ["1", "2", "2"]
+        assert [post.headers["rebound-attempt"] for post in memory.http.posts] == ["1", "2", "3"]
         assert memory.http.posts[0].url == "https://example.com/hook"
         assert memory.http.posts[0].body == b'{"n":1}'
         assert memory.http.posts[0].headers["h"] == "1"
@@ -130,6 +131,41 @@ def test_http_deliveries_get_the_answers_of_the_test() -> None:
         memory.advance(hours=1)
         assert [letter.reason for letter in shop.rebound.dead_set] == ["retries-exhausted"]
         assert (len(shop.rebound.dead_set), memory.schedule.counts().dead) == (1, 1)
+
+
+def test_a_receiver_that_is_away_uses_up_attempts_as_over_http() -> None:
+    shop = Shop()
+
+    def away(_post: Any) -> int:
+        raise OSError("away")
+
+    with shop.run() as memory:
+        memory.http.answer = away
+        schedule_retry("https://example.com/hook", b"", max_retries=2, delay=0)
+        memory.advance(hours=1)
+
+        assert (len(memory.http.posts), len(memory.waiting())) == (3, 0)
+        assert [letter.reason for letter in shop.rebound.dead_set] == ["retries-exhausted"]
+
+
+def test_a_partition_that_is_not_there_is_refused_as_by_kafka() -> None:
+    shop = Shop()
+
+    with shop.run() as memory:
+        with pytest.raises(InvalidSettingError, match=r"^partition=9 cannot be used: the topic orders has "):
+            memory.produce("orders", b"one", partition=9)
+        schedule_retry({"topic": "orders", "partition": 9}, b"two", delay=0)
+        memory.advance(hours=1)
+
+        assert memory.records("orders") == []
+        assert [headers["rebound-reason"] for headers in memory.headers("orders-dlq")] == ["rejected"]
+
+
+def test_time_does_not_go_back() -> None:
+    with Shop().run() as memory:
+        for seconds in (-1, float("nan")):
+            with pytest.raises(InvalidSettingError, match=r"^seconds="):
+                memory.advance(seconds)
 
 
 def test_failures_of_other_consumers_come_back_too() -> None:
