@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -16,6 +18,12 @@ from .versions import warn_of_untested
 
 #: The least time in seconds that a poll waits for Kafka's answer, even while a heartbeat is overdue.
 _SHORTEST_WAIT_S = 0.05
+
+#: How long a broker may take to answer a TLS handshake, in seconds.
+HANDSHAKE_TIMEOUT_S = 8.0
+
+#: What kafka-python puts before the reason for which a TLS handshake failed.
+_HANDSHAKE_FAILED = "Handshake failed"
 
 warn_of_untested("kafka-python")
 
@@ -33,23 +41,42 @@ def keep_poll_waiting(consumer: KafkaConsumer) -> None:
         coordinator.time_to_next_poll = lambda: max(time_to_next_poll(), _SHORTEST_WAIT_S)  # type: ignore[union-attr]
 
 
-def _close_refused_sockets() -> None:
-    """Make kafka-python close the socket of a TLS handshake that fails. It may be called again.
+def _end_handshakes() -> None:
+    """Make kafka-python end a TLS handshake that fails, or that the broker does not answer. It may be called again.
 
-    kafka-python forgets the socket. It stays open until Python's garbage collector finds it, and each try of a client
-    that a broker refuses adds one.
+    kafka-python forgets the socket of a handshake that fails. It stays open until Python's garbage collector finds it,
+    and each try of a client that a broker refuses adds one.
+
+    It waits for the broker's answer without a time-out, whatever its options say. A broker that hangs, or that does not
+    speak TLS and waits for the rest of what it takes for a request, then holds up a client for ever.
     """
     handshake = getattr(KafkaSSLTransport, "handshake", None)
     if handshake is None or hasattr(handshake, "__wrapped__"):
         return
 
     @wraps(handshake)
-    async def shake_or_close(transport: KafkaSSLTransport) -> None:
+    async def shake_or_close(transport: Any) -> None:
+        is_over = False
+
+        def end() -> None:
+            nonlocal is_over
+            is_over = True
+            # This wakes up whoever waits for the socket.
+            with contextlib.suppress(OSError):
+                transport._sock.shutdown(socket.SHUT_RDWR)
+
+        timer = transport._net.call_later(HANDSHAKE_TIMEOUT_S, end)
         try:
             await handshake(transport)
-        except BaseException:
-            transport._sock.close()
-            raise
+        except BaseException as error:
+            transport.close()
+            if not is_over or not isinstance(error, Exception):
+                raise
+            text = f"no answer within {HANDSHAKE_TIMEOUT_S:g} s; does this port of the broker speak TLS?"
+            raise KafkaConnectionError(text) from None
+        finally:
+            if not is_over:
+                transport._net.cancel(timer)
 
     KafkaSSLTransport.handshake = shake_or_close
 
@@ -67,7 +94,7 @@ class WatchedClient:
         self._mechanism: str | None = None
 
     def __call__(self, **options: Any) -> KafkaNetClient:
-        _close_refused_sockets()
+        _end_handshakes()
         self._client = KafkaNetClient(**options)
         self._mechanism = options.get("sasl_mechanism")
         manager = getattr(self._client, "_manager", None)
@@ -92,6 +119,9 @@ class WatchedClient:
         if self._last is None:
             return error
         if self._mechanism is None or isinstance(self._last, SaslAuthenticationFailedError):
+            return self._last
+        if _HANDSHAKE_FAILED in str(self._last):
+            # No credentials were sent yet.
             return self._last
         # A broker that closes the connection with its refusal often leaves kafka-python without the refusal.
         text = f"{self._last}; the broker may have refused the credentials of {self._mechanism}"

@@ -216,7 +216,7 @@ PATCHES: tuple[Patch, ...] = (
     _kafka(
         "net.transport:KafkaSSLTransport.handshake",
         "replaced",
-        "The socket of a TLS handshake that fails stays open.",
+        "It waits for an answer without a time-out, and the socket of a handshake that fails stays open.",
     ),
     _kafka(
         "net.selector:NetworkSelector.sleep",
