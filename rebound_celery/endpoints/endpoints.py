@@ -143,6 +143,8 @@ class Endpoints:
 
 
 def _name_of(url: Any) -> str:
+    if isinstance(url, str) and not url.lower().startswith(("http://", "https://")):
+        raise InvalidSettingError("url", url, "an endpoint is http://host/path or https://host/path")
     address = parse_address(url, kind="http", field="url")
     assert isinstance(address, HttpAddress)
     return address.parts.endpoint

@@ -72,7 +72,7 @@ def _whole(least: int, most: int) -> Callable[[str, Any], int]:
 
 
 def _number(unit: str, most: float, *, zero: bool = False) -> Callable[[str, Any], float]:
-    rule = f"it is a number of {unit}, {'from' if zero else 'above'} 0 to {most:g}"
+    rule = f"it is a number of {unit}, {'from' if zero else 'above'} 0 to {most:.0f}"
 
     def read(name: str, value: Any) -> float:
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -251,6 +251,10 @@ def test_what_cannot_be_used_is_named(redis_url: str) -> None:
 
     with pytest.raises(InvalidSettingError, match="url='ftp://x' cannot be used"):
         rebound.endpoints.enable("ftp://x")
+    with pytest.raises(
+        InvalidSettingError, match="url='kafka://orders' cannot be used: an endpoint is http://host/path"
+    ):
+        rebound.endpoints.enable("kafka://orders")
     with pytest.raises(InvalidSettingError, match=r"since=.* it is a datetime with a time zone"):
         rebound.endpoints.recover("https://a.test/", datetime(2026, 1, 1))
     with pytest.raises(InvalidSettingError, match="operator_url"):

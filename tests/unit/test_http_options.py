@@ -101,6 +101,7 @@ def test_options_may_be_given_as_an_object_or_as_a_mapping() -> None:
         ({"*": {"secret": {"key": KEY, "until": "2027-01-01T00:00:00Z"}}}, "one key has no 'until'"),
         ({"*": {"secret": {"key": KEY, "til": 1}}}, "a mapping with 'key' and 'until'"),
         ({"*": {"method": "get"}}, "['*'].method='get' cannot be used: it is one of POST, PUT, PATCH, DELETE"),
+        ({"*": {"rate": 0}}, "['*'].rate=0 cannot be used: it is a number of requests a second, above 0 to 1000000"),
         ({"*": {"timeout": -1}}, "['*'].timeout=-1 cannot be used: it is a number of seconds, above 0 to 86400"),
         ({"*": {"timeout": float("nan")}}, "['*'].timeout=nan"),
         ({"*": {"max_redirects": 11}}, "['*'].max_redirects=11 cannot be used: it is a whole number from 0 to 10"),
