@@ -19,11 +19,19 @@ from .channel import Channel
 from .publish_batch import CollectingBatch
 from .refusals import Parser
 
+#: Seconds after which a caller hears that Redis is away; the default of Celery's `broker_connection_timeout`.
+_CONNECT_S = 4.0
+
 
 @contextmanager
 def open_schedule(app: Any, queue: str) -> Iterator[ChannelSchedule]:
     """See `schedule.port.open_schedule`."""
-    with app.connection_for_write(transport_options={"errback": _give_up, "callback": _give_up}) as connection:
+    options: dict[str, Any] = {"errback": _give_up, "callback": _give_up}
+    if app.conf.broker_connection_timeout is None:
+        # Celery's worker sets it so where it has no event loop (gevent, eventlet), and kombu would try for ever.
+        options["connect_retries_timeout"] = _CONNECT_S
+    options |= app.conf.broker_transport_options or {}
+    with app.connection_for_write(transport_options=options) as connection:
         channel = connection.default_channel
         if not isinstance(channel, Channel):
             raise UnreachableError(
