@@ -18,7 +18,7 @@ from ...stopping import is_stopping
 #: Seconds that a worker that was told to stop waits for an answer, and those once Redis has given none in time. Celery
 #: sends about ten commands one after the other while it stops, and each would have the whole time-out.
 STOPPING_TIMEOUT_S: Final = 5.0
-SILENT_TIMEOUT_S: Final = 0.5
+SILENT_TIMEOUT_S: Final = 0.2
 
 
 class RefusedError(ResponseError):
