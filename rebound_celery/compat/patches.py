@@ -64,6 +64,7 @@ _BATCH = "schedule/transport/publish_batch.py"
 _TRANSPORTS = "compat/kombu_transports.py"
 _REMOTE_CONTROL = "schedule/worker/remote_control.py"
 _LOST_WORKERS = "compat/celery_request.py"
+_EVENTS = "compat/celery_events.py"
 
 
 def _kafka(target: str, kind: Kind, reason: str, home: str = _KAFKA) -> Patch:
@@ -422,6 +423,18 @@ PATCHES: tuple[Patch, ...] = (
         "overridden",
         _LOST_WORKERS,
         "A task that was cancelled at a lost connection must give its lease back.",
+    ),
+    _celery(
+        "app.events:Events.dispatcher_cls",
+        "replaced",
+        _EVENTS,
+        "It names the class of a worker's event dispatcher.",
+    ),
+    _celery(
+        "events.dispatcher:EventDispatcher.send",
+        "overridden",
+        _EVENTS,
+        "A heartbeat that cannot be sent is tried again for ever, in the worker's loop, which then hears of no signal.",
     ),
     _celery(
         "worker.request:Request._request_dict",

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from celery import Celery
@@ -24,6 +25,7 @@ from tests.acceptance.apps.webhooks import KEY
 from tests.acceptance.apps.worker import close_redis_connections
 from tests.integration.test_http_answers import Receiver, say, whole
 from tests.processes import Process
+from tests.torture.proxy import ConnectionFault, Proxy
 from tests.waiting import wait_until
 
 StartWorker = Callable[..., Process]
@@ -31,6 +33,12 @@ StartWorker = Callable[..., Process]
 #: The time-out of a post, and what the end of a worker may add to it.
 TIMEOUT_S = 4
 MARGIN_S = 5
+
+#: What a Redis that answers nothing may add to it: the command under way, and those of the stop.
+SILENCE_S = 30
+
+#: The time between two heartbeats of a worker.
+HEARTBEAT_S = 2
 
 
 @pytest.fixture
@@ -159,6 +167,30 @@ def test_a_stop_is_bounded_when_the_connections_to_redis_were_cut(
     assert worker.wait(TIMEOUT_S + MARGIN_S + 30) == 0
     assert time.monotonic() - began < TIMEOUT_S + MARGIN_S
     assert left_in(redis_url) == 300
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
+def test_a_stop_is_bounded_when_redis_takes_connections_and_answers_nothing(
+    pool: str, rebound: Rebound, redis_url: str, receiver: Receiver, start_worker: StartWorker
+) -> None:
+    """It has posts under way, and heartbeats to send. Each command of Celery's stop would wait for an answer."""
+    receiver.answer = lambda _connection: receiver.released.wait(60)  # type: ignore[assignment, return-value]
+    server = urlsplit(redis_url)
+    proxy = Proxy(server.port or 6379, 1)
+    worker = start_worker("-P", pool, "-c", "2", ORDERS_REDIS=f"redis://127.0.0.1:{proxy.port}{server.path}")
+    rebound.schedule_retries([{"destination": receiver.url, "id": f"order-{n}", "base_delay": 1} for n in range(300)])
+    wait_until(lambda: receiver.requests, timeout=20, message=worker.tail)
+
+    proxy.begin(ConnectionFault("stall"))
+    # A heartbeat is under way.
+    time.sleep(HEARTBEAT_S)
+    worker.signal(signal.SIGTERM)
+    began = time.monotonic()
+
+    assert worker.wait(TIMEOUT_S + SILENCE_S + 60) == 0
+    assert time.monotonic() - began < TIMEOUT_S + SILENCE_S
+    proxy.begin(ConnectionFault("cut"))
+    assert left_in(redis_url) == 300, "nothing is lost"
 
 
 def test_the_log_tells_the_status_of_each_answer_that_is_no_success(

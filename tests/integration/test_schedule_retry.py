@@ -128,6 +128,24 @@ def test_without_redis_the_caller_is_told_within_seconds_that_nothing_is_stored(
     assert time.monotonic() - started < 15
 
 
+def test_a_task_of_a_gevent_worker_hears_that_redis_is_away() -> None:
+    """Celery's worker without an event loop has no time-out for a connection, and kombu would try for ever."""
+    app = Celery("web", broker="redis://127.0.0.1:1/0", set_as_current=False)
+    app.conf.broker_connection_timeout = None
+    rebound, raised = Rebound(app), []
+
+    def call() -> None:
+        with pytest.raises(NotStoredError) as not_stored:
+            rebound.schedule_retry("kafka://orders", b"v")
+        raised.append(not_stored)
+
+    caller = threading.Thread(target=call, daemon=True)
+    caller.start()
+    caller.join(20)
+
+    assert raised
+
+
 def test_without_redis_each_of_many_retries_has_its_error() -> None:
     rebound = make_rebound("redis://127.0.0.1:1/0", broker_transport_options=FAST_GIVING_UP)
 

@@ -9,18 +9,29 @@ from weakref import WeakSet
 
 from kombu.common import maybe_declare
 from redis import Redis
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ...broker import shown_broker
 from ...errors import UnreachableError
+from ...stopping import is_stopping
 from ..store.store import Store
 from .channel import Channel
 from .publish_batch import CollectingBatch
+from .refusals import Parser
+
+#: Seconds after which a caller hears that Redis is away; the default of Celery's `broker_connection_timeout`.
+_CONNECT_S = 4.0
 
 
 @contextmanager
 def open_schedule(app: Any, queue: str) -> Iterator[ChannelSchedule]:
     """See `schedule.port.open_schedule`."""
-    with app.connection_for_write() as connection:
+    options: dict[str, Any] = {"errback": _give_up, "callback": _give_up}
+    if app.conf.broker_connection_timeout is None:
+        # Celery's worker sets it so where it has no event loop (gevent, eventlet), and kombu would try for ever.
+        options["connect_retries_timeout"] = _CONNECT_S
+    options |= app.conf.broker_transport_options or {}
+    with app.connection_for_write(transport_options=options) as connection:
         channel = connection.default_channel
         if not isinstance(channel, Channel):
             raise UnreachableError(
@@ -31,6 +42,15 @@ def open_schedule(app: Any, queue: str) -> Iterator[ChannelSchedule]:
             yield ChannelSchedule(client, channel, queue)
         finally:
             client.close()
+
+
+def _give_up(error: BaseException | None = None, *_: Any) -> None:
+    """Do not try again to connect to a Redis that answers nothing, once the worker stops.
+
+    kombu calls this after each try, and each second until the next one.
+    """
+    if is_stopping() and Parser.is_silent:
+        raise error or RedisTimeoutError("Redis answers nothing, and the worker is stopping")
 
 
 class ChannelSchedule(Store):

@@ -146,6 +146,7 @@ def _look_often(connection: Any) -> None:
 
 def _prepare_worker(sender: Any = None, **_: Any) -> None:
     # Here, because only a worker has it, and importing it takes time.
+    from ...compat.celery_events import use_dispatcher
     from ...compat.celery_request import use_request
 
     try:
@@ -156,6 +157,7 @@ def _prepare_worker(sender: Any = None, **_: Any) -> None:
     worker_state.remember(sender)
     extend_panel()
     use_request(sender.app, _count_loss)
+    use_dispatcher(sender.app)
 
 
 def _count_loss(message: Any) -> None:

@@ -5,7 +5,7 @@
 - `calls`, `inject`: bring a process to its step and kill it there. The product has no code for this;
 - `app`, `consume`, `call`: the processes; `receiver` takes the posts;
 - `case`: starts the processes of one step, and at the end counts the messages in Kafka, Redis and the receiver;
-- `scenes`: runs each flow up to the kill, and then to its end.
+- `scenes`, `consumer_scenes`: run each flow up to the kill, and then to its end.
 
 `tests/acceptance/test_crash_points.py` runs them.
 """

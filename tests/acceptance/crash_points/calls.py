@@ -32,6 +32,8 @@ WAIT_FOR_ANSWER = "urllib3.connection:HTTPConnection.getresponse"
 TELL_RESULT = "celery.backends.redis:RedisBackend.set"
 CHILD_IS_THROUGH = "rebound_celery.delivery.task:DeliverTask.run_batch"
 PARENT_HEARS = "rebound_celery.delivery.job:Job.on_done"
+#: Stores the outcome of a post whose job has ended before it.
+SETTLE_LATER = "rebound_celery.delivery.batch:Batch._settle_later"
 #: Asks Redis for the remaining leases after a child was lost.
 LET_GO = "rebound_celery.schedule.transport.qos:LeasingQoS.let_go"
 TOLD = "rebound_celery.schedule.transport.claimed:ClaimedMessages._bury_lost"

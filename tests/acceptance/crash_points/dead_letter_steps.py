@@ -22,6 +22,18 @@ DEAD_LETTERS = {
         Step("worker writes a dead letter", "dead letter: claim > write", before(SEND), DEAD_ONCE),
         Step("worker writes a rejected retry", "rejected retry: refusal > write", before(SEND), REJECTED_ONCE),
         Step(
+            "worker reports a failing endpoint",
+            "failing endpoint: answer > report",
+            before_script("health"),
+            REFUSED_TO_THE_END_TWICE,
+        ),
+        Step(
+            "worker has reported a failing endpoint",
+            "failing endpoint: report > keep",
+            after_script("health"),
+            REFUSED_TO_THE_END_TWICE,
+        ),
+        Step(
             "worker keeps a post refused to the end",
             "last refused post: answer > keep",
             before_script("bury"),

@@ -17,6 +17,7 @@ from tests.acceptance.crash_points.calls import (
     REVOKED,
     RUN_SCRIPT,
     SEND,
+    SETTLE_LATER,
     TELL_RESULT,
 )
 
@@ -39,7 +40,9 @@ FILES = (
 VERBS = {"poll", "commit", "commit_async", "store", "send", "request", "execute"}
 VERBS |= {"mark_as_done", "mark_as_failure", "mark_as_retry"}
 VERBS |= {"publish", "publish_messages", "bury", "produce", "enqueue", "claim", "confirm", "settle", "renew"}
-VERBS |= {"publish_unique", "enqueue_unique"}
+VERBS |= {"publish_unique", "enqueue_unique", "report_health"}
+#: The effect is in the function that is called back.
+VERBS |= {"add_done_callback"}
 
 #: file and call -> the call at which the kills before and after it happen.
 EFFECTS = {
@@ -51,6 +54,7 @@ EFFECTS = {
     "consumer/rebalance.py: self._consumer.commit_async": REVOKED,
     "consumer/rebalance.py: self._offset_tracker.confirm": COMMITTED,
     "consumer/retry_writer.py: self._scheduler.store": RUN_SCRIPT,
+    "delivery/batch.py: outcome.outcome.add_done_callback": SETTLE_LATER,
     "delivery/batch.py: self.store": RUN_SCRIPT,
     "delivery/publisher.py: schedule.enqueue": RUN_SCRIPT,
     "delivery/publisher.py: schedule.enqueue_unique": RUN_SCRIPT,
@@ -68,6 +72,8 @@ EFFECTS = {
     "destinations/dead_set.py: schedule.bury": RUN_SCRIPT,
     "destinations/deadline.py: self._socket.send": REQUEST,
     "destinations/http.py: pool.request": REQUEST,
+    "destinations/http_health.py: outcome.outcome.add_done_callback": RUN_SCRIPT,
+    "destinations/http_health.py: schedule.report_health": RUN_SCRIPT,
     "destinations/http_health.py: self._inner.send": REQUEST,
     "destinations/deadline.py: super().request": REQUEST,
     "destinations/kafka/kafka_python.py: self._producer.send": SEND,
@@ -82,7 +88,7 @@ EFFECTS = {
 }
 
 #: Scripts on a message's path. The other scripts are for people and tools.
-SCRIPTS = {"bury", "enqueue", "claim", "confirm", "settle", "renew"}
+SCRIPTS = {"bury", "enqueue", "claim", "confirm", "settle", "renew", "health"}
 
 
 def calls() -> Iterator[str]:

@@ -5,121 +5,35 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rebound_celery.embedded import free_port
-from rebound_celery.message.address import KafkaAddress
+from rebound_celery.message.address import HttpAddress, KafkaAddress
 from rebound_celery.schedule.port import Entry
 from rebound_celery.schedule.transport import celery_form as stored
 from tests.acceptance.crash_points.case import DEADLINE_S, Case
+from tests.acceptance.crash_points.consumer_scenes import (
+    NEVER,
+    NOTHING,
+    call,
+    consume,
+    consumer_stop,
+    deliver_all,
+    given_away,
+)
 from tests.acceptance.crash_points.inject import KillTarget
 from tests.scheduling import everything, raw
-from tests.topics import read_topic
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from tests.processes import Process
 
-NOTHING: Mapping[str, Any] = MappingProxyType({})
-
-#: With this interval, a consumer commits only at a rebalance and at its end.
-NEVER = MappingProxyType({"commit_interval": 3600})
-
-
-# Who schedules
-
-
-def call(case: Case, count: int = 1) -> None:
-    """Kill a process while it schedules. Another process makes the same call."""
-    case.messages = count
-    requests: list[dict[str, Any]] = [
-        {"destination": case.receiver.url, "message_data": f"message-{number}", "is_priority": number % 2 == 1}
-        for number in range(count)
-    ]
-    if case.step.variant != "without an id":
-        for request in requests:
-            request["id"] = request["message_data"]
-    case.killed(case.caller(*requests, armed=True))
-    early = case.step.variant == "delivered meanwhile"
-    if early:
-        case.worker()
-        deliver_all(case)
-        case.through()
-    again = case.caller(*requests)
-    assert again.wait(DEADLINE_S) == 0, again.tail()
-    if not early:
-        case.worker()
-    deliver_all(case)
-    case.through()
-
-
-# The consumer
-
-
-def consume(
-    case: Case,
-    *values: str,
-    partitions: int = 1,
-    of_killed: Mapping[str, Any] = NOTHING,
-    meanwhile: Callable[[Process], Process | None] = lambda _killed: None,
-    **config: Any,
-) -> None:
-    """Kill a consumer while it consumes records. `meanwhile` brings it to the step, and may start the next consumer.
-
-    Only the killed consumer has the configuration `of_killed`.
-    """
-    case.make_topics(partitions)
-    case.produce(*values)
-    killed = case.consumer(armed=True, **{**config, **of_killed})
-    successor = meanwhile(killed)
-    case.killed(killed)
-    early = case.step.variant == "delivered meanwhile"
-    if early:
-        case.worker()
-        deliver_all(case)
-        wait_until(lambda: delivered(case, len(values)), timeout=DEADLINE_S, interval=0.2, message=case.what_is_left)
-    if successor is None:
-        case.consumer(**config)
-    wait_until(
-        lambda: (case.committed() or 0) >= len(values), timeout=DEADLINE_S, interval=0.1, message=case.what_is_left
-    )
-    if case.store.count() and not early:
-        case.worker()
-    deliver_all(case)
-    case.through()
-
-
-def deliver_all(case: Case) -> None:
-    """Make all waiting messages due, so that no test waits for a minute."""
-    case.store.run_now(*(entry.id for entry in everything(case.store)))
-
-
-def delivered(case: Case, originals: int) -> bool:
-    """Return whether a message has come from Redis to Kafka, and no message waits in Redis."""
-    records, letters = (len(read_topic(case.brokers, name, 0)) for name in (case.topic, case.dead_letter_topic))
-    return records + letters > originals and not case.store.count()
-
-
-def given_away(case: Case) -> None:
-    """Start a second consumer, so that the first must give partitions away."""
-
-    def join(killed: Process) -> Process:
-        killed.wait_for_output("handled", timeout=DEADLINE_S, times=2)
-        return case.consumer()
-
-    consume(case, "fine-0", "fine-1", partitions=2, of_killed=NEVER, meanwhile=join)
-
-
-def consumer_stop(case: Case) -> None:
-    def stop(killed: Process) -> None:
-        killed.wait_for_output("handled", timeout=DEADLINE_S)
-        killed.signal(signal.SIGTERM)
-
-    consume(case, "fine", of_killed=NEVER, meanwhile=stop)
+#: A post that has not ended is made again after this time and a few seconds more.
+SOON = MappingProxyType({"REBOUND_HTTP_TIMEOUT": "8"})
 
 
 # The worker
@@ -174,6 +88,34 @@ def over_http(
     case.receive(**receiver)
     schedule(case, count, destination=case.receiver.url, **request)
     deliver(case, **worker)
+
+
+def failing_endpoint(case: Case) -> None:
+    """Kill a worker while it counts a failure of an endpoint. What was counted stays, and the post is counted again."""
+    over_http(case, receiver={"refused": {2}}, max_retries=1)
+    address = HttpAddress(case.receiver.url)
+    (health,) = case.store.health([address.parts.endpoint])
+    assert health.failures == (1 if case.step.kill.when == "before" else 2)
+
+
+def under_way(case: Case) -> None:
+    """Kill a worker while a post gets no answer. Its job ends before it."""
+    over_http(case, receiver={"hanging": 1}, worker={"env": SOON})
+
+
+def answered_after_the_job(case: Case, refused: Collection[int] = ()) -> None:
+    """Let a post be answered when its job has ended, and kill the worker then."""
+
+    def answer(killed: Process) -> None:
+        wait_until(lambda: case.receiver.posts, timeout=DEADLINE_S, message=killed.tail)
+        wait_until(
+            lambda: [entry.leased for entry in everything(case.store)] == [False],
+            timeout=DEADLINE_S,
+            message=killed.tail,
+        )
+        case.receiver.release.set()
+
+    over_http(case, receiver={"hanging": 1, "refused": refused}, worker={"env": SOON, "meanwhile": answer})
 
 
 def with_results(scene: Callable[..., None], **arguments: Any) -> Callable[[Case], None]:
@@ -287,6 +229,10 @@ SCENES: dict[str, Callable[[Case], None]] = {
     "refused post, one loss is too many": partial(over_http, receiver={"refused": {2}}, worker=ONE_LOSS),
     "refused posts": partial(over_http, count=3, receiver={"refused": {2}}),
     "renewal": partial(over_http, receiver={"hanging": 1}),
+    "failing endpoint": failing_endpoint,
+    "post under way": under_way,
+    "answer after the job": answered_after_the_job,
+    "refusal after the job": partial(answered_after_the_job, refused={2}),
     "dead letter": partial(to_kafka, max_retries=0),
     "rejected retry": rejected,
     "last refused post": partial(over_http, receiver={"refused": {2}}, max_retries=1),

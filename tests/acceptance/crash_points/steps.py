@@ -46,6 +46,10 @@ FLOWS: dict[str, tuple[str, ...]] = {
     "refused post, one loss is too many": ("store again", "settle"),
     "refused posts": ("answers", "store again", "settle"),
     "renewal": ("claim", "renew", "answer"),
+    "failing endpoint": ("answer", "report", "keep"),
+    "post under way": ("post", "store again", "settle", "answer"),
+    "answer after the job": ("answer", "store the outcome", "settle", "next claim"),
+    "refusal after the job": ("answer", "report", "store the outcome"),
     # The worker: dead letters
     "dead letter": ("claim", "write", "confirm", "settle", "next claim"),
     "rejected retry": ("refusal", "write", "confirm", "settle", "next claim"),

@@ -9,6 +9,7 @@ from tests.acceptance.crash_points.calls import (
     POST,
     REQUEST,
     SEND,
+    SETTLE_LATER,
     TELL_RESULT,
     WAIT_FOR_ANSWER,
 )
@@ -36,6 +37,8 @@ POSTED_ONCE_OR_TWICE = {"post 2": (1, 2)}
 # Attempt 2 is refused, attempt 3 is not.
 REFUSED_ONCE = {"post 2": 1, "post 3": 1}
 REFUSED_TWICE = {"post 2": 2, "post 3": 1}
+# If the answer comes just when the job ends, the outcome is stored while another thread reports it.
+REFUSED_ONCE_OR_TWICE = {"post 2": (1, 2), "post 3": 1}
 
 SUCCESS = {"result SUCCESS": 1}
 
@@ -87,6 +90,12 @@ WORKER = {
             "posts: first answer > last answer",
             after(POST, number=2),
             POSTED_ONCE_OR_TWICE,
+        ),
+        Step(
+            "worker stores again what is under way",
+            "post under way: post > store again",
+            before_script("enqueue"),
+            POSTED_TWICE,
         ),
         Step("worker settles four posts", "posts: last answer > settle", before_script("settle"), POSTED_TWICE),
         # The first renewal may come before the post.
@@ -185,6 +194,64 @@ WORKER = {
             "worker has stored what Kafka did not take", "outage: store again > settle", after_script("enqueue"), ONCE
         ),
         Step("worker has settled what Kafka did not take", "outage: settle > next claim", after_script("settle"), ONCE),
+    ],
+    "worker, while a post is under way whose job has ended": [
+        Step(
+            "worker has stored again what is under way",
+            "post under way: store again > settle",
+            after_script("enqueue"),
+            POSTED_TWICE,
+        ),
+        Step(
+            "worker has settled the job of what is under way",
+            "post under way: settle > answer",
+            after_script("settle"),
+            POSTED_TWICE,
+        ),
+        Step(
+            "worker has an answer after the job",
+            "answer after the job: answer > store the outcome",
+            before(SETTLE_LATER),
+            POSTED_TWICE,
+        ),
+        Step(
+            "worker stores an outcome after the job",
+            "answer after the job: answer > store the outcome",
+            before_script("enqueue", number=2),
+            POSTED_TWICE,
+        ),
+        Step(
+            "worker reports a refusal after the job",
+            "refusal after the job: answer > report",
+            before_script("health"),
+            REFUSED_ONCE_OR_TWICE,
+        ),
+        Step(
+            "worker has reported a refusal after the job",
+            "refusal after the job: report > store the outcome",
+            after_script("health"),
+            REFUSED_ONCE_OR_TWICE,
+        ),
+    ],
+    "worker, after the outcome of such a post was stored": [
+        Step(
+            "worker has stored an outcome after the job",
+            "answer after the job: store the outcome > settle",
+            after(SETTLE_LATER),
+            POSTED_ONCE,
+        ),
+        Step(
+            "worker settles an outcome after the job",
+            "answer after the job: store the outcome > settle",
+            before_script("settle", number=2),
+            POSTED_ONCE,
+        ),
+        Step(
+            "worker has settled an outcome after the job",
+            "answer after the job: settle > next claim",
+            after_script("settle", number=2),
+            POSTED_ONCE,
+        ),
     ],
     "worker, while it gives back at its stop what it had not begun": [
         Step(
