@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
-from rebound_celery.schedule.port import Answer, Do, Step
+from rebound_celery.schedule.port import Answer, Do, Entry, Step
 from rebound_celery.schedule.store.claims import ClaimId, End
 from rebound_celery.schedule.store.keys import QueueKeys
 from rebound_celery.schedule.store.store import Store
@@ -250,6 +250,48 @@ def test_head_that_waits_elsewhere_needs_its_lane_and_those_of_others(store: Sto
 
     assert answer.is_open
     assert take(store, lanes=["3kafka:third"]).ids == ["2:1"]
+
+
+def waits_elsewhere(store: Store, place: int) -> str:
+    """Let a copy of a follower's message wait in a lane of its own, as after a rate setting that has changed."""
+    copy = entry(f"{place}:1", now_ms() + 60_000, lane="kafka:orders|key=user-*", priority=6)
+    store.enqueue([copy])
+    return copy.id
+
+
+@pytest.mark.parametrize("end", [Do.FINISH, Do.RELEASE, Do.GONE])
+def test_follower_whose_id_waits_in_another_lane_becomes_the_head(store: Store, end: Do) -> None:
+    block(store, 2)
+    waiting = waits_elsewhere(store, 2)
+    fields = {"entry": Entry("1:2", 0, b"")} if end is Do.GONE else {}
+
+    run(store, step(end, 1, 2, **fields))
+
+    taken = take(store)
+    assert taken.ids == [waiting]
+    settle(store, taken)
+    assert take(store).ids == []
+
+
+def test_chain_breaks_up_though_a_follower_waits_in_another_lane(store: Store) -> None:
+    block(store, 2, 3)
+    waits_elsewhere(store, 3)
+
+    (answer,) = run(store, step(Do.BREAK_UP, 0, 0))
+
+    assert answer.is_open == 2
+    assert sorted(take(store).ids) == ["2:1", "3:1"]
+
+
+def test_break_up_counts_all_that_were_behind_in_two_lanes(store: Store) -> None:
+    block(store, 2, 3)
+    other = Step(Do.ARRIVE, CHAIN, 4, 1, entry("4:1", 0, lane="kafka:orders|key=user-*", priority=3))
+    run(store, other, step(Do.ARRIVE, 5))
+
+    (answer,) = run(store, step(Do.BREAK_UP, 0, 0))
+
+    assert answer.is_open == 4
+    assert not store.chains()
 
 
 def test_purge_removes_what_is_behind_too(store: Store, client: redis.Redis) -> None:
