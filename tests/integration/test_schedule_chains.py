@@ -13,7 +13,7 @@ from rebound_celery.schedule.port import Answer, Do, Entry, Step
 from rebound_celery.schedule.store.claims import ClaimId, End
 from rebound_celery.schedule.store.keys import QueueKeys
 from rebound_celery.schedule.store.store import Store
-from tests.scheduling import entry, now_ms, settle, take
+from tests.scheduling import entry, everything, now_ms, settle, take
 from tests.servers import RedisServer, redis_programs, redis_version
 
 if TYPE_CHECKING:
@@ -114,6 +114,22 @@ def test_taken_message_is_delivered_if_its_taker_is_not_heard_of_again(store: St
     assert taken.ids == ["2:1"]
     settle(store, taken)
     assert outcomes(store, step(Do.ARRIVE, 2), token="other:1") == ["taken"]
+
+
+def test_taken_message_that_was_delivered_too_early_is_delivered_again_if_its_taker_is_lost(store: Store) -> None:
+    """Somebody runs it at once, or a worker that could not see its delivery's end stores it again."""
+    block(store, 2)
+    assert outcomes(store, step(Do.ARRIVE, 1, 2), hold_ms=300) == ["taken"]
+    store.run_now("1:2")
+    early = take(store)
+    settle(store, early)
+
+    assert (early.ids, outcomes(store, step(Do.ARRIVE, 1, 2), token="other:1")) == (["1:2"], ["dropped"])
+    assert take(store).ids == []
+    time.sleep(0.31)
+
+    assert take(store).ids == ["1:2"]
+    assert outcomes(store, step(Do.ARRIVE, 1, 2), token="other:2") == ["taken"]
 
 
 def test_renewed_message_is_not_delivered(store: Store) -> None:
@@ -332,7 +348,8 @@ def test_worker_that_delivers_the_head_does_not_end_what_the_reader_has_taken(st
 
 
 class Readers:
-    """Two readers of three chains: attempts fail, readers forget what they have taken, steps and deliveries repeat."""
+    """Two readers of three chains: attempts fail, readers forget what they have taken, steps and deliveries repeat or
+    come too early."""
 
     CHAINS = tuple(f"shop/orders/0/{key}" for key in "abc")
     PLACES, ATTEMPTS = 12, 3
@@ -377,6 +394,8 @@ class Readers:
         return run(self.store, one, token=token, hold_ms=20)[0]
 
     def deliver(self) -> bool:
+        if self.chance.random() < 0.2:
+            self.store.run_now(*(one.id for one in everything(self.store)[:2]))
         due = take(self.store, lanes=[f"3{LANE}"])
         for claimed in due.messages:
             chain, place, attempt = claimed.id.split(":")

@@ -140,7 +140,11 @@ local function chains_of(c)
     local entry = first and load(member)
     if entry then
       if entry[3] > attempt or entry[1] == 'h' then return 'dropped' end
-      if entry[1] == 't' and entry[3] == attempt and entry[5] > c.now and entry[6] ~= token then return 'dropped' end
+      if entry[1] == 't' and entry[3] == attempt and entry[5] > c.now and entry[6] ~= token then
+        -- It was delivered before its reader's time was over. If the reader is lost, the schedule delivers it again.
+        if not in_schedule(entry[2]) then schedule(entry[2], message, entry[5], false) end
+        return 'dropped'
+      end
     end
     local scheduled, replaced = in_schedule(id), false
     if not has_lane(scheduled) then return nil end
