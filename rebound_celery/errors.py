@@ -6,6 +6,9 @@ from kombu.exceptions import OperationalError
 
 from .shown import shown
 
+#: How many characters of a value an error shows.
+_LONGEST = 1_000
+
 
 class ReboundError(Exception):
     """The base class of all errors that rebound raises."""
@@ -26,7 +29,8 @@ class InvalidSettingError(ReboundError, ValueError):
 
 def _repr(value: object) -> str:
     try:
-        return repr(shown(value))
+        text = repr(shown(value))
+        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
     except Exception:  # noqa: BLE001 - an object of the caller's may do anything
         return f"<{type(value).__name__}>"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -109,7 +108,7 @@ def _options_of(text: str) -> dict[str, object] | str:
 
 
 def _check(name: str, value: object, least: float, most: float, rule: str, *, above: bool = False) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not least <= value <= most or (above and value == least):  # type: ignore[operator]
         raise InvalidSettingError(f"rebound_breaker.{name}", value, f"it is {rule}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import socket
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -276,7 +275,7 @@ def _describe(error: object) -> Failure:
 
 
 def _check_delay(delay: object) -> None:
-    is_number = isinstance(delay, int | float) and not isinstance(delay, bool) and math.isfinite(delay)
+    is_number = isinstance(delay, int | float) and not isinstance(delay, bool)
     if not is_number or not 0 <= delay <= MAX_FIRST_DELAY_S:  # type: ignore[operator]
         raise InvalidSettingError("delay", delay, f"it is a number of seconds, from 0 to {MAX_FIRST_DELAY_S}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +22,9 @@ REFUSED_OPTIONS = {
     "kafka_client": "the consumer gives its own",
 }
 
+#: The longest time that a consumer can be told, in seconds: a year.
+_LONGEST_S = 365 * 86_400
+
 _COUNT_RULE = "it is a whole number from {} up"
 
 
@@ -32,9 +34,10 @@ def check_count(name: str, value: object, least: int) -> None:
 
 
 def check_seconds(name: str, value: object, *, zero: bool) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or value < 0 or (value == 0 and not zero):  # type: ignore[operator]
-        raise InvalidSettingError(name, value, f"it is a number of seconds, {'0 or more' if zero else 'above 0'}")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= _LONGEST_S or (value == 0 and not zero):  # type: ignore[operator]
+        least = "0 or more" if zero else "above 0"
+        raise InvalidSettingError(name, value, f"it is a number of seconds, {least}, at most {_LONGEST_S:,}")
 
 
 def check_options(options: object) -> dict[str, Any]:

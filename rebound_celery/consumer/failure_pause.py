@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -69,7 +68,7 @@ class FailurePauseOptions:
 
 
 def _check(name: str, value: object, least: float, most: float, rule: str, *, above: bool = False) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not least <= value <= most or (above and value == least):  # type: ignore[operator]
         raise InvalidSettingError(f"failure_pause.{name}", value, f"it is {rule}")
 

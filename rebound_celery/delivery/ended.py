@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from ..destinations import Delivered, Failed, Held, Outcome, Rejected, Unavailable, exception_of
 from ..errors import WireFormatError
 from ..policy import Failure
@@ -33,9 +35,12 @@ def from_wire(wire: object) -> Outcome:
     """
     if not isinstance(wire, list) or not wire or not isinstance(wire[0], str) or wire[0] not in _KINDS:
         raise WireFormatError("a stored delivery is damaged: its outcome cannot be read")
+    kind, values = _KINDS[wire[0]], wire[1:]
+    names = list(kind.__dataclass_fields__)  # of our own class
     try:
-        return _KINDS[wire[0]](*wire[1:])
-    except TypeError:
+        # A value of another type would fail where the outcome is settled, together with all others of its job.
+        return msgspec.convert(dict(zip(names[: len(values)], values, strict=True)), kind)
+    except ValueError:
         raise WireFormatError("a stored delivery is damaged: its outcome cannot be read") from None
 
 

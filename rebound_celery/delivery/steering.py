@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 
@@ -150,7 +149,7 @@ def lane_name(destination: Destination) -> str:
 
 
 def _milliseconds(seconds: object) -> int:
-    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool) and math.isfinite(seconds)
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     if not is_number or not 0 < seconds <= _LONGEST_S:  # type: ignore[operator]
         raise InvalidSettingError("seconds", seconds, f"it is a number above 0, at most {_LONGEST_S:,}")
     return max(1, round(seconds * 1000))  # type: ignore[operator]

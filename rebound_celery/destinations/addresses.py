@@ -30,10 +30,13 @@ class AddressGuard:
 
     Args:
         allowed: networks that are allowed all the same.
+
+    Attributes:
+        allowed: the same.
     """
 
     def __init__(self, allowed: Sequence[Network] = ()) -> None:
-        self._allowed = tuple(allowed)
+        self.allowed = tuple(allowed)
 
     def allows(self, text: str) -> bool:
         """Whether this address may be connected to."""
@@ -41,7 +44,7 @@ class AddressGuard:
             address = ip_address(text.partition("%")[0])
         except ValueError:
             return False
-        if any(address in network for network in self._allowed):
+        if any(address in network for network in self.allowed):
             return True
         return all(map(_is_public, (address, *_within(address))))
 

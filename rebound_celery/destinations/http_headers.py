@@ -82,8 +82,8 @@ def request_headers(
     if not headers.get(_CONTENT_TYPE):
         content_type = message.content_type or _DEFAULT_CONTENT_TYPE
         headers[_CONTENT_TYPE] = _as_it_is(content_type.encode("utf-8", "replace"))
-    headers["x-message-key"] = message.id if message.key is None else _header_text(message.key)
     id_ = sent_id(message)
+    headers["x-message-key"] = id_ if message.key is None else _header_text(message.key)
     headers.setdefault(WEBHOOK_ID, id_)
     headers.setdefault(_IDEMPOTENCY_KEY, id_)
     headers.update((name, _header_text(text.encode("utf-8", "replace"))) for name, text in own_headers(message))

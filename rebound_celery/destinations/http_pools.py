@@ -9,14 +9,15 @@ from typing import Any
 
 import urllib3
 
-from ..http_options import MAX_CONCURRENCY
+from ..http_options import MAX_CONCURRENCY, Network
 from ..message.http_url import HttpUrl
 from .deadline import HTTPConnectionPool, HTTPSConnectionPool
 from .http_plan import DEFAULT_CONCURRENCY, Plan, Tls
 
-#: What requests need to have in common to share connections: the proxy, the files of TLS, and whether only public
-#: addresses may be connected to. A connection that was opened without that check must not serve a request with it.
-_Shared = tuple[HttpUrl | None, Tls | None, bool]
+#: What requests need to have in common to share connections: the proxy, the files of TLS, and the networks that are
+#: allowed beside public addresses, or None if all are. A connection that was opened with a weaker check must not serve
+#: a request with a stricter one.
+_Shared = tuple[HttpUrl | None, Tls | None, tuple[Network, ...] | None]
 
 
 class Pools:
@@ -38,7 +39,7 @@ class Pools:
             ValueError: if a file of its TLS options cannot be used.
         """
         size = DEFAULT_CONCURRENCY if plan.concurrency <= DEFAULT_CONCURRENCY else MAX_CONCURRENCY
-        key = ((proxy, plan.tls, plan.guard is not None), size)
+        key = ((proxy, plan.tls, None if plan.guard is None else plan.guard.allowed), size)
         pool = self._pools.get(key)
         if pool is None:
             with self._lock:

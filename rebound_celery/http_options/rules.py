@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -22,6 +21,25 @@ _MAX_RATE = 1_000_000
 _MAX_S = 86_400.0
 _MAX_HOURS = 8_760.0
 
+#: Half a surrogate pair, as a text of Python's may have it.
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+#: Headers that say where a request ends, or how long its connection lives. A wrong one would break the next request.
+_OF_CONNECTION = frozenset(
+    {
+        "connection",
+        "content-length",
+        "expect",
+        "keep-alive",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 Network = IPv4Network | IPv6Network
@@ -39,6 +57,8 @@ def _headers(name: str, value: Any) -> Mapping[str, str]:
     for header, text in value.items():
         if not isinstance(header, str) or not _TOKEN.fullmatch(header):
             raise InvalidSettingError(name, header, "the name of a header has letters, digits and '-'")
+        if header.lower() in _OF_CONNECTION:
+            raise InvalidSettingError(f"{name}.{header}", "***", "this header is of the connection: leave it out")
         if not isinstance(text, str) or not text.isascii() or not text.isprintable():
             raise InvalidSettingError(f"{name}.{header}", "***", "a header's value is printable ASCII")
     return dict(value)
@@ -51,9 +71,14 @@ def _content_type(name: str, value: Any) -> str:
 
 
 def _query(name: str, value: Any) -> Mapping[str, str]:
-    if not isinstance(value, Mapping) or not all(isinstance(part, str) for pair in value.items() for part in pair):
+    if not isinstance(value, Mapping) or not all(map(_is_text, (*value, *value.values()))):
         raise InvalidSettingError(name, "***", "it is a mapping of names to texts")
     return dict(value)
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is a text that UTF-8 can hold."""
+    return isinstance(value, str) and not _SURROGATE.search(value)
 
 
 def _switch(name: str, value: Any) -> bool:
@@ -75,7 +100,7 @@ def _number(unit: str, most: float, *, zero: bool = False) -> Callable[[str, Any
     rule = f"it is a number of {unit}, {'from' if zero else 'above'} 0 to {most:.0f}"
 
     def read(name: str, value: Any) -> float:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not 0 <= value <= most or (value == 0 and not zero):
             raise InvalidSettingError(name, value, rule)
         return float(value)

@@ -32,6 +32,9 @@ def read_toml(setting: str, file: str, base: RetryPolicy) -> PolicyTable:
         ) from error
     except UnicodeDecodeError as error:
         raise InvalidSettingError(setting, file, f"a TOML file is UTF-8, and this one is not: {error}") from error
+    except ValueError as error:
+        # Half a surrogate pair, for which the file system has no bytes.
+        raise InvalidSettingError(setting, ascii(file), f"it is no path of a file: {error}") from error
     try:
         given = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:

@@ -137,6 +137,9 @@ class MemoryChains:
                 return "dropped"
             is_anothers = link.state == "taken" and link.at_ms > self._clock.now_ms() and link.token != token
             if is_anothers and link.attempt == step.attempt:
+                # It was delivered before its reader's time was over. If the reader is lost, it is delivered again.
+                if self._get(link.id) is None:
+                    self._store([Entry(link.id, link.at_ms, entry.stored, entry.lane, entry.priority)])
                 return "dropped"
             if link.id != entry.id and link.state != "behind":
                 self._remove(link.id)

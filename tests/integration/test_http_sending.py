@@ -244,6 +244,15 @@ def test_an_open_connection_of_a_trusted_message_does_not_serve_one_that_is_guar
     assert isinstance(send(destination, receiver.url, public_only=True), Rejected)
 
 
+def test_an_open_connection_to_an_allowed_network_does_not_serve_a_path_for_which_it_is_not(
+    receiver: Receiver, open_destination: Open
+) -> None:
+    destination = open_destination({receiver.url + "own/*": {"allowed_networks": ["127.0.0.0/8"]}, "*": {}})
+
+    assert isinstance(send(destination, receiver.url + "own/hook", public_only=True), Delivered)
+    assert isinstance(send(destination, receiver.url + "other", public_only=True), Rejected)
+
+
 def test_a_read_time_out_ends_a_request_whose_receiver_says_nothing(receiver: Receiver, open_destination: Open) -> None:
     receiver.answer = lambda _: receiver.released.wait(20)  # type: ignore[assignment, return-value]
 

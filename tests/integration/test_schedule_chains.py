@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
-from rebound_celery.schedule.port import Answer, Do, Step
+from rebound_celery.schedule.port import Answer, Do, Entry, Step
 from rebound_celery.schedule.store.claims import ClaimId, End
 from rebound_celery.schedule.store.keys import QueueKeys
 from rebound_celery.schedule.store.store import Store
-from tests.scheduling import entry, now_ms, settle, take
+from tests.scheduling import entry, everything, now_ms, settle, take
 from tests.servers import RedisServer, redis_programs, redis_version
 
 if TYPE_CHECKING:
@@ -114,6 +114,22 @@ def test_taken_message_is_delivered_if_its_taker_is_not_heard_of_again(store: St
     assert taken.ids == ["2:1"]
     settle(store, taken)
     assert outcomes(store, step(Do.ARRIVE, 2), token="other:1") == ["taken"]
+
+
+def test_taken_message_that_was_delivered_too_early_is_delivered_again_if_its_taker_is_lost(store: Store) -> None:
+    """Somebody runs it at once, or a worker that could not see its delivery's end stores it again."""
+    block(store, 2)
+    assert outcomes(store, step(Do.ARRIVE, 1, 2), hold_ms=300) == ["taken"]
+    store.run_now("1:2")
+    early = take(store)
+    settle(store, early)
+
+    assert (early.ids, outcomes(store, step(Do.ARRIVE, 1, 2), token="other:1")) == (["1:2"], ["dropped"])
+    assert take(store).ids == []
+    time.sleep(0.31)
+
+    assert take(store).ids == ["1:2"]
+    assert outcomes(store, step(Do.ARRIVE, 1, 2), token="other:2") == ["taken"]
 
 
 def test_renewed_message_is_not_delivered(store: Store) -> None:
@@ -252,6 +268,48 @@ def test_head_that_waits_elsewhere_needs_its_lane_and_those_of_others(store: Sto
     assert take(store, lanes=["3kafka:third"]).ids == ["2:1"]
 
 
+def waits_elsewhere(store: Store, place: int) -> str:
+    """Let a copy of a follower's message wait in a lane of its own, as after a rate setting that has changed."""
+    copy = entry(f"{place}:1", now_ms() + 60_000, lane="kafka:orders|key=user-*", priority=6)
+    store.enqueue([copy])
+    return copy.id
+
+
+@pytest.mark.parametrize("end", [Do.FINISH, Do.RELEASE, Do.GONE])
+def test_follower_whose_id_waits_in_another_lane_becomes_the_head(store: Store, end: Do) -> None:
+    block(store, 2)
+    waiting = waits_elsewhere(store, 2)
+    fields = {"entry": Entry("1:2", 0, b"")} if end is Do.GONE else {}
+
+    run(store, step(end, 1, 2, **fields))
+
+    taken = take(store)
+    assert taken.ids == [waiting]
+    settle(store, taken)
+    assert take(store).ids == []
+
+
+def test_chain_breaks_up_though_a_follower_waits_in_another_lane(store: Store) -> None:
+    block(store, 2, 3)
+    waits_elsewhere(store, 3)
+
+    (answer,) = run(store, step(Do.BREAK_UP, 0, 0))
+
+    assert answer.is_open == 2
+    assert sorted(take(store).ids) == ["2:1", "3:1"]
+
+
+def test_break_up_counts_all_that_were_behind_in_two_lanes(store: Store) -> None:
+    block(store, 2, 3)
+    other = Step(Do.ARRIVE, CHAIN, 4, 1, entry("4:1", 0, lane="kafka:orders|key=user-*", priority=3))
+    run(store, other, step(Do.ARRIVE, 5))
+
+    (answer,) = run(store, step(Do.BREAK_UP, 0, 0))
+
+    assert answer.is_open == 4
+    assert not store.chains()
+
+
 def test_purge_removes_what_is_behind_too(store: Store, client: redis.Redis) -> None:
     block(store, 2, 3)
 
@@ -290,7 +348,8 @@ def test_worker_that_delivers_the_head_does_not_end_what_the_reader_has_taken(st
 
 
 class Readers:
-    """Two readers of three chains: attempts fail, readers forget what they have taken, steps and deliveries repeat."""
+    """Two readers of three chains: attempts fail, readers forget what they have taken, steps and deliveries repeat or
+    come too early."""
 
     CHAINS = tuple(f"shop/orders/0/{key}" for key in "abc")
     PLACES, ATTEMPTS = 12, 3
@@ -335,6 +394,8 @@ class Readers:
         return run(self.store, one, token=token, hold_ms=20)[0]
 
     def deliver(self) -> bool:
+        if self.chance.random() < 0.2:
+            self.store.run_now(*(one.id for one in everything(self.store)[:2]))
         due = take(self.store, lanes=[f"3{LANE}"])
         for claimed in due.messages:
             chain, place, attempt = claimed.id.split(":")

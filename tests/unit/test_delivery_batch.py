@@ -425,7 +425,20 @@ def test_the_outcome_of_a_delivery_can_be_stored(outcome: Outcome) -> None:
     assert Delivery.decode("order-7:2", delivery.encode()).ended == outcome
 
 
-@pytest.mark.parametrize("wire", ["x", [], ["lost", "x"], ["failed"], ["failed", 1, 2, 3, 4, 5], [["failed"]]])
+@pytest.mark.parametrize(
+    "wire",
+    [
+        "x",
+        [],
+        ["lost", "x"],
+        ["failed"],
+        ["failed", 1, 2, 3, 4, 5],
+        [["failed"]],
+        ["failed", 5],
+        ["failed", "x", "60"],
+        ["held", "x", None],
+    ],
+)
 def test_a_damaged_outcome_is_a_damaged_delivery(wire: object) -> None:
     with pytest.raises(WireFormatError):
         from_wire(wire)

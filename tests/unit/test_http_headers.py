@@ -50,6 +50,14 @@ def test_a_message_without_a_key_has_its_id_as_the_key_so_that_receivers_can_alw
     assert headers_of(key=None)["X-Message-Key"] == "9f1c"
 
 
+@pytest.mark.parametrize("id_", ["заказ-7", "€", "a\r\n b", "a\nX-Evil: 1", "a\0b", "7 %", " "])
+def test_an_id_of_any_characters_takes_the_place_of_the_key_percent_encoded(id_: str) -> None:
+    headers = headers_of(key=None, id=id_)
+
+    assert headers["X-Message-Key"] == headers["Webhook-Id"]
+    assert unquote_to_bytes(headers["X-Message-Key"]) == id_.encode()
+
+
 @pytest.mark.parametrize(
     ("key", "text"),
     [

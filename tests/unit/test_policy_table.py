@@ -66,6 +66,19 @@ def test_a_file_has_policies_by_topic_and_by_destination(tmp_path: Path) -> None
     assert table.find(None, "https://api.example.com.evil/") == table.default
 
 
+def test_a_path_that_no_file_can_have_is_refused() -> None:
+    with pytest.raises(InvalidSettingError, match="it is no path of a file"):
+        read("/etc/rebound-\ud800.toml")
+
+
+@pytest.mark.parametrize("delays", [[1] * 1_000_000, "s" * 1_000_000])
+def test_an_error_shows_the_beginning_of_a_long_value(delays: object) -> None:
+    with pytest.raises(InvalidSettingError) as refused:
+        read({"default": {"delays": delays}})
+
+    assert len(str(refused.value)) < 2_000
+
+
 def test_the_environment_names_a_file(tmp_path: Path) -> None:
     file = tmp_path / "policies.toml"
     file.write_text("default.max_retries = 9")

@@ -56,15 +56,22 @@ local function chains_of(c)
 
   local function in_schedule(id) return redis.call('HGET', c.messages, id) end
 
+  -- Whether the keys are at hand that the message of a member behind needs to be scheduled: those of its lane, and those
+  -- of the lane in which the schedule has its id already.
+  local function may_schedule(entry)
+    local own, old = has_lane(entry[7]), has_lane(in_schedule(entry[2]))
+    return own and old
+  end
+
   -- The member that follows when `leaving` has left its chain, and its entry; both are nil if there is none. The third
-  -- value is false if the keys of its lane are not at hand.
+  -- value is false if the keys of its lanes are not at hand.
   local function next_of(name, leaving)
     local members = lowest(name, 2)
     local member = members[1]
     if member == leaving then member = members[2] end
     if not member then return nil, nil, true end
     local entry = load(member)
-    return member, entry, entry[1] ~= 'b' or has_lane(entry[7])
+    return member, entry, entry[1] ~= 'b' or may_schedule(entry)
   end
 
   -- `message` is what the schedule has under this id.
@@ -133,7 +140,11 @@ local function chains_of(c)
     local entry = first and load(member)
     if entry then
       if entry[3] > attempt or entry[1] == 'h' then return 'dropped' end
-      if entry[1] == 't' and entry[3] == attempt and entry[5] > c.now and entry[6] ~= token then return 'dropped' end
+      if entry[1] == 't' and entry[3] == attempt and entry[5] > c.now and entry[6] ~= token then
+        -- It was delivered before its reader's time was over. If the reader is lost, the schedule delivers it again.
+        if not in_schedule(entry[2]) then schedule(entry[2], message, entry[5], false) end
+        return 'dropped'
+      end
     end
     local scheduled, replaced = in_schedule(id), false
     if not has_lane(scheduled) then return nil end
@@ -254,11 +265,16 @@ local function chains_of(c)
 
   -- Let at most 100 members of a chain be delivered at once. Returns how many, or nil if a lane's keys are missing.
   function self.break_up(name)
+    local members, entries, can_all = lowest(name, 100), {}, true
+    for i, member in ipairs(members) do
+      entries[i] = load(member)
+      if entries[i][1] == 'b' and not may_schedule(entries[i]) then can_all = false end
+    end
+    if not can_all then return nil end
     local count = 0
-    for _, member in ipairs(lowest(name, 100)) do
-      local entry = load(member)
+    for i, member in ipairs(members) do
+      local entry = entries[i]
       if entry[1] == 'b' then
-        if not has_lane(entry[7]) then return nil end
         schedule(entry[2], entry[7], math.max(c.now, entry[5]), in_schedule(entry[2]))
         count = count + 1
       end
