@@ -17,6 +17,13 @@ from .partition_tracker import Mark, Partition
 #: How long a commit without an answer delays the next commit, in seconds.
 COMMIT_TIMEOUT_S = 10.0
 
+#: How long the answer to a commit is waited for with short polls, in seconds. A Kafka that hangs gives none for longer,
+#: and short polls would use a whole core meanwhile.
+_SOON_S = 0.2
+
+#: The time before a commit that has failed is tried again, in seconds. During a rebalance Kafka refuses each one.
+_AGAIN_S = 0.1
+
 logger = logging.getLogger(__name__)
 
 
@@ -49,10 +56,14 @@ class Commits:
         self._failing = False
 
     def due_in_s(self) -> float | None:
-        """Return the seconds until the next commit: 0 while one has no answer yet; None if nothing is to commit."""
+        """Return the seconds until the next commit, or 0 while the answer to the last one should come.
+
+        None means that nothing is to commit, or that Kafka does not answer.
+        """
+        now = self._clock.monotonic()
         if self._deadline is not None:
-            return 0.0
-        return max(0.0, self._next - self._clock.monotonic()) if self._offset_tracker.is_uncommitted() else None
+            return 0.0 if now < self._deadline - COMMIT_TIMEOUT_S + _SOON_S else None
+        return max(0.0, self._next - now) if self._offset_tracker.is_uncommitted() else None
 
     def send_if_due(self) -> None:
         """Send a commit, unless there is nothing new, or the last commit is too recent or has no answer yet."""
@@ -97,6 +108,7 @@ class Commits:
             )
 
     def _failed(self, error: BaseException) -> None:
+        self._next = max(self._next, self._clock.monotonic() + _AGAIN_S)
         if isinstance(error, kafka_errors.OffsetMetadataTooLargeError):
             shorten_metadata(self._offset_tracker)
             return

@@ -24,7 +24,7 @@ from .stop import StopFlag
 #: flight, and while a commit is due or under way. A commit is sent between two polls, and its answer is read there. So
 #: the last two are short: if the process is killed, the records that are done and not committed are handled again.
 IDLE_POLL_MS = 100
-BUSY_POLL_MS = 5
+BUSY_POLL_MS = 10
 COMMIT_POLL_MS = 2
 
 #: The time between two long polls, in seconds; twice this time while a commit is due. While records are in flight or

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 from kafka import KafkaConsumer
+from kafka.errors import RebalanceInProgressError
 
 from rebound_celery.consumer.commits import Commits
 from rebound_celery.consumer.offset_tracker import OffsetTracker
@@ -23,8 +24,8 @@ class Kafka:
     def commit_async(self, offsets: object, callback: Any) -> None:
         self.callbacks.append(callback)
 
-    def answer(self) -> None:
-        self.callbacks.pop()({}, object())
+    def answer(self, result: object = None) -> None:
+        self.callbacks.pop()({}, result)
 
 
 class StoppedClock:
@@ -70,6 +71,30 @@ def test_a_record_that_is_done_makes_a_commit_due(tracker: OffsetTracker, clock:
     assert commits.due_in_s() == 0, "the answer is awaited"
     kafka.answer()
     assert commits.due_in_s() is None
+
+
+def test_a_kafka_that_gives_no_answer_is_not_waited_for_with_short_polls(
+    tracker: OffsetTracker, clock: StoppedClock
+) -> None:
+    kafka = Kafka()
+    commits = Commits(cast("KafkaConsumer", kafka), tracker, 2.0, clock=cast("Any", clock))
+    handle_one(tracker)
+    clock.now += 2
+    commits.send_if_due()
+    clock.now += 0.1
+    assert commits.due_in_s() == 0
+    clock.now += 0.2
+    assert commits.due_in_s() is None
+
+
+def test_a_refused_commit_is_not_tried_again_at_once(tracker: OffsetTracker, clock: StoppedClock) -> None:
+    kafka = Kafka()
+    commits = Commits(cast("KafkaConsumer", kafka), tracker, 0.005, clock=cast("Any", clock))
+    handle_one(tracker)
+    clock.now += 1
+    commits.send_if_due()
+    kafka.answer(RebalanceInProgressError())
+    assert commits.due_in_s() == pytest.approx(0.1)
 
 
 def test_a_record_that_is_done_during_a_commit_is_in_the_next_commit(
