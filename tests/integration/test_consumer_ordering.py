@@ -14,8 +14,8 @@ from celery import Celery
 
 from rebound_celery import Drop, Rebound, RetryPolicy
 from rebound_celery.consumer import Consumer, ConsumerConfig
-from rebound_celery.testing import QUICK_JOIN
 from tests.acceptance.apps.worker import running_worker
+from tests.integration.test_consumer import OPTIONS
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Fixture:
     def start(self, **fields: Any) -> Consumer:
         fields = {"ordering": "key", "stop_timeout": 10, "max_retries": 3, **fields}
         config = ConsumerConfig(
-            group=self.group, topics=self._topic, handler=self.shop, kafka_options=QUICK_JOIN, **fields
+            group=self.group, topics=self._topic, handler=self.shop, kafka_options=OPTIONS, **fields
         )
         consumer = Consumer(config, self._rebound.app)
         consumer.start()
