@@ -62,27 +62,25 @@ class Scheduling:
     def schedule(self, request: RetryRequest) -> AsyncResult:
         """See `Rebound.schedule`."""
         try:
-            return self._app.AsyncResult(self._schedule(request)) if not self._is_eager() else self._run(request)
+            return self._schedule(request)
         except ReboundError as fault:
             keep_error(fault, request.error)
             raise
 
-    def _schedule(self, request: RetryRequest) -> str:
+    def _schedule(self, request: RetryRequest) -> AsyncResult:
         rule = request.unique_rule
-        message, due_ms = request.to_message(self._read_settings(), self._clock.now_ms())
-        if due_ms is None:  # a rule of the policy drops it
-            return message.task_id
-        stored = [(message, due_ms, priority_of(is_urgent=request.is_priority))]
-        if rule is None:
-            self._publisher.publish_messages(stored)
-            return message.task_id
-        return self._publisher.publish_unique(stored, [rule])[0]
-
-    def _run(self, request: RetryRequest) -> AsyncResult:
-        _ = request.unique_rule  # checked here too
         settings = self._read_settings()
         message, due_ms = request.to_message(settings, self._clock.now_ms())
-        return self._app.AsyncResult(message.task_id) if due_ms is None else self._deliver_here(message, settings)
+        task_id = message.task_id
+        if due_ms is not None:  # otherwise a rule of the policy drops it
+            if self._is_eager():
+                return self._deliver_here(message, settings)
+            stored = [(message, due_ms, priority_of(is_urgent=request.is_priority))]
+            if rule is None:
+                self._publisher.publish_messages(stored)
+            else:
+                task_id = self._publisher.publish_unique(stored, [rule])[0]
+        return self._app.AsyncResult(task_id)
 
     def _deliver_here(self, message: Message, settings: Settings) -> AsyncResult:
         argument = to_argument(Delivery(message=message, task_id=message.task_id), settings.encryption_keys)
