@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from importlib.metadata import version
 from urllib.parse import quote_from_bytes
 
+from ..http_options import HEADER_NAME, OF_CONNECTION
 from ..message import Message
 from ..message.address import HttpAddress
 from ..message.headers import OWN_HEADERS, own_headers
 
-#: The form of a header name (RFC 9110), and the headers that are of the connection or the answer, not of the message.
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_CONNECTION_HEADERS = frozenset(
-    {
-        "accept-encoding",
-        "connection",
-        "content-length",
-        "expect",
-        "host",
-        "keep-alive",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
+#: The headers that are of the connection or the answer, not of the message.
+_CONNECTION_HEADERS = OF_CONNECTION | {"accept-encoding", "host"}
 _CONTENT_TYPE = "content-type"
 _AUTHORIZATION = "authorization"
 
@@ -77,7 +61,7 @@ def request_headers(
     headers: dict[str, str] = {"user-agent": _USER_AGENT}
     for name, value in message.headers:
         lower = name.lower()
-        if lower not in OWN_HEADERS and lower not in _CONNECTION_HEADERS and _TOKEN.fullmatch(name):
+        if lower not in OWN_HEADERS and lower not in _CONNECTION_HEADERS and HEADER_NAME.fullmatch(name):
             headers[lower] = _as_it_is(value or b"")
     if not headers.get(_CONTENT_TYPE):
         content_type = message.content_type or _DEFAULT_CONTENT_TYPE

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from .keys import SigningKey
 from .options import HttpOptions
-from .rules import MAX_CONCURRENCY, Network
+from .rules import HEADER_NAME, MAX_CONCURRENCY, OF_CONNECTION, Network
 from .table import HttpTable, read_http_table
 
-__all__ = ["MAX_CONCURRENCY", "HttpOptions", "HttpTable", "Network", "SigningKey", "read_http_table"]
+__all__ = [
+    "HEADER_NAME",
+    "MAX_CONCURRENCY",
+    "OF_CONNECTION",
+    "HttpOptions",
+    "HttpTable",
+    "Network",
+    "SigningKey",
+    "read_http_table",
+]

@@ -25,7 +25,7 @@ _MAX_HOURS = 8_760.0
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 #: Headers that say where a request ends, or how long its connection lives. A wrong one would break the next request.
-_OF_CONNECTION = frozenset(
+OF_CONNECTION = frozenset(
     {
         "connection",
         "content-length",
@@ -40,7 +40,8 @@ _OF_CONNECTION = frozenset(
     }
 )
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+#: The form of a header name (RFC 9110).
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 Network = IPv4Network | IPv6Network
 
@@ -55,9 +56,9 @@ def _headers(name: str, value: Any) -> Mapping[str, str]:
     if not isinstance(value, Mapping):
         raise InvalidSettingError(name, "***", "it is a mapping of names to texts")
     for header, text in value.items():
-        if not isinstance(header, str) or not _TOKEN.fullmatch(header):
+        if not isinstance(header, str) or not HEADER_NAME.fullmatch(header):
             raise InvalidSettingError(name, header, "the name of a header has letters, digits and '-'")
-        if header.lower() in _OF_CONNECTION:
+        if header.lower() in OF_CONNECTION:
             raise InvalidSettingError(f"{name}.{header}", "***", "this header is of the connection: leave it out")
         if not isinstance(text, str) or not text.isascii() or not text.isprintable():
             raise InvalidSettingError(f"{name}.{header}", "***", "a header's value is printable ASCII")
