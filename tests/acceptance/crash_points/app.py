@@ -8,12 +8,16 @@ from pathlib import Path
 from celery import Celery
 
 from rebound_celery import Rebound, Record
+from rebound_celery.destinations import http
 from tests.acceptance.crash_points.inject import arm
 from tests.acceptance.crash_points.table import STEPS
 
 app = Celery("crash_points", broker=os.environ["CRASH_REDIS"], backend=os.environ.get("CRASH_RESULTS"))
 app.conf.broker_connection_retry_on_startup = True
 rebound = Rebound(app)
+
+if "CRASH_PATIENCE" in os.environ:
+    http._PATIENCE_S = float(os.environ["CRASH_PATIENCE"])
 
 
 def work(record: Record) -> None:

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 #: A post that has not ended is made again after this time and a few seconds more.
 SOON = MappingProxyType({"REBOUND_HTTP_TIMEOUT": "8"})
 
+#: A job waits for an answer as long as a test runs. Without it, a job stores a post as under way after a second, and a
+#: busy machine needs longer than that to come to the step.
+PATIENT = MappingProxyType({"CRASH_PATIENCE": str(DEADLINE_S)})
+
 
 # The worker
 
@@ -136,7 +140,9 @@ def rejected(case: Case) -> None:
 
 
 #: One loss of a worker is one too many.
-ONE_LOSS: Mapping[str, Any] = MappingProxyType({"pool": "prefork", "env": {"REBOUND_MAX_WORKER_LOSSES": "1"}})
+ONE_LOSS: Mapping[str, Any] = MappingProxyType(
+    {"pool": "prefork", "env": {"REBOUND_MAX_WORKER_LOSSES": "1", **PATIENT}}
+)
 
 
 def lost_workers(case: Case, *, of_a_dead_letter: bool = False) -> None:
@@ -200,7 +206,7 @@ def worker_stop(case: Case) -> None:
         case.receiver.release.set()
 
     schedule(case, destination=case.receiver.url)
-    deliver(case, pool="prefork", meanwhile=stop)
+    deliver(case, pool="prefork", env=PATIENT, meanwhile=stop)
 
 
 PREFORK = MappingProxyType({"pool": "prefork"})
@@ -228,7 +234,7 @@ SCENES: dict[str, Callable[[Case], None]] = {
     "refused post with a result": with_results(over_http, receiver={"refused": {2}}),
     "refused post, one loss is too many": partial(over_http, receiver={"refused": {2}}, worker=ONE_LOSS),
     "refused posts": partial(over_http, count=3, receiver={"refused": {2}}),
-    "renewal": partial(over_http, receiver={"hanging": 1}),
+    "renewal": partial(over_http, receiver={"hanging": 1}, worker={"env": PATIENT}),
     "failing endpoint": failing_endpoint,
     "post under way": under_way,
     "answer after the job": answered_after_the_job,
