@@ -1,10 +1,10 @@
-"""How an app uses the schedule: its options, and how what waits in a leased queue is read."""
+"""How an app uses the schedule: its options, how what waits in a leased queue is read, and the leases on messages."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from .store.values import Claimed
 
@@ -28,6 +28,26 @@ class MessageForm(Protocol):
     def task_ids_of(self, id: str) -> Iterable[str]:  # noqa: A002 - the field's own word
         """Ids under which messages may be stored that people know by `id`, beside `id` itself; `revoke` looks for
         them."""
+
+
+@runtime_checkable
+class MessageLeases(Protocol):
+    """Leases on delivered messages of one channel."""
+
+    def end(self, delivery_tags: Collection[str]) -> set[str]:
+        """Settle messages as done, all at once, from any thread; returns the tags on which there is no lease."""
+
+    def let_go(self, delivery_tags: Collection[str]) -> set[str]:
+        """Stop holding messages that were stored anew, or removed, since they were delivered; returns their tags.
+
+        While Redis is away it returns none.
+        """
+
+    def in_doubt(self) -> bool:
+        """Whether leases may have run out here: this process, or its machine, has stood still, or Redis was away."""
+
+    def count_loss(self, delivery_tag: str) -> None:
+        """A worker was lost with this message: if it is given back now, that counts."""
 
 
 @dataclass(frozen=True, slots=True)

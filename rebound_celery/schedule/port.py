@@ -7,12 +7,12 @@ Times are Unix milliseconds by Redis' clock. Ids and lanes are text, stored mess
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from ..errors import UnknownVersionError
-from .options import LOSSES_HEADER, MessageForm, ScheduleOptions
+from .options import LOSSES_HEADER, MessageForm, MessageLeases, ScheduleOptions
 from .store import server_checks
 from .store.chains import Answer, Chain, Do, Member, Step
 from .store.combining import Combiner
@@ -220,26 +220,6 @@ class Schedule(Protocol):
 
     def ping(self) -> None:
         """Ask Redis for an answer."""
-
-
-@runtime_checkable
-class MessageLeases(Protocol):
-    """Leases on delivered messages of one channel."""
-
-    def end(self, delivery_tags: Collection[str]) -> set[str]:
-        """Settle messages as done, all at once, from any thread; returns the tags on which there is no lease."""
-
-    def let_go(self, delivery_tags: Collection[str]) -> set[str]:
-        """Stop holding messages that were stored anew, or removed, since they were delivered; returns their tags.
-
-        While Redis is away it returns none.
-        """
-
-    def in_doubt(self) -> bool:
-        """Whether leases may have run out here: this process, or its machine, has stood still, or Redis was away."""
-
-    def count_loss(self, delivery_tag: str) -> None:
-        """A worker was lost with this message: if it is given back now, that counts."""
 
 
 def open_schedule(app: Any, queue: str) -> AbstractContextManager[Schedule]:

@@ -86,7 +86,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "policy.*",
         "shown",
     ),
-    "compat": ("errors", "schedule.port"),
+    "compat": ("errors",),
     # the stages
     "consumer": (*COMMON, "kafka_common", "registry", "compat", "compat.celery_*", "compat.kafka_*"),
     # It is usable alone: it knows nothing of Kafka, messages or policies. `schedule` is also checked layer by layer.
@@ -179,11 +179,11 @@ LAYERS: Mapping[str, tuple[str, ...]] = {
         "schedule.transport",
         "schedule.transport.*",
     ),
-    "schedule.store": ("schedule.port",),
-    "schedule.transport": ("schedule.port", "schedule.store", "schedule.store.*", "schedule.native_threads"),
+    "schedule.store": (),
+    "schedule.transport": ("schedule.options", "schedule.store", "schedule.store.*", "schedule.native_threads"),
     "schedule.worker": (
         "schedule.native_threads",
-        "schedule.port",
+        "schedule.options",
         "schedule.store",
         "schedule.store.*",
         "schedule.transport",

@@ -22,7 +22,7 @@ from kombu.transport.redis import PublishBatch
 from redis import Redis
 
 from ...clock import SYSTEM_CLOCK
-from ..port import ScheduleOptions
+from ..options import ScheduleOptions
 from ..store.claims import DONE
 from ..store.keys import QueueKeys
 from ..store.store import Store

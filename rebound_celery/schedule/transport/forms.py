@@ -7,7 +7,8 @@ import json
 from typing import Any
 
 from ...errors import UnknownVersionError
-from ..port import LOSSES_HEADER, Claimed, ScheduleOptions
+from ..options import LOSSES_HEADER, ScheduleOptions
+from ..store.values import Claimed
 from . import celery_form, eta
 
 #: What reading a damaged message meets.

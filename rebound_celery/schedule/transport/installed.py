@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
-from ..port import ScheduleOptions
+from ..options import ScheduleOptions
 
 #: The name of the transport option whose value is the token of an installation.
 OPTION = "rebound"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from ..port import MessageLeases
+from ..options import MessageLeases
 from .qos import LeasingQoS
 
 

@@ -16,9 +16,10 @@ from ...compat.kombu_reconnects import look_often
 from ...compat.kombu_transports import replace_transports
 from ...errors import UnsupportedBrokerError
 from ...stopping import forget_stop, tell_children
-from ..port import ScheduleOptions, message_leases
+from ..options import ScheduleOptions
 from ..transport import eta, installed
 from ..transport.installed import Installation
+from ..transport.message_leases import message_leases
 from . import announcements, worker_state
 from .remote_control import extend_panel, make_control
 from .start_checks import warn_of_eviction, warn_of_unconsumed

@@ -12,7 +12,7 @@ from celery import Celery
 from kombu import serialization
 
 from ...errors import UnknownVersionError
-from ..port import ScheduleOptions
+from ..options import ScheduleOptions
 from ..store.store import Store
 from ..store.values import Claimed, Waiting
 from ..transport import eta, forms
