@@ -11,6 +11,7 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import FencedInstanceIdError, KafkaConnectionError, SaslAuthenticationFailedError
 from kafka.net.compat import KafkaNetClient
+from kafka.net.inet import KafkaNetSocket
 from kafka.net.transport import KafkaSSLTransport
 from kafka.structs import OffsetAndMetadata
 
@@ -81,6 +82,27 @@ def _end_handshakes() -> None:
     KafkaSSLTransport.handshake = shake_or_close
 
 
+def _close_refused_sockets() -> None:
+    """Make kafka-python close the socket of a connection that fails. It may be called again.
+
+    It forgets such a socket, which stays open until Python's garbage collector finds it. A host name with two
+    addresses, of which only one listens, leaves one open at each connection.
+    """
+    connect = getattr(KafkaNetSocket, "sock_connect", None)
+    if connect is None or hasattr(connect, "__wrapped__"):
+        return
+
+    @wraps(connect)
+    async def connect_or_close(maker: Any, net: Any, sock: socket.socket, *arguments: Any, **named: Any) -> Any:
+        try:
+            return await connect(maker, net, sock, *arguments, **named)
+        except BaseException:
+            sock.close()
+            raise
+
+    KafkaNetSocket.sock_connect = connect_or_close
+
+
 class WatchedClient:
     """Makes the KafkaNetClient of one KafkaConsumer, KafkaProducer or KafkaAdminClient: give it as `kafka_client`.
 
@@ -94,6 +116,7 @@ class WatchedClient:
         self._mechanism: str | None = None
 
     def __call__(self, **options: Any) -> KafkaNetClient:
+        _close_refused_sockets()
         _end_handshakes()
         self._client = KafkaNetClient(**options)
         self._mechanism = options.get("sasl_mechanism")

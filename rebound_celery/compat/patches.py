@@ -215,6 +215,11 @@ PATCHES: tuple[Patch, ...] = (
         home="compat/kafka_unreadable.py",
     ),
     _kafka(
+        "net.inet:KafkaNetSocket.sock_connect",
+        "replaced",
+        "The socket of a connection that fails stays open.",
+    ),
+    _kafka(
         "net.transport:KafkaSSLTransport.handshake",
         "replaced",
         "It waits for an answer without a time-out, and the socket of a handshake that fails stays open.",
