@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import ReboundError
 from ..message import Message, Record
+from ..message.place import place_of
 from ..registry import ChainAnswer, ChainChange, RetryScheduler
 from .attempt import Handled
 from .blocked_keys import BlockedKeys, Key, key_of, key_of_job
@@ -146,7 +147,7 @@ class Ordering:
             return True
         message = self._failure_handler.unfailed(record)
         change = ChainChange(
-            "arrive", self._blocked.chain_name(key), origin.offset, record.attempt, message, 0, self._holds
+            "arrive", self._blocked.chain_name(key), _place_of(record), record.attempt, message, 0, self._holds
         )
         self.writer.put(ChainOperation(job, message, 0, key, (change,)))
         return True
@@ -188,7 +189,7 @@ class Ordering:
                 failed = outcome
                 break
             dropped += outcome is Handled.DROPPED
-            handled.append(ChainChange("finish", chain, record.origin.offset, record.attempt))
+            handled.append(ChainChange("finish", chain, _place_of(record), record.attempt))
         is_whole = len(handled) == len(job.records)
         want = min(2 * job.want, MOST_WANT) if is_whole else max(1, len(handled))
         # The last one comes first: what is behind a failed message must not be handed out, and the head ends last.
@@ -203,7 +204,7 @@ class Ordering:
     def _ended(self, chain: str, failed: FailedRecord) -> ChainChange:
         """What becomes of a message whose attempt has failed."""
         record, message = failed.job.record, failed.message
-        place = record.origin.offset
+        place = _place_of(record)
         if failed.dead:
             return ChainChange("finish", chain, place, record.attempt, message, failed.due_ms, self._holds)
         return ChainChange("wait", chain, place, message.attempt, message, failed.due_ms, self._holds)
@@ -241,7 +242,7 @@ class Ordering:
         self._blocked.leave(key, is_open=answer.is_open)
 
     def _take(self, key: Key, records: Sequence[Record], messages: Sequence[Message], want: int) -> None:
-        self._held[self._blocked.chain_name(key)] = records[0].origin.offset, records[0].attempt
+        self._held[self._blocked.chain_name(key)] = _place_of(records[0]), records[0].attempt
         job = TakenJob(key, records, messages, self._tracker, want)
         if self._offset_tracker.take(self._tracker):
             self._key_queues.add([job])
@@ -274,3 +275,7 @@ class Ordering:
         if not self._blocked.is_empty():
             trackers = self._offset_tracker.trackers()
             self._blocked.load_again(tracker.partition for tracker in trackers if tracker is not self._tracker)
+
+
+def _place_of(record: Record) -> int:
+    return place_of(record.origin.offset, record.id)

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery
+from kafka import KafkaAdminClient
 
 from rebound_celery import Drop, Rebound, RetryPolicy
 from rebound_celery.consumer import Consumer, ConsumerConfig
 from tests.acceptance.apps.worker import running_worker
 from tests.integration.test_consumer import OPTIONS
+from tests.integration.test_consumer_group_changes import needs_apache
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -66,13 +68,13 @@ class Fixture:
     def __init__(self, rebound: Rebound, topic: str, stack: contextlib.ExitStack) -> None:
         self.shop = Shop()
         self.group = f"g-{uuid.uuid4().hex[:8]}"
-        self._rebound, self._topic, self._stack = rebound, topic, stack
+        self.topic = topic
+        self._rebound, self._stack = rebound, stack
 
     def start(self, **fields: Any) -> Consumer:
         fields = {"ordering": "key", "stop_timeout": 10, "max_retries": 3, **fields}
-        config = ConsumerConfig(
-            group=self.group, topics=self._topic, handler=self.shop, kafka_options=OPTIONS, **fields
-        )
+        fields = {"kafka_options": OPTIONS, **fields}
+        config = ConsumerConfig(group=self.group, topics=self.topic, handler=self.shop, **fields)
         consumer = Consumer(config, self._rebound.app)
         consumer.start()
         self._stack.callback(consumer.close, 30)
@@ -305,3 +307,36 @@ def test_quick_retry_of_a_record_in_a_chain_is_a_part_of_its_attempt(
     wait_until(lambda: shop.of(b"a")[-1:] == [(b"2", 1)], timeout=30)
     first = [(b"0", 1), (b"0", 1), (b"0", 2)]
     assert shop.of(b"a") == [*first, (b"1", 1), (b"1", 1), (b"1", 2), (b"2", 1)]
+
+
+@needs_apache
+def test_records_of_a_topic_that_is_created_again_are_no_copies_of_those_that_wait(
+    fixture: Fixture,
+    rebound: Rebound,
+    make_topic: Callable[..., str],
+    produce: Callable[..., Any],
+    kafka_brokers: str,
+) -> None:
+    topic = make_topic(1)
+    fixture.topic = topic
+    shop = fixture.shop
+    shop.refused = {b"0": 1}
+    options = {**OPTIONS, "metadata_max_age_ms": 500}
+    fixture.start(base_delay=15, kafka_options=options)
+    produce(topic, records(b"a", 0, 1, 2))
+    wait_until(lambda: [chain.behind for chain in rebound.chains.page()] == [2])
+
+    admin = KafkaAdminClient(bootstrap_servers=kafka_brokers)
+    try:
+        admin.delete_topics([topic])
+        wait_until(lambda: topic not in admin.list_topics(), timeout=20)
+    finally:
+        admin.close()
+    make_topic(1, topic)
+    # They get the offsets of those that wait.
+    produce(topic, records(b"a", 10, 11, 12, 13))
+
+    expected = [(b"0", 1), (b"0", 2), *((value, 1) for value in values(1, 2, 10, 11, 12, 13))]
+    wait_until(lambda: len(shop.of(b"a")) >= len(expected), timeout=40)
+    assert sorted(shop.of(b"a")) == sorted(expected)
+    wait_until(lambda: not rebound.chains.page())

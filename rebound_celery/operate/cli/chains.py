@@ -39,6 +39,8 @@ def chains(ctx: click.Context, prefix: str, held: bool, limit: int, release: str
                 ctx.exit(EXIT_USAGE)
             click.echo(f"{release} goes on: {count - 1} records were behind the head")
             return
+        from rebound_celery.message.place import offset_of
+
         after, lines = "", 0
         while lines < limit and (page := rebound.chains.page(prefix, after, _PAGE)):
             after = page[-1].name
@@ -46,11 +48,12 @@ def chains(ctx: click.Context, prefix: str, held: bool, limit: int, release: str
                 if (held and chain.state != "held") or lines >= limit:
                     continue
                 lines += 1
+                offset = offset_of(chain.place)
                 if as_json:
-                    fields = {"name": chain.name, "state": chain.state, "offset": chain.place, "behind": chain.behind}
+                    fields = {"name": chain.name, "state": chain.state, "offset": offset, "behind": chain.behind}
                     click.echo(json.dumps(fields))
                 else:
-                    click.echo(f"{chain.state:<6} {chain.place:>12} {chain.behind:>8} behind  {chain.name}")
+                    click.echo(f"{chain.state:<6} {offset:>12} {chain.behind:>8} behind  {chain.name}")
 
 
 def _rebound(ctx: click.Context) -> Rebound:

@@ -53,7 +53,7 @@ class Step(NamedTuple):
     Attributes:
         do: what it does.
         chain: the chain's name: text without control characters.
-        place: the place of the message in the chain, from 0.
+        place: the place of the message in the chain, from 0 to 2**96 - 1.
         attempt: the attempt of the message. A step that comes late, with a lower attempt, changes nothing.
         entry: the message, for ARRIVE and WAIT; for FINISH a dead letter to store in the same step, or None.
         hold: whether the chain stops when this message becomes a dead letter. For FINISH: whether it does so now.
@@ -161,7 +161,7 @@ def _run(
 def _packed(keys: QueueKeys, step: Step) -> tuple[str | None, list[Any]]:
     """The lane reference of a step's message, and the step as the script takes it."""
     entry = step.entry
-    place, hold = f"{step.place:016x}", 1 if step.hold else 0
+    place, hold = f"{step.place:024x}", 1 if step.hold else 0
     if entry is None:
         return None, [step.do, step.chain, place, step.attempt, hold, step.want, "", 0, ""]
     if not entry.stored:
@@ -212,4 +212,4 @@ def listed(client: Any, keys: QueueKeys, found: Sequence[str]) -> Iterator[Chain
         if entry is not None:
             # Not decoded: a stored form is no text.
             state = bytes(msgspec.msgpack.decode(entry, type=list[msgspec.Raw])[0])[-1:]
-            yield Chain(name, int(member[-16:], 16), _STATES[state], count - 1)
+            yield Chain(name, int(member[-24:], 16), _STATES[state], count - 1)

@@ -1,7 +1,7 @@
 -- What the scripts of chains use; the runner puts it behind common.lua.
 --
 -- A chain holds the messages of one group that must be handled in order. Its members are `<name>/<place>`, where the
--- place is 16 hexadecimal digits, so the lowest member is the head. Only the head is on its way: it waits in the
+-- place is 24 hexadecimal digits, so the lowest member is the head. Only the head is on its way: it waits in the
 -- schedule, has left it, or is taken by a reader who handles it. The others are behind it, and their messages are here.
 -- An entry is packed: {state, id, attempt, hold, at, token, envelope and stored form}.
 --   'b'  behind; `at` is when it may be delivered at the earliest
@@ -16,7 +16,7 @@
 local function chains_of(c)
   local self = { at = nil, stored = 0, finished = 0 }
 
-  local function name_of(member) return string.sub(member, 1, -18) end
+  local function name_of(member) return string.sub(member, 1, -26) end
 
   local function load(member)
     local packed = redis.call('HGET', c.entries, member)
@@ -120,13 +120,13 @@ local function chains_of(c)
     end
     local message = is_mine and redis.call('HGET', c.messages, entry[2]) or entry[7]
     if not message or message == '' then return 1, {} end
-    local taken, size = { entry[2], string.sub(first, -16), entry[3], stored_form(message) }, #message
+    local taken, size = { entry[2], string.sub(first, -24), entry[3], stored_form(message) }, #message
     for _, member in ipairs(lowest(name, want - 1, first)) do
       entry = load(member)
       if entry[1] ~= 'b' or entry[5] > c.now then break end
       size = size + #entry[7]
       if size > 1000000 then break end
-      taken[#taken + 1], taken[#taken + 2] = entry[2], string.sub(member, -16)
+      taken[#taken + 1], taken[#taken + 2] = entry[2], string.sub(member, -24)
       taken[#taken + 1], taken[#taken + 2] = entry[3], stored_form(entry[7])
     end
     return 1, taken

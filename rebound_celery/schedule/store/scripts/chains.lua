@@ -9,7 +9,7 @@ local from = ARGV[2] == '' and '[' .. ARGV[1] or '(' .. ARGV[2] .. '0'
 for i = 1, ARGV[3] do
   local member = redis.call('ZRANGEBYLEX', KEYS[1], from, '+', 'LIMIT', 0, 1)[1]
   if not member or string.sub(member, 1, #ARGV[1]) ~= ARGV[1] then break end
-  names[i] = string.sub(member, 1, -18)
+  names[i] = string.sub(member, 1, -26)
   -- The character after '/' is '0': behind all members of this chain.
   from = '[' .. names[i] .. '0'
 end
