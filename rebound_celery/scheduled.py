@@ -12,6 +12,13 @@ from .errors import ReboundError
 Outcome: TypeAlias = "AsyncResult | ReboundError"
 
 
+def result_of(app: Any, task_id: str, *, ignored: bool) -> AsyncResult:
+    """The result of a message's delivery. If it is ignored, `get()` returns None at once, as with Celery's own."""
+    result = app.AsyncResult(task_id)
+    result.ignored = ignored
+    return result
+
+
 class Scheduled(Sequence[Outcome]):
     """For each message that was to be scheduled its AsyncResult, or the error that kept it from being stored.
 
@@ -20,11 +27,13 @@ class Scheduled(Sequence[Outcome]):
 
     Args:
         app: the Celery app.
-        outcomes: for each message the id of its task, the result of a task that has run already, or the error.
+        outcomes: for each message the id of its task, a result that is known already, or the error.
+        ignored: whether the results of the tasks are ignored.
     """
 
-    def __init__(self, app: Any, outcomes: Sequence[str | Outcome]) -> None:
+    def __init__(self, app: Any, outcomes: Sequence[str | Outcome], *, ignored: bool = False) -> None:
         self._app = app
+        self._ignored = ignored
         self._outcomes = outcomes
 
     @overload
@@ -55,4 +64,4 @@ class Scheduled(Sequence[Outcome]):
         return [outcome for outcome in self._outcomes if isinstance(outcome, ReboundError)]
 
     def _made(self, outcome: str | Outcome) -> Outcome:
-        return self._app.AsyncResult(outcome) if isinstance(outcome, str) else outcome
+        return result_of(self._app, outcome, ignored=self._ignored) if isinstance(outcome, str) else outcome

@@ -20,7 +20,7 @@ from .errors import ReboundError
 from .limits import UniqueRule
 from .message import Message
 from .requests import RetryRequest, error_of, keep_error
-from .scheduled import Outcome, Scheduled
+from .scheduled import Outcome, Scheduled, result_of
 
 #: How many messages `schedule_retries` stores with one call.
 _CHUNK = 1000
@@ -72,15 +72,24 @@ class Scheduling:
         settings = self._read_settings()
         message, due_ms = request.to_message(settings, self._clock.now_ms())
         task_id = message.task_id
-        if due_ms is not None:  # otherwise a rule of the policy drops it
-            if self._is_eager():
-                return self._deliver_here(message, settings)
-            stored = [(message, due_ms, priority_of(is_urgent=request.is_priority))]
-            if rule is None:
-                self._publisher.publish_messages(stored)
-            else:
-                task_id = self._publisher.publish_unique(stored, [rule])[0]
-        return self._app.AsyncResult(task_id)
+        if due_ms is None:
+            return self._dropped(task_id)
+        if self._is_eager():
+            return self._deliver_here(message, settings)
+        stored = [(message, due_ms, priority_of(is_urgent=request.is_priority))]
+        if rule is None:
+            self._publisher.publish_messages(stored)
+        else:
+            task_id = self._publisher.publish_unique(stored, [rule])[0]
+        return result_of(self._app, task_id, ignored=self._ignores_results)
+
+    def _dropped(self, task_id: str) -> AsyncResult:
+        """The result of a message that a rule of its policy drops: no task ever stores one."""
+        return result_of(self._app, task_id, ignored=True)
+
+    @property
+    def _ignores_results(self) -> bool:
+        return bool(self._app.tasks[DeliverTask.name].ignore_result)
 
     def _deliver_here(self, message: Message, settings: Settings) -> AsyncResult:
         argument = to_argument(Delivery(message=message, task_id=message.task_id), settings.encryption_keys)
@@ -103,9 +112,10 @@ class Scheduling:
                 keep_error(error, error_of(given))
                 outcomes.append(error)
                 continue
-            outcomes.append(message.task_id)
             if due_ms is None:
+                outcomes.append(self._dropped(message.task_id))
                 continue
+            outcomes.append(message.task_id)
             stored = (message, due_ms, priority_of(is_urgent=request.is_priority))
             if rule is None:
                 chunk.add(stored, len(outcomes) - 1)
@@ -120,7 +130,7 @@ class Scheduling:
                 unique = _Chunk()
         self._store(chunk, outcomes)
         self._store_unique(unique, outcomes)
-        return Scheduled(self._app, outcomes)
+        return Scheduled(self._app, outcomes, ignored=self._ignores_results)
 
     def _store(self, chunk: _Chunk, outcomes: _Outcomes) -> None:
         try:

@@ -267,6 +267,19 @@ def test_the_result_of_a_retry_tells_where_it_lies(
     assert not [record for record in caplog.records if record.exc_info]
 
 
+@pytest.mark.parametrize("is_dropped", [False, True])
+def test_nobody_waits_for_a_result_that_never_comes(redis_url: str, *, is_dropped: bool) -> None:
+    """The app ignores the results of its tasks, or the policy drops the message."""
+    rebound = make_rebound(redis_url, result_backend=redis_url, task_ignore_result=not is_dropped)
+    policy = {"rules": [{"error": "ValueError", "then": "drop"}]} if is_dropped else None
+    message = {"destination": "kafka://orders", "policy": policy, "error": ValueError("no")}
+
+    results = [rebound.schedule_retry(**message), *rebound.schedule_retries([message])]
+
+    assert [result.get(timeout=1) for result in results] == [None, None]
+    assert len(stored(rebound)) == (0 if is_dropped else 2)
+
+
 @uses_setex
 def test_a_revoked_retry_is_not_delivered(
     redis_url: str, kafka_brokers: str, topic: str, read_topic: Callable[..., list[Any]]
