@@ -1,4 +1,7 @@
-"""What `Rebound` offers to callers, for code that has no Rebound at hand: Celery's current app has one."""
+"""What `Rebound` offers to callers, for code that has no Rebound at hand: Celery's current app has one.
+
+In a thread without a current app, such as one of a web server, the only app with Rebound is meant.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ def schedule_retry(
     """`Rebound.schedule_retry` of Celery's current app; its arguments are described there.
 
     Raises:
-        NotInstalledError: if the current app has no Rebound.
+        NotInstalledError: if the current app has no Rebound, or the thread has no current app and several have one.
     """
     return registry.find().schedule(
         RetryRequest(
@@ -74,7 +77,7 @@ def schedule_retries(requests: Iterable[Mapping[str, Any] | RetryRequest]) -> Sc
     """`Rebound.schedule_retries` of Celery's current app; see there.
 
     Raises:
-        NotInstalledError: if the current app has no Rebound.
+        NotInstalledError: if the current app has no Rebound, or the thread has no current app and several have one.
     """
     return registry.find().schedule_retries(requests)
 

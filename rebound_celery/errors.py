@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kombu.exceptions import OperationalError
 
 from .shown import shown
@@ -38,11 +40,23 @@ def _repr(value: object) -> str:
 class NotInstalledError(ReboundError):
     """The Celery app has no Rebound. Write `Rebound(app)` where the app is made."""
 
-    def __init__(self, app_name: str) -> None:
-        super().__init__(
-            f"the Celery app {app_name!r} has no Rebound; write `Rebound(app)` where the app is made, "
-            "and import that module before this call"
-        )
+    def __init__(self, app_name: str, candidates: Sequence[str] = ()) -> None:
+        if candidates:
+            text = (
+                f"this thread has no current Celery app, and several apps have Rebound ({', '.join(candidates)}); "
+                "call the method of the object that Rebound(app) has returned, or set one: app.set_default()"
+            )
+        else:
+            text = (
+                f"the Celery app {app_name!r} has no Rebound; write `Rebound(app)` where the app is made, "
+                "and import that module before this call"
+            )
+        super().__init__(text)
+        self.app_name = app_name
+        self.candidates = tuple(candidates)
+
+    def __reduce__(self) -> tuple[type, tuple[str, tuple[str, ...]]]:
+        return type(self), (self.app_name, self.candidates)
 
 
 class UnreachableError(ReboundError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Unpack, cast
+from weakref import WeakSet
 
 import msgspec
 from celery import current_app
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from .scheduled import Scheduled
 
 _ATTRIBUTE = "rebound"
+
+#: The apps of this process that have Rebound.
+_apps: WeakSet[Any] = WeakSet()
 
 
 class ChainChange(msgspec.Struct, frozen=True):
@@ -143,6 +147,7 @@ class RetryScheduler(Protocol):
 def install(app: Any, rebound: RetryScheduler) -> None:
     """Remember that `app` has `rebound`."""
     setattr(app, _ATTRIBUTE, rebound)
+    _apps.add(app)
 
 
 def installed(app: Any) -> RetryScheduler | None:
@@ -153,12 +158,27 @@ def installed(app: Any) -> RetryScheduler | None:
 def find(app: Any = None) -> RetryScheduler:
     """Return the Rebound of `app`, or of Celery's current app when None.
 
+    An app is Celery's current app only in the thread that has made it. In other threads, such as those of a web server,
+    Celery puts an empty app in its place, unless a default app is set. Then the only app with Rebound is meant.
+
     Raises:
-        NotInstalledError: if that app has none.
+        NotInstalledError: if that app has none, or several apps have one and it is not clear which is meant.
     """
-    # current_app is a proxy; the attribute is looked up on the app behind it.
-    chosen = current_app if app is None else app
+    if app is not None:
+        chosen = app
+    elif _is_stand_in(current_app):
+        apps = list(_apps)
+        if len(apps) > 1:
+            raise NotInstalledError("", sorted(str(one.main) for one in apps))
+        chosen = apps[0] if apps else current_app
+    else:
+        chosen = current_app  # a proxy; the attribute is looked up on the app behind it
     found = installed(chosen)
     if found is None:
         raise NotInstalledError(str(getattr(chosen, "main", None) or chosen))  # of the user: it may be anything
     return found
+
+
+def _is_stand_in(app: Any) -> bool:
+    """Whether Celery has made this app itself, because the thread has no current app and the process no default one."""
+    return app.main == "default" and not app.set_as_current and installed(app) is None

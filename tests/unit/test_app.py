@@ -621,6 +621,43 @@ def test_an_app_without_rebound_is_told_what_to_write(call: Callable[[], Any]) -
         call()
 
 
+def run_in_a_thread(*apps: str) -> str:
+    """What `schedule_retry` prints in a thread that has no current app, in a process of its own with these apps."""
+    program = f"""
+import threading
+from celery import Celery
+import rebound_celery
+
+def call():
+    try:
+        print(rebound_celery.schedule_retry("kafka://orders", delay=60).app.main)
+    except rebound_celery.NotInstalledError as error:
+        print(error)
+
+apps = [Celery(name, broker="memory://") for name in {apps!r}]
+rebounds = [rebound_celery.Rebound(app) for app in apps if app.main != "plain"]
+thread = threading.Thread(target=call)
+thread.start()
+thread.join()
+"""
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_thread_of_a_web_server_finds_the_only_app_with_rebound() -> None:
+    assert run_in_a_thread("plain", "shop") == "shop"
+
+
+def test_a_thread_without_a_current_app_is_told_what_to_do_where_several_apps_have_rebound() -> None:
+    told = run_in_a_thread("shop", "stock")
+
+    assert told.startswith("this thread has no current Celery app, and several apps have Rebound (shop, stock); ")
+    assert told.endswith("app.set_default()")
+
+
+def test_a_thread_is_told_what_to_write_where_no_app_has_rebound() -> None:
+    assert run_in_a_thread("plain").startswith("the Celery app 'default' has no Rebound; write `Rebound(app)`")
+
+
 def test_the_module_functions_use_celerys_current_app(stored: list[Any]) -> None:
     shop, stock = make_app("shop"), make_app("stock")
     Rebound(shop, queue="shop-retries")
