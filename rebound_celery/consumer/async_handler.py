@@ -14,6 +14,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import replace
+from types import CoroutineType
 from typing import Any, cast
 
 from ..message import Record
@@ -31,38 +32,79 @@ def is_async(handler: object) -> bool:
 
 @contextmanager
 def callable_by_threads(config: ConsumerConfig, enter_thread: Callable[[], None]) -> Iterator[ConsumerConfig]:
-    """Give a configuration whose handler is a plain function. For a plain handler it is `config` itself.
+    """Give a configuration whose handler is a plain function.
 
     Args:
         config: the consumer's configuration.
         enter_thread: is called first in the thread of the event loop.
     """
-    if not is_async(config.handler):
-        yield config
-        return
-    handler = _AsyncHandler(cast(Callable[[Record], Awaitable[object]], config.handler), enter_thread)
+    handler: _PlainHandler | _AsyncHandler
+    if is_async(config.handler):
+        handler = _AsyncHandler(cast(Callable[[Record], Awaitable[object]], config.handler), enter_thread)
+    else:
+        handler = _PlainHandler(config.handler, enter_thread)
     try:
         yield replace(config, handler=handler)
     finally:
         handler.close()
 
 
+class _PlainHandler:
+    """Calls a handler that is no async function. If it returns a coroutine nevertheless, that is awaited.
+
+    A lambda or a decorator around an async function looks like a plain function. Without this its coroutine would never
+    run, and the record would count as handled.
+    """
+
+    def __init__(self, handler: Callable[[Record], object], enter_thread: Callable[[], None]) -> None:
+        self._handler = handler
+        self._enter_thread = enter_thread
+        _take_name(self, handler)
+        self._lock = threading.Lock()
+        self._awaiting: _AsyncHandler | None = None
+
+    def __call__(self, record: Record) -> object:
+        value = self._handler(record)
+        if type(value) is CoroutineType:
+            return self._awaited(value)
+        return value
+
+    def _awaited(self, coroutine: Awaitable[object]) -> object:
+        with self._lock:
+            if self._awaiting is None:
+                self._awaiting = _AsyncHandler(_itself, self._enter_thread)
+        return self._awaiting(coroutine)
+
+    def close(self) -> None:
+        """End the event loop, if there is one."""
+        if self._awaiting is not None:
+            self._awaiting.close()
+
+
+async def _itself(coroutine: Awaitable[object]) -> object:
+    return await coroutine
+
+
+def _take_name(wrapper: Any, handler: object) -> None:
+    """Give a wrapper the name of its handler, because Celery's signals name it."""
+    named: Any = handler if hasattr(handler, "__qualname__") else type(handler)  # any callable of the user
+    wrapper.__module__, wrapper.__qualname__ = named.__module__, named.__qualname__
+
+
 class _AsyncHandler:
     """A plain function for threads that awaits an async handler."""
 
-    def __init__(self, handler: Callable[[Record], Awaitable[object]], enter_thread: Callable[[], None]) -> None:
+    def __init__(self, handler: Callable[[Any], Awaitable[object]], enter_thread: Callable[[], None]) -> None:
         self._handler = handler
         self._enter_thread = enter_thread
-        # Celery's signals name the handler.
-        named: Any = handler if hasattr(handler, "__qualname__") else type(handler)  # any callable of the user
-        self.__module__, self.__qualname__ = named.__module__, named.__qualname__
+        _take_name(self, handler)
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rebound-async-handler", daemon=True)
         self._thread.start()
         self._is_ready.wait()
 
-    def __call__(self, record: Record) -> object:
+    def __call__(self, record: Any) -> object:
         done: Future[object] = Future()
         # With the caller's context variables: tracing sets them in receivers of task_prerun.
         self._loop.call_soon_threadsafe(self._begin, record, done, context=copy_context())
@@ -87,12 +129,12 @@ class _AsyncHandler:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    def _begin(self, record: Record, done: Future[object]) -> None:
+    def _begin(self, record: Any, done: Future[object]) -> None:
         task = self._loop.create_task(self._call(record, done))
         # The loop itself keeps only weak references to its tasks.
         self._tasks.add(task)
 
-    async def _call(self, record: Record, done: Future[object]) -> None:
+    async def _call(self, record: Any, done: Future[object]) -> None:
         failure: BaseException | None = None
         value: object = None
         try:

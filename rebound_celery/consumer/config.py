@@ -37,7 +37,8 @@ class ConsumerConfig:
             dead letter topics: those ending in the app's `rebound_dead_letter_suffix`, and `dead_letter_topic`.
         handler: a function that is called with each `Record`, from `concurrency` threads. In these threads the app is
             Celery's current app. It may be an `async def` function: its calls run on one event loop of the consumer,
-            up to `concurrency` at once, so it must not block. The return value is ignored. An `Exception` means that
+            up to `concurrency` at once, so it must not block. A coroutine that another function returns is awaited there
+            too. Any other return value is ignored. An `Exception` means that
             this attempt failed. Any other exception (for example SystemExit) stops the consumer, and the record is
             consumed again later. If a receiver is connected to one of Celery's task signals (task_prerun,
             task_postrun, task_success, task_failure, task_retry), the signals are sent for each record, as for a task

@@ -53,12 +53,38 @@ async def fail(record: Record, error: BaseException) -> None:
     raise error
 
 
-def test_a_plain_handler_stays_as_it_is() -> None:
-    def handle(_record: Record) -> None: ...
-
-    with calling(handle) as call:
-        assert call is handle
+def test_a_plain_handler_needs_no_event_loop() -> None:
+    with calling(lambda record: record.offset) as call:
+        assert call(record(3)) == 3
         assert not loop_threads()
+
+
+async def offset_of(record: Record) -> int:
+    await asyncio.sleep(0)
+    return record.offset
+
+
+def logged(handler: Callable[[Record], Any]) -> Callable[[Record], Any]:
+    """A decorator as users write it: it does not know that the handler is an async function."""
+
+    def call(record: Record) -> Any:
+        return handler(record)
+
+    return call
+
+
+@pytest.mark.parametrize("handler", [lambda record: offset_of(record), logged(offset_of)])
+def test_a_coroutine_that_a_plain_function_returns_is_awaited(handler: Callable[[Record], Any]) -> None:
+    with calling(handler) as call, ThreadPoolExecutor(5) as pool:
+        assert list(pool.map(call, map(record, range(5)))) == [0, 1, 2, 3, 4]
+        assert len(loop_threads()) == 1
+
+    assert not loop_threads()
+
+
+def test_a_coroutine_that_a_plain_function_returns_fails_as_the_handler_does() -> None:
+    with calling(lambda record: fail(record, ValueError("no price"))) as call, pytest.raises(ValueError, match="no pr"):
+        call(record(1))
 
 
 def test_calls_of_many_threads_run_at_once_on_one_loop() -> None:
