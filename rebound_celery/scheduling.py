@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -16,11 +17,13 @@ from .delivery.delivery import Delivery, priority_of
 from .delivery.form import to_argument
 from .delivery.publisher import Publisher
 from .delivery.task import DeliverTask
-from .errors import ReboundError
+from .errors import InvalidSettingError, ReboundError
 from .limits import UniqueRule
 from .message import Message
 from .requests import RetryRequest, error_of, keep_error
 from .scheduled import Outcome, Scheduled, result_of
+
+logger = logging.getLogger(__name__)
 
 #: How many messages `schedule_retries` stores with one call.
 _CHUNK = 1000
@@ -97,6 +100,9 @@ class Scheduling:
 
     def schedule_retries(self, requests: Iterable[Mapping[str, Any] | RetryRequest]) -> Scheduled:
         """See `Rebound.schedule_retries`."""
+        if isinstance(requests, Mapping | str | bytes | RetryRequest):
+            # Iterated over, they would be as many wrong messages as they have keys or characters.
+            raise InvalidSettingError("requests", type(requests), "give several: a list of mappings")
         outcomes: _Outcomes = []
         chunk, unique = _Chunk(), _Chunk()
         settings = self._read_settings()
@@ -130,7 +136,17 @@ class Scheduling:
                 unique = _Chunk()
         self._store(chunk, outcomes)
         self._store_unique(unique, outcomes)
-        return Scheduled(self._app, outcomes, ignored=self._ignores_results)
+        scheduled = Scheduled(self._app, outcomes, ignored=self._ignores_results)
+        if errors := scheduled.errors():
+            # Few callers look at the outcomes.
+            logger.warning(
+                "%d of %d messages are not scheduled; the first error: %s",
+                len(errors),
+                len(scheduled),
+                settings.redact.text(str(errors[0])),
+                extra={"event": "not_scheduled"},
+            )
+        return scheduled
 
     def _store(self, chunk: _Chunk, outcomes: _Outcomes) -> None:
         try:

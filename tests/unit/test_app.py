@@ -585,6 +585,24 @@ def test_requests_may_be_mappings_under_either_name_of_the_value_or_retry_reques
     assert all(isinstance(outcome, AsyncResult) for outcome in outcomes)
 
 
+@pytest.mark.parametrize(
+    "one", [{"destination": "kafka://orders"}, "kafka://orders", RetryRequest(destination="kafka://orders")]
+)
+def test_one_message_in_place_of_several_is_refused(one: Any) -> None:
+    with pytest.raises(InvalidSettingError, match="give several: a list of mappings"):
+        Rebound(make_app()).schedule_retries(one)
+
+
+def test_a_caller_who_does_not_look_at_the_outcomes_finds_errors_in_the_log(
+    stored: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    Rebound(make_app()).schedule_retries([{"destination": "kafka://orders"}, {"destination": "orders"}])
+
+    assert len(stored) == 1
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "rebound_celery.scheduling"]
+    assert line.startswith("1 of 2 messages are not scheduled; the first error: destination='orders' cannot be used")
+
+
 def test_one_bad_request_among_many_fails_alone_and_in_its_place(stored: list[Any]) -> None:
     outcomes = Rebound(make_app()).schedule_retries(
         [
