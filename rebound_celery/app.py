@@ -14,7 +14,7 @@ from celery.result import AsyncResult
 from . import registry
 from .celery_conf import turn_on_events, warn_of_unknown_settings, when_configured, when_finalized
 from .clock import SYSTEM_CLOCK, Clock
-from .config import PREFIX, SETTING_NAMES, Settings
+from .config import PREFIX, SETTING_NAMES, Settings, misspelt_variables
 from .consumer import ConsumerDeclarations, Declared
 from .copies import keep_in_copies
 from .dead_letters import DeadSet
@@ -110,7 +110,7 @@ class Rebound(FailureHandling, ConsumerDeclarations):
         Raises:
             InvalidSettingError: naming the setting, its value, and what is allowed.
         """
-        warn_of_unknown_settings(self.app, PREFIX, SETTING_NAMES)
+        warn_of_unknown_settings(self.app, PREFIX, SETTING_NAMES, misspelt_variables())
         return Settings.read({**{name: self.app.conf.get(name) for name in SETTING_NAMES}, **self._overrides})
 
     def _build_destinations(self) -> Destinations:
@@ -277,7 +277,10 @@ class Rebound(FailureHandling, ConsumerDeclarations):
         Returns:
             A sequence that has for each message, in order, its AsyncResult, or the error that kept it from being
             stored. One bad message does not stop the others. A NotStoredError leaves open whether that message is
-            stored: schedule it again with the same `id`.
+            stored: schedule it again with the same `id`. A log line counts the errors.
+
+        Raises:
+            InvalidSettingError: if `requests` is one message instead of several.
         """
         return self._scheduling.schedule_retries(requests)
 

@@ -62,9 +62,9 @@ def unknown_settings(app: Celery, prefix: str, known: Collection[str]) -> list[s
     return texts
 
 
-def warn_of_unknown_settings(app: Celery, prefix: str, known: Collection[str]) -> None:
-    """Log a warning for each of the `unknown_settings`."""
-    for text in unknown_settings(app, prefix, known):
+def warn_of_unknown_settings(app: Celery, prefix: str, known: Collection[str], more: Collection[str] = ()) -> None:
+    """Log a warning for each of the `unknown_settings`, and the texts `more`."""
+    for text in (*unknown_settings(app, prefix, known), *more):
         logger.warning(text)
 
 

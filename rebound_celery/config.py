@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from typing import Any
 
 from .errors import InvalidSettingError
 from .http_options import HttpTable, read_http_table
 from .kafka_addresses import parse_brokers as parse_brokers
-from .kafka_security import KafkaSecurity
+from .kafka_security import KafkaSecurity, variables
 from .limits import BreakerOptions, RateRule, read_rates
 from .message.address import check_topic
 from .message.encryption import KeyRing
@@ -147,8 +148,8 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "health_file": lambda name, value: parse_path(value, name),
 }
 
-#: Settings that no environment variable can hold.
-_ONLY_IN_CONF = frozenset({"kafka_options", "http_destinations", "rates"})
+#: Settings that no environment variable can hold: mappings.
+_ONLY_IN_CONF = frozenset({"kafka_options", "kafka_security", "http_destinations", "rates"})
 
 #: Environment variables hold text; these settings are numbers.
 _NUMBERS: dict[str, Callable[[str], Any]] = {"max_retries": int, "base_delay": float, "max_worker_losses": int}
@@ -249,13 +250,16 @@ class Settings:
         for setting in fields(cls):
             name = PREFIX + setting.name
             value = conf.get(name)
+            if value is None and setting.name in _ONLY_IN_CONF and name.upper() in environ:
+                rule = f"it is a mapping, which no environment variable holds: set {name} in the app's configuration"
+                raise InvalidSettingError(name.upper(), "***", rule)
             if setting.name == "kafka_security":
                 # Each of its fields may come from the environment.
                 security = KafkaSecurity.read(value, environ)
                 security.refuse_twice(values.get("kafka_options", {}))
                 values[setting.name] = security
                 continue
-            if value is None and setting.name not in _ONLY_IN_CONF:
+            if value is None:
                 name = name.upper()
                 value = _from_environment(name, environ, _NUMBERS.get(setting.name, str))
             if value is None:
@@ -282,6 +286,17 @@ class Settings:
 
 #: The names of all settings, as Celery's configuration has them.
 SETTING_NAMES = tuple(PREFIX + setting.name for setting in fields(Settings))
+
+
+def misspelt_variables(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Return a text for each environment variable whose name is nearly that of a setting, and so has no effect."""
+    known = [*(name.upper() for name in SETTING_NAMES), *variables()]
+    # Other names may belong to the user's own programs.
+    return [
+        f"the environment variable {name} has no effect; is it {near[0]}?"
+        for name in sorted(os.environ if environ is None else environ)
+        if name.startswith(PREFIX.upper()) and name not in known and (near := get_close_matches(name, known, 1, 0.9))
+    ]
 
 
 def environment_proxies() -> dict[str, str]:

@@ -13,7 +13,7 @@ from .. import registry
 from ..broker import require_redis, shown_broker
 from ..celery_conf import unknown_settings
 from ..compat.versions import untested
-from ..config import PREFIX, SETTING_NAMES, Settings
+from ..config import PREFIX, SETTING_NAMES, Settings, misspelt_variables
 from ..delivery import PROMISED, TASK_NAME, DeliverTask
 from ..destinations.kafka import check_options as check_producer
 from ..errors import ReboundError, UnreachableError
@@ -94,7 +94,7 @@ def _task(app: Celery) -> Iterator[Finding]:
 
 
 def _unknown_settings(app: Celery) -> Iterator[Finding]:
-    for text in unknown_settings(app, PREFIX, SETTING_NAMES):
+    for text in (*unknown_settings(app, PREFIX, SETTING_NAMES), *misspelt_variables()):
         yield Finding(WARNING, "task", f"{text}; correct its name, or remove it")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rebound_celery.config import Settings, parse_brokers
+from rebound_celery.config import Settings, misspelt_variables, parse_brokers
 from rebound_celery.errors import InvalidSettingError
 from rebound_celery.http_options import HttpOptions, HttpTable
 from rebound_celery.kafka_security import KafkaSecurity
@@ -92,6 +92,27 @@ def test_the_configuration_wins_over_the_environment(name: str, given: Any, read
     environ = {f"REBOUND_{name.upper()}": "nonsense that nobody may read"}
 
     assert getattr(Settings.read({f"rebound_{name}": given}, environ), name) == read
+
+
+@pytest.mark.parametrize("name", ["kafka_options", "kafka_security", "http_destinations", "rates"])
+def test_a_mapping_in_the_environment_is_refused_unless_the_app_sets_it(name: str) -> None:
+    environ = {f"REBOUND_{name.upper()}": '{"kafka://orders": 5, "password": "secret"}'}
+
+    with pytest.raises(InvalidSettingError, match=f"set rebound_{name} in the app's configuration") as error:
+        Settings.read({}, environ)
+
+    assert str(error.value).startswith(f"REBOUND_{name.upper()}='***'")
+    assert Settings.read({f"rebound_{name}": {}}, environ)
+
+
+def test_an_environment_variable_that_is_misspelt_is_told() -> None:
+    environ = dict.fromkeys(
+        ["REBOUND_MAXRETRIES", "REBOUND_QUEUE", "REBOUND_KAFKA_SASL_PASSWORD", "REBOUND_VOLUME"], "x"
+    )
+
+    assert misspelt_variables(environ) == [
+        "the environment variable REBOUND_MAXRETRIES has no effect; is it REBOUND_MAX_RETRIES?"
+    ]
 
 
 def test_the_processes_own_environment_is_read_when_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
