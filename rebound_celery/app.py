@@ -14,7 +14,7 @@ from celery.result import AsyncResult
 from . import registry
 from .celery_conf import turn_on_events, warn_of_unknown_settings, when_configured, when_finalized
 from .clock import SYSTEM_CLOCK, Clock
-from .config import PREFIX, SETTING_NAMES, Settings, misspelt_variables
+from .config import PREFIX, SETTING_NAMES, Settings
 from .consumer import ConsumerDeclarations, Declared
 from .copies import keep_in_copies
 from .dead_letters import DeadSet
@@ -32,6 +32,7 @@ from .delivery.task import DeliverTask
 from .destinations import kinds
 from .endpoints import Endpoints
 from .endpoints.events import tell_disabled
+from .environment import misspelt_variables
 from .errors import InvalidSettingError
 from .message import Message
 from .message.encryption import KeyRing
@@ -272,15 +273,13 @@ class Rebound(FailureHandling, ConsumerDeclarations):
         """Schedule many messages in few round trips.
 
         Args:
-            requests: for each message the arguments of `schedule_retry` as a mapping, or a RetryRequest.
+            requests: for each message the arguments of `schedule_retry` as a mapping, or a RetryRequest. One message
+                alone, in place of several, is an InvalidSettingError.
 
         Returns:
             A sequence that has for each message, in order, its AsyncResult, or the error that kept it from being
             stored. One bad message does not stop the others. A NotStoredError leaves open whether that message is
             stored: schedule it again with the same `id`. A log line counts the errors.
-
-        Raises:
-            InvalidSettingError: if `requests` is one message instead of several.
         """
         return self._scheduling.schedule_retries(requests)
 

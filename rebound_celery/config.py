@@ -1,6 +1,6 @@
 """Reads the app's settings from Celery's configuration and the environment, and checks them.
 
-No other module of the package reads environment variables, apart from the demo and the embedded servers.
+Apart from `environment.py`, the demo and the embedded servers, no other module reads environment variables.
 """
 
 from __future__ import annotations
@@ -8,13 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from typing import Any
 
 from .errors import InvalidSettingError
 from .http_options import HttpTable, read_http_table
 from .kafka_addresses import parse_brokers as parse_brokers
-from .kafka_security import KafkaSecurity, variables
+from .kafka_security import KafkaSecurity
 from .limits import BreakerOptions, RateRule, read_rates
 from .message.address import check_topic
 from .message.encryption import KeyRing
@@ -286,24 +285,6 @@ class Settings:
 
 #: The names of all settings, as Celery's configuration has them.
 SETTING_NAMES = tuple(PREFIX + setting.name for setting in fields(Settings))
-
-
-def misspelt_variables(environ: Mapping[str, str] | None = None) -> list[str]:
-    """Return a text for each environment variable whose name is nearly that of a setting, and so has no effect."""
-    known = [*(name.upper() for name in SETTING_NAMES), *variables()]
-    # Other names may belong to the user's own programs.
-    return [
-        f"the environment variable {name} has no effect; is it {near[0]}?"
-        for name in sorted(os.environ if environ is None else environ)
-        if name.startswith(PREFIX.upper()) and name not in known and (near := get_close_matches(name, known, 1, 0.9))
-    ]
-
-
-def environment_proxies() -> dict[str, str]:
-    """The proxies that the environment names to all HTTP clients: by scheme, `all`, and as `no` what needs none."""
-    from urllib.request import getproxies
-
-    return getproxies()
 
 
 def _from_environment(variable: str, environ: Mapping[str, str], convert: Callable[[str], Any]) -> Any:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import urlencode
 
-from ..config import Settings, environment_proxies
+from ..config import Settings
+from ..environment import environment_proxies
 from ..http_options import HttpOptions, HttpTable
 from ..message.address import HttpAddress
 from ..message.http_url import HttpUrl

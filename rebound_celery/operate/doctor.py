@@ -13,9 +13,10 @@ from .. import registry
 from ..broker import require_redis, shown_broker
 from ..celery_conf import unknown_settings
 from ..compat.versions import untested
-from ..config import PREFIX, SETTING_NAMES, Settings, misspelt_variables
+from ..config import PREFIX, SETTING_NAMES, Settings
 from ..delivery import PROMISED, TASK_NAME, DeliverTask
 from ..destinations.kafka import check_options as check_producer
+from ..environment import misspelt_variables
 from ..errors import ReboundError, UnreachableError
 from ..registry import RetryScheduler
 from ..schedule.port import open_schedule, server_checks

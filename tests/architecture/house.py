@@ -67,6 +67,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "redaction",
         "shown",
     ),
+    "environment": ("config", "kafka_security"),
     "registry": ("config", "errors", "message", "message.*", "other_consumers", "policy", "requests", "scheduled"),
     "celery_conf": (),
     "copies": (),
@@ -102,7 +103,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "compat.celery_*",
         "compat.kombu_*",
     ),
-    "destinations": (*COMMON, "kafka_tokens", "schedule.port", "compat", "compat.kafka_*"),
+    "destinations": (*COMMON, "environment", "kafka_tokens", "schedule.port", "compat", "compat.kafka_*"),
     "endpoints": (*COMMON, "requests", "schedule.port"),
     "dead_letters": (*COMMON, "destinations", "registry", "schedule.port"),
     # what puts the stages together, or shows them
@@ -111,6 +112,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "celery_conf",
         "copies",
         "consumer",
+        "environment",
         "other_consumers",
         "registry",
         "requests",
@@ -138,6 +140,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "compat.kafka_python",
         "compat.versions",
         "consumer",
+        "environment",
         "dead_letters",
         "delivery",
         "demo.command",
@@ -247,7 +250,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
 }
 
 #: Where the process' environment may be read.
-ENVIRONMENT_READERS = frozenset({"config", "demo", "embedded"})
+ENVIRONMENT_READERS = frozenset({"config", "environment", "demo", "embedded"})
 
 #: Libraries, and people, that own objects with which rebound has no typed interface.
 FOREIGN_OWNERS = (

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from rebound_celery.config import Settings, misspelt_variables, parse_brokers
+from rebound_celery.config import Settings, parse_brokers
+from rebound_celery.environment import misspelt_variables
 from rebound_celery.errors import InvalidSettingError
 from rebound_celery.http_options import HttpOptions, HttpTable
 from rebound_celery.kafka_security import KafkaSecurity

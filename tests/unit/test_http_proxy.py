@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rebound_celery.config import Settings, environment_proxies
+from rebound_celery.config import Settings
 from rebound_celery.destinations.http_proxy import Proxies
+from rebound_celery.environment import environment_proxies
 from rebound_celery.errors import InvalidSettingError
 
 ENVIRONMENT = {"http": "http://plain:3128", "https": "http://secure:3128"}
