@@ -18,7 +18,7 @@ from faststream import BaseMiddleware
 from faststream.exceptions import IgnoredException
 
 from ..registry import find
-from .handling import FailureOptions
+from .handling import FailureOptions, check_names
 
 
 class Retries:
@@ -34,6 +34,7 @@ class Retries:
     """
 
     def __init__(self, app: Any = None, **options: Unpack[FailureOptions]) -> None:
+        check_names(options)  # now, not when the first record fails
         self._make = partial(_Middleware, app, options)
 
     def __call__(self, msg: Any, /, *, context: Any) -> _Middleware:

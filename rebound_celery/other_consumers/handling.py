@@ -61,6 +61,13 @@ class FailureOptions(TypedDict, total=False):
     brokers: str | Sequence[str] | None
 
 
+def check_names(options: Mapping[str, Any]) -> None:
+    """Raise a TypeError, as for any function, for an option that `handle_failure` does not have."""
+    names = FailureOptions.__annotations__
+    if unknown := [name for name in options if name not in names]:
+        raise TypeError(f"handle_failure has no option {unknown[0]!r}; its options are {', '.join(names)}")
+
+
 class _Owner(Protocol):
     """What `FailureHandling` needs of the `Rebound` that it is a part of."""
 
@@ -100,6 +107,7 @@ class FailureHandling:
             InvalidSettingError: naming the field that cannot be used. Nothing is stored then.
             NotStoredError: if Redis is away or refuses. Do not commit the record then; hand it over again.
         """
+        check_names(options)
         owner = cast(_Owner, self)
         return _store(owner, *_make(owner, record, error, **options))
 
@@ -113,6 +121,7 @@ class FailureHandling:
 
         Calls at the same time share a round trip to Redis. A call that is cancelled may have stored the message.
         """
+        check_names(options)
         owner = cast(_Owner, self)
         return await asyncio.to_thread(_store, owner, *_make(owner, record, error, **options))
 

@@ -55,3 +55,8 @@ def test_a_record_that_could_not_be_stored_is_not_acknowledged() -> None:
         ended(rebound, aio([]), ValueError())
     with pytest.raises(NotInstalledError):
         asyncio.run(Retries(SimpleNamespace(main="plain"))(aio([]), context=None).__aexit__(None, ValueError(), None))
+
+
+def test_an_option_that_does_not_exist_is_told_at_the_start() -> None:
+    with pytest.raises(TypeError, match="handle_failure has no option 'max_retries'"):
+        Retries(None, group="billing", max_retries=3)  # type: ignore[call-arg]

@@ -208,6 +208,8 @@ def test_a_wrong_option_is_refused_and_nothing_is_stored(options: Any, field: st
 
     with pytest.raises(InvalidSettingError, match=f"^{field}"):
         rebound.handle_failure(kafka_python(), ValueError(), **options)
+    with pytest.raises(TypeError, match="handle_failure has no option 'max_retries'; its options are group, policy"):
+        rebound.handle_failure(kafka_python(), ValueError(), max_retries=3)  # type: ignore[call-arg]
     with pytest.raises(InvalidSettingError, match="error="):
         rebound.handle_failure(kafka_python(), None)  # type: ignore[arg-type]
 
