@@ -146,6 +146,8 @@ class RetryRequest(msgspec.Struct, frozen=True, kw_only=True):
         attempt, delay = 1 if self.attempt is None else self.attempt, self.delay
         if type(attempt) is not int or not 1 <= attempt <= 1 + MAX_RETRIES_LIMIT:
             raise InvalidSettingError("attempt", attempt, f"it is a whole number from 1 to {1 + MAX_RETRIES_LIMIT}")
+        if type(self.is_priority) is not bool:
+            raise InvalidSettingError("is_priority", self.is_priority, "it is True or False")
         if delay is not None:
             _check_delay(delay)
         destination, dead = _addresses(

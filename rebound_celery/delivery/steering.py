@@ -72,7 +72,8 @@ class Lanes:
         Raises:
             InvalidSettingError: if `per_second` is not above 0, or more than 1,000,000.
         """
-        if per_second is not None and (isinstance(per_second, bool) or not 0 < per_second <= 1e6):
+        is_number = isinstance(per_second, int | float) and not isinstance(per_second, bool)
+        if per_second is not None and not (is_number and 0 < per_second <= 1e6):
             raise InvalidSettingError("per_second", per_second, "it is above 0, at most 1,000,000; None for no limit")
         with self._open() as schedule:
             schedule.set_rate(lane_name(destination), per_second)

@@ -25,7 +25,7 @@ def is_port(text: str) -> bool:
 
 def is_host(text: str) -> bool:
     """Return whether a text may be the host of a broker. User and password are no part of it."""
-    return bool(text) and not any(character.isspace() or character in "/@" for character in text)
+    return bool(text) and not any(character.isspace() or character in "/@;" for character in text)
 
 
 def _is_broker(text: str) -> bool:

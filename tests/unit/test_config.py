@@ -139,7 +139,19 @@ def test_zero_retries_is_a_setting_and_not_the_default() -> None:
         *[("dead_letter_suffix", value) for value in ["", " ", 7, "/dead", "x" * 250, "ü"]],
         *[
             ("kafka_brokers", value)
-            for value in ["", ",", "k1:9092,", "k1:port", "k1:0", "k1:65536", "k1:²", ":9092", "k 1:9092", "http://k1"]
+            for value in [
+                "",
+                ",",
+                "k1:9092,",
+                "k1:port",
+                "k1:0",
+                "k1:65536",
+                "k1:²",
+                ":9092",
+                "k 1:9092",
+                "k1:1;k2:2",
+                "http://k1",
+            ]
         ],
         *[("kafka_brokers", value) for value in [[], (), {}, 9092, b"k1:9092", [9092], [None]]],
         *[("kafka_client", value) for value in ["", "kafka", "Confluent", 7, [], b"auto"]],

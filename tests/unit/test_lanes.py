@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
-from rebound_celery import InvalidSettingError
+import pytest
+from celery import Celery
+
+from rebound_celery import InvalidSettingError, Rebound
 from rebound_celery.config import Settings
 from rebound_celery.delivery.lanes import RatedLanes, is_slow, lane_of
 from rebound_celery.delivery.steering import lane_name
@@ -98,3 +101,9 @@ def test_what_names_neither_a_destination_nor_a_lane_is_refused(name: str) -> No
 )
 def test_a_lane_is_named_by_its_destination_or_by_its_name(given: str, lane: str) -> None:
     assert lane_name(given) == lane
+
+
+@pytest.mark.parametrize("rate", ["5", "5/s", True, 0, -1, float("nan"), 2_000_000])
+def test_what_is_no_rate_is_refused(rate: Any) -> None:
+    with pytest.raises(InvalidSettingError, match="per_second="):
+        Rebound(Celery("shop", set_as_current=False)).lanes.set_rate("kafka://orders", rate)

@@ -214,6 +214,12 @@ def test_what_cannot_be_encoded_is_refused_by_the_name_of_its_field(field: str) 
     assert refused.value.field == field
 
 
+@pytest.mark.parametrize("wrong", ["no", "false", 0, None])
+def test_whether_it_has_priority_is_true_or_false(wrong: Any) -> None:
+    with pytest.raises(InvalidSettingError, match=r"^is_priority="):
+        message_of(is_priority=wrong)
+
+
 @pytest.mark.parametrize("wrong", [{"value": {1, 2}}, {"key": True}, {"max_retries": 1000}, {"policy": 3}])
 def test_a_refusal_shows_the_error_that_the_caller_had(wrong: dict[str, Any]) -> None:
     app = Celery("keeps", broker="redis://127.0.0.1:1", set_as_current=False)

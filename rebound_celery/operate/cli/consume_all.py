@@ -43,7 +43,10 @@ def consume_all(ctx: click.Context, *, wait_again_s: float | None) -> None:
         configs = cast("Rebound", registry.find(app)).consumers
         if not configs:
             raise InvalidSettingError(
-                "--all", app.main, "the app's modules declare no consumer; are they in its setting `include`?"
+                "--all",
+                app.main,
+                "the app's modules declare no consumer; name them in its setting `include`, or, for modules "
+                'consumers.py of Django apps, call app.autodiscover_tasks(related_name="consumers")',
             )
         consumers = [Consumer(config, app) for config in configs]
         for config in configs:
