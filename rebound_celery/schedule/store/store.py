@@ -189,6 +189,9 @@ class Store:
     def close_breaker(self, lane: str, rules: BreakerRules) -> bool:
         return breakers.close_by_hand(self._client, self.keys, lane, rules)
 
+    def close_unheard_breakers(self) -> list[str]:
+        return breakers.close_unheard(self._client, self.keys)
+
     def breakers(self) -> list[Breaker]:
         return breakers.breakers(self._client, self.keys)
 
