@@ -129,7 +129,7 @@ class Batch:
         self._leave_chains(deliveries, results)
         self._store_again(waiting, results)
         # Until the outcome is there, the message is in this process's hands, and does not wait.
-        hold = Hold(f"underway:{uuid4().hex}")
+        hold = Hold(f"underway:{uuid4().hex}", self.clock.now_ms())
         self._store_again(held_underway, results, hold)
         for index, outcome in underway.items():
             if results[index].end == End.AGAIN:
@@ -154,8 +154,9 @@ class Batch:
         outcome = Unavailable(repr(error)) if (error := future.exception()) else future.result()
         try:
             is_held = self.outage_mode is not None and self.outage_mode.holds_after(delivery.message, outcome)
-            ended = replace(delivery, ended=self._kept(outcome), due_ms=self.clock.now_ms())
-            self._store([self._hold(delivery) if is_held else ended], Hold(token, ends=True))
+            now_ms = self.clock.now_ms()
+            ended = replace(delivery, ended=self._kept(outcome), due_ms=now_ms)
+            self._store([self._hold(delivery) if is_held else ended], Hold(token, now_ms, ends=True))
         except Exception as error:  # noqa: BLE001 - whatever it is, the delivery is due again by itself
             log_unsettled(delivery.message, outcome, error)
 

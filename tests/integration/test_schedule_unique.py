@@ -179,11 +179,11 @@ def test_keys_of_messages_that_are_gone_are_forgotten(store: Store) -> None:
 def test_what_is_held_does_not_wait_and_a_new_message_is_stored_beside_it(store: Store, how: str) -> None:
     put(store, "a", now_ms(), number=1)
     take(store)
-    store.enqueue([entry("a", now_ms() + SOON, 1)], hold=Hold("mine"))
+    store.enqueue([entry("a", now_ms() + SOON, 1)], hold=Hold("mine", now_ms()))
 
     assert put(store, "b", now_ms() + SOON, how, number=2) == UniqueEnd("b", "stored")
 
-    assert store.enqueue([entry("a", now_ms(), 3)], hold=Hold("mine", ends=True)) == 0
+    assert store.enqueue([entry("a", now_ms(), 3)], hold=Hold("mine", now_ms(), ends=True)) == 0
     assert {one.id: number_of(one.stored) for one in store.page().entries} == {"a": 3, "b": 2}
 
 

@@ -462,7 +462,7 @@ def test_a_message_is_held_while_it_is_under_way_and_its_outcome_ends_that() -> 
     begun, ended = holds
     assert begun is not None
     assert not begun.ends
-    assert ended == Hold(begun.token, ends=True)
+    assert ended == Hold(begun.token, NOW_MS, ends=True)
     assert not refusals, "it is tried again while Redis is away for a moment"
 
 

@@ -72,7 +72,9 @@ class Store:
         piggybacked: Sequence[Sequence[Any]] = (),
         hold: Hold | None = None,
     ) -> int:
-        how = ("keep" if keep else "replace", "") if hold is None else ("end" if hold.ends else "hold", hold.token)
+        how: tuple[Any, ...] = ("keep" if keep else "replace", "", "")
+        if hold is not None:
+            how = ("end" if hold.ends else "hold", hold.token, hold.now_ms)
         parts: list[list[Group]] = []
 
         def calls() -> Iterator[Call]:
@@ -95,7 +97,7 @@ class Store:
                 added += answer[0]
         return added
 
-    def _enqueue_call(self, groups: Sequence[Group], more: Sequence[bytes], how: tuple[str, str]) -> Call:
+    def _enqueue_call(self, groups: Sequence[Group], more: Sequence[bytes], how: tuple[Any, ...]) -> Call:
         # Two priorities can have the same rank.
         references = list(dict.fromkeys((*(group.reference for group in groups), *map(from_id, more))))
         arguments: list[Any] = [MAX_SLEEP_MS, *how, len(references), *references]

@@ -30,11 +30,13 @@ class Hold(NamedTuple):
 
     Attributes:
         token: names who holds them.
+        now_ms: the time by the clock by which the due times are given: how long they are held does not depend on it.
         ends: whether this ends it: the entries replace the messages of their ids that are still held, or have become
             due and are in nobody's hands. What is gone stays gone, and what was stored anew stays as it is.
     """
 
     token: str
+    now_ms: int
     ends: bool = False
 
 

@@ -13,7 +13,8 @@
 -- ARGV[2]  what is done with an id that is stored already: 'replace', 'keep' (it stays as it is), 'hold' (it is replaced
 --          by a message that is leased) or 'end' (it is replaced if it is still held, or due since then)
 -- ARGV[3]  the token of 'hold' and 'end'
--- ARGV[4]  the number of lane references; ARGV[5..] the references
+-- ARGV[4]  the time by the clock by which 'hold' gives due times; the empty text for Redis' clock
+-- ARGV[5]  the number of lane references; ARGV[6..] the references
 -- then for each group of messages: the number of its reference, the earliest due time, how many there are, and for each
 --          id, due time in Unix milliseconds, envelope and stored form
 -- Returns {number of ids that were new, references that were needed too, numbers of the messages not stored for that}
@@ -22,7 +23,8 @@ local now = clock()
 local how, token = ARGV[2], ARGV[3]
 local keep = how == 'keep'
 local number_of = {}
-for i = 1, ARGV[4] do number_of[ARGV[4 + i]] = i end
+for i = 1, ARGV[5] do number_of[ARGV[5 + i]] = i end
+local ahead = how == 'hold' and ARGV[4] - now or 0
 local added, replaced, at = 0, 0, nil
 local needed, left = {}, {}
 local seen_before = 0
@@ -49,10 +51,10 @@ local function held_of(ids)
   return held
 end
 
-local p = 5 + ARGV[4]
+local p = 6 + ARGV[5]
 while p <= #ARGV do
   local number, due, count = tonumber(ARGV[p]), tonumber(ARGV[p + 1]), tonumber(ARGV[p + 2])
-  local waiting, lanes, reference = KEYS[6 + 2 * number], KEYS[7 + 2 * number], ARGV[4 + number]
+  local waiting, lanes, reference = KEYS[6 + 2 * number], KEYS[7 + 2 * number], ARGV[5 + number]
   local ids, fields, scores = {}, {}, {}
   for k = 1, count do
     local a = p + 3 * k
@@ -90,12 +92,13 @@ while p <= #ARGV do
   end
   if #fields > 0 then
     added = added + redis.call('HSET', messages, unpack(fields))
-    local look = due
+    local look = due - ahead
     if how == 'hold' then
       -- A message of this id that waited was taken from its lane, unless that is the same lane.
       for k = 2, #scores, 2 do
         redis.call('ZREM', waiting, scores[k])
         redis.call('HSET', leases, scores[k], token)
+        scores[k - 1] = string.format('%.0f', scores[k - 1] - ahead)
       end
       redis.call('ZADD', leased, unpack(scores))
     else
