@@ -175,6 +175,7 @@ class Rebound(FailureHandling, ConsumerDeclarations):
             max_worker_losses=settings.max_worker_losses,
             health_file=settings.health_file,
             dead_letter_ttl_s=settings.dead_letter_ttl,
+            closes_breakers=settings.breaker is None,
         )
 
     # What users call

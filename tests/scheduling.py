@@ -14,14 +14,25 @@ from rebound_celery.schedule.store.values import Claimed, Entry, Waiting
 from rebound_celery.schedule.transport import celery_form
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from rebound_celery.delivery.delivery import Delivery
+    from rebound_celery.schedule.port import Hold
     from rebound_celery.schedule.store.values import DeadEntry
 
 LEASE_MS = 60_000
 CONFIRM_MS = 5_000
 
 _workers = count(1)
+
+
+def keep_in(stored: list[Delivery]) -> Callable[..., None]:
+    """What a `Batch` stores with: it keeps each delivery, waiting or held."""
+
+    def store(deliveries: Sequence[Delivery], *, hold: Hold | None = None) -> None:
+        stored.extend(deliveries)
+
+    return store
 
 
 def now_ms() -> int:

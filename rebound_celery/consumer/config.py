@@ -38,10 +38,11 @@ class ConsumerConfig:
         handler: a function that is called with each `Record`, from `concurrency` threads. In these threads the app is
             Celery's current app. It may be an `async def` function: its calls run on one event loop of the consumer,
             up to `concurrency` at once, so it must not block. A coroutine that another function returns is awaited
-            there too; other return values are ignored. An `Exception` means that this attempt failed. Any other
-            exception (for example SystemExit) stops the consumer, and the record is consumed again later. If a receiver
-            is connected to one of Celery's task signals (task_prerun, task_postrun, task_success, task_failure,
-            task_retry), the signals are sent for each record, as for a task with the handler's name.
+            there too; other return values are ignored. An `Exception` means that this attempt failed, and so does
+            asyncio's `CancelledError`. Any other exception (for example SystemExit) stops the consumer, and the record
+            is consumed again later. If a receiver is connected to one of Celery's task signals (task_prerun,
+            task_postrun, task_success, task_failure, task_retry), the signals are sent for each record, as for a task
+            with the handler's name.
         brokers: `host:port`, several with commas or as a sequence; None means the app's `rebound_kafka_brokers`.
         max_retries: the number of retries of a failed record, 0 to 100; None means what the app's policy for the
             record's topic says: `rebound_policies`, or else `rebound_max_retries`.

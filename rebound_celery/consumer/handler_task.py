@@ -31,7 +31,7 @@ class Outcome:
         self.state, self.value = states.SUCCESS, value
         signals.task_success.send(sender=self._task, result=value)
 
-    def failed(self, error: Exception, *, is_dead: bool) -> None:
+    def failed(self, error: BaseException, *, is_dead: bool) -> None:
         """Send `task_retry`, or `task_failure` for a dead letter.
 
         Args:
@@ -55,7 +55,7 @@ class Outcome:
             self.state = states.RETRY
             signals.task_retry.send(sender=self._task, request=request, reason=error, einfo=ExceptionInfo())
 
-    def dropped(self, error: Exception) -> None:
+    def dropped(self, error: BaseException) -> None:
         """Note that the record is dropped. No signal of its own tells of it; `task_postrun` has the state IGNORED."""
         self.state, self.value = states.IGNORED, error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable
@@ -21,6 +22,9 @@ from .retry_writer import RetryWriter
 from .taken_job import TakenJob
 
 logger = logging.getLogger(__name__)
+
+#: What makes an attempt a failed one. What a plain handler awaits in a loop of its own may be cancelled too.
+_FAILURES = (Exception, asyncio.CancelledError)
 
 
 class Workers:
@@ -145,7 +149,7 @@ class Workers:
             return self._call_observed(job, handler)
         try:
             handler(job.record)
-        except Exception as error:  # noqa: BLE001 - any exception of the user's handler is a failed attempt
+        except _FAILURES as error:
             return self._failure_handler.decide(job, error, self._clock.now_ms()) or Handled.DROPPED
         return Handled.SUCCEEDED
 
@@ -154,7 +158,7 @@ class Workers:
         with self._handler_task.run(job.record) as outcome:
             try:
                 value = handler(job.record)
-            except Exception as error:  # noqa: BLE001 - any exception of the user's handler is a failed attempt
+            except _FAILURES as error:
                 failed = self._failure_handler.decide(job, error, self._clock.now_ms())
                 if failed is None:
                     outcome.dropped(error)

@@ -6,12 +6,13 @@ This runs in the pool's process. What it returns tells the worker's parent how e
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from dataclasses import replace as replace_fields
 from functools import partial
 from typing import Protocol
+from uuid import uuid4
 
 from msgspec.structs import replace
 
@@ -21,6 +22,7 @@ from ..destinations import Delivered, Destination, Held, Outcome, Unavailable, U
 from ..errors import NotStoredError
 from ..policy import Drop, Retry, decide, outage_delay_s
 from ..policy.decide import DRAW, Draw
+from ..schedule.port import Hold
 from ..stopping import is_stopping
 from .delivery import Delivery
 from .ended import failure_of
@@ -41,6 +43,12 @@ logger = logging.getLogger(__name__)
 _UNDERWAY_MARGIN_S = 5.0
 
 
+class Store(Protocol):
+    """See `Publisher.publish`."""
+
+    def __call__(self, deliveries: Sequence[Delivery], /, *, hold: Hold | None = None) -> object: ...
+
+
 class Gone(Protocol):
     """See `Chains.gone`."""
 
@@ -54,8 +62,8 @@ class Batch:
     Attributes:
         destinations: by the kind of address that they serve.
         settings: the app's.
-        store: stores deliveries that wait again; raises NotStoredError. None where nothing can wait: what is not
-            delivered then is not kept.
+        store: stores deliveries that wait again, or are held while they are under way; raises NotStoredError. None
+            where nothing can wait: what is not delivered then is not kept.
         by: who delivers, for the history of a message: the worker's name.
         clock: tells the time.
         gone: is told the task ids of messages that have ended and for which others have waited, and whether they are
@@ -68,7 +76,7 @@ class Batch:
 
     destinations: Mapping[str, Destination]
     settings: Settings
-    store: Callable[[Sequence[Delivery]], object] | None
+    store: Store | None
     by: str
     clock: Clock
     gone: Gone
@@ -84,6 +92,7 @@ class Batch:
         results: dict[int, Result] = {}
         waiting: dict[int, tuple[Delivery, str]] = {}
         underway: dict[int, Underway] = {}
+        held_underway: dict[int, tuple[Delivery, str]] = {}
         unsent = dict(enumerate(deliveries))
         # The second round writes dead letters that the first round made.
         for _ in range(2):
@@ -102,7 +111,7 @@ class Batch:
                 if isinstance(outcome, Underway):
                     underway[index] = outcome
                     due_ms = self.clock.now_ms() + round((outcome.within_s + _UNDERWAY_MARGIN_S) * 1000)
-                    waiting[index] = replace(delivery, due_ms=due_ms), outcome.error
+                    held_underway[index] = replace(delivery, due_ms=due_ms), outcome.error
                     continue
                 if isinstance(outcome, Delivered):
                     results[index] = delivered(delivery, outcome)
@@ -119,9 +128,13 @@ class Batch:
             unsent = given_up
         self._leave_chains(deliveries, results)
         self._store_again(waiting, results)
+        # Until the outcome is there, the message is in this process's hands, and does not wait.
+        hold = Hold(f"underway:{uuid4().hex}", self.clock.now_ms())
+        self._store_again(held_underway, results, hold)
         for index, outcome in underway.items():
             if results[index].end == End.AGAIN:
-                outcome.outcome.add_done_callback(partial(self._settle_later, waiting[index][0]))
+                settle = partial(self._settle_later, held_underway[index][0], hold.token)
+                outcome.outcome.add_done_callback(settle)
         return [results[index] for index in range(len(deliveries))]
 
     def _sends_now(self, dead: Delivery) -> bool:
@@ -131,16 +144,19 @@ class Batch:
         """
         return self.store is None or not (is_slow(dead.lane) or is_stopping())
 
-    def _settle_later(self, delivery: Delivery, future: Future[Outcome]) -> None:
-        """Store the outcome of a delivery whose job has ended, for another job to settle it."""
+    def _settle_later(self, delivery: Delivery, token: str, future: Future[Outcome]) -> None:
+        """Store the outcome of a delivery whose job has ended, for another job to settle it.
+
+        If the message was removed meanwhile, or stored anew, the outcome is of no use any more.
+        """
         if future.cancelled():
             return
         outcome = Unavailable(repr(error)) if (error := future.exception()) else future.result()
-        assert self.store is not None
         try:
             is_held = self.outage_mode is not None and self.outage_mode.holds_after(delivery.message, outcome)
-            ended = replace(delivery, ended=self._kept(outcome), due_ms=self.clock.now_ms())
-            self.store([self._hold(delivery) if is_held else ended])
+            now_ms = self.clock.now_ms()
+            ended = replace(delivery, ended=self._kept(outcome), due_ms=now_ms)
+            self._store([self._hold(delivery) if is_held else ended], Hold(token, now_ms, ends=True))
         except Exception as error:  # noqa: BLE001 - whatever it is, the delivery is due again by itself
             log_unsettled(delivery.message, outcome, error)
 
@@ -211,11 +227,13 @@ class Batch:
         due_ms = self.clock.now_ms() + round(outcome.delay_s * 1000)
         return replace(delivery, due_ms=due_ms, held_in=outcome.lane)
 
-    def _store_again(self, waiting: Mapping[int, tuple[Delivery, str]], results: dict[int, Result]) -> None:
+    def _store_again(
+        self, waiting: Mapping[int, tuple[Delivery, str]], results: dict[int, Result], hold: Hold | None = None
+    ) -> None:
         if not waiting:
             return
         try:
-            self._store([delivery for delivery, _ in waiting.values()])
+            self._store([delivery for delivery, _ in waiting.values()], hold)
         except NotStoredError as error:
             for index, (delivery, _) in waiting.items():
                 logger.warning(
@@ -228,7 +246,7 @@ class Batch:
         else:
             results.update((index, Result(End.AGAIN, error)) for index, (_, error) in waiting.items())
 
-    def _store(self, deliveries: Sequence[Delivery]) -> None:
+    def _store(self, deliveries: Sequence[Delivery], hold: Hold | None = None) -> None:
         """Store them, and try again for a while if Redis does not take them.
 
         What goes back is delivered again without a used attempt: a receiver that has failed gets another post.
@@ -238,7 +256,7 @@ class Batch:
         give_up_at = self.clock.monotonic() + _STORE_AGAIN_S
         while True:
             try:
-                self.store(deliveries)
+                self.store(deliveries, hold=hold)
             except NotStoredError:
                 if is_stopping() or self.clock.monotonic() >= give_up_at:
                     raise

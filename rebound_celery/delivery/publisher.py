@@ -14,11 +14,11 @@ from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import NotStoredError, ReboundError, UnreachableError
 from ..limits import UniqueRule
 from ..message import Message
-from ..schedule.port import Combiner, Schedule, Unique, open_schedule
+from ..schedule.port import Combiner, Hold, Schedule, Unique, open_schedule
 from .delivery import Delivery
 from .entries import entries_of
 from .form import DeliveryForm
-from .lanes import RatedLanes
+from .lanes import ENDED, RatedLanes
 from .new_deliveries import NewDeliveries
 from .opened import OpenedSchedule
 from .plainly import FAULTS, publish_plainly
@@ -39,6 +39,7 @@ class _Call:
         packed: each packed already; None where they are so many that they are packed while Redis works, and where they
             are unique.
         uniques: for each that only one with its key may wait; None if that is so for none.
+        hold: that they are held, or cease to be; None if they wait.
         ids: of unique ones, the ids of the tasks that wait.
         error: why they are not stored.
     """
@@ -46,6 +47,7 @@ class _Call:
     deliveries: Sequence[Delivery]
     packed: list[bytes] | None
     uniques: Sequence[Unique] | None = None
+    hold: Hold | None = None
     ids: list[str] = field(default_factory=list)
     error: BaseException | None = None
 
@@ -108,13 +110,16 @@ class Publisher:
         keeps nothing all of them are published.
         """
         deliveries = self._new.of(messages)
-        return self.publish(deliveries, [Unique(*rule) for rule in rules]) if deliveries else []
+        return self.publish(deliveries, [Unique(*rule, ENDED) for rule in rules]) if deliveries else []
 
-    def publish(self, deliveries: Sequence[Delivery], uniques: Sequence[Unique] | None = None) -> list[str]:
+    def publish(
+        self, deliveries: Sequence[Delivery], uniques: Sequence[Unique] | None = None, *, hold: Hold | None = None
+    ) -> list[str]:
         """Store deliveries; returns once Redis has all of them, with the ids of their tasks.
 
         An entry of the same task id is replaced. A due time that has passed means at once. With `uniques`, one for each
-        delivery, an entry with the same unique key can take the place of a delivery.
+        delivery, an entry with the same unique key can take the place of a delivery. With `hold` they do not wait: see
+        `Hold`; this is for a broker with the schedule.
 
         Raises:
             NotStoredError: if Redis is away or refuses; any of them may be stored.
@@ -124,7 +129,7 @@ class Publisher:
             return []
         try:
             if self.replaces():
-                return self._store(deliveries, uniques)
+                return self._store(deliveries, uniques, hold)
             publish_plainly(self._app, self._queue(), self._form, self._events, deliveries, self._clock.now_ms())
             return [delivery.task_id for delivery in deliveries]
         except FAULTS as error:
@@ -200,12 +205,12 @@ class Publisher:
 
     # A broker with the schedule
 
-    def _store(self, deliveries: Sequence[Delivery], uniques: Sequence[Unique] | None) -> list[str]:
+    def _store(self, deliveries: Sequence[Delivery], uniques: Sequence[Unique] | None, hold: Hold | None) -> list[str]:
         last = self._before_publish(deliveries) if self._form.is_listened_to else None
         # Few are packed here, so that what cannot be packed is no other caller's fault.
-        is_few = len(deliveries) < _MANY and uniques is None
+        is_few = len(deliveries) < _MANY and uniques is None and hold is None
         packed = [delivery.pack() for delivery in deliveries] if is_few else None
-        call = _Call(deliveries, packed, uniques)
+        call = _Call(deliveries, packed, uniques, hold)
         self._combiner.call(call)
         if call.error is not None:
             raise call.error
@@ -252,7 +257,8 @@ class Publisher:
             if deliveries and self.wants_events():
                 commands = self._events.commands(schedule, deliveries)
             lanes = self._rates.lanes_of(deliveries, schedule)
-            schedule.enqueue(entries_of(deliveries, packed, lanes, self._form.keys()), piggybacked=commands)
+            entries = entries_of(deliveries, packed, lanes, self._form.keys())
+            schedule.enqueue(entries, piggybacked=commands, hold=calls[0].hold)
             if self._unclaimed.is_time and not self._unclaimed.look(schedule):
                 self.close()
         except BaseException:

@@ -116,12 +116,8 @@ class Breakers:
             schedule.open_breaker(name, duration_ms, rules)
 
     def close(self, destination: Destination) -> bool:
-        """Close a breaker, and deliver at once all that waits; False if it was closed.
-
-        Raises:
-            InvalidSettingError: if the app has no circuit breakers.
-        """
-        rules = self._rules()
+        """Close a breaker, and deliver at once all that waits; False if it was closed."""
+        rules = rules_of(self._read_settings())
         with self._open() as schedule:
             return schedule.close_breaker(lane_name(destination), rules)
 

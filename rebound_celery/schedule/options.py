@@ -64,6 +64,8 @@ class ScheduleOptions:
             schedule does it after twice as many.
         health_file: where each worker writes its state; None writes none.
         dead_letter_ttl_s: after how many seconds workers remove the dead letters of leased queues; None means never.
+        closes_breakers: whether workers close the circuit breakers of leased queues, because nobody tells them how
+            deliveries end.
     """
 
     leased: Mapping[str, MessageForm | None] = field(default_factory=dict)
@@ -71,3 +73,4 @@ class ScheduleOptions:
     max_worker_losses: int = 3
     health_file: str | None = None
     dead_letter_ttl_s: float | None = None
+    closes_breakers: bool = False

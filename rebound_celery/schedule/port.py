@@ -27,6 +27,7 @@ from .store.values import (
     Entry,
     Health,
     HealthReport,
+    Hold,
     Lane,
     LaneReport,
     Page,
@@ -52,6 +53,7 @@ __all__ = [
     "Entry",
     "Health",
     "HealthReport",
+    "Hold",
     "Lane",
     "LaneReport",
     "Member",
@@ -84,13 +86,19 @@ class Schedule(Protocol):
         """The queue's name."""
 
     def enqueue(
-        self, entries: Iterable[Entry], *, keep: bool = False, piggybacked: Sequence[Sequence[Any]] = ()
+        self,
+        entries: Iterable[Entry],
+        *,
+        keep: bool = False,
+        piggybacked: Sequence[Sequence[Any]] = (),
+        hold: Hold | None = None,
     ) -> int:
         """Store messages; returns how many ids were new.
 
         An id that is stored already gets the new message, due time and lane, and a lease on it becomes void; with
-        `keep` it stays as it is. Entries may come from a generator: Redis works on those sent while the next are made.
-        The commands in `piggybacked` are sent in the same round trip, after the entries; their answers are ignored.
+        `keep` it stays as it is. With `hold` messages do not wait, or cease to be held: see `Hold`. Entries may come
+        from a generator: Redis works on those sent while the next are made. The commands in `piggybacked` are sent in
+        the same round trip, after the entries; their answers are ignored.
         """
 
     def publish_commands(self, messages: Sequence[tuple[dict[str, Any], Any, str]]) -> list[list[Any]]:

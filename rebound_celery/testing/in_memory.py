@@ -32,6 +32,7 @@ from ..destinations.dead_set import DeadSetDestination
 from ..errors import InvalidSettingError, ReboundError
 from ..message import Message, Record
 from ..message.headers import read_record
+from ..schedule.port import Hold
 from ..values import encode_headers, encode_key, encode_value
 from .clock import ManualClock
 from .consuming import MemoryConsumer
@@ -180,8 +181,9 @@ class InMemory:
         """End the event loops of async handlers."""
         self._closing.close()
 
-    def _store(self, deliveries: Sequence[Delivery]) -> None:
-        self.schedule.enqueue(entries_of(deliveries, None, [delivery.lane for delivery in deliveries], self._keys))
+    def _store(self, deliveries: Sequence[Delivery], *, hold: Hold | None = None) -> None:
+        lanes = [delivery.lane for delivery in deliveries]
+        self.schedule.enqueue(entries_of(deliveries, None, lanes, self._keys), hold=hold)
 
     def _deliver(self) -> bool:
         due = self.schedule.take_due()

@@ -21,6 +21,7 @@ from ..schedule.port import (
     Entry,
     Health,
     HealthReport,
+    Hold,
     Lane,
     LaneReport,
     Page,
@@ -36,7 +37,7 @@ from .chains import MemoryChains
 class MemorySchedule:
     """The schedule of one queue in memory, for one thread at a time.
 
-    Pauses hold, and rates are only kept. It has no circuit breakers, and all endpoints are well.
+    Pauses hold, and rates are only kept. It has no circuit breakers, all endpoints are well, and nothing is held.
 
     Args:
         queue: the queue's name.
@@ -96,7 +97,12 @@ class MemorySchedule:
     # As in the Protocol
 
     def enqueue(
-        self, entries: Iterable[Entry], *, keep: bool = False, piggybacked: Sequence[Sequence[Any]] = ()
+        self,
+        entries: Iterable[Entry],
+        *,
+        keep: bool = False,
+        piggybacked: Sequence[Sequence[Any]] = (),
+        hold: Hold | None = None,
     ) -> int:
         new = 0
         for entry in entries:

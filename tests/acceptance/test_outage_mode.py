@@ -152,3 +152,24 @@ def test_workers_that_are_killed_in_an_outage_lose_nothing_and_the_breaker_is_cl
     wait_until(lambda: rebound.breakers.get(url) is None, timeout=30, message=worker.tail)
     assert {post.headers["Rebound-Id"] for post in receiver.posts} == {f"hook-{n}" for n in range(200)}
     assert len(rebound.dead_set) == 0
+
+
+def test_a_worker_without_breakers_closes_those_that_were_left_open(
+    rebound: Rebound, redis_url: str, receiver: Receiver, run_process: Callable[..., Process]
+) -> None:
+    """Nobody would tell them of a probe that is delivered: the lane would be as good as paused for ever."""
+    receiver.answers["/hook"] = [status(503)]
+    url = f"{receiver.url}/hook"
+    rebound.schedule_retries({"destination": url, "max_retries": 50, "base_delay": 1, "delay": 0} for _ in range(100))
+    command = ("-m", "celery", "-A", "tests.acceptance.apps.orders", "worker", "--loglevel=INFO", "-P", "threads")
+    environment = {"ORDERS_REDIS": redis_url, "REBOUND_LEASE": "2"}
+    worker = run_process(*command, env={**environment, "REBOUND_BREAKER": OPTIONS})
+    worker.wait_for_output("opened", timeout=60)
+    worker.kill()
+    receiver.answers["/hook"] = [status(204)]
+
+    worker = run_process(*command, env=environment)
+
+    wait_until(lambda: rebound.breakers.get(url) is None, timeout=60, message=worker.tail)
+    wait_until(lambda: waiting(rebound, url) == 0, timeout=30, message=worker.tail)
+    assert "closed, because this app has no circuit breakers any more" in worker.output

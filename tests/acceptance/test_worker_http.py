@@ -379,3 +379,58 @@ def waiting_in(rebound: Rebound) -> int:
 
 def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("how", ["replace", "keep", "extend"])
+def test_a_new_message_with_a_unique_key_is_posted_beside_one_whose_post_is_under_way(
+    how: str, rebound: Rebound, redis_url: str, receiver: Receiver, start_worker: StartWorker
+) -> None:
+    began, answers = threading.Event(), iter([3.0])
+
+    def slowly_at_first(connection: socket.socket) -> None:
+        began.set()
+        receiver.released.wait(next(answers, 0.0))
+        connection.sendall(whole(200, b""))
+
+    receiver.answer = slowly_at_first
+    worker = start_worker("-P", "threads", "-c", "2", REBOUND_HTTP_TIMEOUT="10")
+    first = rebound.schedule_retry(receiver.url, b"old", delay=0, unique_key="cart-7", unique=how)
+    assert began.wait(10)
+    # Its job ends, and its post goes on.
+    wait_until(lambda: held_in(redis_url) == 1, timeout=10, message=worker.tail)
+
+    second = rebound.schedule_retry(receiver.url, b"new", delay=0, unique_key="cart-7", unique=how)
+
+    assert second.id != first.id
+    wait_until(lambda: left_in(redis_url) == 0, timeout=20, message=worker.tail)
+    assert receiver.requests == 2, "the new one is delivered, and neither is repeated"
+
+
+def test_a_message_that_is_removed_while_its_post_is_under_way_does_not_come_back(
+    rebound: Rebound, redis_url: str, receiver: Receiver, start_worker: StartWorker
+) -> None:
+    began = threading.Event()
+
+    def fail_slowly(connection: socket.socket) -> None:
+        began.set()
+        receiver.released.wait(3)
+        connection.sendall(whole(500, b""))
+
+    receiver.answer = fail_slowly
+    worker = start_worker("-P", "threads", "-c", "2", REBOUND_HTTP_TIMEOUT="10")
+    rebound.schedule_retry(receiver.url, b"old", delay=0, base_delay=1)
+    assert began.wait(10)
+    wait_until(lambda: held_in(redis_url) == 1, timeout=10, message=worker.tail)
+
+    assert rebound.app.control.purge() == 1
+    threading.Event().wait(5)
+
+    assert left_in(redis_url) == 0
+    assert receiver.requests == 1
+
+
+def held_in(url: str) -> int:
+    """The messages whose posts are under way, although their jobs have ended."""
+    with Redis.from_url(url) as redis:
+        tokens = redis.hvals(QueueKeys("", "rebound", (0, 3, 6, 9)).leases)
+    return sum(token.startswith(b"underway:") for token in tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -320,6 +321,26 @@ def test_system_exit_in_a_handler_ends_the_consumer_and_leaves_the_record(
     assert consumer.stats().errors == 1
     (told,) = (record for record in caplog.records if record.levelno == logging.CRITICAL)
     assert f"the handler raised SystemExit(3) for {topic}[0]@7" in told.message
+
+
+def test_a_plain_handler_whose_own_event_loop_cancels_something_has_failed(
+    fix: Fixture, make_topic: Any, produce: Any
+) -> None:
+    """CancelledError is no Exception. It ended the consumer, and met each one that read the record next."""
+    topic = make_topic(1)
+    produce(topic, numbers(20))
+
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    def handler(record: Record) -> None:
+        if record.value == b"7":
+            asyncio.run(cancelled())
+
+    consumer = fix.start(topic, handler, concurrency=1, max_retries=0)
+    wait_until(lambda: consumer.stats().total == 20, timeout=30)
+    assert (consumer.stats().succeeded, consumer.stats().dead) == (19, 1)
+    consumer.close(10)
 
 
 def test_a_hung_handler_holds_up_its_own_record_only(fix: Fixture, make_topic: Any, produce: Any) -> None:

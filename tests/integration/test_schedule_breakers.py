@@ -384,3 +384,18 @@ def test_head_of_a_chain_waits_for_the_breaker_of_its_lane_and_may_be_its_probe(
     assert fix.report(1, 0) == "closed", "nothing else is due"
     fix.store.chain([step(Do.WAIT, 2, 2)], "me:3", 30_000)
     assert fix.take() == ["2:2"]
+
+
+def test_breakers_of_which_nobody_hears_are_closed_except_those_that_are_open_by_hand(fix: Fixture) -> None:
+    fix.fill(30)
+    assert fix.report(0, 10) == "opened"
+    fix.store.open_breaker("kafka:by-hand", None, RULES)
+    fix.store.set_rate(LANE, 50)
+    assert fix.take() == []
+
+    assert fix.store.close_unheard_breakers() == [LANE]
+    assert fix.store.close_unheard_breakers() == []
+
+    assert [breaker.lane for breaker in fix.store.breakers()] == ["kafka:by-hand"]
+    assert len(fix.take(5)) == 5
+    assert [lane.rate for lane in fix.store.lanes() if lane.name == LANE] == [50], "what was set from outside stays"

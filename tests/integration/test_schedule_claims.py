@@ -25,9 +25,11 @@ from rebound_celery.schedule.port import (
     message_leases,
     open_schedule,
 )
+from rebound_celery.schedule.store import script_runner
 from rebound_celery.schedule.store.keys import QueueKeys
 from rebound_celery.schedule.store.store import Store
 from rebound_celery.schedule.transport import channel as channel_module
+from rebound_celery.schedule.transport import claimer as claimer_module
 from rebound_celery.schedule.worker.installation import install_schedule
 from tests.acceptance.apps.worker import close_redis_connections
 from tests.scheduling import buried, everything, now_ms
@@ -217,3 +219,16 @@ def test_schedule_of_a_broker_that_is_not_redis_cannot_be_opened():
         install_schedule(app)
         with pytest.raises(UnreachableError, match="not Redis"), open_schedule(app, "celery"):
             pass
+
+
+def test_a_message_is_claimed_although_redis_has_lost_the_time_at_which_it_is_due(
+    app: Celery, store: Store, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis may evict single keys where somebody lets it. The message itself is still there."""
+    monkeypatch.setattr(claimer_module, "_UNTIMED_S", 1.0)
+    with taking(app) as taker:
+        taker.turn(0.5)
+        app.send_task("t", (1,), countdown=script_runner.MAX_SLEEP_MS / 1000 + 2)
+        assert client.delete(store.keys.next) == 1
+
+        taker.take(1)

@@ -12,7 +12,7 @@ from rebound_celery.schedule.store.claims import ClaimId, End
 from rebound_celery.schedule.store.keys import QueueKeys
 from rebound_celery.schedule.store.listing import next_claims_in
 from rebound_celery.schedule.store.store import Store
-from rebound_celery.schedule.store.values import DeadEntry, Entry, Position
+from rebound_celery.schedule.store.values import DeadEntry, Entry, Hold, Position
 from tests.scheduling import LEASE_MS, Taken, buried, entry, everything, now_ms, number_of, settle, take
 from tests.servers import RedisServer, redis_programs, redis_version
 from tests.waiting import wait_until
@@ -566,3 +566,35 @@ def test_id_that_is_no_utf_8_is_settled_as_any_other(store: Store, client: redis
     assert len(taken.ids) == 2
     assert store.settle([End(identity, token, "done") for identity, token in taken.leases]) == 2
     assert store.count() == 0
+
+
+@pytest.mark.parametrize("ahead_ms", [0, 86_400_000, -3_600_000])
+def test_what_is_held_waits_again_after_its_time_whatever_its_holders_clock_says(store: Store, ahead_ms: int):
+    store.enqueue([entry("a", now_ms(), 1)])
+    take(store)
+    theirs = now_ms() + ahead_ms
+
+    store.enqueue([entry("a", theirs + 300, 2)], hold=Hold("mine", theirs))
+
+    assert take(store).ids == []
+    wait_until(lambda: store.counts().leased == 1 and (taken := take(store)).ids == ["a"] and losses_of(taken) == [1])
+    assert store.enqueue([entry("a", theirs, 3)], hold=Hold("mine", theirs, ends=True)) == 0
+    assert [number_of(one.stored) for one in everything(store)] == [2], "another worker has it now"
+
+
+@pytest.mark.parametrize("what", ["replaced", "removed", "due again"])
+def test_the_end_of_a_hold_changes_nothing_if_the_message_was_changed(store: Store, what: str):
+    store.enqueue([entry("a", now_ms(), 1)])
+    take(store)
+    store.enqueue([entry("a", now_ms() + (1 if what == "due again" else LEASE_MS), 2)], hold=Hold("mine", now_ms()))
+    if what == "replaced":
+        store.enqueue([entry("a", now_ms() + LEASE_MS, 4, lane="other")])
+    elif what == "removed":
+        store.cancel("a", leased=True)
+    else:
+        wait_until(lambda: take(store, 0, lanes=["0"]).ids == [] and store.counts().waiting == 1)
+
+    store.enqueue([entry("a", now_ms(), 3)], hold=Hold("mine", now_ms(), ends=True))
+
+    expected = {"replaced": [4], "removed": [], "due again": [3]}
+    assert [number_of(one.stored) for one in everything(store)] == expected[what]

@@ -10,7 +10,7 @@ import redis
 from rebound_celery.schedule.store.claims import DONE, RELEASE
 from rebound_celery.schedule.store.keys import QueueKeys
 from rebound_celery.schedule.store.store import Store
-from rebound_celery.schedule.store.values import Unique, UniqueEnd, Waiting
+from rebound_celery.schedule.store.values import Hold, Unique, UniqueEnd, Waiting
 from tests.scheduling import entry, everything, now_ms, number_of, settle, take
 
 SOON = 60_000
@@ -173,3 +173,26 @@ def test_keys_of_messages_that_are_gone_are_forgotten(store: Store) -> None:
 
     put(store, "y", now_ms() - 1, key="other")
     assert put(store, "x", now_ms(), key="stays").id == "z"
+
+
+@pytest.mark.parametrize("how", ["replace", "keep", "extend"])
+def test_what_is_held_does_not_wait_and_a_new_message_is_stored_beside_it(store: Store, how: str) -> None:
+    put(store, "a", now_ms(), number=1)
+    take(store)
+    store.enqueue([entry("a", now_ms() + SOON, 1)], hold=Hold("mine", now_ms()))
+
+    assert put(store, "b", now_ms() + SOON, how, number=2) == UniqueEnd("b", "stored")
+
+    assert store.enqueue([entry("a", now_ms(), 3)], hold=Hold("mine", now_ms(), ends=True)) == 0
+    assert {one.id: number_of(one.stored) for one in store.page().entries} == {"a": 3, "b": 2}
+
+
+@pytest.mark.parametrize("how", ["replace", "keep", "extend"])
+def test_what_was_delivered_and_is_to_be_settled_does_not_wait(store: Store, how: str) -> None:
+    put(store, "a", now_ms() - 1, number=1, lane="ended")
+
+    unique = Unique("cart-7", how, ended_lane="ended")
+    (end,) = store.enqueue_unique([(entry("b", now_ms() + SOON, 2), unique)])
+
+    assert end == UniqueEnd("b", "stored")
+    assert sorted(number_of(one.stored) for one in everything(store)) == [1, 2]

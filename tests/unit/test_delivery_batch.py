@@ -21,6 +21,7 @@ from rebound_celery.errors import NotStoredError, WireFormatError
 from rebound_celery.message import Origin
 from rebound_celery.message.address import DEAD_SET, HttpAddress, KafkaAddress
 from rebound_celery.policy import Failure
+from rebound_celery.schedule.port import Hold
 
 NOW_MS = 1_800_000_000_000
 
@@ -59,7 +60,7 @@ class Answers:
 def make_batch(
     store: list[Delivery] | Exception, kafka: Sequence[Outcome] = (), dead_set: Sequence[Outcome] = (), **settings: Any
 ) -> tuple[Batch, Answers, Answers]:
-    def keep(deliveries: Sequence[Delivery]) -> None:
+    def keep(deliveries: Sequence[Delivery], *, hold: Hold | None = None) -> None:
         if isinstance(store, Exception):
             raise store
         store.extend(deliveries)
@@ -237,7 +238,7 @@ def test_what_redis_does_not_take_at_once_is_stored_a_little_later_and_not_deliv
     stored: list[Delivery] = []
     refusals = [NotStoredError("max number of clients reached")] * 3
 
-    def store(deliveries: Sequence[Delivery]) -> None:
+    def store(deliveries: Sequence[Delivery], *, hold: Hold | None = None) -> None:
         if refusals:
             raise refusals.pop()
         stored.extend(deliveries)
@@ -444,6 +445,27 @@ def test_a_damaged_outcome_is_a_damaged_delivery(wire: object) -> None:
         from_wire(wire)
 
 
+def test_a_message_is_held_while_it_is_under_way_and_its_outcome_ends_that() -> None:
+    holds: list[Hold | None] = []
+    refusals = [NotStoredError("Redis is restarted")] * 3
+
+    def store(deliveries: Sequence[Delivery], *, hold: Hold | None = None) -> None:
+        if hold is not None and hold.ends and refusals:
+            raise refusals.pop()
+        holds.append(hold)
+
+    batch, _, _ = make_batch([])
+    slow = Waits()
+    replace(batch, destinations={"kafka": slow}, store=store).deliver([make_delivery()])
+    slow.outcome.set_result(Delivered("x"))
+
+    begun, ended = holds
+    assert begun is not None
+    assert not begun.ends
+    assert ended == Hold(begun.token, NOW_MS, ends=True)
+    assert not refusals, "it is tried again while Redis is away for a moment"
+
+
 def test_an_outcome_that_cannot_be_stored_is_logged_and_the_message_is_delivered_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -454,7 +476,7 @@ def test_an_outcome_that_cannot_be_stored_is_logged_and_the_message_is_delivered
     batch_without, _, _ = make_batch(NotStoredError("Redis is away"))
 
     slow.outcome.set_result(Delivered("x"))
-    batch_without._settle_later(stored[0], slow.outcome)
+    batch_without._settle_later(stored[0], "t", slow.outcome)
 
     assert "could not be stored, so it is delivered again" in caplog.text
 

@@ -21,6 +21,7 @@ from rebound_celery.destinations import Delivered, Failed, Held, Outcome, Reject
 from rebound_celery.limits import BreakerOptions
 from rebound_celery.message.address import DEAD_SET, HttpAddress, KafkaAddress
 from rebound_celery.schedule.port import Breaker, BreakerChange, BreakerRules, LaneReport
+from tests.scheduling import keep_in
 from tests.unit.test_delivery_batch import NOW_MS, Answers, make_delivery
 
 LANE = "kafka:orders"
@@ -95,7 +96,7 @@ class Fixture:
         batch = Batch(
             destinations,
             SETTINGS,
-            self.stored.extend,
+            keep_in(self.stored),
             "celery@here",
             self.clock,
             lambda task_ids, *, dead: None,

@@ -25,6 +25,7 @@ from rebound_celery.delivery.result import End
 from rebound_celery.destinations import Failed, Outcome, Underway
 from rebound_celery.redaction import Redactor
 from rebound_celery.testing import in_memory
+from tests.scheduling import keep_in
 from tests.unit.test_consumer_offset_tracker import P, record
 from tests.waiting import wait_until
 
@@ -89,7 +90,7 @@ def test_an_outcome_that_comes_late_is_stored_redacted() -> None:
 
     message, _ = RetryRequest(destination="http://r/", delay=0).to_message(settings(), 0)
     stored: list[Delivery] = []
-    batch = Batch({"http": Slow()}, settings(), stored.extend, "w", SYSTEM_CLOCK, no_chains)
+    batch = Batch({"http": Slow()}, settings(), keep_in(stored), "w", SYSTEM_CLOCK, no_chains)
     batch.deliver([Delivery(message=message, task_id="t")])
     outcome.set_result(Failed(f"card {SECRET} is refused", None, 400))
 
@@ -122,7 +123,7 @@ def test_a_failed_delivery_is_redacted_in_what_is_stored_and_in_its_result(max_r
     message, _ = request.to_message(settings(), 0)
     stored: list[Delivery] = []
     destinations = {"http": Refusing(), "dead-set": Refusing()}
-    batch = Batch(destinations, settings(), stored.extend, "w", SYSTEM_CLOCK, no_chains)
+    batch = Batch(destinations, settings(), keep_in(stored), "w", SYSTEM_CLOCK, no_chains)
     (result,) = batch.deliver([Delivery(message=message, task_id="t")])
 
     assert result.end == End.AGAIN
@@ -204,7 +205,7 @@ def test_a_destination_that_raises_is_redacted_in_the_log_and_in_the_result(capl
 
     caplog.set_level(logging.DEBUG)
     message, _ = RetryRequest(destination="http://r/", delay=0).to_message(settings(), 0)
-    batch = Batch({"http": Broken()}, settings(), [].extend, "w", SYSTEM_CLOCK, lambda ids, *, dead: None)
+    batch = Batch({"http": Broken()}, settings(), keep_in([]), "w", SYSTEM_CLOCK, lambda ids, *, dead: None)
     (result,) = batch.deliver([Delivery(message=message, task_id="t")])
 
     assert "card * is refused" in result.text

@@ -33,6 +33,9 @@ class _Record(msgspec.Struct):
     error: str = ""
 
 
+#: Closing goes by no rule.
+_UNUSED = BreakerRules(1.0, 1, 1000, 1000, 1000, 1000, 0.0)
+
 _decoder = msgspec.msgpack.Decoder(_Record)
 
 
@@ -53,6 +56,12 @@ def close_by_hand(client: Any, keys: QueueKeys, lane: str, rules: BreakerRules) 
     """Close a breaker; False if it was closed."""
     (change,) = _run(client, [_call(keys, lane, "close", rules)])
     return change.event == "closed"
+
+
+def close_unheard(client: Any, keys: QueueKeys) -> list[str]:
+    """Close breakers of which nobody hears any more; returns their lanes. Those that are open by hand stay open."""
+    unheard = [one.lane for one in breakers(client, keys) if not (one.by_hand and one.state == "open")]
+    return [lane for lane in unheard if close_by_hand(client, keys, lane, _UNUSED)]
 
 
 def breakers(client: Any, keys: QueueKeys) -> list[Breaker]:

@@ -24,6 +24,7 @@ from .values import (
     Entry,
     Health,
     HealthReport,
+    Hold,
     Lane,
     LaneReport,
     Page,
@@ -64,14 +65,22 @@ class Store:
     # storing
 
     def enqueue(
-        self, entries: Iterable[Entry], *, keep: bool = False, piggybacked: Sequence[Sequence[Any]] = ()
+        self,
+        entries: Iterable[Entry],
+        *,
+        keep: bool = False,
+        piggybacked: Sequence[Sequence[Any]] = (),
+        hold: Hold | None = None,
     ) -> int:
+        how: tuple[Any, ...] = ("keep" if keep else "replace", "", "")
+        if hold is not None:
+            how = ("end" if hold.ends else "hold", hold.token, hold.now_ms)
         parts: list[list[Group]] = []
 
         def calls() -> Iterator[Call]:
             for chunk in chunks(entries):
                 parts.append(grouped(self.keys, chunk, keep=keep))
-                yield self._enqueue_call(parts[-1], [], keep=keep)
+                yield self._enqueue_call(parts[-1], [], how)
 
         _, answers = run_script(self._client, "enqueue", calls(), piggybacked)
         added = 0
@@ -84,14 +93,14 @@ class Store:
                     break
                 # These replace messages whose lanes were not given.
                 groups = chosen(groups, left)
-                _, (answer,) = run_script(self._client, "enqueue", [self._enqueue_call(groups, needed, keep=keep)])
+                _, (answer,) = run_script(self._client, "enqueue", [self._enqueue_call(groups, needed, how)])
                 added += answer[0]
         return added
 
-    def _enqueue_call(self, groups: Sequence[Group], more: Sequence[bytes], *, keep: bool) -> Call:
+    def _enqueue_call(self, groups: Sequence[Group], more: Sequence[bytes], how: tuple[Any, ...]) -> Call:
         # Two priorities can have the same rank.
         references = list(dict.fromkeys((*(group.reference for group in groups), *map(from_id, more))))
-        arguments: list[Any] = [MAX_SLEEP_MS, 1 if keep else 0, len(references), *references]
+        arguments: list[Any] = [MAX_SLEEP_MS, *how, len(references), *references]
         for group in groups:
             arguments += (references.index(group.reference) + 1, group.first_ms, len(group.arguments) // 3)
             arguments += group.arguments
@@ -188,6 +197,9 @@ class Store:
 
     def close_breaker(self, lane: str, rules: BreakerRules) -> bool:
         return breakers.close_by_hand(self._client, self.keys, lane, rules)
+
+    def close_unheard_breakers(self) -> list[str]:
+        return breakers.close_unheard(self._client, self.keys)
 
     def breakers(self) -> list[Breaker]:
         return breakers.breakers(self._client, self.keys)

@@ -41,6 +41,6 @@ def _call(keys: QueueKeys, entry: Entry, unique: Unique, more: Sequence[str]) ->
     touched = [keys.messages, keys.leased, keys.leases, keys.limits, keys.next, keys.wake, keys.stats]
     touched += [keys.unique, keys.unique_times, *keys.of_lanes(references)]
     longest = "" if unique.max_wait_ms is None else unique.max_wait_ms
-    arguments: list[Any] = [MAX_SLEEP_MS, to_id(unique.key), unique.how, longest]
+    arguments: list[Any] = [MAX_SLEEP_MS, to_id(unique.key), unique.how, longest, to_id(unique.ended_lane)]
     arguments += [to_id(entry.id), entry.due_ms, envelope.head(reference) + entry.stored, *map(to_id, references)]
     return Call(touched, arguments)

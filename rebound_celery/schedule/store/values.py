@@ -25,6 +25,21 @@ class Entry(NamedTuple):
     priority: int = 0
 
 
+class Hold(NamedTuple):
+    """That messages are held: as if leased, until they are due. Then they wait, and a worker more was lost with them.
+
+    Attributes:
+        token: names who holds them.
+        now_ms: the time by the clock by which the due times are given: how long they are held does not depend on it.
+        ends: whether this ends it: the entries replace the messages of their ids that are still held, or have become
+            due and are in nobody's hands. What is gone stays gone, and what was stored anew stays as it is.
+    """
+
+    token: str
+    now_ms: int
+    ends: bool = False
+
+
 class Unique(NamedTuple):
     """That only one message with a key may wait.
 
@@ -33,11 +48,13 @@ class Unique(NamedTuple):
         how: what is done with a message that waits already: "keep" (the new one is not stored), "replace" (it gets the
             new message, and stays due as it was) or "extend" (it is due as the new one).
         max_wait_ms: with "extend", it is due no later than so long after the first message was stored.
+        ended_lane: messages of this lane do not wait: they were delivered, and are to be settled.
     """
 
     key: str
     how: str
     max_wait_ms: int | None = None
+    ended_lane: str = ""
 
 
 class UniqueEnd(NamedTuple):

@@ -26,6 +26,10 @@ _HAND_ON_S = 0.5
 #: Seconds between claims while Redis is away, growing to the second figure.
 _AWAY_S = (0.5, 2.0)
 
+#: Seconds without a claim until a queue is claimed from although Redis has no time of its next message: that key may be
+#: lost alone, where Redis evicts keys. A claim writes it again.
+_UNTIMED_S = 30.0
+
 #: How many messages are claimed at a time. Where few are due, other workers get some of them too.
 _CLAIM = 250
 
@@ -47,6 +51,7 @@ class _Queue:
         claim_at: when to look at it again, by the monotonic clock.
         is_due: whether something is due then; else Redis is asked whether anything is.
         answered_at: when Redis last gave what is due, or told that nothing is.
+        claimed_at: when it was last claimed from.
         handed_on_at: when another worker was last woken, for this one had no room.
         lanes: references of lanes that were due lately.
     """
@@ -55,6 +60,7 @@ class _Queue:
     claim_at: float = 0.0
     is_due: bool = True
     answered_at: float = 0.0
+    claimed_at: float = 0.0
     handed_on_at: float = 0.0
     lanes: list[str] = field(default_factory=list)
 
@@ -116,8 +122,11 @@ class Claimer:
         waits = next_claims_in(self._leases.client, [queue.store.keys for queue in queues])
         for queue, wait_ms in zip(queues, waits, strict=True):
             self._set_next(queue, wait_ms)
+            now = self._clock.monotonic()
             if wait_ms is None or wait_ms > 0:
-                queue.answered_at = self._clock.monotonic()
+                queue.answered_at = now
+            if wait_ms is None and now - queue.claimed_at >= _UNTIMED_S:
+                queue.is_due, queue.claim_at = True, now
         self._faults = 0
 
     def _set_next(self, queue: _Queue, wait_ms: int | None) -> None:
@@ -219,6 +228,7 @@ class Claimer:
     def _claim_once(self, queue: _Queue, limit: int, found: list[tuple[Claimed, str]]) -> list[str]:
         """Claim, and tell Redis that the answer has come; returns lanes that are due too and have to be named."""
         store, lease_ms = queue.store, self._leases.lease_ms
+        queue.claimed_at = self._clock.monotonic()
         confirm_ms = min(_CONFIRM_MS, lease_ms)
         with self._leases.claim_ids.one(store.keys) as claim_id:
             claim = store.claim(claim_id, limit - len(found), lease_ms, confirm_ms, queue.lanes)

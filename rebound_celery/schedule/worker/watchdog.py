@@ -28,8 +28,8 @@ LOOK_S = 3.0
 #: Seconds without a claim that make a worker suspect, and that each remedy has to show its effect.
 PATIENCE_S = 10.0
 
-#: Seconds between two looks for dead letters that are too old, and how many one look removes.
-EXPIRE_EVERY_S = 30.0
+#: Seconds between two looks for what is to be tidied up, and how many dead letters one look removes.
+TIDY_EVERY_S = 30.0
 _MOST_EXPIRED = 1000
 
 #: After these many remedies the worker is reported; the connection is then made anew at each so many-th.
@@ -67,8 +67,8 @@ class Watchdog:
         #: How many remedies were tried in vain, and when the last one was.
         self._tried = 0
         self._tried_at = 0.0
-        #: When dead letters that are too old are looked for again.
-        self._expires_at = 0.0
+        #: When it is looked again for what is to be tidied up.
+        self._tidies_at = 0.0
 
     def start(self) -> None:
         self._file.report(health.OK)
@@ -87,7 +87,7 @@ class Watchdog:
                 self._excused_at = now
             try:
                 self._file.report(*self.look())
-                self._remove_expired()
+                self._tidy()
             except Exception:
                 logger.exception("unexpected error while the worker was looked at")
             slept_at = self._clock.monotonic()
@@ -118,24 +118,34 @@ class Watchdog:
         self._remedy(channel, silent, overdue_ms)
         return self._standing(silent)
 
-    def _remove_expired(self) -> None:
-        """Remove dead letters that are older than the app wants them to be, if it says so."""
+    def _tidy(self) -> None:
+        """Remove dead letters that are older than the app wants them to be, and close breakers that were left open."""
         channel, now = self._channel, self._clock.monotonic()
-        if channel is None or channel.closed or channel.options is None or now < self._expires_at or is_stopping():
+        if channel is None or channel.closed or channel.options is None or now < self._tidies_at or is_stopping():
             return
-        ttl_s = channel.options.dead_letter_ttl_s
-        self._expires_at = now + EXPIRE_EVERY_S
-        if ttl_s is None:
-            return
+        options = channel.options
+        self._tidies_at = now + TIDY_EVERY_S
         try:
-            for queue in channel.options.leased:
-                removed = channel.leases.store_of(channel.keys_of(queue)).expire_dead(round(ttl_s * 1000))
-                if removed:
-                    logger.info("%d dead letters of %s are removed after %g s", removed, queue, ttl_s)
-                if removed >= _MOST_EXPIRED:
-                    self._expires_at = now  # there may be more
+            for queue in options.leased:
+                store = channel.leases.store_of(channel.keys_of(queue))
+                if options.closes_breakers:
+                    for lane in store.close_unheard_breakers():
+                        logger.warning(
+                            "circuit breaker of %s closed, because this app has no circuit breakers any more",
+                            lane,
+                            extra={"event": "breaker_closed", "lane": lane},
+                        )
+                if options.dead_letter_ttl_s is not None:
+                    self._remove_expired(queue, store, options.dead_letter_ttl_s)
         except FAULTS as error:
-            logger.debug("dead letters that are too old stay: %s", error)
+            logger.debug("dead letters that are too old stay, and breakers: %s", error)
+
+    def _remove_expired(self, queue: str, store: Any, ttl_s: float) -> None:
+        removed = store.expire_dead(round(ttl_s * 1000))
+        if removed:
+            logger.info("%d dead letters of %s are removed after %g s", removed, queue, ttl_s)
+        if removed >= _MOST_EXPIRED:
+            self._tidies_at = self._clock.monotonic()  # there may be more
 
     def _excuse(self, state: str, detail: str = "") -> Verdict:
         self._excused_at = self._clock.monotonic()

@@ -113,7 +113,7 @@ def answered_after_the_job(case: Case, refused: Collection[int] = ()) -> None:
     def answer(killed: Process) -> None:
         wait_until(lambda: case.receiver.posts, timeout=DEADLINE_S, message=killed.tail)
         wait_until(
-            lambda: [entry.leased for entry in everything(case.store)] == [False],
+            lambda: [token.partition(b":")[0] for token in case.redis.hvals(case.store.keys.leases)] == [b"underway"],
             timeout=DEADLINE_S,
             message=killed.tail,
         )

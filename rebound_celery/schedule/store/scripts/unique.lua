@@ -15,10 +15,11 @@
 -- ARGV[3]  what is done with a message that waits: 'keep' (nothing), 'replace' (it gets the new message and stays due as
 --          it was) or 'extend' (it is due as the new message)
 -- ARGV[4]  milliseconds from the first message to the latest due time of 'extend'; the empty text for no limit
--- ARGV[5]  id
--- ARGV[6]  due time in Unix milliseconds
--- ARGV[7]  envelope and stored form
--- ARGV[8..] the lane references; the first is that of the message
+-- ARGV[5]  a lane whose messages do not count as waiting: they were delivered, and are to be settled; or the empty text
+-- ARGV[6]  id
+-- ARGV[7]  due time in Unix milliseconds
+-- ARGV[8]  envelope and stored form
+-- ARGV[9..] the lane references; the first is that of the message
 -- Returns {the id under which the message waits, 'stored', 'kept' or 'replaced', a reference that was needed too or the
 --          empty text: nothing is changed then}
 local messages, leased, leases, limits = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -26,9 +27,9 @@ local stats, unique, times = KEYS[7], KEYS[8], KEYS[9]
 local SOME = 10 -- how many unique keys are looked at whose messages may be gone
 local LATER = 60000 -- milliseconds until a unique key is looked at again whose message is there
 local now = clock()
-local key, how, id, due, message, reference = ARGV[2], ARGV[3], ARGV[5], tonumber(ARGV[6]), ARGV[7], ARGV[8]
+local key, how, id, due, message, reference = ARGV[2], ARGV[3], ARGV[6], tonumber(ARGV[7]), ARGV[8], ARGV[9]
 local number_of = {}
-for i = 8, #ARGV do number_of[ARGV[i]] = i - 7 end
+for i = 9, #ARGV do number_of[ARGV[i]] = i - 8 end
 local function waiting_of(number) return KEYS[8 + 2 * number] end
 
 -- Store the message under this id; what was stored there is in the lane with that number, or in none.
@@ -56,7 +57,7 @@ local record = redis.call('HGET', unique, key)
 if record then
   local began, its_id = string.match(record, '^(%d+) (.*)$')
   local old = redis.call('HGET', messages, its_id)
-  if old then
+  if old and (ARGV[5] == '' or string.sub(reference_of(old), 2) ~= ARGV[5]) then
     local number = number_of[reference_of(old)]
     if not number then return { id, '', reference_of(old) } end
     local its_due = redis.call('ZSCORE', waiting_of(number), its_id)
