@@ -218,8 +218,7 @@ class Rebound(FailureHandling, ConsumerDeclarations):
                 else `rebound_max_retries`. With 0 it is a dead letter at once.
             base_delay: 1 to 3600 seconds; None means the same.
             policy: a RetryPolicy, or a mapping with its options, in place of all of these.
-            destination_type: "kafka" or "http", where the caller wants it checked; with "kafka" the destination may be
-                a bare topic name.
+            destination_type: "kafka" or "http", to have it checked; with "kafka", `destination` may be a topic's name.
             dead_destination: where it goes when given up, like `destination`. None means `{topic}-dlq` for Kafka, and
                 the dead set in Redis for HTTP.
             source, client_id: free words that travel along as headers.
@@ -236,7 +235,7 @@ class Rebound(FailureHandling, ConsumerDeclarations):
 
         Returns:
             Celery's AsyncResult of the delivery task; with a unique key, of the task that waits. If a rule of the
-            policy drops the message, nothing is stored, and this result stays pending.
+            policy drops the message, nothing is stored, and the result's `get()` returns None at once.
 
         Raises:
             InvalidSettingError: naming field, value and limits; nothing is stored then.
