@@ -17,11 +17,12 @@ from celery import Celery
 from kombu import Exchange, Producer, Queue
 from kombu.asynchronous import Hub
 
+from rebound_celery.schedule import native_threads
 from rebound_celery.schedule.store.keys import QueueKeys
 from rebound_celery.schedule.store.script_runner import MAX_SLEEP_MS
 from rebound_celery.schedule.store.store import Store
 from rebound_celery.schedule.transport import channel as channel_module
-from rebound_celery.schedule.transport import leases as leases_module
+from rebound_celery.schedule.transport import process_leases
 from rebound_celery.schedule.worker.installation import install_schedule
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
 from tests.scheduling import Entry, everything
@@ -356,12 +357,12 @@ def test_forked_child_holds_no_leases_and_no_lock(app: Celery, store: Store):
     send_due(app, store, 0)
     with taking(app, _no_ack) as taker:
         taker.take(1)
-        assert leases_module._registry
-        with leases_module._registry_lock:
+        assert process_leases._registry
+        with process_leases._registry_lock:
             child = os.fork()
             if child == 0:
-                free = leases_module._registry_lock.acquire(blocking=False)
-                os._exit(0 if free and not leases_module._registry else 1)
+                free = process_leases._registry_lock.acquire(blocking=False)
+                os._exit(0 if free and not process_leases._registry else 1)
         assert os.waitpid(child, 0)[1] == 0
 
 
@@ -376,7 +377,7 @@ def test_nothing_is_claimed_while_no_thread_can_renew_it_and_all_is_settled_afte
     sent = send_due(app, store, *range(5))
     with taking(app) as taker:
         with monkeypatch.context() as shortage:
-            shortage.setattr(leases_module.native, "start_thread", no_thread)
+            shortage.setattr(native_threads, "start_thread", no_thread)
             taker.turn(1.0)
             assert taker.taken == []
             assert client.zcard(store.keys.leased) == 0

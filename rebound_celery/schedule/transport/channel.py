@@ -27,11 +27,11 @@ from ..store.claims import DONE
 from ..store.keys import QueueKeys
 from ..store.store import Store
 from ..store.values import Entry
-from . import celery_form, eta, installed, keeping
+from . import celery_form, eta, installed, keeping, process_leases
 from .claimed import FAULTS
 from .claimer import Claimer
 from .installed import Installation, installation_of
-from .leases import Leases, leases_of
+from .leases import Leases
 from .publish_batch import ScheduleBatch
 from .qos import LeasingQoS, PlainQoS
 from .refusals import Parser
@@ -220,7 +220,7 @@ class Channel(kombu_redis.Channel):
         options["socket_timeout"] = _SOCKET_TIMEOUT_S
         place = [str(options.get(name)) for name in ("host", "port", "path", "db", "username")]
         server = (*place, str(self.connection.client.hostname), self.global_keyprefix, lease_ms)
-        self.leases = leases_of(server, lambda: self._make_leases(pool, lease_ms))
+        self.leases = process_leases.leases_of(server, lambda: self._make_leases(pool, lease_ms))
         return self.leases
 
     def _make_leases(self, pool: Any, lease_ms: int) -> Leases:

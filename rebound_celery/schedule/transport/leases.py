@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, count
 from typing import Any
@@ -70,6 +69,8 @@ class Leases:
         self._work = native.Wake()
         self._numbers = count(1)
         self._has_thread = False
+        self._runs = native.make_lock()  # the thread holds it as long as it runs
+        self._stops = False
         self._away = False
         self._renewed_at = clock.monotonic()
         self._are_missing = False  # whether the last renewal has found fewer leases than this process holds
@@ -101,6 +102,17 @@ class Leases:
             except BaseException:
                 self._has_thread = False
                 raise
+
+    def ask_thread_to_end(self) -> None:
+        """Let the thread end when it has done what it is at."""
+        self._stops = True
+        self._work.set()
+
+    def wait_for_thread(self, timeout_s: float) -> bool:
+        """Whether the thread has ended, or none was started. The whole process waits, other greenlets too."""
+        if has_ended := self._runs.acquire(timeout=timeout_s):
+            self._runs.release()
+        return bool(has_ended)
 
     def hold(self, store: Store, claims: Sequence[tuple[Claimed, str, str]]) -> list[str]:
         """Take charge of messages, each with its token and its task's id; returns the tags that end their leases."""
@@ -234,14 +246,15 @@ class Leases:
         self._renewed_at, self._are_missing = began, missing > 0
 
     def _run(self) -> None:
+        with self._runs:
+            self._renew_and_settle()
+
+    def _renew_and_settle(self) -> None:
         interval = self.lease_ms / 1000 / _RENEWALS
         renew_at = self._clock.monotonic() + interval
         flushed_at = 0.0
-        while True:
-            if self._work.wait(max(0.0, renew_at - self._clock.monotonic())):
-                gather_s = flushed_at + _GATHER_S - self._clock.monotonic()
-                if gather_s > 0:
-                    self._clock.sleep(gather_s)
+        while not self._stops:
+            self._wait_for_work(renew_at, flushed_at)
             try:
                 if self._ends:
                     self._flush(self._thread_client)
@@ -263,36 +276,13 @@ class Leases:
                     self._away = False
                     logger.info("Redis is back; leases are settled and renewed again")
 
+    def _wait_for_work(self, renew_at: float, flushed_at: float) -> None:
+        if self._work.wait(max(0.0, renew_at - self._clock.monotonic())):
+            gather_s = flushed_at + _GATHER_S - self._clock.monotonic()
+            if gather_s > 0:
+                self._clock.sleep(gather_s)
+
     def _say_away(self, error: BaseException) -> None:
         if not self._away:
             self._away = True
             logger.warning("leases cannot be settled or renewed now, and are tried again: %s", error)
-
-
-_registry: dict[Hashable, Leases] = {}
-_registry_lock = threading.Lock()
-
-
-def leases_of(server: Hashable, make: Callable[[], Leases]) -> Leases:
-    """This process's leases on a server: one for all channels, whichever connection they came over."""
-    with _registry_lock:
-        found = _registry.get(server)
-        if found is None:
-            found = _registry[server] = make()
-        return found
-
-
-def all_leases() -> list[Leases]:
-    """This process's leases on every server."""
-    with _registry_lock:
-        return list(_registry.values())
-
-
-def _forget_after_fork() -> None:
-    """A forked child holds no leases; the parent goes on renewing its own."""
-    global _registry_lock
-    _registry_lock = threading.Lock()
-    _registry.clear()
-
-
-os.register_at_fork(after_in_child=_forget_after_fork)

@@ -9,7 +9,7 @@ from celery.bootsteps import TERMINATE
 from redis.exceptions import RedisError
 
 from ..store.claims import RELEASE
-from ..transport.leases import all_leases
+from ..transport.process_leases import all_leases
 
 logger = logging.getLogger(__name__)
 
