@@ -256,6 +256,9 @@ class Leases:
         while not self._stops:
             self._wait_for_work(renew_at, flushed_at)
             try:
+                if self._away:
+                    # There may be nothing left to settle or to renew, which would tell whether it is back.
+                    self._thread_client.ping()
                 if self._ends:
                     self._flush(self._thread_client)
                     flushed_at = self._clock.monotonic()
