@@ -19,7 +19,7 @@ from .message.first_failure import After, after_failure
 from .policy import MAX_FIRST_DELAY_S, MAX_RETRIES_LIMIT, Draw, Failure, RetryPolicy
 from .policy.decide import DRAW
 from .shown import shown, shown_url
-from .values import Name, encode_headers, encode_key, encode_value, text_of
+from .values import Name, checked_text, encode_headers, encode_key, encode_value, text_of
 
 #: Who tried, in the history of a message that `schedule_retry` makes.
 _BY = f"schedule_retry@{socket.gethostname()}"
@@ -284,6 +284,7 @@ def _check_delay(delay: object) -> None:
 
 def _free_text(field: str, value: object) -> str:
     try:
-        return str(value)
+        text = str(value)
     except Exception as error:
         raise InvalidSettingError(field, value, f"it has no text ({error})") from error
+    return checked_text(field, text)

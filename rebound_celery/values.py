@@ -41,6 +41,8 @@ def encode_value(data: object) -> tuple[bytes, str | None]:
         if isinstance(data, str):
             return data.encode(), "text/plain; charset=utf-8"
         return _to_json(data).encode(), "application/json"
+    except UnicodeEncodeError as error:
+        raise InvalidSettingError("value", data, surrogate_rule(error)) from None
     except Exception as error:  # an object of the caller's may do anything when it is asked for its JSON
         raise InvalidSettingError("value", data, f"give bytes, text, None, or what JSON can hold ({error})") from error
 
@@ -55,6 +57,8 @@ def encode_key(key: object) -> bytes:
         return bytes(key)
     try:
         return _text_of(key).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidSettingError("key", key, surrogate_rule(error)) from None
     except (TypeError, ValueError) as error:
         raise InvalidSettingError("key", key, "give bytes, text, a number, a UUID or None") from error
 
@@ -67,7 +71,12 @@ def encode_headers(headers: Any) -> Headers:
     """
     try:
         pairs = headers.items() if isinstance(headers, Mapping) else headers
-        return normalize_headers([(name, _text_of(value) if _is_name(value) else value) for name, value in pairs])
+        given = [(name, _text_of(value) if _is_name(value) else value) for name, value in pairs]
+        for name, _ in given:
+            str(name).encode()
+        return normalize_headers(given)
+    except UnicodeEncodeError as error:
+        raise InvalidSettingError("headers", headers, surrogate_rule(error)) from None
     except Exception as error:
         raise InvalidSettingError("headers", headers, f"give a mapping or pairs ({error})") from error
 
@@ -80,10 +89,30 @@ def text_of(field: str, value: object) -> str:
     """
     try:
         if text := _text_of(value):
-            return text
+            return checked_text(field, text)
     except TypeError:
         pass
     raise InvalidSettingError(field, value, "give a text, a number, a UUID or None")
+
+
+def checked_text(field: str, text: str) -> str:
+    """Return a text that UTF-8 can hold.
+
+    Raises:
+        InvalidSettingError: naming the field, if the text has half of a surrogate pair.
+    """
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidSettingError(field, text, surrogate_rule(error)) from None
+    return text
+
+
+def surrogate_rule(error: UnicodeEncodeError) -> str:
+    """Say which character of a text UTF-8 cannot hold, and what to do."""
+    character = ascii(error.object[error.start])
+    return f"UTF-8 has no {character}, which is half of a surrogate pair: correct the text"
 
 
 def _is_name(value: object) -> bool:

@@ -263,3 +263,25 @@ def test_a_dead_letter_has_no_delay() -> None:
 def test_a_delay_is_seconds_from_0_to_a_year(delay: Any) -> None:
     with pytest.raises(InvalidSettingError, match=r"^delay=.*from 0 to"):
         message_of(delay=delay)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"id": "a\ud800b"},
+        {"key": "a\ud800b"},
+        {"client_id": "a\ud800b"},
+        {"source": "a\ud800b"},
+        {"unique_key": "a\ud800b"},
+        {"value": "a\ud800b"},
+        {"value": ["a\ud800b"]},
+        {"headers": {"colour": "a\ud800b"}},
+        {"headers": {"a\ud800b": "red"}},
+    ],
+)
+def test_half_a_surrogate_pair_is_refused(arguments: dict[str, Any]) -> None:
+    (field,) = arguments
+    request = RetryRequest(destination="kafka://orders", **arguments)
+
+    with pytest.raises(InvalidSettingError, match=rf"^{field}=.* UTF-8 has no '\\ud800'.*: correct the text$"):
+        _ = request.to_message(Settings(), NOW_MS), request.unique_rule
