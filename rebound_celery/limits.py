@@ -150,6 +150,10 @@ class RateRule:
         if not _DESTINATION.fullmatch(destination) or (separator and not key):
             rule = "a rule is kafka://topic, http://host/path or https://host/path, with * for any text"
             raise InvalidSettingError(name, text, f"{rule}; and for some keys only, a space and key=pattern")
+        if destination.startswith("http") and ("?" in destination or "#" in destination):
+            path = re.split(r"[?#]", destination)[0]
+            rule = f"a rule is for a path with all of its queries: give {path!r}"
+            raise InvalidSettingError(name, text, rule)
         is_number = isinstance(rate, int | float) and not isinstance(rate, bool)
         if rate is not None and (not is_number or not 0 < rate <= 1e6):  # type: ignore[operator]
             raise InvalidSettingError(f"{name}[{text!r}]", rate, f"it is {_RATE_RULE}")

@@ -23,6 +23,9 @@ Handler = Callable[[Record], object]
 #: The values of `on_unreadable`.
 ON_UNREADABLE = ("stop", "skip", "dead-letter")
 
+#: The default of `dead_letter_window`.
+_DEAD_LETTER_WINDOW = 100
+
 #: The values of `after_dead_letter`.
 AFTER_DEAD_LETTER = ("continue", "hold")
 
@@ -56,7 +59,7 @@ class ConsumerConfig:
         dead_letter_share: the largest share of dead letters, above 0 and below 1, among the last `dead_letter_window`
             records that succeeded or became dead letters. A dead letter that would exceed it stops the consumer in the
             same way. None means no limit.
-        dead_letter_window: how many records `dead_letter_share` looks at, from 1.
+        dead_letter_window: how many records `dead_letter_share` looks at, from 1. It needs that share.
         dead_letter_topic: the topic for dead letters. None means the topic where the record was first read, with the
             app's `rebound_dead_letter_suffix` added.
         retry_topic: the topic for retries. This consumer reads it too. None means the topic that the record came from.
@@ -105,7 +108,7 @@ class ConsumerConfig:
     deserializer: Callable[[bytes], object] | Literal["json"] | None = None
     dead_letter_limit: int | None = None
     dead_letter_share: float | None = None
-    dead_letter_window: int = 100
+    dead_letter_window: int = _DEAD_LETTER_WINDOW
     dead_letter_topic: str | None = None
     retry_topic: str | None = None
     concurrency: int = 8
@@ -202,6 +205,8 @@ class ConsumerConfig:
         if share is not None and (not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share < 1):
             raise InvalidSettingError("dead_letter_share", share, "it is a number above 0 and below 1")
         check_count("dead_letter_window", self.dead_letter_window, 1)
+        if share is None and self.dead_letter_window != _DEAD_LETTER_WINDOW:
+            raise InvalidSettingError("dead_letter_window", self.dead_letter_window, "it needs dead_letter_share")
 
     def _check_policy(self) -> None:
         if self.policy is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -15,6 +16,9 @@ from .policy import EXPONENTIAL, LIST, OPTIONS, RetryPolicy
 from .rules import ErrorRule, with_true_names
 
 _RULE_OPTIONS = ("error", "then", "delay", "dead_letter_topic")
+
+#: The name of a rule's field in an error of the policy.
+_RULE_FIELD = re.compile(r"rules\[(\d+)\]\.(\w+)")
 
 _DEFAULT_POLICY = RetryPolicy()
 
@@ -79,6 +83,8 @@ def read_policy(
             options["rules"] = _read_rules(rules, (*path, "rules"))
         return RetryPolicy(**_inherited(base, options, root), **options)
     except InvalidSettingError as error:
+        if (of_rule := _RULE_FIELD.fullmatch(error.field)) is not None:
+            raise Fault((*path, "rules", int(of_rule[1]), of_rule[2]), error.value, error.allowed) from None
         known = isinstance(given, Mapping) and error.field in given
         raise Fault(
             (*path, error.field) if known or error.field in OPTIONS else path, error.value, error.allowed

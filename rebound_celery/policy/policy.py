@@ -115,6 +115,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, cache_hash=True, gc=False, repr_o
         if not is_list(self.rules) or not all(isinstance(rule, ErrorRule) for rule in self.rules):
             raise InvalidSettingError("rules", self.rules, "give a list of ErrorRule")
         _set(self, "rules", tuple(self.rules))
+        self._check_delays_of_rules()
 
     def _check_delays(self) -> None:
         if not is_list(self.delays):
@@ -149,6 +150,18 @@ class RetryPolicy(msgspec.Struct, frozen=True, cache_hash=True, gc=False, repr_o
             if self.max_retries and self.budget < first:
                 raise InvalidSettingError(
                     "budget", self.budget, f"it is shorter than the delay before the first retry, {first:g} s"
+                )
+
+    def _check_delays_of_rules(self) -> None:
+        if self.budget is None or not self.max_retries:
+            return
+        for index, rule in enumerate(self.rules):
+            if rule.delay is not None and min(rule.delay, self.longest_delay_s) > self.budget:
+                raise InvalidSettingError(
+                    f"rules[{index}].delay",
+                    rule.delay,
+                    f"it is longer than the budget of {self.budget:g} s, so that no retry would be due in time: "
+                    "shorten it, or give the rule then='dead-letter'",
                 )
 
     @property

@@ -271,3 +271,10 @@ def test_kafka_options_are_a_copy_of_what_was_given() -> None:
     given["security_protocol"] = "PLAINTEXT"
 
     assert settings.kafka_options == {"security_protocol": "SSL"}
+
+
+@pytest.mark.parametrize("url", ["https://api.example.com/slow?tenant=7", "https://api.example.com/slow#top"])
+def test_a_rate_for_a_query_is_refused(url: str) -> None:
+    """No message would have it, because a rule is for a URL without its query."""
+    with pytest.raises(InvalidSettingError, match=r"all of its queries: give 'https://api.example.com/slow'$"):
+        Settings.read({"rebound_rates": {url: 5}}, {})

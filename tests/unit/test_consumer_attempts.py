@@ -360,6 +360,7 @@ def test_the_error_of_the_limit_tells_the_limit_the_record_and_the_reason() -> N
         ({"dead_letter_share": 1}, "dead_letter_share=1 cannot be used"),
         ({"dead_letter_share": float("nan")}, "dead_letter_share=nan cannot be used"),
         ({"dead_letter_share": "half"}, "dead_letter_share='half' cannot be used"),
+        ({"dead_letter_window": 50}, "dead_letter_window=50 cannot be used: it needs dead_letter_share"),
         ({"dead_letter_window": 0}, "dead_letter_window=0 cannot be used: it is a whole number from 1 up"),
         (
             {"policy": RetryPolicy(rules=[ErrorRule("shop.NoSuchError")])},

@@ -135,8 +135,9 @@ def policies(draw: st.DrawFn) -> RetryPolicy:
         base = draw(st.floats(1, 3600))
         options |= {"kind": kind, "base_delay": base, "max_retries": draw(st.integers(0, 100))}
         options["max_delay"] = draw(st.none() | st.floats(base, 1e6))
-    first = RetryPolicy(**options).delay_s(1)
-    options["budget"] = draw(st.none() | st.floats(first, 1e8))
+    unlimited = RetryPolicy(**options)
+    of_rules = [min(rule.delay or 0, unlimited.longest_delay_s) for rule in unlimited.rules]
+    options["budget"] = draw(st.none() | st.floats(max(unlimited.delay_s(1), *of_rules, 0), MAX_DELAY_S))
     return RetryPolicy(**options)
 
 

@@ -245,3 +245,14 @@ def test_names_are_those_of_all_classes_in_the_chain(kinds: list[type[Exception]
 
     assert {"Exception", "BaseException"} < names
     assert all(any(name.endswith(kind.__name__) for name in names) for kind in kinds[:20])
+
+
+def test_a_rule_whose_delay_is_longer_than_the_budget_is_refused() -> None:
+    """None of its retries would be due in time: the first failure would be a dead letter."""
+    rules = [ErrorRule(KeyError), ErrorRule(ValueError, delay=61)]
+    begin = r"^rules\[1\]\.delay=61 cannot be used: it is longer than the budget of 60 s, .*then='dead-letter'$"
+    with pytest.raises(InvalidSettingError, match=begin):
+        RetryPolicy(budget=60, rules=rules)
+
+    assert RetryPolicy(budget=61, rules=rules).rules == tuple(rules)
+    assert RetryPolicy(budget=60, max_delay=30, rules=rules).longest_delay_s == 30

@@ -171,6 +171,10 @@ def test_policies_that_were_made_in_python_are_taken_as_they_are() -> None:
             {"topics": {"orders": {"delays": [5, -1]}}},
             "rebound_policies['topics']['orders']['delays']=-1 cannot be used: it must be a number of seconds from 0",
         ),
+        (
+            {"default": {"budget": 9, "rules": [{"error": "OSError", "delay": 10}]}},
+            "rebound_policies['default']['rules'][0]['delay']=10 cannot be used: it is longer than the budget of 9 s",
+        ),
         ({"default": {"budget": 2}}, "rebound_policies['default']['budget']=2 cannot be used: it is shorter than the"),
         (
             {"default": {"kind": "exponential", "delays": [1]}},
