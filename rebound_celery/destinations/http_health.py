@@ -152,6 +152,7 @@ class HealthyEndpoints:
         held: dict[str, Held] = {}
         pauses: list[tuple[str, int]] = []
         now_ms = self._clock.now_ms()
+        untold = [name for name, health in zip(asked, found, strict=True) if 0 < health.tell_ms <= now_ms]
         for name, health in zip(asked, found, strict=True):
             if health.disabled_ms:
                 held[name] = _held(name, health)
@@ -165,6 +166,8 @@ class HealthyEndpoints:
                 self._known.well[name] = now
         if pauses and self._ask(lambda schedule: _pause(schedule, pauses)) is None:
             return {}
+        if untold:
+            self._tell_late(untold)
         return held
 
     def _see(self, seen: dict[str, _Seen], message: Message, outcome: Outcome) -> None:
@@ -198,6 +201,7 @@ class HealthyEndpoints:
                 None if one.alone_s is None else round(one.alone_s * 1000),
                 round(one.disable_after_s * 1000),
                 one.gone if one.disable_after_s else "",
+                tells=True,
             )
             for name, one in seen.items()
         ]
@@ -208,7 +212,7 @@ class HealthyEndpoints:
                 self._known.well.pop(name, None)
             if health.disabled_ms:
                 disabled[name] = _held(name, health)
-            if health.is_new:
+            if health.is_telling:
                 self._say(name, health)
         return disabled
 
@@ -223,7 +227,16 @@ class HealthyEndpoints:
             self._tell(name, health)
         except Exception as error:  # noqa: BLE001 - the endpoint is disabled all the same
             extra: dict[str, object] = {"event": "not_told", "endpoint": name}
-            self._redact.log(logger, "nobody was told of it", error=error, extra=extra)
+            self._redact.log(logger, "nobody was told of it yet", error=error, extra=extra)
+        else:
+            self._ask(lambda schedule: schedule.report_health([HealthReport(name, has_told=True)]))
+
+    def _tell_late(self, names: Sequence[str]) -> None:
+        """Tell of endpoints that somebody has disabled who ended before it told."""
+        found = self._ask(lambda schedule: schedule.report_health([HealthReport(name, tells=True) for name in names]))
+        for name, health in zip(names, found or [], strict=False):
+            if health.is_telling:
+                self._say(name, health)
 
     def _ask(self, question: Callable[[Schedule], list[Health] | None]) -> list[Health] | None:
         """Ask Redis; None while it is away."""

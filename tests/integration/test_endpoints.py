@@ -19,6 +19,7 @@ from rebound_celery.destinations import Delivered, Destination, Failed, Held
 from rebound_celery.destinations.http import HttpDestination
 from rebound_celery.destinations.http_health import HealthyEndpoints
 from rebound_celery.message.address import HttpAddress
+from rebound_celery.schedule.store import script_runner
 from tests.acceptance.apps.worker import running_worker
 from tests.integration.test_delivery_http import Receiver, status
 from tests.integration.test_http_answers import make_message
@@ -275,6 +276,40 @@ def test_while_redis_is_away_everything_is_sent(receiver: Receiver, caplog: pyte
     assert [type(outcome) for outcome in outcomes] == [Delivered, Failed]
     assert "the health of endpoints is not known: Redis is away" in caplog.text
     destination.close()
+
+
+def test_an_operator_who_was_not_told_is_told_by_the_next_worker(
+    receiver: Receiver, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here at once, and else after a minute."""
+    source = script_runner._SOURCES["health"].replace("TELL_MS = 60000", "TELL_MS = 0")
+    monkeypatch.setitem(script_runner._SOURCES, "health", source)
+    monkeypatch.setitem(script_runner._digests, "health", script_runner._digest_of(source))
+    told: list[str] = []
+
+    def end(*_: Any) -> None:
+        raise SystemExit
+
+    def tell(name: str, _: Any) -> None:
+        told.append(name)
+
+    rebound = Rebound(Celery("shop", broker=redis_url, set_as_current=False))
+    receiver.answers["/gone"] = [status(410)]
+    url = f"{receiver.url}/gone"
+    first, *others = (
+        HealthyEndpoints(HttpDestination(2, 5), rebound._publisher.open, lambda _: 432_000, how)
+        for how in (end, tell, tell)
+    )
+    with pytest.raises(SystemExit):
+        first.send([make_message(url)])
+
+    outcomes = [other.send([make_message(url)])[0] for other in others]
+
+    assert {type(outcome) for outcome in outcomes} == {Held}
+    assert told == [url]
+    for destination in (first, *others):
+        destination.close()
+    rebound.close()
 
 
 def test_an_operator_who_cannot_be_told_does_not_stop_the_deliveries(

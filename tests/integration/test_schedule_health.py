@@ -32,9 +32,10 @@ def at(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Health]
         ms = round(1_700_000_000_000 + hour * HOUR_MS)
         client.delete(CLOCK)
         client.rpush(CLOCK, ms // 1000, ms % 1000 * 1000)
-        one = HealthReport(URL, failures=failures, disable_after_ms=round(days * 24 * HOUR_MS), **fields)  # type: ignore[arg-type]
+        fields = {"tells": True, "disable_after_ms": round(days * 24 * HOUR_MS), **fields}
+        one = HealthReport(URL, failures=failures, **fields)  # type: ignore[arg-type]
         (health,) = store.report_health([one])
-        assert [health._replace(is_new=False)] == store.health([URL]) or not health.failures
+        assert [health._replace(is_telling=False)] == store.health([URL]) or not health.failures
         return health
 
     return report
@@ -47,11 +48,32 @@ def test_an_endpoint_is_disabled_when_it_has_failed_for_the_time_and_this_is_tol
         assert not at(hour).disabled_ms
     last = at(120)
 
-    assert last.is_new
+    assert last.is_telling
     assert last.failures == 11
     assert last.reason == "nothing but failures for 120.0 hours"
+    at(120, failures=0, has_told=True)
     again = at(121)
-    assert (again.disabled_ms, again.is_new) == (last.disabled_ms, False)
+    assert (again.disabled_ms, again.is_telling) == (last.disabled_ms, False)
+
+
+def test_who_asks_later_is_to_tell_of_it_until_somebody_has_told(at: Callable[..., Health]) -> None:
+    """A worker may end between disabling an endpoint and telling of it."""
+    minute = 1 / 60
+    assert at(0, gone="it answered 410 Gone").is_telling
+    assert not at(0.5 * minute, failures=0).is_telling
+    assert not at(2 * minute, failures=0, tells=False).is_telling
+    assert at(2 * minute, failures=0).is_telling
+    assert not at(2.5 * minute).is_telling
+
+    told = at(3 * minute, failures=0, tells=False, has_told=True)
+
+    assert (told.tell_ms, told.failures, bool(told.disabled_ms)) == (0, 2, True)
+    assert not at(10 * minute).is_telling
+
+
+def test_nobody_is_to_tell_of_what_an_operator_has_disabled(at: Callable[..., Health]) -> None:
+    assert at(0, failures=0, gone="by hand", tells=False).tell_ms == 0
+    assert not at(1).is_telling
 
 
 def test_a_success_begins_a_new_series(at: Callable[..., Health]) -> None:
@@ -68,13 +90,14 @@ def test_failures_that_are_more_than_a_day_apart_are_no_series(at: Callable[...,
 
 def test_a_few_failures_in_a_short_time_do_not_disable(at: Callable[..., Health]) -> None:
     assert [bool(at(hour, days=0.01).disabled_ms) for hour in (0, 1, 2, 3, 4)] == [False, False, False, False, True]
-    assert not at(200, days=0).is_new
+    at(4, failures=0, has_told=True)
+    assert not at(200, days=0).is_telling
 
 
 def test_a_success_that_comes_late_does_not_enable(at: Callable[..., Health]) -> None:
     gone = at(0, gone="it answered 410 Gone")
 
-    assert gone.is_new
+    assert gone.is_telling
     assert at(1, failures=0, took=True).disabled_ms == gone.disabled_ms
 
 

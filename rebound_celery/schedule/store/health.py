@@ -21,9 +21,10 @@ def report(client: Any, keys: QueueKeys, reports: Sequence[HealthReport]) -> lis
     arguments: list[Any] = [_GAP_MS, _MOST_ROWS]
     for one in reports:
         alone_ms = -1 if one.alone_ms is None else one.alone_ms
-        arguments += (to_id(one.name), int(one.took), one.failures, alone_ms, one.disable_after_ms, one.gone)
+        telling = 2 if one.has_told else int(one.tells)
+        arguments += (to_id(one.name), int(one.took), one.failures, alone_ms, one.disable_after_ms, one.gone, telling)
     _, (answers,) = run_script(client, "health", [Call([keys.health], arguments)])
-    return [_read(row, is_new=bool(is_new)) for row, is_new in answers]
+    return [_read(row, is_telling=bool(is_telling)) for row, is_telling in answers]
 
 
 def read(client: Any, keys: QueueKeys, names: Sequence[str]) -> list[Health]:
@@ -41,9 +42,11 @@ def clear(client: Any, keys: QueueKeys, name: str) -> bool:
     return bool(client.hdel(keys.health, to_id(name)))
 
 
-def _read(row: bytes, *, is_new: bool = False) -> Health:
+def _read(row: bytes, *, is_telling: bool = False) -> Health:
     if not row:
         return Health()
-    *numbers, reason = row.split(b" ", 6)
-    since, last, failures, _, slow_until, disabled_at = map(int, numbers)
-    return Health(since, last, failures, slow_until, disabled_at, reason.decode("utf-8", "replace"), is_new)
+    *numbers, reason = row.split(b" ", 7)
+    since, last, failures, _, slow_until, disabled_at, tell_at = map(int, numbers)
+    return Health(
+        since, last, failures, slow_until, disabled_at, reason.decode("utf-8", "replace"), tell_at, is_telling
+    )

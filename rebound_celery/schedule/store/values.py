@@ -258,6 +258,9 @@ class HealthReport(NamedTuple):
         alone_ms: for how long it wants to be left alone, in milliseconds; None where it does not.
         disable_after_ms: after how long a time of nothing but failures it is disabled; 0 for never.
         gone: why it is disabled at once; the empty text for not.
+        tells: whether the caller tells operators that it is disabled, and says with `has_told` that it has. Whoever
+            tells may end before that, so that another caller is asked to tell later.
+        has_told: whether operators were told.
     """
 
     name: str
@@ -266,6 +269,8 @@ class HealthReport(NamedTuple):
     alone_ms: int | None = None
     disable_after_ms: int = 0
     gone: str = ""
+    tells: bool = False
+    has_told: bool = False
 
 
 class Health(NamedTuple):
@@ -278,7 +283,8 @@ class Health(NamedTuple):
         slow_until_ms: until when it is left alone.
         disabled_ms: when it was disabled; 0 for not.
         reason: why.
-        is_new: whether this report has disabled it.
+        tell_ms: when operators are to be told of it if nobody has by then; 0 if they need not be told.
+        is_telling: whether whoever made this report is to tell them now.
     """
 
     since_ms: int = 0
@@ -287,4 +293,5 @@ class Health(NamedTuple):
     slow_until_ms: int = 0
     disabled_ms: int = 0
     reason: str = ""
-    is_new: bool = False
+    tell_ms: int = 0
+    is_telling: bool = False
