@@ -160,7 +160,7 @@ class Rebound(FailureHandling, ConsumerDeclarations):
 
     def _check_options(self, sender: Any = None, **_: Any) -> None:
         if sender.app is self.app:
-            kinds.say_wrong_options(self.settings)
+            kinds.check_start(self.settings)
 
     def _close_destinations(self, **_: Any) -> None:
         self._destinations.close()

@@ -63,9 +63,24 @@ class Redactor:
         """
         if isinstance(self.hook, str):
             try:
-                _imported(self.hook)
+                hook = _imported(self.hook)
             except Exception as error:
                 raise InvalidSettingError("rebound_redact", self.hook, f"it cannot be imported: {error!r}") from error
+            if not callable(hook):
+                raise InvalidSettingError("rebound_redact", self.hook, "it is no function")
+
+    def check_or_exit(self) -> None:
+        """Import the function; end the process that starts if that fails.
+
+        Nothing would be kept of any error, and dead letters would lose their headers for good.
+
+        Raises:
+            SystemExit: from a signal of Celery's, which logs any other exception and goes on.
+        """
+        try:
+            self.check()
+        except InvalidSettingError as error:
+            raise SystemExit(f"{type(error).__name__}: {error}") from error
 
     def text(self, text: str, where: str = ERROR, most: int = MAX_ERROR_TEXT) -> str:
         """Return what is kept of a text, which is at most `most` characters."""

@@ -92,6 +92,7 @@ class Consumer:
         from .topics import check_topics
 
         file.report(health.STARTING)
+        self._scheduler.settings.redact.check()
         try:
             with self._interruptible():
                 self._scheduler.check_redis()

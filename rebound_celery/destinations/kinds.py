@@ -60,6 +60,16 @@ def build(
     }
 
 
+def check_start(settings: Settings) -> None:
+    """Check at a worker's start what needs no connection.
+
+    Raises:
+        SystemExit: if the function of `rebound_redact` cannot be imported.
+    """
+    settings.redact.check_or_exit()
+    say_wrong_options(settings)
+
+
 def say_wrong_options(settings: Settings) -> None:
     """Log which options of destinations are wrong. Otherwise it would look like an outage. Nothing connects."""
     _say_wrong_http_options(settings)

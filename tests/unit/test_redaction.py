@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from rebound_celery import ConsumerConfig, InvalidSettingError, Message, Rebound, RetryPolicy, RetryRequest, Settings
+from rebound_celery import (
+    Consumer,
+    ConsumerConfig,
+    InvalidSettingError,
+    Message,
+    Rebound,
+    RetryPolicy,
+    RetryRequest,
+    Settings,
+)
 from rebound_celery.clock import SYSTEM_CLOCK
 from rebound_celery.consumer.failure_handler import FailureHandler
 from rebound_celery.consumer.handler_task import HandlerTask
@@ -165,6 +174,19 @@ def test_a_name_is_imported_when_it_is_first_needed() -> None:
     with pytest.raises(InvalidSettingError, match="rebound_redact='no_such_module:f'"):
         Redactor("no_such_module:f").check()
     assert Redactor("no_such_module:f").text(SECRET) == "(redacted)"
+
+
+@pytest.mark.parametrize("name", ["no_such_module:f", "json:no_such_function", "sys:path"])
+def test_neither_a_worker_nor_a_consumer_starts_without_the_function(name: str) -> None:
+    """Nothing would be kept of any error, and dead letters would lose their headers."""
+    app = Celery("shop", broker="redis://127.0.0.1:1/0", set_as_current=False)
+    Rebound(app, redact=name)
+    consumer = Consumer(ConsumerConfig(topics=["orders"], group="billing", handler=print), app)
+
+    with pytest.raises(SystemExit, match=f"InvalidSettingError: rebound_redact='{name}' cannot be used"):
+        app.WorkController(hostname="w@here")
+    with pytest.raises(InvalidSettingError, match=f"rebound_redact='{name}' cannot be used"):
+        consumer.run()
 
 
 def test_without_a_function_nothing_is_changed() -> None:
