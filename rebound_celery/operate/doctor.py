@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from itertools import chain
 from typing import Any
 
 from celery import Celery
+from kombu.exceptions import OperationalError
 from redis.exceptions import NoPermissionError, RedisError
 
 from .. import registry
@@ -26,6 +30,10 @@ from .finding import NOTE, OK, PROBLEM, WARNING, Finding
 #: Seconds. A worker waits for a slow Redis for up to 5 s, so a shorter lease can end while the worker still works.
 _LEAST_LEASE_S = 10
 
+
+#: For how many seconds another try to connect to Redis begins, and how long all of its check takes at most.
+_CONNECT_S = 1.5
+_REDIS_S = 5.0
 
 #: Seconds after which it is no chance that nobody has claimed what is due.
 _UNCLAIMED_S = 60
@@ -50,9 +58,10 @@ def examine(
     """
     options = options or {}
     rebound = registry.installed(app)
+    has_answered = threading.Event()  # Redis
     checks: dict[str, Callable[[], Iterable[Finding]]] = {
         "packages": _packages,
-        "redis": lambda: _redis(app),
+        "redis": lambda: _redis(app, has_answered),
         "workers": lambda: chain(_workers(app, rebound, patience_s), _claims(app, rebound)),
     }
     if rebound is not None:
@@ -62,15 +71,50 @@ def examine(
         checks["consumers"] = lambda: check_options(options)
         checks["codecs"] = check_codecs
         checks["kafka"] = lambda: _kafka(rebound.settings, topics, options)
-    found = []
+    if rebound is not None:
+        with suppress(ReboundError):
+            _ = rebound.settings  # read once, before two threads ask for them; the check of the task tells the error
+    # A server that is away is waited for: both at the same time.
+    servers: dict[str, _InThread] = {
+        name: _InThread(partial(_found, name, checks[name])) for name in ("redis", "kafka") if name in checks
+    }
+    found: list[Finding] = []
     for subject, check in checks.items():
-        try:
-            found += list(check()) or [Finding(OK, subject, "no problem found")]
-        except ReboundError as error:
-            found.append(Finding(PROBLEM, subject, str(error)))
-        except Exception as error:  # noqa: BLE001 - a check that fails must not hide the others
-            found.append(Finding(PROBLEM, subject, f"the check failed: {type(error).__name__}: {error}"))
+        if subject == "redis":
+            found += servers[subject].wait(_REDIS_S) or [
+                Finding(PROBLEM, subject, f"{shown_broker(app)} does not answer within {_REDIS_S:g} s")
+            ]
+        elif subject in servers:
+            found += servers[subject].wait(None)
+        elif subject == "workers" and not has_answered.is_set():
+            found.append(Finding(WARNING, subject, "not asked, because Redis does not answer"))
+        else:
+            found += _found(subject, check)
     return found
+
+
+def _found(subject: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    """What a check has found, or the error that ended it."""
+    try:
+        return list(check()) or [Finding(OK, subject, "no problem found")]
+    except ReboundError as error:
+        return [Finding(PROBLEM, subject, str(error))]
+    except Exception as error:  # noqa: BLE001 - a check that fails must not hide the others
+        return [Finding(PROBLEM, subject, f"the check failed: {type(error).__name__}: {error}")]
+
+
+class _InThread:
+    """A check in a thread of its own, which holds up no process that ends."""
+
+    def __init__(self, check: Callable[[], list[Finding]]) -> None:
+        self._found: list[Finding] = []
+        self._thread = threading.Thread(target=lambda: self._found.extend(check()), daemon=True)
+        self._thread.start()
+
+    def wait(self, timeout_s: float | None) -> list[Finding]:
+        """What it has found; nothing if it has not ended in time."""
+        self._thread.join(timeout_s)
+        return [] if self._thread.is_alive() else self._found
 
 
 def _packages() -> Iterator[Finding]:
@@ -137,13 +181,14 @@ def _kafka(settings: Settings, topics: Sequence[str], options: Mapping[str, Any]
         )
 
 
-def _redis(app: Celery) -> Iterator[Finding]:
+def _redis(app: Celery, has_answered: threading.Event) -> Iterator[Finding]:
     require_redis(app)
-    with open_schedule(app, app.conf.task_default_queue) as schedule:
+    with open_schedule(app, app.conf.task_default_queue, _CONNECT_S) as schedule:
         try:
             schedule.ping()
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, OperationalError) as error:
             raise UnreachableError("Redis", shown_broker(app), error) from error
+        has_answered.set()
         try:
             info = schedule.server_info()
         except NoPermissionError:

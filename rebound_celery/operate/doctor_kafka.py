@@ -11,6 +11,7 @@ from ..kafka_common import INSTALL_CODECS, missing_codecs, near_matches, shared_
 from ..message import dead_letter_topic
 from .finding import NOTE, PROBLEM, WARNING, Finding
 
+_BOOTSTRAP_TIMEOUT_MS = 4_500
 _ADMIN_TIMEOUT_MS = 8_000
 
 #: The options that are checked, in the order of the parameters of `_time_outs`.
@@ -129,7 +130,7 @@ def check_kafka(settings: Settings, topics: Sequence[str], options: Mapping[str,
     try:
         admin = KafkaAdminClient(
             bootstrap_servers=list(settings.kafka_brokers),
-            bootstrap_timeout_ms=_ADMIN_TIMEOUT_MS,
+            bootstrap_timeout_ms=_BOOTSTRAP_TIMEOUT_MS,
             request_timeout_ms=_ADMIN_TIMEOUT_MS,
             **shared_options(settings.kafka_options),
             **settings.kafka_connection(),

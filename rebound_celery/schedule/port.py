@@ -230,18 +230,23 @@ class Schedule(Protocol):
         """Ask Redis for an answer."""
 
 
-def open_schedule(app: Any, queue: str) -> AbstractContextManager[Schedule]:
+def open_schedule(app: Any, queue: str, connect_s: float | None = None) -> AbstractContextManager[Schedule]:
     """The schedule of a queue over a new connection to the app's broker, with time-outs.
 
     Whoever calls often keeps it open, and leaves it after an error: the schedule keeps one socket, so that it must not
     be used by two threads at once, nor after a fork.
+
+    Args:
+        app: the Celery app.
+        queue: the queue's name.
+        connect_s: for how many seconds another try to connect begins; None means as long as Celery's settings say.
 
     Raises:
         UnreachableError: if the app's broker is not Redis. Nothing is connected before the first call.
     """
     from .transport.opening import open_schedule
 
-    return open_schedule(app, queue)
+    return open_schedule(app, queue, connect_s)
 
 
 def is_installed(app: Any) -> bool:

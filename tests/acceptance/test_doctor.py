@@ -105,7 +105,7 @@ def test_a_worker_warns_once_of_a_redis_that_may_throw_messages_away(
     assert worker.output.count("maxmemory-policy") == 1
 
 
-def test_servers_that_are_away_are_problems(examine: Doctor):
+def test_servers_that_are_away_are_problems_within_seconds(examine: Doctor):
     status, findings = examine(
         ORDERS_REDIS="redis://127.0.0.1:1/0", REBOUND_KAFKA_BROKERS="127.0.0.1:1", REBOUND_LEASE="30"
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -40,7 +43,7 @@ def test_an_app_with_the_schedule_alone_has_no_problem(redis_url: str) -> None:
 @pytest.mark.parametrize("kafka", [True, False])
 def test_an_app_without_kafka_has_no_problem(redis_url: str, kafka: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REBOUND_KAFKA_BROKERS", raising=False)
-    monkeypatch.setattr("rebound_celery.operate.doctor_kafka._ADMIN_TIMEOUT_MS", 300)
+    monkeypatch.setattr("rebound_celery.operate.doctor_kafka._BOOTSTRAP_TIMEOUT_MS", 300)
 
     findings = by_subject(examine(make_app(redis_url), patience_s=0.2, kafka=kafka))
 
@@ -80,3 +83,27 @@ def test_an_untested_version_of_celery_is_a_warning(redis_url: str, monkeypatch:
     assert finding.level == WARNING
     assert "rebound was tested with celery <5.0; install celery<5.0" in finding.text
     assert not [each for each in findings if each.level == PROBLEM and "celery" in each.text]
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """`host:port` of a server that takes connections and answers nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("is_silent", [False, True])
+def test_servers_that_are_away_are_told_within_five_seconds(silent: str, is_silent: bool) -> None:
+    """Redis and Kafka are asked at the same time, and the workers not at all, because they answer through Redis."""
+    address = silent if is_silent else "127.0.0.1:1"
+    app = make_app(f"redis://{address}/0", kafka_brokers=address)
+    began = time.monotonic()
+
+    findings = examine(app)
+
+    # The margin is for a machine with much else to do.
+    assert time.monotonic() - began < 5 + 2
+    levels = {one.subject: one.level for one in findings}
+    assert (levels["redis"], levels["kafka"], levels["workers"]) == (PROBLEM, PROBLEM, WARNING)
+    (redis,) = [one for one in findings if one.subject == "redis"]
+    assert address in redis.text

@@ -24,10 +24,12 @@ _CONNECT_S = 4.0
 
 
 @contextmanager
-def open_schedule(app: Any, queue: str) -> Iterator[ChannelSchedule]:
+def open_schedule(app: Any, queue: str, connect_s: float | None = None) -> Iterator[ChannelSchedule]:
     """See `schedule.port.open_schedule`."""
     options: dict[str, Any] = {"errback": _give_up, "callback": _give_up}
-    if app.conf.broker_connection_timeout is None:
+    if connect_s is not None:
+        options["connect_retries_timeout"] = connect_s
+    elif app.conf.broker_connection_timeout is None:
         # Celery's worker sets it so where it has no event loop (gevent, eventlet), and kombu would try for ever.
         options["connect_retries_timeout"] = _CONNECT_S
     options |= app.conf.broker_transport_options or {}
