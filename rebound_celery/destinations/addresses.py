@@ -12,8 +12,8 @@ from typing import Any
 
 from ..http_options import Network
 
-#: Networks that are not public, although `ipaddress` says so, at least in some versions of Python: Azure's address for its
-#: own machines; the addresses of protocols, with the metadata service of Oracle's cloud; and those of examples.
+#: Networks that are not public, although `ipaddress` says so, at least in some versions of Python: Azure's address for
+#: its own machines; the addresses of protocols, with the metadata service of Oracle's cloud; and those of examples.
 _NOT_PUBLIC = tuple(map(ip_network, ("168.63.129.16/32", "192.0.0.0/24", "3fff::/20")))
 
 #: IPv6 addresses that lead to the IPv4 address in their last 32 bits.

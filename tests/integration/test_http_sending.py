@@ -90,7 +90,9 @@ def test_with_strict_a_receivers_refusal_is_final_and_without_it_is_not(
     assert send(open_destination(), receiver.url) == Failed(
         f"POST {receiver.url} answered {status}: why", None, status, True
     )
-    assert send(open_destination(strict=True), receiver.url) == Rejected(f"POST {receiver.url} answered {status}: why")
+    assert send(open_destination(strict=True), receiver.url) == Rejected(
+        f"POST {receiver.url} answered {status}: why", status
+    )
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 302])
