@@ -127,7 +127,8 @@ class MemorySchedule:
             earlier_id, first_ms = self._uniques.get(unique.key, ("", now_ms))
             earlier = self._messages.get(earlier_id)
             if earlier is None or earlier.leased:
-                self.enqueue([entry._replace(due_ms=_within(entry.due_ms, now_ms, unique))])
+                due_ms = _within(entry.due_ms, now_ms, unique)
+                self.enqueue([Entry(entry.id, due_ms, entry.stored, entry.lane, entry.priority)])
                 self._uniques[unique.key] = entry.id, now_ms
                 ends.append(UniqueEnd(entry.id, "stored"))
             elif unique.how == "keep":
