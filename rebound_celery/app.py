@@ -44,6 +44,7 @@ from .schedule.port import Schedule, ScheduleOptions
 from .scheduled import Scheduled
 from .scheduling import Scheduling
 from .shown import shown_url
+from .shown_settings import hide_secrets
 from .values import Name
 
 
@@ -98,6 +99,7 @@ class Rebound(FailureHandling, ConsumerDeclarations):
         registry.install(app, self)
         install_schedule(app, self._schedule_options, in_copies=False)
         add_queue(app)
+        hide_secrets()
         self._add_task()
         keep_in_copies(app, partial(_copy_onto, type(self), self.declared, clock, settings))
         when_configured(app, partial(turn_on_events, app))
