@@ -127,14 +127,14 @@ class MemorySchedule:
             earlier_id, first_ms = self._uniques.get(unique.key, ("", now_ms))
             earlier = self._messages.get(earlier_id)
             if earlier is None or earlier.leased:
-                due_ms = _within(entry.due_ms, now_ms, unique)
+                due_ms = unique.due_ms(entry.due_ms, now_ms)
                 self.enqueue([Entry(entry.id, due_ms, entry.stored, entry.lane, entry.priority)])
                 self._uniques[unique.key] = entry.id, now_ms
                 ends.append(UniqueEnd(entry.id, "stored"))
             elif unique.how == "keep":
                 ends.append(UniqueEnd(earlier_id, "kept"))
             else:
-                due_ms = _within(entry.due_ms, first_ms, unique) if unique.how == "extend" else earlier.due_ms
+                due_ms = unique.due_ms(entry.due_ms, first_ms) if unique.how == "extend" else earlier.due_ms
                 self.enqueue([Entry(earlier_id, due_ms, entry.stored, entry.lane, entry.priority)])
                 ends.append(UniqueEnd(earlier_id, "replaced"))
         return ends
@@ -295,10 +295,3 @@ class MemorySchedule:
 
     def _found(self, ids: Iterable[str]) -> list[Waiting]:
         return [message for id in ids if (message := self._messages.get(id)) is not None]  # noqa: A001
-
-
-def _within(due_ms: int, first_ms: int, unique: Unique) -> int:
-    """The due time, but no later than the longest wait allows."""
-    if unique.how != "extend" or unique.max_wait_ms is None:
-        return due_ms
-    return min(due_ms, first_ms + unique.max_wait_ms)
