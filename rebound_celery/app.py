@@ -12,7 +12,7 @@ from celery import Celery, signals
 from celery.result import AsyncResult
 
 from . import registry
-from .celery_conf import turn_on_events, warn_of_unknown_settings, when_configured, when_finalized
+from .celery_conf import prepare, warn_of_unknown_settings, when_finalized
 from .clock import SYSTEM_CLOCK, Clock
 from .config import PREFIX, SETTING_NAMES, Settings
 from .consumer import ConsumerDeclarations, Declared
@@ -44,7 +44,6 @@ from .schedule.port import Schedule, ScheduleOptions
 from .scheduled import Scheduled
 from .scheduling import Scheduling
 from .shown import shown_url
-from .shown_settings import hide_secrets
 from .values import Name
 
 
@@ -99,10 +98,9 @@ class Rebound(FailureHandling, ConsumerDeclarations):
         registry.install(app, self)
         install_schedule(app, self._schedule_options, in_copies=False)
         add_queue(app)
-        hide_secrets()
         self._add_task()
         keep_in_copies(app, partial(_copy_onto, type(self), self.declared, clock, settings))
-        when_configured(app, partial(turn_on_events, app))
+        prepare(app)
 
     # What is read and made when first needed
 
