@@ -12,7 +12,7 @@ from celery import Celery, signals
 from celery.result import AsyncResult
 
 from . import registry
-from .celery_conf import turn_on_events, warn_of_unknown_settings, when_configured, when_finalized
+from .celery_conf import prepare, warn_of_unknown_settings, when_finalized
 from .clock import SYSTEM_CLOCK, Clock
 from .config import PREFIX, SETTING_NAMES, Settings
 from .consumer import ConsumerDeclarations, Declared
@@ -100,7 +100,7 @@ class Rebound(FailureHandling, ConsumerDeclarations):
         add_queue(app)
         self._add_task()
         keep_in_copies(app, partial(_copy_onto, type(self), self.declared, clock, settings))
-        when_configured(app, partial(turn_on_events, app))
+        prepare(app)
 
     # What is read and made when first needed
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 from difflib import get_close_matches
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 from celery import Celery
+
+from .shown_settings import hide_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +69,13 @@ def warn_of_unknown_settings(app: Celery, prefix: str, known: Collection[str], m
     """Log a warning for each of the `unknown_settings`, and the texts `more`."""
     for text in (*unknown_settings(app, prefix, known), *more):
         logger.warning(text)
+
+
+def prepare(app: Celery) -> None:
+    """Let Flower see the tasks of an app, and nobody the secrets in rebound's settings."""
+    # At once: Celery chooses how settings are shown before it reads them.
+    hide_secrets()
+    when_configured(app, partial(turn_on_events, app))
 
 
 def turn_on_events(app: Celery) -> None:

@@ -390,6 +390,12 @@ PATCHES: tuple[Patch, ...] = (
         "It is the one place where an app makes its connections; the schedule adds its transport options there.",
     ),
     _celery(
+        "app.utils:filter_hidden_settings",
+        "replaced",
+        "compat/celery_settings.py",
+        "`inspect conf` and `report` would show a proxy's password, and the headers of HTTP destinations.",
+    ),
+    _celery(
         "worker.control:Panel.data",
         "replaced",
         "compat/celery_panel.py",

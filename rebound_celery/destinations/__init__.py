@@ -47,9 +47,11 @@ class Rejected:
 
     Attributes:
         error: the destination's answer, with its name.
+        status: the status of the HTTP answer; None where there was none.
     """
 
     error: str
+    status: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

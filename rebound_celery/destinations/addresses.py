@@ -12,8 +12,9 @@ from typing import Any
 
 from ..http_options import Network
 
-#: Public addresses that serve only the machines of one cloud: Azure's.
-_OF_CLOUDS = (ip_network("168.63.129.16/32"),)
+#: Networks that are not public, although `ipaddress` says so, at least in some versions of Python: Azure's address for
+#: its own machines; the addresses of protocols, with the metadata service of Oracle's cloud; and those of examples.
+_NOT_PUBLIC = tuple(map(ip_network, ("168.63.129.16/32", "192.0.0.0/24", "3fff::/20")))
 
 #: IPv6 addresses that lead to the IPv4 address in their last 32 bits.
 _NAT64 = ip_network("64:ff9b::/96")
@@ -80,4 +81,4 @@ def _is_public(address: IPv4Address | IPv6Address) -> bool:
         return True
     if isinstance(address, IPv6Address) and address not in _PUBLIC_IPV6:
         return False
-    return address.is_global and not address.is_multicast and not any(address in network for network in _OF_CLOUDS)
+    return address.is_global and not address.is_multicast and not any(address in network for network in _NOT_PUBLIC)

@@ -72,7 +72,7 @@ def outcome_of(response: urllib3.BaseHTTPResponse, address: str, rules: AnswerRu
         why = "redirects are not followed" if not rules.max_redirects else "this one is not followed"
         what += f", a redirect to {shown_location(location)}, and {why}"
     if rules.strict and 400 <= status < 500 and status not in _RETRIED_IF_STRICT:
-        return Rejected(f"{what}: {excerpt}")
+        return Rejected(f"{what}: {excerpt}", status)
     wait_s = retry_after_s(headers.get("retry-after"), headers.get("date"), now_ms)
     if wait_s is not None and wait_s > rules.max_retry_after_s:
         what += f" and asks to wait {wait_s:.0f} s (it is {rules.max_retry_after_s:.0f} s at most)"

@@ -21,7 +21,7 @@ from ..message import Message
 from ..message.address import HttpAddress, endpoint_lane
 from ..redaction import NO_REDACTION, Redactor
 from ..schedule.port import Health, HealthReport, Schedule
-from . import Delivered, Destination, Failed, Held, Outcome, Underway
+from . import Delivered, Destination, Failed, Held, Outcome, Rejected, Underway
 
 #: Answers that say that the endpoint is gone, and those that say that it has too much to do.
 _GONE = 410
@@ -60,6 +60,8 @@ class _Seen:
     def add(self, outcome: Outcome, *, backs_off: bool) -> None:
         if isinstance(outcome, Delivered):
             self.took = True
+        elif isinstance(outcome, Rejected):
+            self.failures += 1
         elif isinstance(outcome, Failed):
             self.failures += 1
             if outcome.status == _GONE:
@@ -177,10 +179,11 @@ class HealthyEndpoints:
         # What was well, and takes a message, is no news.
         if isinstance(outcome, Delivered) and name not in seen and name in self._known.well:
             return
-        if not isinstance(outcome, Delivered | Failed):
+        # A refusal without an answer is rebound's own, and says nothing of the endpoint.
+        if not isinstance(outcome, Delivered | Failed) and not (isinstance(outcome, Rejected) and outcome.status):
             return
         seen[name].add(outcome, backs_off=self._backs_off)
-        if isinstance(outcome, Failed):
+        if not isinstance(outcome, Delivered):
             seen[name].disable_after_s = self._disable_after(address)
 
     def _on_end(self, message: Message, ended: Future[Outcome]) -> None:

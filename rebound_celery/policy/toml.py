@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -42,10 +42,21 @@ def read_toml(setting: str, file: str, base: RetryPolicy) -> PolicyTable:
     try:
         return PolicyTable.read(given, base)
     except Fault as fault:
-        line = line_of(text, fault.path)
+        line = line_of(text, _exactly(given, fault))
         place = f"{file}, line {line}: " if line else f"{file}: "
         name = ".".join(str(part) for part in fault.path)
         raise InvalidSettingError(f"{place}{name}", fault.value, fault.allowed) from None
+
+
+def _exactly(given: object, fault: Fault) -> Path:
+    """Return the path of a value that cannot be used: of one in a list, with its number, which the fault leaves out."""
+    place: Any = given
+    for part in fault.path:
+        try:
+            place = place[part]
+        except (LookupError, TypeError):
+            return fault.path
+    return (*fault.path, place.index(fault.value)) if isinstance(place, list) and fault.value in place else fault.path
 
 
 def line_of(text: str, path: Path) -> int:
@@ -91,7 +102,30 @@ def _statements(text: str) -> list[tuple[int, Path]]:
             statements.append((begun, table))
         elif keys:
             statements.append((begun, (*table, *keys)))
+            if isinstance(value, list) and number > begun:
+                lines = text.split("\n")[begun - 1 : number]
+                statements += [(line, (*table, *keys, index)) for line, index in _items(lines, begun)]
     return statements
+
+
+def _items(lines: Sequence[str], begun: int) -> Iterator[tuple[int, int]]:
+    """Yield the line with which each item of an array ends, and the item's number.
+
+    Args:
+        lines: the statement that sets the array.
+        begun: the number of its first line.
+    """
+    count, parts = 0, ""
+    for number, line in enumerate(lines, start=begun):
+        parts += line + "\n"
+        # The items so far, if none of them goes on.
+        try:
+            _, items = _path(tomllib.loads(parts + "]"))
+        except tomllib.TOMLDecodeError:
+            continue
+        while count < len(items):
+            yield number, count
+            count += 1
 
 
 def _path(read: Mapping[str, Any]) -> tuple[Path, Any]:

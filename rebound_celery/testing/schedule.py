@@ -123,20 +123,18 @@ class MemorySchedule:
     def enqueue_unique(self, entries: Sequence[tuple[Entry, Unique]]) -> list[UniqueEnd]:
         ends = []
         for entry, unique in entries:
-            earlier_id, first_ms = self._uniques.get(unique.key, ("", self._clock.now_ms()))
+            now_ms = self._clock.now_ms()
+            earlier_id, first_ms = self._uniques.get(unique.key, ("", now_ms))
             earlier = self._messages.get(earlier_id)
             if earlier is None or earlier.leased:
-                self.enqueue([entry])
-                self._uniques[unique.key] = entry.id, self._clock.now_ms()
+                due_ms = unique.due_ms(entry.due_ms, now_ms)
+                self.enqueue([Entry(entry.id, due_ms, entry.stored, entry.lane, entry.priority)])
+                self._uniques[unique.key] = entry.id, now_ms
                 ends.append(UniqueEnd(entry.id, "stored"))
             elif unique.how == "keep":
                 ends.append(UniqueEnd(earlier_id, "kept"))
             else:
-                due_ms = earlier.due_ms
-                if unique.how == "extend":
-                    due_ms = entry.due_ms
-                    if unique.max_wait_ms is not None:
-                        due_ms = min(due_ms, first_ms + unique.max_wait_ms)
+                due_ms = unique.due_ms(entry.due_ms, first_ms) if unique.how == "extend" else earlier.due_ms
                 self.enqueue([Entry(earlier_id, due_ms, entry.stored, entry.lane, entry.priority)])
                 ends.append(UniqueEnd(earlier_id, "replaced"))
         return ends

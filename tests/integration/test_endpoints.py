@@ -109,6 +109,23 @@ def test_an_endpoint_that_does_nothing_but_fail_for_so_many_hours_is_disabled(re
         wait_until(lambda: waiting(rebound) == 4)
 
 
+def test_an_endpoint_that_refuses_everything_for_so_many_hours_is_disabled_with_strict_too(
+    receiver: Receiver, start: Start
+) -> None:
+    receiver.answers["/moved"] = [status(404)]
+    url = f"{receiver.url}/moved"
+    with start(http_destinations={"*": {"disable_after": 1 / 3600, "strict": True}}) as rebound:
+        schedule(rebound, url, *map(str, range(5)))
+        wait_until(lambda: rebound.endpoints.get(url).failures == 5)
+        wait_until(lambda: len(rebound.dead_set) == 5)
+        time.sleep(1)
+        schedule(rebound, url, "the last one that is sent")
+        wait_until(lambda: rebound.endpoints.get(url).disabled_at is not None)
+        schedule(rebound, url, "kept")
+        wait_until(lambda: waiting(rebound) == 1)
+        assert len(rebound.dead_set) == 6
+
+
 def test_a_success_ends_a_series_of_failures(receiver: Receiver, start: Start) -> None:
     receiver.answers["/bad"] = [status(500), status(500), status(204)]
     url = f"{receiver.url}/bad"

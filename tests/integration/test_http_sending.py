@@ -90,7 +90,9 @@ def test_with_strict_a_receivers_refusal_is_final_and_without_it_is_not(
     assert send(open_destination(), receiver.url) == Failed(
         f"POST {receiver.url} answered {status}: why", None, status, True
     )
-    assert send(open_destination(strict=True), receiver.url) == Rejected(f"POST {receiver.url} answered {status}: why")
+    assert send(open_destination(strict=True), receiver.url) == Rejected(
+        f"POST {receiver.url} answered {status}: why", status
+    )
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 302])
@@ -194,6 +196,19 @@ def test_a_private_address_is_refused_for_good_and_nothing_is_sent(receiver: Rec
         assert isinstance(send(open_destination(public_only=True), url), Rejected)
     assert receiver.requests == 0
     assert not receiver.open
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("10.0.0.1", "100.100.100.200", "169.254.169.254", "168.63.129.16", "192.0.0.192", "192.0.0.9", "224.0.0.1"),
+        *("[::1]", "[fd00:ec2::254]", "[fe80::1]", "[64:ff9b::c000:c0]", "[2002:a9fe:a9fe::]", "[3fff::1]"),
+    ],
+)
+def test_metadata_services_and_private_networks_are_refused_whatever_python_knows_of_them(
+    host: str, open_destination: Open
+) -> None:
+    assert isinstance(send(open_destination(), f"http://{host}/latest", public_only=True), Rejected)
 
 
 def test_an_operator_can_allow_a_network_or_a_destination(receiver: Receiver, open_destination: Open) -> None:

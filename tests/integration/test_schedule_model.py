@@ -170,6 +170,8 @@ class Schedule(RuleBasedStateMachine):
                 new.due = min(new.due, first + max_wait)
         else:
             event, name = "stored", f"u{number}"
+            if how == "extend" and max_wait is not None:
+                new.due = min(new.due, self.now + max_wait)
             self.unique[key] = self.now, name
         entry = Stored(f"u{number}", self.now + delay, new.stored, lane, step)
         assert self.store.enqueue_unique([(entry, Unique(key, how, max_wait))]) == [UniqueEnd(name, event)]

@@ -85,6 +85,13 @@ def test_extend_gives_it_the_new_due_time_too_up_to_the_longest_wait(store: Stor
     assert only(store).due_ms == began + SOON, "without a longest wait"
 
 
+def test_extend_holds_the_first_message_to_the_longest_wait_too(store: Store) -> None:
+    began = now_ms()
+
+    put(store, "a", began + SOON, "extend", max_wait_ms=5_000)
+    assert began + 5_000 <= only(store).due_ms <= now_ms() + 5_000
+
+
 def test_messages_with_other_keys_do_not_meet(store: Store) -> None:
     put(store, "a", now_ms() + SOON, key="x")
     put(store, "b", now_ms() + SOON, key="y")

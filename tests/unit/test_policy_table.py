@@ -225,13 +225,13 @@ def test_a_mapping_that_cannot_be_used_is_refused_with_its_place(given: Any, tex
         ),
         ('error = "TimeoutError"', "", 7, "default.rules.0={'delay': 1} cannot be used: a rule names an error"),
         ('kind = "linear"', 'kind = "line"', 12, "topics.orders.kind='line' cannot be used: it is one of"),
-        ("60,", "-60,", 15, "topics.orders-*.delays=-60 cannot be used"),
+        ("60,", "-60,", 17, "topics.orders-*.delays=-60 cannot be used"),
         ("max_delay = 600", "max_delay = 1", 21, "max_delay=1 cannot be used: base_delay is longer: 5 s"),
         ("max_delay = 600", "budget = 3", 21, "budget=3 cannot be used: it is shorter than the delay before the first"),
         (
             'then = "drop"',
             'than = "drop"',
-            22,
+            23,
             "rules.0.than='drop' cannot be used: there is no such option; did you mean",
         ),
         ("[topics.orders]", "[topic.orders]", 11, "topic={'orders': {'kind': 'linear'}} cannot be used"),
@@ -276,6 +276,9 @@ def test_a_file_that_is_not_there_or_not_toml_says_so(tmp_path: Path) -> None:
         (("e", 1, "f"), 12),
         (("e", 1), 11),
         (("g", "h"), 14),
+        (("g", "i", 0, "j"), 16),
+        (("g", "i", 1, "j"), 17),
+        (("g", "i", 2, 1), 20),
         (("no",), 0),
     ],
 )
@@ -294,5 +297,12 @@ f = 1
 f = [
   2]
 [ "g" ]
+i = [
+  { j = 1 }, # a comment with ]
+  { j = 2 }
+  , [
+    3,
+    4]
+]
 """
     assert line_of(text, path) == line

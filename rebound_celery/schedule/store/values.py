@@ -56,6 +56,12 @@ class Unique(NamedTuple):
     max_wait_ms: int | None = None
     ended_lane: str = ""
 
+    def due_ms(self, asked_ms: int, first_ms: int) -> int:
+        """When a message is due that should be due at `asked_ms`, where the first one was stored at `first_ms`."""
+        if self.how != "extend" or self.max_wait_ms is None:
+            return asked_ms
+        return min(asked_ms, first_ms + self.max_wait_ms)
+
 
 class UniqueEnd(NamedTuple):
     """What became of a message with a unique key.

@@ -14,7 +14,8 @@
 -- ARGV[2]  the unique key
 -- ARGV[3]  what is done with a message that waits: 'keep' (nothing), 'replace' (it gets the new message and stays due as
 --          it was) or 'extend' (it is due as the new message)
--- ARGV[4]  milliseconds from the first message to the latest due time of 'extend'; the empty text for no limit
+-- ARGV[4]  milliseconds from the first message to the latest due time of 'extend', also of the first one; the empty text
+--          for no limit
 -- ARGV[5]  a lane whose messages do not count as waiting: they were delivered, and are to be settled; or the empty text
 -- ARGV[6]  id
 -- ARGV[7]  due time in Unix milliseconds
@@ -52,7 +53,6 @@ for _, other in ipairs(redis.call('ZRANGEBYSCORE', times, '-inf', now, 'LIMIT', 
   end
 end
 
-local first, known = now, nil
 local record = redis.call('HGET', unique, key)
 if record then
   local began, its_id = string.match(record, '^(%d+) (.*)$')
@@ -79,6 +79,7 @@ end
 local old = redis.call('HGET', messages, id)
 local number = old and number_of[reference_of(old)]
 if old and not number then return { id, '', reference_of(old) } end
+if how == 'extend' and ARGV[4] ~= '' then due = math.min(due, now + tonumber(ARGV[4])) end
 put(id, due, number)
 redis.call('HSET', unique, key, string.format('%.0f ', now) .. id)
 redis.call('ZADD', times, string.format('%.0f', due), key)
