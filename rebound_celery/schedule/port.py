@@ -16,6 +16,7 @@ from .options import LOSSES_HEADER, MessageForm, MessageLeases, ScheduleOptions
 from .store import server_checks
 from .store.chains import Answer, Chain, Do, Member, Step
 from .store.combining import Combiner
+from .store.health import Health, HealthReport
 from .store.values import (
     Breaker,
     BreakerChange,
@@ -25,8 +26,6 @@ from .store.values import (
     DeadEntry,
     DeadPage,
     Entry,
-    Health,
-    HealthReport,
     Hold,
     Lane,
     LaneReport,

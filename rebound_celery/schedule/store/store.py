@@ -12,6 +12,7 @@ from .chains import Answer, Chain, Step
 from .claims import Claim, ClaimId, End
 from .envelope import from_id, to_id
 from .groups import Group, chosen, grouped
+from .health import Health, HealthReport
 from .keys import QueueKeys
 from .script_runner import CHUNK, MAX_SLEEP_MS, ROUNDS, Call, chunks, run_script
 from .values import (
@@ -22,8 +23,6 @@ from .values import (
     DeadEntry,
     DeadPage,
     Entry,
-    Health,
-    HealthReport,
     Hold,
     Lane,
     LaneReport,
