@@ -101,7 +101,9 @@ def repeats_by_cause(history: History) -> Counter[str]:
 
     Returns:
         the counts: "in-handler" (the process ended within the call), "outage" (Kafka or Redis was away between the call
-        and the end of its process), and else the kind of the fault of the process; "none" if it had no fault.
+        and the end of its process), and else the kind of the fault of the process. A process that was stopped for
+        longer than its session goes on with what it has in memory, until it notices that others have the partitions:
+        then this stop is the cause. "none" if there is none of these.
     """
     outages = [fault for fault in history.faults if is_outage(fault)]
     ends: dict[int | None, list[Fault]] = defaultdict(list)
@@ -110,8 +112,11 @@ def repeats_by_cause(history: History) -> Counter[str]:
     found: Counter[str] = Counter()
     for first, second in repeated_calls(history):
         fault = next((f for f in ends[first.pid] if first.ns <= f.start_ns <= second.ns), None)
+        if fault is None:
+            fault = next((f for f in ends[second.pid] if _goes_on_after(f, second)), None)
         until = fault.end_ns if fault is not None else second.ns
-        if first.end_ns is None or first.outcome == "crash" or (fault is not None and first.end_ns >= fault.start_ns):
+        is_own = fault is not None and fault.pid == first.pid
+        if first.end_ns is None or first.outcome == "crash" or (is_own and first.end_ns >= fault.start_ns):
             found["in-handler"] += 1
         elif any(o.start_ns <= until and o.end_ns + NOTICED_S * S >= first.end_ns for o in outages):
             found["outage"] += 1
@@ -163,10 +168,13 @@ def late_calls(history: History) -> set[Call]:
     """Return the calls of consumers that were stopped, before they noticed that others had taken over."""
     stops = [fault for fault in history.faults if fault.kind == "stop-consumer"]
     return {
-        call
-        for call in history.calls
-        if any(stop.pid == call.pid and stop.start_ns <= call.ns <= stop.end_ns + AFTER_S * S for stop in stops)
+        call for call in history.calls if any(stop.pid == call.pid and _goes_on_after(stop, call) for stop in stops)
     }
+
+
+def _goes_on_after(fault: Fault, call: Call) -> bool:
+    """Return whether a fault is a stop of a consumer, and a call began in it or soon after its end."""
+    return fault.kind == "stop-consumer" and fault.start_ns <= call.ns <= fault.end_ns + AFTER_S * S
 
 
 def exposed_deliveries(history: History) -> int:

@@ -289,6 +289,8 @@ def test_second_delivery_of_the_same_attempt_is_a_duplicate(changes: dict[str, A
         ({}, [a_fault(pid=7)], "kill-consumer"),
         ({}, [a_fault("term-consumer", pid=7)], "term-consumer"),
         ({}, [a_fault(pid=7), a_fault("stop-kafka", "kafka", 10.5)], "outage"),
+        ({}, [a_fault("stop-consumer", "consumer-3", 12, pid=9)], "stop-consumer"),
+        ({}, [a_fault("stop-consumer", "consumer-3", 8, pid=9)], "none"),
         ({}, [a_fault(pid=8)], "none"),
     ],
 )
