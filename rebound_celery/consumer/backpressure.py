@@ -1,4 +1,9 @@
-"""Limits the fetching: pauses and resumes partitions by the number of records in memory."""
+"""Limits the fetching: pauses and resumes partitions by the number of records in memory.
+
+A crash repeats the records that are handled and not committed. A consumer that takes over a backlog handles thousands
+of records before Kafka has answered its first commit. So after an assignment it begins with few records, and with each
+commit that is answered it may have a quarter more.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +18,58 @@ from .partition_tracker import Partition
 #: more is paused. The records behind a hung handler may be done, but the commit cannot pass the record that hangs.
 MAX_SPAN_FACTOR = 10
 
+#: The number of records at the beginning, for each handler thread and at least.
+_FIRST_FOR_THREAD = 2
+_FIRST_LEAST = 8
+
+#: With a longer time between commits, in seconds, there is no such beginning: so many repeats are wanted then.
+_LONG_INTERVAL_S = 0.1
+
 
 class Backpressure:
-    """Keeps the number of records in memory at `limit` or below, and leaves room for every partition."""
+    """Keeps the number of records in memory at `limit` or below, and leaves room for every partition.
 
-    def __init__(self, consumer: KafkaConsumer, offset_tracker: OffsetTracker, limit: int) -> None:
+    Args:
+        consumer: the KafkaConsumer of the group.
+        offset_tracker: the tracker of the records.
+        limit: the largest number of records in memory.
+        concurrency: the number of handler threads.
+        commit_interval_s: the least time between two commits, in seconds.
+    """
+
+    def __init__(
+        self,
+        consumer: KafkaConsumer,
+        offset_tracker: OffsetTracker,
+        limit: int,
+        concurrency: int,
+        commit_interval_s: float,
+    ) -> None:
         self._consumer = consumer
         self._offset_tracker = offset_tracker
         self._limit = limit
+        first = max(_FIRST_LEAST, _FIRST_FOR_THREAD * concurrency)
+        self._first = first if first < limit and commit_interval_s <= _LONG_INTERVAL_S else None
+        #: The largest number of records in memory, or done and not committed, at the beginning; None afterwards.
+        self._beginning: int | None = self._first
         #: Whether all partitions are paused.
         self.is_full = False
+        #: Whether they are paused only because records are not committed yet.
+        self.awaits_commit = False
         #: The largest number of records for the next poll.
         self.room = 1
         #: The partitions that are paused because of their own records.
         self._over_limit: set[Partition] = set()
+
+    def begin(self) -> None:
+        """Begin with few records. Call this when partitions are assigned."""
+        self._beginning = self._first
+
+    def commit_answered(self) -> None:
+        """Allow a quarter more records, if the consumer is still at the beginning."""
+        if self._beginning is not None:
+            more = self._beginning * 5 // 4
+            self._beginning = more if more < self._limit else None
 
     def regulate(self, *, closed: bool, kept_paused: Collection[tuple[str, int]] = ()) -> None:
         """Pause the partitions that have enough records, and resume the partitions that have room again.
@@ -38,8 +81,14 @@ class Backpressure:
         limit, over_limit = self._limit, self._over_limit
         loads = self._offset_tracker.loads()
         total = sum(load.in_flight for load in loads.values())
-        self.is_full = closed or (total > limit // 2 if self.is_full else total >= limit)
-        self.room = max(1, min(limit - total, self._consumer.config["max_poll_records"]))
+        was_full = self.is_full and not self.awaits_commit
+        self.is_full = closed or (total > limit // 2 if was_full else total >= limit)
+        room = min(limit - total, self._consumer.config["max_poll_records"])
+        self.awaits_commit = False
+        if self._beginning is not None and not self.is_full:
+            room = min(room, self._beginning - total - sum(load.uncommitted for load in loads.values()))
+            self.is_full = self.awaits_commit = room <= 0
+        self.room = max(1, room)
         assigned = self._consumer.assignment()
         # One partition with a hung key must leave room for the others.
         share = limit if len(assigned) < 2 else max(limit * 3 // 4, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
@@ -41,14 +41,22 @@ class Commits:
         consumer: the KafkaConsumer of the group.
         offset_tracker: the tracker of the records that are done.
         interval_s: the least time between the starts of two commits, in seconds.
+        on_answer: called when Kafka has confirmed a commit.
     """
 
     def __init__(
-        self, consumer: KafkaConsumer, offset_tracker: OffsetTracker, interval_s: float, *, clock: Clock = SYSTEM_CLOCK
+        self,
+        consumer: KafkaConsumer,
+        offset_tracker: OffsetTracker,
+        interval_s: float,
+        on_answer: Callable[[], object],
+        *,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._consumer = consumer
         self._offset_tracker = offset_tracker
         self._interval_s = interval_s
+        self._on_answer = on_answer
         self._clock = clock
         self._next = clock.monotonic() + interval_s
         #: The time at which the commit under way is given up; None if no commit is under way.
@@ -83,6 +91,7 @@ class Commits:
             else:
                 self._failing = False
                 self._offset_tracker.confirm(marks)
+                self._on_answer()
 
         try:
             self._consumer.commit_async(kafka_offsets(marks), callback=answered)

@@ -100,12 +100,16 @@ class Loop:
         prepare = partial(break_up_chains, scheduler, config.group) if self._ordering is None else self._ordering.load
         self._positions = Positions(consumer, offset_tracker, prepare)
         self._gone_offsets = GoneOffsets(consumer)
-        self._commits = Commits(consumer, offset_tracker, config.commit_interval, clock=clock)
+        self._backpressure = Backpressure(
+            consumer, offset_tracker, config.max_in_flight, config.concurrency, config.commit_interval
+        )
+        self._commits = Commits(
+            consumer, offset_tracker, config.commit_interval, self._backpressure.commit_answered, clock=clock
+        )
         self._listener = RebalanceListener(consumer, offset_tracker, self._key_queues, self._positions, clock=clock)
         self._unreadable = Unreadable(
             consumer, config, offset_tracker, self._key_queues, self._retry_writer, failure_handler, clock=clock
         )
-        self._backpressure = Backpressure(consumer, offset_tracker, config.max_in_flight)
         self._polling = Polling(
             consumer,
             offset_tracker,
@@ -154,6 +158,8 @@ class Loop:
             kept_paused={*self._unreadable.kept_paused(), *self._positions.unknown},
         )
         self._admit(self._positions.known(self._polling.next_records()))
+        if self._positions.unknown:
+            self._backpressure.begin()
         if new := self._positions.find():
             report_start(self._consumer, self._config.group, new)
         self._unreadable.act(self._positions.unknown)

@@ -18,10 +18,11 @@ from .stats import ConsumerStats
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The number of a partition's records: those in flight, and those above the low-water mark (`span`)."""
+    """The number of a partition's records: in flight, above the low-water mark (`span`), and done without a commit."""
 
     in_flight: int
     span: int
+    uncommitted: int
 
 
 class OffsetTracker:
@@ -229,7 +230,10 @@ class OffsetTracker:
         """Return the number of records of each partition."""
         with self._lock:
             self._enter_finished()
-            return {p: Load(t.in_flight, t.span) for p, t in self._trackers.items()}
+            return {
+                p: Load(t.in_flight, t.span, 0 if t.revoked else t.changes - t.changes_committed)
+                for p, t in self._trackers.items()
+            }
 
     def to_commit(self, trackers: Iterable[PartitionTracker] | None = None) -> dict[Partition, Mark]:
         """Return the marks that Kafka does not have yet.

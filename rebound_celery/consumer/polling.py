@@ -119,7 +119,7 @@ class Polling:
         if now >= self._next_long_poll + (0 if commit_in_s is None else LONG_POLL_EVERY_S):
             self._next_long_poll = now + LONG_POLL_EVERY_S
             return IDLE_POLL_MS
-        if self._backpressure.is_full:
+        if self._backpressure.is_full and not self._backpressure.awaits_commit:
             self.wait()
             return 0
         longest = BUSY_POLL_MS if self._offset_tracker.busy() else IDLE_POLL_MS

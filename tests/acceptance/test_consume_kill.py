@@ -18,6 +18,8 @@ from tests.waiting import wait_until
 APP = ("-m", "celery", "-A", "tests.acceptance.apps.orders")
 RECORDS = 400
 KILLS = 3
+#: The default, and the exit status of a handler that ends its process.
+CONCURRENCY, CRASHED = 8, 66
 #: A record that ended this long before a kill is committed, in seconds. Idle machines need 0.03 s. How many records end
 #: in this time depends on the load: the torture run counts them.
 COMMITTED_AFTER_S = 0.5
@@ -51,17 +53,18 @@ def calls(tmp_path: Path) -> Calls:
 @pytest.fixture
 def consume(
     run_process: Callable[..., Process], redis_url: str, kafka_brokers: str, tmp_path: Path
-) -> Callable[[str], Process]:
-    def start(topic: str) -> Process:
+) -> Callable[..., Process]:
+    def start(topic: str, handler: str = "journaled") -> Process:
         return run_process(
             *(*APP, "rebound", "consume", "--topic", topic, "--group", f"{topic}-group", "--max-retries", "1"),
-            *("--handler", "tests.acceptance.apps.handlers:journaled", "--base-delay", "3600"),
+            *("--handler", f"tests.acceptance.apps.handlers:{handler}", "--base-delay", "3600"),
             *("--option", "session_timeout_ms=6000", "--option", "heartbeat_interval_ms=500"),
             env={
                 "ORDERS_REDIS": redis_url,
                 "REBOUND_KAFKA_BROKERS": kafka_brokers,
                 "CALLS": str(tmp_path / "calls"),
                 "SLOW_MAY_END": str(tmp_path / "slow-may-end"),
+                "CRASHED": str(tmp_path / "crashed"),
             },
         )
 
@@ -81,7 +84,7 @@ def consume(
     ],
 )
 def test_killed_consumer_repeats_what_was_in_its_handlers_and_little_more(
-    consume: Callable[[str], Process],
+    consume: Callable[..., Process],
     calls: Calls,
     make_topic: Callable[..., str],
     produce: Callable[..., Any],
@@ -117,8 +120,25 @@ def test_killed_consumer_repeats_what_was_in_its_handlers_and_little_more(
     assert unfinished >= KILLS, "the kills found handlers at work"
 
 
+def test_consumer_that_crashes_in_a_backlog_repeats_a_bounded_part_of_it(
+    consume: Callable[..., Process], calls: Calls, make_topic: Callable[..., str], produce: Callable[..., Any]
+) -> None:
+    """However long Kafka takes for the first commits, and however fast the handlers are."""
+    topic = make_topic(1)
+    at = 240
+    produce(topic, [(None, b"crash" if offset == at else b"quick", []) for offset in range(RECORDS)])
+
+    assert consume(topic, "crashing").wait(60) == CRASHED
+    consumer = consume(topic, "crashing")
+    wait_until(lambda: len(calls.of("end")) == RECORDS, timeout=90, message=lambda: consumer.output)
+    consumer.stop()
+
+    # The first ones, a quarter of those that were handled since the assignment, and those in handlers.
+    assert sum(times - 1 for times in calls.of("begin").values()) <= at // 4 + 3 * CONCURRENCY
+
+
 def test_stopped_consumer_repeats_nothing(
-    consume: Callable[[str], Process], calls: Calls, make_topic: Callable[..., str], produce: Callable[..., Any]
+    consume: Callable[..., Process], calls: Calls, make_topic: Callable[..., str], produce: Callable[..., Any]
 ) -> None:
     topic = make_topic(1)
     produce(topic, [(None, b"quick", []) for _ in range(RECORDS)])

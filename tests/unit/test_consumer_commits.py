@@ -57,7 +57,7 @@ def handle_one(tracker: OffsetTracker, offset: int = 5) -> None:
 
 def test_a_record_that_is_done_makes_a_commit_due(tracker: OffsetTracker, clock: StoppedClock) -> None:
     kafka = Kafka()
-    commits = Commits(cast("KafkaConsumer", kafka), tracker, 2.0, clock=cast("Any", clock))
+    commits = Commits(cast("KafkaConsumer", kafka), tracker, 2.0, lambda: None, clock=cast("Any", clock))
     assert commits.due_in_s() is None
 
     handle_one(tracker)
@@ -77,7 +77,7 @@ def test_a_kafka_that_gives_no_answer_is_not_waited_for_with_short_polls(
     tracker: OffsetTracker, clock: StoppedClock
 ) -> None:
     kafka = Kafka()
-    commits = Commits(cast("KafkaConsumer", kafka), tracker, 2.0, clock=cast("Any", clock))
+    commits = Commits(cast("KafkaConsumer", kafka), tracker, 2.0, lambda: None, clock=cast("Any", clock))
     handle_one(tracker)
     clock.now += 2
     commits.send_if_due()
@@ -89,7 +89,7 @@ def test_a_kafka_that_gives_no_answer_is_not_waited_for_with_short_polls(
 
 def test_a_refused_commit_is_not_tried_again_at_once(tracker: OffsetTracker, clock: StoppedClock) -> None:
     kafka = Kafka()
-    commits = Commits(cast("KafkaConsumer", kafka), tracker, 0.005, clock=cast("Any", clock))
+    commits = Commits(cast("KafkaConsumer", kafka), tracker, 0.005, lambda: None, clock=cast("Any", clock))
     handle_one(tracker)
     clock.now += 1
     commits.send_if_due()
@@ -101,7 +101,7 @@ def test_a_record_that_is_done_during_a_commit_is_in_the_next_commit(
     tracker: OffsetTracker, clock: StoppedClock
 ) -> None:
     kafka = Kafka()
-    commits = Commits(cast("KafkaConsumer", kafka), tracker, 2.0, clock=cast("Any", clock))
+    commits = Commits(cast("KafkaConsumer", kafka), tracker, 2.0, lambda: None, clock=cast("Any", clock))
     handle_one(tracker)
     clock.now += 2
     commits.send_if_due()

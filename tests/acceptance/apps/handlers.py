@@ -45,3 +45,17 @@ def journaled(record: Record) -> None:
         calls.write(f"end {record.offset} {time.monotonic():.3f}\n")
     if record.offset % 5 == 1:
         raise ValueError("every fifth record fails")
+
+
+def crashing(record: Record) -> None:
+    """Write each call to the file CALLS. End the process in the call of the record `crash`, once."""
+    with Path(os.environ["CALLS"]).open("a", buffering=1) as calls:
+        calls.write(f"begin {record.offset} {time.monotonic():.3f}\n")
+        if record.value == b"crash":
+            try:
+                Path(os.environ["CRASHED"]).touch(exist_ok=False)
+            except FileExistsError:
+                pass
+            else:
+                os._exit(66)
+        calls.write(f"end {record.offset} {time.monotonic():.3f}\n")
