@@ -25,6 +25,7 @@ COMMON = (
     "policy",
     "policy.*",
     "redaction",
+    "selection",
     "shown",
     "stopping",
 )
@@ -50,6 +51,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "kafka_tokens": ("clock",),
     "redaction": ("errors", "message", "policy", "policy.*"),
     "scheduled": ("errors",),
+    "selection": ("errors", "message", "message.*", "policy", "policy.*"),
     "policy": ("caching", "errors", "shown"),
     "message": ("caching", "errors", "policy", "policy.*", "shown"),
     "limits": ("errors",),
