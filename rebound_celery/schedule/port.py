@@ -70,7 +70,9 @@ __all__ = [
     "is_installed",
     "message_leases",
     "open_schedule",
+    "read_task",
     "server_checks",
+    "tell_revoked",
 ]
 
 
@@ -115,6 +117,9 @@ class Schedule(Protocol):
     def cancel(self, *ids: str, leased: bool = False) -> list[bytes]:
         """Remove waiting messages, and with `leased` those that workers hold too; returns their stored forms."""
 
+    def cancel_each(self, *ids: str) -> dict[str, bytes]:
+        """Remove waiting messages; returns the stored forms of those that were removed, by their ids."""
+
     def run_now(self, *ids: str) -> int:
         """Make waiting messages due; returns how many there were."""
 
@@ -123,6 +128,9 @@ class Schedule(Protocol):
 
     def get(self, id: str) -> Waiting | None:  # noqa: A002 - the field's own word
         """The message with this id, waiting or leased; None if there is none."""
+
+    def known(self, ids: Sequence[str]) -> list[str]:
+        """Those of these ids under which a message waits or is leased."""
 
     def page(
         self, lane: str | None = None, after: Position | None = None, count: int = 100, *, leased: bool = False
@@ -260,3 +268,21 @@ def message_leases(message: Any) -> MessageLeases:
     from .transport.message_leases import message_leases
 
     return message_leases(message)
+
+
+def read_task(stored: bytes) -> dict[str, Any] | None:
+    """Return the message of an ordinary Celery task; None if the owner of a leased queue has stored something else.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    from .transport import celery_form, forms
+
+    return celery_form.decode(stored) if forms.is_celerys(stored) else None
+
+
+def tell_revoked(app: Any, queue: str, removed: Sequence[Waiting]) -> None:
+    """Tell result backend, chords, events and signals of tasks that were removed. It logs what it cannot tell."""
+    from .worker.revoked import tell_revoked
+
+    tell_revoked(app, queue, removed)

@@ -6,16 +6,23 @@ All faces share it: Python, commands, HTTP and pages. It is pure: nothing here r
 from __future__ import annotations
 
 from .filter import FILTER_FIELDS, NO_FILTER, Filter
+from .results import ActionResult, Progress
 from .times import duration_text, read_duration_s, read_time_ms
-from .views import REDIS, DeadLetterView, PendingView
+from .views import DEAD_LETTER, REDIS, RETRY, TASK, UNREADABLE, DeadLetterView, PendingView
 
 __all__ = [
+    "DEAD_LETTER",
     "FILTER_FIELDS",
     "NO_FILTER",
     "REDIS",
+    "RETRY",
+    "TASK",
+    "UNREADABLE",
+    "ActionResult",
     "DeadLetterView",
     "Filter",
     "PendingView",
+    "Progress",
     "duration_text",
     "read_duration_s",
     "read_time_ms",

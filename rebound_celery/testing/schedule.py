@@ -147,6 +147,9 @@ class MemorySchedule:
         self._stats["cancelled"] += len(found)
         return [message.stored for message in found]
 
+    def cancel_each(self, *ids: str) -> dict[str, bytes]:
+        return {name: stored for name in ids for stored in self.cancel(name)}
+
     def run_now(self, *ids: str) -> int:
         return self.reschedule(self._clock.now_ms(), *ids)
 
@@ -158,6 +161,9 @@ class MemorySchedule:
 
     def get(self, id: str) -> Waiting | None:  # noqa: A002 - the field's own word
         return self._messages.get(id)
+
+    def known(self, ids: Sequence[str]) -> list[str]:
+        return [name for name in dict.fromkeys(ids) if name in self._messages]
 
     def page(
         self, lane: str | None = None, after: Position | None = None, count: int = 100, *, leased: bool = False
