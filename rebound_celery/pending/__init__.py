@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from .acting import teller_of
+from .of_app import pending_of
 from .paging import PendingPage
-from .pending import Pending, pending_of
+from .pending import Pending
+from .stats import QueueStats
 
-__all__ = ["Pending", "PendingPage", "pending_of", "teller_of"]
+__all__ = ["Pending", "PendingPage", "QueueStats", "pending_of", "teller_of"]

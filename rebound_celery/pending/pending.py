@@ -6,19 +6,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from .. import registry
 from ..clock import SYSTEM_CLOCK, Clock
 from ..delivery.lanes import is_of_lane
 from ..delivery.steering import Destination, lane_name
-from ..errors import InvalidSettingError, NotInstalledError
+from ..errors import InvalidSettingError
 from ..message import Message
 from ..message.encryption import NO_KEYS, KeyRing
-from ..schedule.port import Counts, Position, Schedule, Waiting, is_installed, open_schedule
+from ..schedule.port import Counts, Position, Schedule, Waiting
 from ..selection import NO_FILTER, ActionResult, Filter, PendingView, Progress, read_time_ms
 from . import acting, paging
 from .access import Access
 from .paging import PendingPage
 from .reading import decode
+from .stats import QueueStats
 
 #: The largest page of `list`.
 LARGEST_PAGE = 1_000
@@ -68,6 +68,7 @@ class Pending:
         leased: bool = False,
         arguments: bool = False,
         read: int | None = None,
+        progress: Tell | None = None,
     ) -> PendingPage:
         """Return a page of what waits, by due time.
 
@@ -79,6 +80,7 @@ class Pending:
             leased: list what workers hold, by the end of the lease, and not what waits.
             arguments: show the arguments of Celery tasks.
             read: with a filter, stop after about so many entries even if the page is not full. Its `next` reads on.
+            progress: with a filter, called after each page that is read.
 
         Raises:
             InvalidSettingError: if `after` or `limit` is wrong.
@@ -89,10 +91,13 @@ class Pending:
         views: list[PendingView] = []
         count, read_so_far = (limit if chosen.is_empty else None), 0
         with self._access.open(queue) as opened:
+            total = opened.total(leased=leased) if progress is not None and count is None else 0
             for part in opened.parts(chosen, after=position, count=count, leased=leased, arguments=arguments):
                 read_so_far += part.read
                 room = limit - len(views)
                 views += [each.view for each in part.found[:room]]
+                if progress is not None:
+                    progress(Progress(read_so_far, total, len(views)))
                 if len(part.found) > room:
                     last = part.found[room - 1].entry
                     return PendingPage(views, paging.to_text(Position(last.due_ms, last.id)), read_so_far)
@@ -174,6 +179,23 @@ class Pending:
         lane = None if destination is None else lane_name(destination)
         views = self.iterate(filter, queue=queue, progress=progress)
         return sum(1 for view in views if lane is None or is_of_lane(view.lane, lane))
+
+    def stats(self, *, queue: str | None = None) -> QueueStats:
+        """Return the numbers of a queue: what there is of each kind, what is late, and its counters."""
+        with self._access.open(queue) as opened, opened.asking():
+            schedule = opened.schedule
+            counts = schedule.counts()
+            return QueueStats(
+                queue=opened.name,
+                waiting=counts.waiting,
+                leased=counts.leased,
+                behind=counts.behind,
+                dead=counts.dead,
+                overdue_ms=schedule.overdue_ms(),
+                unclaimed_ms=schedule.unclaimed_ms(),
+                lanes=dict(counts.by_lane),
+                counters=dict(schedule.stats()),
+            )
 
     # steering
 
@@ -257,22 +279,3 @@ class Pending:
             if chosen is None:
                 return acting.on_ids(change, ids)
             return acting.on_all(change, chosen, limit, progress, self._clock.now_ms)
-
-
-def pending_of(app: Any) -> Pending:
-    """Return what waits in the schedule of an app: with Rebound, or with `install_schedule` alone.
-
-    Raises:
-        NotInstalledError: if the app has neither.
-    """
-    found: Any = registry.installed(app)
-    if found is not None:
-        pending: Pending = found.pending
-        return pending
-    if not is_installed(app):
-        raise NotInstalledError(str(app.main))
-
-    def queue() -> str:
-        return str(app.conf.task_default_queue)
-
-    return Pending(app, lambda: open_schedule(app, queue()), queue, revoked=acting.teller_of(app))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from .filter import FILTER_FIELDS, NO_FILTER, Filter
 from .results import ActionResult, Progress
 from .times import duration_text, read_duration_s, read_time_ms
-from .views import DEAD_LETTER, REDIS, RETRY, TASK, UNREADABLE, DeadLetterView, PendingView
+from .views import DEAD_LETTER, REDIS, RETRY, TASK, UNREADABLE, DeadLetterView, PendingView, bytes_to_dict
 
 __all__ = [
     "DEAD_LETTER",
@@ -23,6 +23,7 @@ __all__ = [
     "Filter",
     "PendingView",
     "Progress",
+    "bytes_to_dict",
     "duration_text",
     "read_duration_s",
     "read_time_ms",

@@ -163,6 +163,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "environment",
         "dead_letters",
         "delivery",
+        "delivery.steering",
         "demo.command",
         "destinations",
         "destinations.kafka",
