@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import ReboundError, UnknownVersionError
+from ..errors import ReboundError
 from ..message import Message, codec, message_id_of
 from ..message.encryption import KeyRing
-from ..schedule.port import Waiting, read_task
+from ..schedule.port import Waiting, read_tasks
 from ..selection import DEAD_LETTER, RETRY, TASK, UNREADABLE, PendingView
-
-#: What reading a damaged message of a Celery task meets.
-_DAMAGE = (UnknownVersionError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 def views_of(entries: Sequence[Waiting], queue: str, keys: KeyRing, *, arguments: bool = False) -> list[PendingView]:
@@ -24,7 +21,7 @@ def views_of(entries: Sequence[Waiting], queue: str, keys: KeyRing, *, arguments
         keys: the keys that open stored forms.
         arguments: whether the arguments of Celery tasks are shown.
     """
-    tasks = [_task_of(entry) for entry in entries]
+    tasks = read_tasks([entry.stored for entry in entries])
     decoded = iter(decode([entry for entry, task in zip(entries, tasks, strict=True) if task is None], keys))
     views = []
     for entry, task in zip(entries, tasks, strict=True):
@@ -49,14 +46,6 @@ def decode(entries: Sequence[Waiting], keys: KeyRing) -> list[tuple[Message, dic
     return [next(decoded) if isinstance(form, bytes) else form for form in opened]
 
 
-def _task_of(entry: Waiting) -> dict[str, Any] | Exception | None:
-    """The message of a Celery task, or why it cannot be read; None if the entry is rebound's own."""
-    try:
-        return read_task(entry.stored)
-    except _DAMAGE as error:
-        return error
-
-
 def _place(entry: Waiting, queue: str) -> dict[str, Any]:
     return {
         "id": entry.id,
@@ -71,9 +60,22 @@ def _place(entry: Waiting, queue: str) -> dict[str, Any]:
 
 def _view_of_message(entry: Waiting, queue: str, message: Message, context: Mapping[str, Any]) -> PendingView:
     tries = context.get("tries", 0) if context else 0
-    return PendingView.of_message(
-        message,
+    # In one call: `of_message` takes twice as long, and a filter may read a million of them.
+    return PendingView(
         id=entry.id,
+        message_id=message.id,
+        destination=message.destination,
+        origin=message.origin,
+        group=message.group,
+        key=message.key,
+        headers=message.headers,
+        reason=message.reason,
+        failure=message.failure,
+        history=message.history,
+        first_failed_at_ms=message.first_failed_at,
+        source=message.source,
+        client_id=message.client_id,
+        size_bytes=None if message.value is None else len(message.value),
         queue=queue,
         kind=RETRY if message.reason is None else DEAD_LETTER,
         due_ms=None if entry.leased else entry.due_ms,

@@ -70,7 +70,7 @@ __all__ = [
     "is_installed",
     "message_leases",
     "open_schedule",
-    "read_task",
+    "read_tasks",
     "server_checks",
     "tell_revoked",
 ]
@@ -270,15 +270,12 @@ def message_leases(message: Any) -> MessageLeases:
     return message_leases(message)
 
 
-def read_task(stored: bytes) -> dict[str, Any] | None:
-    """Return the message of an ordinary Celery task; None if the owner of a leased queue has stored something else.
+def read_tasks(stored: Sequence[bytes]) -> list[dict[str, Any] | Exception | None]:
+    """Return the message of each ordinary Celery task, or why it cannot be read; None for what a leased queue's owner
+    has stored."""
+    from .transport.forms import read_celerys
 
-    Raises:
-        ValueError: if it is damaged.
-    """
-    from .transport import celery_form, forms
-
-    return celery_form.decode(stored) if forms.is_celerys(stored) else None
+    return list(map(read_celerys, stored))
 
 
 def tell_revoked(app: Any, queue: str, removed: Sequence[Waiting]) -> None:

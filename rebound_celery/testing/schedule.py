@@ -76,7 +76,7 @@ class MemorySchedule:
         ]
         due.sort(key=lambda message: (message.priority, message.due_ms))
         for message in due:
-            self._messages[message.id] = replace(message, leased=True)
+            self._messages[message.id] = message._replace(leased=True)
         self._stats["claimed"] += len(due)
         return due
 
@@ -88,7 +88,7 @@ class MemorySchedule:
 
     def release(self, id: str) -> None:  # noqa: A002
         """Let a leased message wait again."""
-        self._messages[id] = replace(self._messages[id], leased=False)
+        self._messages[id] = self._messages[id]._replace(leased=False)
 
     def next_due_ms(self) -> int | None:
         """When the next message can be taken, in Unix milliseconds; None if none waits."""
@@ -156,7 +156,7 @@ class MemorySchedule:
     def reschedule(self, due_ms: int, *ids: str) -> int:
         found = [message for message in self._found(ids) if not message.leased]
         for message in found:
-            self._messages[message.id] = replace(message, due_ms=due_ms)
+            self._messages[message.id] = message._replace(due_ms=due_ms)
         return len(found)
 
     def get(self, id: str) -> Waiting | None:  # noqa: A002 - the field's own word

@@ -93,8 +93,7 @@ class Claimed(NamedTuple):
     losses: int
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(NamedTuple):
     """A message that is in the schedule, as a listing shows it; `due_ms` is the end of the lease where it is leased."""
 
     id: str
