@@ -109,7 +109,11 @@ class Filter:
             view: the waiting message or the dead letter.
             now_ms: the time, for the age.
         """
-        return all(test(view, now_ms) for test in self._tests)
+        # A loop, for a million views: a generator takes twice as long.
+        for test in self._tests:
+            if not test(view, now_ms):
+                return False
+        return True
 
     @cached_property
     def _tests(self) -> tuple[Test, ...]:

@@ -24,7 +24,7 @@ TASK = "task"
 UNREADABLE = "unreadable"
 
 
-class View(msgspec.Struct, frozen=True, kw_only=True):
+class View(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a waiting message and a dead letter have in common.
 
     Attributes:
@@ -155,7 +155,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-class PendingView(View, frozen=True, kw_only=True):
+class PendingView(View, frozen=True, kw_only=True, gc=False):
     """A message that waits in the schedule, or that a worker holds.
 
     Attributes:
@@ -229,7 +229,7 @@ class PendingView(View, frozen=True, kw_only=True):
         }
 
 
-class DeadLetterView(View, frozen=True, kw_only=True):
+class DeadLetterView(View, frozen=True, kw_only=True, gc=False):
     """A dead letter, in Redis or in a Kafka topic.
 
     Attributes:
