@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, NoReturn
+
+from msgspec.structs import replace
 
 from ..clock import Clock
 from ..schedule.port import (
@@ -76,7 +77,7 @@ class MemorySchedule:
         ]
         due.sort(key=lambda message: (message.priority, message.due_ms))
         for message in due:
-            self._messages[message.id] = message._replace(leased=True)
+            self._messages[message.id] = replace(message, leased=True)
         self._stats["claimed"] += len(due)
         return due
 
@@ -88,7 +89,7 @@ class MemorySchedule:
 
     def release(self, id: str) -> None:  # noqa: A002
         """Let a leased message wait again."""
-        self._messages[id] = self._messages[id]._replace(leased=False)
+        self._messages[id] = replace(self._messages[id], leased=False)
 
     def next_due_ms(self) -> int | None:
         """When the next message can be taken, in Unix milliseconds; None if none waits."""
@@ -156,7 +157,7 @@ class MemorySchedule:
     def reschedule(self, due_ms: int, *ids: str) -> int:
         found = [message for message in self._found(ids) if not message.leased]
         for message in found:
-            self._messages[message.id] = message._replace(due_ms=due_ms)
+            self._messages[message.id] = replace(message, due_ms=due_ms)
         return len(found)
 
     def get(self, id: str) -> Waiting | None:  # noqa: A002 - the field's own word
@@ -252,7 +253,7 @@ class MemorySchedule:
 
     def bury(self, letters: Sequence[DeadEntry]) -> None:
         for letter in letters:
-            self._dead[letter.id] = replace(letter, died_ms=self._clock.now_ms())
+            self._dead[letter.id] = DeadEntry(letter.id, letter.reason, letter.stored, self._clock.now_ms())
 
     def dead(self, after: Position | None = None, count: int = 100) -> DeadPage:
         letters = sorted(self._dead.values(), key=lambda letter: (letter.died_ms or 0, letter.id))
