@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery
+from msgspec import structs
 from redis import Redis
 
 from rebound_celery import Message, Rebound, RetryPolicy, install_schedule
@@ -16,7 +17,8 @@ from rebound_celery.message.address import DEAD_SET, HttpAddress, KafkaAddress
 from rebound_celery.pending import Pending, pending_of
 from rebound_celery.policy import Failure
 from rebound_celery.schedule.port import Entry, open_schedule
-from rebound_celery.selection import Filter, Progress
+from rebound_celery.selection import Filter, PendingView, Progress
+from rebound_celery.selection.views import View
 from rebound_celery.testing import in_memory
 from tests.acceptance.apps.worker import close_redis_connections
 from tests.scheduling import now_ms, take
@@ -81,6 +83,32 @@ def test_what_waits_is_listed_by_due_time_with_all_that_is_known_of_it(rebound: 
     assert (first.attempt, first.max_retries, first.lane, first.size_bytes) == (2, 3, "kafka:orders", 1)
     assert (first.exception, first.error) == ("myapp.Timeout", "no answer for 1")
     assert (third.kind, third.reason, third.lane) == ("dead-letter", "retries-exhausted", "kafka:orders-dlq")
+
+
+def test_the_view_has_every_field_that_the_message_has(rebound: Rebound) -> None:
+    whole = message(1, group="shop", source="web", client_id="c-7", headers=(("a", b"1"),))
+    rebound.store([(whole, LATER_MS)])
+
+    (view,) = rebound.pending.list().entries
+    stored = rebound.pending.message("m1")
+    assert stored is not None
+    for name, value in structs.asdict(PendingView.of_message(stored, id="m1:2", queue="", kind="", due_ms=0)).items():
+        if name in View.__struct_fields__:
+            assert getattr(view, name) == value, name
+
+
+def test_encrypted_messages_are_shown_where_the_key_is_known(rebound: Rebound, app: Celery) -> None:
+    copy = Celery("other", broker=app.conf.broker_url, set_as_current=False)
+    copy.conf.broker_transport_options = app.conf.broker_transport_options
+    with_key = Rebound(copy, encryption_keys="k1:" + "A" * 43 + "=")
+    with_key.store([(message(1), LATER_MS)])
+
+    assert [view.kind for view in with_key.pending.list().entries] == ["retry"]
+    (hidden,) = rebound.pending.list().entries
+    assert (hidden.kind, hidden.id, hidden.destination) == ("unreadable", "m1:2", None)
+    assert "'k1'" in str(hidden.problem)
+    assert rebound.pending.reschedule("+1h", "m1").changed == 1
+    with_key.close()
 
 
 def test_pages_follow_each_other_without_gap_or_repetition(rebound: Rebound) -> None:
