@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 from typing import Any
 
 from ..broker import require_redis, shown_broker
@@ -12,7 +13,7 @@ from ..delivery.plainly import FAULTS
 from ..errors import UnreachableError
 from ..message.encryption import KeyRing
 from ..message.ids import task_ids_of
-from ..schedule.port import Schedule, Waiting, open_schedule
+from ..schedule.port import Counts, Schedule, Waiting, open_schedule
 from ..selection import Filter, PendingView
 from . import paging
 from .reading import views_of
@@ -96,20 +97,36 @@ class OpenQueue:
             names = self.schedule.known(task_ids_of(identity))
             return [entry for name in names if (entry := self.schedule.get(name)) is not None]
 
-    def total(self, *, leased: bool = False) -> int:
-        """How many entries wait, or are leased."""
+    @cached_property
+    def counts(self) -> Counts:
+        """How many entries there were of each kind when it was first asked for."""
         with self.asking():
-            counts = self.schedule.counts()
-        return counts.leased if leased else counts.waiting
+            return self.schedule.counts()
+
+    def total(self, *, leased: bool = False) -> int:
+        """How many entries waited, or were leased."""
+        return self.counts.leased if leased else self.counts.waiting
 
     def views(self, entries: Sequence[Waiting], *, arguments: bool = False) -> list[PendingView]:
         """The views of entries."""
         return views_of(entries, self.name, self.keys, arguments=arguments)
 
-    def parts(self, chosen: Filter, *, arguments: bool = False, **options: Any) -> Iterator[paging.Part]:
+    def parts(
+        self, chosen: Filter, *, count: int | None = None, arguments: bool = False, **options: Any
+    ) -> Iterator[paging.Part]:
         """Read what fits page by page; see `paging.parts`."""
+        lanes = len(self.counts.by_lane) if count is None else 1
 
         def view(entries: Sequence[Waiting]) -> list[PendingView]:
             return self.views(entries, arguments=arguments)
 
-        return paging.parts(self.schedule, chosen, view, self._access.clock.now_ms, self.asking, **options)
+        return paging.parts(
+            self.schedule,
+            chosen,
+            view,
+            self._access.clock.now_ms,
+            self.asking,
+            count=count,
+            lanes=lanes,
+            **options,
+        )

@@ -13,8 +13,10 @@ from ..errors import InvalidSettingError
 from ..schedule.port import Position, Schedule, Waiting
 from ..selection import Filter, PendingView
 
-#: How many entries a page has at most while a filter goes through the schedule.
+#: How many entries a page has at most while a filter goes through the schedule, and at least for each lane: a page
+#: begins with a look into each of them.
 LARGEST = 500
+_PER_LANE = 5
 #: How many it has until the size of the entries is known.
 _FIRST = 100
 #: How many bytes of stored messages a page should have at most. Redis sends 4 MB within 10 ms.
@@ -71,6 +73,7 @@ def parts(
     *,
     after: Position | None = None,
     count: int | None = None,
+    lanes: int = 1,
     leased: bool = False,
 ) -> Iterator[Part]:
     """Read the schedule page by page, and give what fits.
@@ -83,9 +86,11 @@ def parts(
         asking: surrounds each call of the schedule.
         after: where to begin.
         count: the size of a page; None lets it follow from the size of the entries.
+        lanes: how many lanes there are.
         leased: whether what workers hold is read, and not what waits.
     """
     position, size = _begin(chosen, after, leased=leased), count or _FIRST
+    largest = max(LARGEST, _PER_LANE * lanes)
     while True:
         with asking():
             page = schedule.page(None, position, size, leased=leased)
@@ -105,7 +110,7 @@ def parts(
         position = page.next
         if count is None and entries:
             average = sum(len(entry.stored) for entry in entries) // len(entries)
-            size = min(LARGEST, max(1, _PAGE_BYTES // max(1, average)))
+            size = min(largest, max(1, _PAGE_BYTES // max(1, average)))
 
 
 def _begin(chosen: Filter, after: Position | None, *, leased: bool) -> Position | None:

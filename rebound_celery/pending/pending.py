@@ -149,8 +149,8 @@ class Pending:
 
     def counts(self, *, queue: str | None = None) -> Counts:
         """Return how many entries wait, are held by workers, are dead letters in Redis, and wait in each lane."""
-        with self._access.open(queue) as opened, opened.asking():
-            return opened.schedule.counts()
+        with self._access.open(queue) as opened:
+            return opened.counts
 
     def count(
         self,
@@ -183,8 +183,7 @@ class Pending:
     def stats(self, *, queue: str | None = None) -> QueueStats:
         """Return the numbers of a queue: what there is of each kind, what is late, and its counters."""
         with self._access.open(queue) as opened, opened.asking():
-            schedule = opened.schedule
-            counts = schedule.counts()
+            schedule, counts = opened.schedule, opened.counts
             return QueueStats(
                 queue=opened.name,
                 waiting=counts.waiting,

@@ -428,6 +428,18 @@ def test_no_command_to_redis_is_long_with_many_waiting(rebound: Rebound, redis_u
     assert len(slow) <= 3, slow
 
 
+def test_many_lanes_do_not_make_a_filter_slow(rebound: Rebound, redis_url: str) -> None:
+    """A page begins with a look into each lane, so pages have to be larger where there are many lanes."""
+    rebound.store([(message(n, topic=f"orders-{n % 500}"), LATER_MS + n) for n in range(5_000)])
+    with Redis.from_url(redis_url) as client:
+        before = client.info("stats")["total_commands_processed"]
+        views = list(rebound.pending.iterate(Filter(attempt=2)))
+        commands = client.info("stats")["total_commands_processed"] - before
+
+    assert [view.id for view in views] == [f"m{n}:2" for n in range(5_000)]
+    assert commands < 10_000
+
+
 def test_in_memory_the_same_is_seen() -> None:
     app = Celery("shop", broker="redis://127.0.0.1:1/0", set_as_current=False)
     rebound = Rebound(app)
