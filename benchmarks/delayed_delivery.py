@@ -51,6 +51,7 @@ from benchmarks.delayed_delivery_parts.against import OtherCheckout, OtherChecko
 from benchmarks.delayed_delivery_parts.bench import KAFKA_CLIENTS, Bench
 from benchmarks.delayed_delivery_parts.goals import GOALS
 from benchmarks.delayed_delivery_parts.lateness import countdown_lateness, retry_lateness, starvation
+from benchmarks.delayed_delivery_parts.operators import operators
 from benchmarks.delayed_delivery_parts.outage import breaker, outage
 from benchmarks.delayed_delivery_parts.redis_cost import claim, idle, redis_memory, redis_time
 from benchmarks.delayed_delivery_parts.rows import Row
@@ -89,6 +90,7 @@ MEASUREMENTS = (
     Measurement(("claim",), claim),
     Measurement(("idle",), idle),
     Measurement(("worker_memory", "warm_stop"), worker_memory_and_warm_stop),
+    Measurement(("pending_page", "pending_filter"), operators),
 )
 NAMES = list(GOALS)
 

@@ -17,7 +17,6 @@ from .clock import SYSTEM_CLOCK, Clock
 from .config import PREFIX, SETTING_NAMES, Settings
 from .consumer import ConsumerDeclarations, Declared
 from .copies import keep_in_copies
-from .dead_letters import DeadSet
 from .delivery.chains import Chains
 from .delivery.collector import spare_what_is_loaded
 from .delivery.delivery import PRIORITY_NORMAL
@@ -27,15 +26,14 @@ from .delivery.opened import Destinations, OpenedDestinations
 from .delivery.outage_mode import OutageMode
 from .delivery.own_queue import add_queue
 from .delivery.publisher import Publisher
-from .delivery.steering import Breakers, Lanes
 from .delivery.task import DeliverTask
 from .destinations import kinds
-from .endpoints import Endpoints
 from .endpoints.events import tell_disabled
 from .environment import misspelt_variables
 from .errors import InvalidSettingError
 from .message import Message
 from .message.encryption import KeyRing
+from .operator_views import OperatorViews
 from .other_consumers import FailureHandling
 from .policy import RetryPolicy
 from .requests import Destination, RetryRequest, merged_value
@@ -47,7 +45,7 @@ from .shown import shown_url
 from .values import Name
 
 
-class Rebound(FailureHandling, ConsumerDeclarations):
+class Rebound(FailureHandling, ConsumerDeclarations, OperatorViews):
     """Retries with backoff and dead letters for a Celery app.
 
     `Rebound(app)` adds one task, `rebound.deliver`, and one queue, which every plain `celery -A ... worker` of this app
@@ -83,18 +81,11 @@ class Rebound(FailureHandling, ConsumerDeclarations):
         lanes = RatedLanes(lambda: self.settings.rates)
         self._form = DeliveryForm(app, queue, keys)
         self._publisher = Publisher(app, queue, self._form, lanes=lanes, clock=clock)
-        #: The dead letters kept in Redis because they had no topic or URL to go to.
-        self.dead_set = DeadSet(self._publisher.open, keys)
         self._scheduling = Scheduling(app, lambda: self.settings, self._publisher, clock)
         self._outage_mode = OutageMode(lambda: self.settings, lanes, self._publisher.open, clock)
-        #: The lanes of destinations: what waits in each, pauses and rates.
-        self.lanes = Lanes(self._publisher.open, clock)
-        #: The circuit breakers of destinations that are not closed.
-        self.breakers = Breakers(self._publisher.open, lambda: self.settings)
         #: The keys that wait in order behind a record that failed; see `ordering` of ConsumerConfig.
         self.chains = Chains(app, queue, self._form, self._publisher, lanes, lambda: self.settings.lease, clock=clock)
-        #: The HTTP endpoints that fail or are disabled.
-        self.endpoints = Endpoints(self._publisher.open, self.store, clock, keys)
+        self._add_views(app, lambda: self.settings, self._publisher, self.store, clock)
         registry.install(app, self)
         install_schedule(app, self._schedule_options, in_copies=False)
         add_queue(app)

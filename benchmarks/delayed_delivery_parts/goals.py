@@ -249,4 +249,20 @@ GOALS: Mapping[str, Goal] = {
         (Limit(AT_MOST, 3),),
         "under 3 s with 1,000,000 waiting",
     ),
+    "pending_page": Goal(
+        "operators: the first page of what waits, connection included",
+        "ms",
+        (
+            Limit(AT_MOST, 50),
+            Limit(AT_MOST, 50, "count_ms", "count of all", "ms"),
+            Limit(AT_MOST, 50, "destination_ms", "count of one destination", "ms"),
+        ),
+        "first page and counts under 50 ms with 1,000,000 waiting",
+    ),
+    "pending_filter": Goal(
+        "operators: a filter that reads all that waits",
+        "s",
+        (Limit(AT_MOST, 20), Limit(AT_MOST, 150, "peak_rss_mb", "memory", "MB")),
+        "1,000,000 entries under 20 s with progress, 150 MB",
+    ),
 }

@@ -51,6 +51,11 @@ def is_lane(text: str) -> bool:
     return text in (_DEAD, ENDED) or (kind in (_KAFKA, _HTTP) and bool(colon and rest) and not rest.startswith("//"))
 
 
+def is_of_lane(lane: str, whole: str) -> bool:
+    """Whether a lane is this one, or the part of it that a rate rule has made; see `RatedLanes`."""
+    return lane == whole or lane.startswith(f"{whole}|")
+
+
 def is_slow(lane: str) -> bool:
     """Whether deliveries of this lane take so long that they must not hold up those of other lanes."""
     return lane.partition(":")[0] in _SLOW

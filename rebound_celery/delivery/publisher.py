@@ -184,6 +184,11 @@ class Publisher:
             self.close()
             self._opener, self._has_schedule = earlier
 
+    @property
+    def is_replaced(self) -> bool:
+        """Whether another schedule takes the place of the one in Redis, for tests."""
+        return self._opener is not None
+
     def close(self) -> None:
         """Close the connection. A closed publisher may be used again; it connects anew."""
         if self._open is not None:

@@ -70,7 +70,9 @@ __all__ = [
     "is_installed",
     "message_leases",
     "open_schedule",
+    "read_tasks",
     "server_checks",
+    "tell_revoked",
 ]
 
 
@@ -115,6 +117,9 @@ class Schedule(Protocol):
     def cancel(self, *ids: str, leased: bool = False) -> list[bytes]:
         """Remove waiting messages, and with `leased` those that workers hold too; returns their stored forms."""
 
+    def cancel_each(self, *ids: str) -> dict[str, bytes]:
+        """Remove waiting messages; returns the stored forms of those that were removed, by their ids."""
+
     def run_now(self, *ids: str) -> int:
         """Make waiting messages due; returns how many there were."""
 
@@ -123,6 +128,9 @@ class Schedule(Protocol):
 
     def get(self, id: str) -> Waiting | None:  # noqa: A002 - the field's own word
         """The message with this id, waiting or leased; None if there is none."""
+
+    def known(self, ids: Sequence[str]) -> list[str]:
+        """Those of these ids under which a message waits or is leased."""
 
     def page(
         self, lane: str | None = None, after: Position | None = None, count: int = 100, *, leased: bool = False
@@ -260,3 +268,18 @@ def message_leases(message: Any) -> MessageLeases:
     from .transport.message_leases import message_leases
 
     return message_leases(message)
+
+
+def read_tasks(stored: Sequence[bytes]) -> list[dict[str, Any] | Exception | None]:
+    """Return the message of each ordinary Celery task, or why it cannot be read; None for what a leased queue's owner
+    has stored."""
+    from .transport.forms import read_celerys
+
+    return list(map(read_celerys, stored))
+
+
+def tell_revoked(app: Any, queue: str, removed: Sequence[Waiting]) -> None:
+    """Tell result backend, chords, events and signals of tasks that were removed. It logs what it cannot tell."""
+    from .worker.revoked import tell_revoked
+
+    tell_revoked(app, queue, removed)

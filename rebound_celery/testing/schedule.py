@@ -5,25 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any
+
+from msgspec.structs import replace
 
 from ..clock import Clock
 from ..schedule.port import (
     Answer,
-    Breaker,
-    BreakerChange,
-    BreakerRules,
     Chain,
     Counts,
     DeadEntry,
     DeadPage,
     Entry,
-    Health,
-    HealthReport,
     Hold,
     Lane,
-    LaneReport,
     Page,
     Position,
     Step,
@@ -32,9 +27,10 @@ from ..schedule.port import (
     Waiting,
 )
 from .chains import MemoryChains
+from .unfailing import Unfailing
 
 
-class MemorySchedule:
+class MemorySchedule(Unfailing):
     """The schedule of one queue in memory, for one thread at a time.
 
     Pauses hold, and rates are only kept. It has no circuit breakers, all endpoints are well, and nothing is held.
@@ -46,7 +42,7 @@ class MemorySchedule:
 
     def __init__(self, queue: str, clock: Clock) -> None:
         self._queue = queue
-        self._clock = clock
+        super().__init__(clock)
         self._messages: dict[str, Waiting] = {}
         self._dead: dict[str, DeadEntry] = {}
         self._paused: dict[str, int] = {}
@@ -147,6 +143,9 @@ class MemorySchedule:
         self._stats["cancelled"] += len(found)
         return [message.stored for message in found]
 
+    def cancel_each(self, *ids: str) -> dict[str, bytes]:
+        return {name: stored for name in ids for stored in self.cancel(name)}
+
     def run_now(self, *ids: str) -> int:
         return self.reschedule(self._clock.now_ms(), *ids)
 
@@ -158,6 +157,9 @@ class MemorySchedule:
 
     def get(self, id: str) -> Waiting | None:  # noqa: A002 - the field's own word
         return self._messages.get(id)
+
+    def known(self, ids: Sequence[str]) -> list[str]:
+        return [name for name in dict.fromkeys(ids) if name in self._messages]
 
     def page(
         self, lane: str | None = None, after: Position | None = None, count: int = 100, *, leased: bool = False
@@ -209,18 +211,6 @@ class MemorySchedule:
         else:
             self._rates[lane] = per_second
 
-    def report(self, reports: Iterable[LaneReport], rules: BreakerRules) -> list[BreakerChange]:
-        return [BreakerChange("", None, self._clock.now_ms()) for _ in reports]
-
-    def open_breaker(self, lane: str, duration_ms: int | None, rules: BreakerRules) -> NoReturn:
-        raise NotImplementedError("the schedule in memory has no circuit breakers: use `running`, or pause the lane")
-
-    def close_breaker(self, lane: str, rules: BreakerRules) -> bool:
-        return False
-
-    def breakers(self) -> list[Breaker]:
-        return []
-
     def chain(
         self, steps: Sequence[Step], token: str, hold_ms: int, *, piggybacked: Sequence[Sequence[Any]] = ()
     ) -> list[Answer]:
@@ -232,21 +222,9 @@ class MemorySchedule:
     def chains(self, prefix: str = "", after: str = "", count: int = 100) -> list[Chain]:
         return self._chains.listed(prefix, after, count)
 
-    def report_health(self, reports: Sequence[HealthReport]) -> list[Health]:
-        return [Health() for _ in reports]
-
-    def health(self, names: Sequence[str]) -> list[Health]:
-        return [Health() for _ in names]
-
-    def unhealthy(self) -> Mapping[str, Health]:
-        return {}
-
-    def clear_health(self, name: str) -> bool:
-        return False
-
     def bury(self, letters: Sequence[DeadEntry]) -> None:
         for letter in letters:
-            self._dead[letter.id] = replace(letter, died_ms=self._clock.now_ms())
+            self._dead[letter.id] = DeadEntry(letter.id, letter.reason, letter.stored, self._clock.now_ms())
 
     def dead(self, after: Position | None = None, count: int = 100) -> DeadPage:
         letters = sorted(self._dead.values(), key=lambda letter: (letter.died_ms or 0, letter.id))

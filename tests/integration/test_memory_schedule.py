@@ -47,6 +47,8 @@ def answers(schedule: Schedule) -> Iterator[Any]:
     yield schedule.page("http:a")
     yield schedule.page(leased=True)
     yield schedule.cancel("m2:1", "nothing"), schedule.cancel("m2:1")
+    yield schedule.known(["m3:1", "nothing", "m0:1", "m3:1"])
+    yield schedule.cancel_each("m6:1", "nothing", "m2:1"), schedule.cancel_each("m6:1")
     yield schedule.reschedule(LATER_MS + 100, "m3:1", "nothing")
     yield [waiting.id for waiting in schedule.page().entries]
     yield schedule.enqueue_unique([(entry(10 + number), Unique("a", "keep")) for number in range(2)])

@@ -18,9 +18,12 @@ from rebound_celery.demo.command import demo
 from rebound_celery.operate.cli.chains import chains
 from rebound_celery.operate.cli.consume_all import check_alone, consume_all, import_modules, print_stats
 from rebound_celery.operate.cli.errors import EXIT_UNREACHABLE, plain_errors
+from rebound_celery.operate.cli.lanes import lanes
 from rebound_celery.operate.cli.output import say
+from rebound_celery.operate.cli.pending import pending
 from rebound_celery.operate.cli.policy import policy
 from rebound_celery.operate.cli.signals import StoppedBySignal, exit_on_signals
+from rebound_celery.operate.cli.stats import stats
 
 if TYPE_CHECKING:
     from rebound_celery.consumer import Consumer
@@ -34,16 +37,16 @@ WAIT_AGAIN_S = 1.0
 @click.group()
 @click.pass_context
 def rebound(ctx: click.Context) -> None:
-    """Retries and dead letters for Kafka consumers.
-
-    Waiting retries are shown by `celery inspect scheduled` and cancelled by `celery control revoke ID`.
-    """
+    """Retries and dead letters for Kafka consumers."""
     exit_on_signals(ctx)
 
 
 rebound.add_command(demo)
 rebound.add_command(policy)
 rebound.add_command(chains)
+rebound.add_command(pending)
+rebound.add_command(lanes)
+rebound.add_command(stats)
 
 
 def load_handler(path: str, option: str = "--handler") -> Callable[..., object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 
@@ -12,6 +13,8 @@ EXIT_UNREACHABLE = 1
 EXIT_USAGE = 2
 #: Exit status when too many records became dead letters. A supervisor should not start the consumer again.
 EXIT_TOO_MANY_DEAD = 3
+#: Exit status when there is nothing under an id that was given, or nothing that could be changed.
+EXIT_NOT_FOUND = 4
 
 
 @contextmanager
@@ -34,3 +37,18 @@ def plain_errors(ctx: click.Context) -> Iterator[None]:
             raise
         click.echo(f"Error: Kafka: {type(error).__name__}: {error}", err=True)
         ctx.exit(EXIT_UNREACHABLE)
+
+
+@contextmanager
+def asking_redis(app: Any) -> Iterator[None]:
+    """Raise UnreachableError where Redis does not answer. Surround calls with it, and nothing that prints."""
+    from kombu.exceptions import KombuError
+    from redis.exceptions import RedisError
+
+    from rebound_celery.broker import shown_broker
+    from rebound_celery.errors import UnreachableError
+
+    try:
+        yield
+    except (KombuError, RedisError, OSError) as error:
+        raise UnreachableError("Redis", shown_broker(app), error) from error

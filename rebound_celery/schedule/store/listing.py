@@ -189,8 +189,8 @@ def _members(client: Any, sets: Sequence[str], after: Position | None, count: in
     """The first members of all these sets behind a position, ordered by score and then by their bytes."""
     if not sets or count <= 0:
         return []
-    # Of many sets a part of the page each, read on as it is used up.
-    step = min(_READ, max(10, 2 * count // len(sets)))
+    # Of many sets a part of the page each and a little more, read on as it is used up.
+    step = min(_READ, max(10, 5 * count // (4 * len(sets))))
     starts = _starts(client, sets, after)
     with client.pipeline(transaction=False) as pipe:
         for key, start in zip(sets, starts, strict=True):

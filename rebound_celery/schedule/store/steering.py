@@ -10,10 +10,14 @@ from .keys import QueueKeys
 from .script_runner import MAX_SLEEP_MS, ROUNDS, Call, chunks, run_script
 
 
-def cancel(client: Any, keys: QueueKeys, ids: Sequence[str], *, leased: bool) -> list[bytes]:
-    """Remove messages that wait, or with `leased` all; returns their stored forms."""
+def cancel(client: Any, keys: QueueKeys, ids: Sequence[str], *, leased: bool) -> dict[str, bytes]:
+    """Remove messages that wait, or with `leased` all; returns their stored forms by their ids."""
     moved = _move(client, keys, "cancel-all" if leased else "cancel", ids)
-    return [stored for _, removed in moved for stored in removed]
+    return {
+        from_id(identity): stored
+        for _, removed in moved
+        for identity, stored in zip(removed[::2], removed[1::2], strict=True)
+    }
 
 
 def move(client: Any, keys: QueueKeys, when: str | int, ids: Sequence[str]) -> int:

@@ -168,7 +168,10 @@ class Store:
     # steering
 
     def cancel(self, *ids: str, leased: bool = False) -> list[bytes]:
-        return steering.cancel(self._client, self.keys, ids, leased=leased)
+        return list(steering.cancel(self._client, self.keys, ids, leased=leased).values())
+
+    def cancel_each(self, *ids: str) -> dict[str, bytes]:
+        return steering.cancel(self._client, self.keys, ids, leased=False)
 
     def run_now(self, *ids: str) -> int:
         return steering.move(self._client, self.keys, "now", ids)
@@ -242,7 +245,6 @@ class Store:
         return listing.get(self._client, self.keys, id)
 
     def known(self, ids: Sequence[str]) -> list[str]:
-        """Those of these ids under which a message waits or is leased."""
         return listing.known(self._client, self.keys, ids)
 
     def answers(self, question: str) -> bool:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
+
 
 class Entry(NamedTuple):
     """A message to store.
@@ -93,8 +95,7 @@ class Claimed(NamedTuple):
     losses: int
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(msgspec.Struct, frozen=True, gc=False):
     """A message that is in the schedule, as a listing shows it; `due_ms` is the end of the lease where it is leased."""
 
     id: str

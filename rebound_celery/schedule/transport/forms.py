@@ -20,6 +20,16 @@ def is_celerys(stored: bytes) -> bool:
     return stored[:1] == celery_form.VERSION
 
 
+def read_celerys(stored: bytes) -> dict[str, Any] | Exception | None:
+    """The message of an ordinary Celery task, or why it cannot be read; None for another's stored form."""
+    if not is_celerys(stored):
+        return None
+    try:
+        return celery_form.decode(stored)
+    except DAMAGE as error:
+        return error
+
+
 def open_stored(options: ScheduleOptions, queue: str, claimed: Claimed) -> dict[str, Any]:
     """The message of kombu's that was stored.
 

@@ -13,8 +13,8 @@
 -- ARGV[2]  milliseconds: a sleeping worker looks again within this time by itself
 -- ARGV[3]  the number of lane references; ARGV[4..] the references
 -- then     ids
--- Returns {number of messages changed, references that were needed too, ids not changed for that, stored forms of the
---          messages removed}
+-- Returns {number of messages changed, references that were needed too, ids not changed for that, the id and the stored
+--          form of each message removed}
 local messages, leased, leases = KEYS[1], KEYS[2], KEYS[3]
 local now = clock()
 local what, references = ARGV[1], tonumber(ARGV[3])
@@ -58,6 +58,7 @@ for a = 4 + references, #ARGV do
     elseif may_go then
       local waiting = KEYS[9 + 2 * number]
       if removes then
+        removed[#removed + 1] = id
         removed[#removed + 1] = stored_form(message)
         redis.call('HDEL', messages, id)
         redis.call('HDEL', leases, id)
@@ -82,6 +83,6 @@ end
 if chains and chains.at then at = math.min(at or chains.at, chains.at) end
 if at then claim_by(KEYS[5], KEYS[6], at, now + ARGV[2]) end
 if chains and chains.stored > 0 then redis.call('HINCRBY', KEYS[7], 'stored', chains.stored) end
-if #removed > 0 then redis.call('HINCRBY', KEYS[7], 'cancelled', #removed) end
+if #removed > 0 then redis.call('HINCRBY', KEYS[7], 'cancelled', #removed / 2) end
 if ran_out > 0 then redis.call('HINCRBY', KEYS[7], 'ran_out', ran_out) end
 return { changed, needed, left, removed }

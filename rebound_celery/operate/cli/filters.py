@@ -1,0 +1,84 @@
+"""The switches that choose messages, the same for every command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rebound_celery.selection import Filter
+
+_TIME = "TIME"
+_DURATION = "DURATION"
+_PATTERN = "PATTERN"
+
+#: Field of a filter -> how its switch shows the value, and its help.
+_SWITCHES: Mapping[str, tuple[str, str]] = {
+    "topic": (_PATTERN, "The topic that it comes from, or goes to; * stands for any characters."),
+    "key": ("KEY", "The record's key; base64:... where it is no text."),
+    "destination": (_PATTERN, "kafka://orders, https://shop.example/*."),
+    "exception": (_PATTERN, "The class of the last exception, with its module or without: *Timeout."),
+    "reason": (_PATTERN, "The reason of a dead letter: retries-exhausted."),
+    "attempt": ("NUMBER", "The next attempt of what waits, or the last one of a dead letter."),
+    "due_from": (_TIME, "Due at this time or later: 2030-01-31T18:00Z, now, +10min, -2h."),
+    "due_to": (_TIME, "Due at this time or earlier."),
+    "died_from": (_TIME, "Given up at this time or later: 2030-01-31T18:00Z, -2h."),
+    "died_to": (_TIME, "Given up at this time or earlier."),
+    "older_than": (_DURATION, "First failed at least so long ago; a dead letter: died. 30s, 10min, 2h, 1d."),
+    "younger_than": (_DURATION, "First failed, or died, at most so long ago."),
+    "header": ("NAME[=PATTERN]", "It has this header. May be given several times."),
+    "text": ("TEXT", "A text in the last error."),
+    "task": (_PATTERN, "The name of an ordinary Celery task."),
+}
+
+#: The fields that only one of the two kinds of messages has.
+_OF_PENDING = frozenset({"due_from", "due_to", "task"})
+_OF_DEAD = frozenset({"died_from", "died_to"})
+
+Command = Callable[..., Any]
+
+
+def filter_switches(*, dead: bool = False) -> Callable[[Command], Command]:
+    """Add the switches to a command, which gets what was given as the argument `switches`; `read_filter` reads it.
+
+    Args:
+        dead: whether the command is about dead letters, and not about what waits.
+    """
+    names = [name for name in _SWITCHES if name not in (_OF_PENDING if dead else _OF_DEAD)]
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def with_switches(*arguments: Any, **options: Any) -> Any:
+            switches = {name: options.pop(name) for name in names}
+            return command(*arguments, switches=switches, **options)
+
+        decorated: Command = with_switches
+        # The decorator that is applied last comes first in the help.
+        for name in reversed(names):
+            metavar, text = _SWITCHES[name]
+            decorated = click.option(_switch(name), name, metavar=metavar, help=text, multiple=name == "header")(
+                decorated
+            )
+        return decorated
+
+    return decorate
+
+
+def read_filter(switches: Mapping[str, Any]) -> Filter | None:
+    """Return the filter of the switches that were given; None if none was.
+
+    Raises:
+        InvalidSettingError: naming the switch, its value, and what is allowed.
+    """
+    from rebound_celery.clock import SYSTEM_CLOCK
+    from rebound_celery.selection import Filter
+
+    given = {name: value for name, value in switches.items() if value not in (None, ())}
+    return Filter.parse(given, SYSTEM_CLOCK.now_ms(), shown=_switch) if given else None
+
+
+def _switch(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

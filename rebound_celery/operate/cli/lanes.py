@@ -1,0 +1,173 @@
+"""`celery rebound lanes ...`: the destinations, what waits for each, pauses and rates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from rebound_celery.operate.cli.errors import asking_redis, plain_errors
+
+if TYPE_CHECKING:
+    from rebound_celery.app import Rebound
+    from rebound_celery.schedule.port import Breaker, Lane
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, with stable keys.")
+
+
+@click.group()
+def lanes() -> None:
+    """List the destinations for which messages wait, pause them, and limit their rates.
+
+    A DESTINATION is `kafka://topic`, a URL, which stands for its host, or a name that `ls` prints.
+    """
+
+
+@lanes.command()
+@_json_option
+@click.pass_context
+def ls(ctx: click.Context, as_json: bool) -> None:
+    """List the lanes in which messages wait, and those with a pause, a rate or an open circuit breaker."""
+    with plain_errors(ctx):
+        from rebound_celery.operate.cli.printing import output_may_close, print_json, print_rows
+
+        rebound = _rebound(ctx)
+        with asking_redis(ctx.obj.app):
+            found = {lane.name: lane for lane in rebound.lanes}
+            breakers = {breaker.lane: breaker for breaker in rebound.breakers}
+        names = sorted({*found, *breakers})
+        with output_may_close():
+            if as_json:
+                for name in names:
+                    print_json(lane_to_dict(name, found.get(name), breakers.get(name)))
+                return
+            if not names:
+                click.echo("Nothing waits, and no lane has a pause or a rate.", err=True)
+                return
+            print_rows(_columns(), [_row(name, found.get(name), breakers.get(name)) for name in names])
+
+
+@lanes.command()
+@click.argument("destination")
+@click.option("--for", "duration", required=True, metavar="DURATION", help="How long: 30s, 10min, 2h, 1d.")
+@_json_option
+@click.pass_context
+def pause(ctx: click.Context, destination: str, duration: str, as_json: bool) -> None:
+    """Deliver nothing to a destination for some time. What is due waits."""
+    with plain_errors(ctx):
+        from rebound_celery.selection import duration_text, read_duration_s
+
+        seconds = read_duration_s("--for", duration)
+        _change(
+            ctx,
+            destination,
+            lambda rebound: rebound.lanes.pause(destination, seconds),
+            f"paused for {duration_text(seconds)}",
+            as_json=as_json,
+        )
+
+
+@lanes.command()
+@click.argument("destination")
+@_json_option
+@click.pass_context
+def resume(ctx: click.Context, destination: str, as_json: bool) -> None:
+    """End a pause. A circuit breaker that is open stays open."""
+    with plain_errors(ctx):
+        _change(ctx, destination, lambda rebound: rebound.lanes.resume(destination), "no more paused", as_json=as_json)
+
+
+@lanes.command()
+@click.argument("destination")
+@click.argument("per_second", metavar="NUMBER|none")
+@_json_option
+@click.pass_context
+def rate(ctx: click.Context, destination: str, per_second: str, as_json: bool) -> None:
+    """Let all workers together deliver at most NUMBER messages a second to a destination; none ends the limit."""
+    with plain_errors(ctx):
+        limit = _read_rate(per_second)
+        text = "without a limit" if limit is None else f"limited to {limit:g} a second"
+        _change(ctx, destination, lambda rebound: rebound.lanes.set_rate(destination, limit), text, as_json=as_json)
+
+
+def _read_rate(text: str) -> float | None:
+    from rebound_celery.errors import InvalidSettingError
+
+    if text.lower() == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidSettingError("NUMBER", text, "it is a number above 0, at most 1,000,000, or none") from None
+
+
+def _change(
+    ctx: click.Context, destination: str, change: Callable[[Rebound], None], text: str, *, as_json: bool
+) -> None:
+    """Change a lane, and print what it is now."""
+    import json
+
+    from rebound_celery.delivery.steering import lane_name
+    from rebound_celery.operate.cli.output import say
+
+    rebound, name = _rebound(ctx), lane_name(destination)
+    with asking_redis(ctx.obj.app):
+        change(rebound)
+        lane, breaker = rebound.lanes.get(name), rebound.breakers.get(name)
+    if as_json:
+        say(json.dumps(lane_to_dict(name, lane, breaker)))
+        return
+    say(f"{name} is {text}; {0 if lane is None else lane.waiting:,} wait in it")
+    if breaker is not None and breaker.state == "open":
+        say(f"Its circuit breaker is open: {breaker.error}", err=True)
+
+
+def lane_to_dict(name: str, lane: Lane | None, breaker: Breaker | None) -> dict[str, Any]:
+    """Return a lane as JSON has it, with stable keys."""
+    from dataclasses import asdict
+
+    return {
+        "lane": name,
+        "waiting": 0 if lane is None else lane.waiting,
+        "next_due_ms": None if lane is None else lane.next_due_ms,
+        "paused_until_ms": None if lane is None else lane.paused_until_ms,
+        "rate": None if lane is None else lane.rate,
+        "breaker": None if breaker is None else {key: value for key, value in asdict(breaker).items() if key != "lane"},
+    }
+
+
+def _columns() -> tuple[Any, ...]:
+    from rebound_celery.operate.cli.printing import Column
+
+    return (
+        Column("WAITING", short=True, right=True),
+        Column("NEXT DUE", short=True),
+        Column("LANE", whole=True),
+        Column("PAUSE"),
+        Column("RATE"),
+        Column("BREAKER"),
+    )
+
+
+def _row(name: str, lane: Lane | None, breaker: Breaker | None) -> tuple[str, ...]:
+    from rebound_celery.clock import SYSTEM_CLOCK
+    from rebound_celery.operate.cli.printing import from_now
+
+    now_ms = SYSTEM_CLOCK.now_ms()
+    if lane is None:
+        return "0", "", name, "", "", "" if breaker is None else breaker.state
+    return (
+        f"{lane.waiting:,}",
+        from_now(lane.next_due_ms, now_ms),
+        name,
+        "" if lane.paused_until_ms is None else f"pause ends {from_now(lane.paused_until_ms, now_ms)}",
+        "" if lane.rate is None else f"{lane.rate:g}/s",
+        "" if breaker is None else breaker.state,
+    )
+
+
+def _rebound(ctx: click.Context) -> Rebound:
+    from rebound_celery import registry
+
+    return cast("Rebound", registry.find(ctx.obj.app))

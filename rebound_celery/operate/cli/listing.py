@@ -1,0 +1,138 @@
+"""Prints what waits: pages as a table or as JSON lines, and one entry with all that is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rebound_celery.clock import SYSTEM_CLOCK
+from rebound_celery.message import Message
+from rebound_celery.operate.cli.output import say
+from rebound_celery.operate.cli.printing import Column, at, from_now, print_fields, print_json, print_rows
+from rebound_celery.operate.cli.progress import Watched, progress_bar
+from rebound_celery.pending import PendingPage
+from rebound_celery.selection import PendingView, bytes_to_dict
+
+#: How many rows are read at once.
+_PAGE = 500
+
+_COLUMNS = (
+    Column("DUE", short=True),
+    Column("ATTEMPT", short=True),
+    Column("ID", whole=True),
+    Column("TO"),
+    Column("ERROR", least_width=100),
+)
+
+Read = Callable[[str | None, int, Watched], PendingPage]
+
+
+def print_pending(read: Read, after: str | None, limit: int | None, *, as_json: bool, is_filtered: bool) -> str | None:
+    """Print pages until `limit` rows are printed, all for None; returns where to go on, None at the end.
+
+    Args:
+        read: reads a page, from where it begins, how many rows it has at most, and what is told of its progress.
+        after: where to begin.
+        limit: the largest number of rows.
+        as_json: whether JSON lines are printed.
+        is_filtered: whether a filter is given, so that pages may take long.
+    """
+    printed = 0
+    while limit is None or printed < limit:
+        count = _PAGE if limit is None else min(_PAGE, limit - printed)
+        with progress_bar("found", shown=is_filtered) as watched:
+            page = read(after, count, watched)
+        if as_json:
+            for view in page.entries:
+                print_json(view.to_dict())
+        elif page.entries:
+            now_ms = SYSTEM_CLOCK.now_ms()
+            print_rows(_COLUMNS, [_row(view, now_ms) for view in page.entries], header=not printed)
+        printed += len(page.entries)
+        after = page.next
+        if after is None:
+            break
+    if not printed and not as_json:
+        say("Nothing waits that fits." if is_filtered else "Nothing waits.", err=True)
+    return after
+
+
+def _row(view: PendingView, now_ms: int) -> tuple[str, ...]:
+    due = f"held, {from_now(view.lease_end_ms, now_ms)}" if view.leased else from_now(view.due_ms, now_ms)
+    return due, _attempt(view), view.id, _target(view), _error(view)
+
+
+def _attempt(view: PendingView) -> str:
+    if view.attempt is None:
+        return "?"
+    return str(view.attempt) if view.max_retries is None else f"{view.attempt}/{view.max_retries + 1}"
+
+
+def _target(view: PendingView) -> str:
+    """Where it goes, or what it is."""
+    if view.kind == "dead-letter":
+        return f"dead: {view.reason}"
+    return view.task or view.destination_text or view.kind
+
+
+def _error(view: PendingView) -> str:
+    if view.problem is not None:
+        return view.problem
+    return "" if view.failure is None else str(view.failure)
+
+
+def print_entry(view: PendingView, message: Message | None, *, with_value: bool, as_json: bool) -> None:
+    """Print one entry.
+
+    Args:
+        view: the entry.
+        message: its message, for the value; None if it is not wanted or cannot be read.
+        with_value: whether the value is printed.
+        as_json: whether one JSON object is printed.
+    """
+    value = bytes_to_dict("value", None if message is None else message.value)
+    if as_json:
+        print_json({**view.to_dict(), **(value if with_value else {})})
+        return
+    now_ms = SYSTEM_CLOCK.now_ms()
+    fields = _fields(view.to_dict(), view, now_ms)
+    for number, past in enumerate(view.history, start=1):
+        fields[f"failure {number}"] = (
+            f"attempt {past.attempt}, {at(past.failed_at_ms, now_ms)}, {past.by}: {past.error}"
+        )
+    if with_value:
+        text = value["value"]
+        fields["value"] = text if text is not None else value["value_base64"] and f"base64:{value['value_base64']}"
+    print_fields(fields)
+
+
+def _fields(written: dict[str, Any], view: PendingView, now_ms: int) -> dict[str, str | None]:
+    """The names and texts of an entry, in their order."""
+    origin = None if view.origin is None else str(view.origin)
+    return {
+        "id": view.id,
+        "message": view.message_id,
+        "queue": view.queue,
+        "kind": view.kind,
+        "due": at(view.due_ms, now_ms),
+        "held until": at(view.lease_end_ms, now_ms),
+        "attempt": _attempt(view),
+        "lane": view.lane,
+        "destination": view.destination_text,
+        "dead letter to": written["dead_destination"],
+        "origin": origin,
+        "group": view.group,
+        "key": written["key"] or (written["key_base64"] and f"base64:{written['key_base64']}"),
+        "size": None if view.size_bytes is None else f"{view.size_bytes:,} bytes",
+        "task": view.task,
+        "arguments": view.args,
+        "keyword arguments": view.kwargs,
+        "reason": view.reason,
+        "error": _error(view),
+        "first failed": at(view.first_failed_at_ms, now_ms),
+        "stored again": str(view.tries) if view.tries else None,
+        "lost workers": str(view.losses) if view.losses else None,
+        "source": view.source,
+        "client": view.client_id,
+        **{f"header {each['name']}": each["value"] or each["value_base64"] for each in written["headers"]},
+    }

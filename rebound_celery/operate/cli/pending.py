@@ -1,0 +1,237 @@
+"""`celery rebound pending ...`: what waits in the schedule."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rebound_celery.operate.cli.errors import EXIT_NOT_FOUND, EXIT_USAGE, plain_errors
+from rebound_celery.operate.cli.filters import filter_switches, read_filter
+from rebound_celery.operate.cli.output import say
+
+if TYPE_CHECKING:
+    from rebound_celery.pending import Pending
+    from rebound_celery.selection import ActionResult, Filter, Progress
+
+queue_option = click.option("--queue", help="A Celery queue of the app. Default: rebound's own.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, with stable keys.")
+
+
+@click.group()
+def pending() -> None:
+    """List what waits in the schedule, and deliver it now, later or never.
+
+    An ID is that of the Celery task, as `ls` prints it, or that of the message. Exit status 0: it is done. 1: Redis
+    does not answer. 2: a switch is wrong. 4: under an ID nothing waits that could be changed.
+    """
+
+
+@pending.command()
+@filter_switches()
+@queue_option
+@click.option("--leased", is_flag=True, help="What workers hold, not what waits.")
+@click.option("--arguments", is_flag=True, help="Show the arguments of ordinary Celery tasks.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="The largest number of rows.")
+@click.option("--all", "all_of_them", is_flag=True, help="All rows, whatever --limit says.")
+@click.option("--after", metavar="NEXT", help="Go on behind a row, as the end of a list says.")
+@json_option
+@click.pass_context
+def ls(
+    ctx: click.Context,
+    switches: Mapping[str, Any],
+    queue: str | None,
+    leased: bool,
+    arguments: bool,
+    limit: int,
+    all_of_them: bool,
+    after: str | None,
+    as_json: bool,
+) -> None:
+    """List what waits, by due time."""
+    with plain_errors(ctx):
+        from rebound_celery.operate.cli.listing import print_pending
+        from rebound_celery.operate.cli.printing import output_may_close, plain
+
+        chosen, found, next_page = read_filter(switches), _pending(ctx), None
+        with output_may_close():
+            next_page = print_pending(
+                lambda position, count, progress: found.list(
+                    chosen, position, count, queue=queue, leased=leased, arguments=arguments, progress=progress
+                ),
+                after,
+                None if all_of_them else limit,
+                as_json=as_json,
+                is_filtered=chosen is not None,
+            )
+        if next_page is not None:
+            say(f"More follow: --after {plain(shlex.quote(next_page))}", err=True)
+
+
+@pending.command()
+@click.argument("id_", metavar="ID")
+@queue_option
+@click.option("--value", "with_value", is_flag=True, help="Print the value too.")
+@json_option
+@click.pass_context
+def show(ctx: click.Context, id_: str, queue: str | None, with_value: bool, as_json: bool) -> None:
+    """Show all that is known of one entry."""
+    with plain_errors(ctx):
+        from rebound_celery.operate.cli.listing import print_entry
+        from rebound_celery.operate.cli.printing import output_may_close
+
+        found = _pending(ctx)
+        view = found.get(id_, queue=queue, arguments=True)
+        if view is None:
+            say(f"Error: {_nothing(id_)}", err=True)
+            ctx.exit(EXIT_NOT_FOUND)
+        message = found.message(view.id, queue=queue) if with_value else None
+        with output_may_close():
+            print_entry(view, message, with_value=with_value, as_json=as_json)
+
+
+def _acting(command: Callable[..., None]) -> Callable[..., Any]:
+    """Add the options of commands that change entries."""
+    for option in (
+        click.argument("ids", nargs=-1, metavar="[ID]..."),
+        filter_switches(),
+        queue_option,
+        click.option("--all", "all_of_them", is_flag=True, help="All that waits in the queue."),
+        click.option(
+            "--limit", type=click.IntRange(1), help="With a filter or --all: at most so many, the next due first."
+        ),
+        click.option("--dry-run", is_flag=True, help="Change nothing, and say how many it would be."),
+        json_option,
+        click.pass_context,
+    )[::-1]:
+        command = option(command)
+    return command
+
+
+@pending.command("run-now")
+@_acting
+def run_now(ctx: click.Context, **options: Any) -> None:
+    """Make entries due now: those with these IDs, those that fit the switches, or --all."""
+    _act(ctx, lambda found, **more: found.run_now(*more.pop("ids"), **more), "due now", **options)
+
+
+@pending.command()
+@_acting
+@click.option("--due", required=True, metavar="TIME", help="The new due time: 2030-01-31T18:00Z, now, +10min.")
+def reschedule(ctx: click.Context, due: str, **options: Any) -> None:
+    """Make entries due at another time: those with these IDs, those that fit the switches, or --all."""
+    with plain_errors(ctx):
+        from rebound_celery.clock import SYSTEM_CLOCK
+        from rebound_celery.selection import read_time_ms
+
+        due_ms = read_time_ms("--due", due, SYSTEM_CLOCK.now_ms())
+    _act(ctx, lambda found, **more: found.reschedule(due_ms, *more.pop("ids"), **more), "rescheduled", **options)
+
+
+@pending.command()
+@_acting
+@click.option("--yes", is_flag=True, help="Do not ask before many are removed.")
+def cancel(ctx: click.Context, yes: bool, **options: Any) -> None:
+    """Remove entries for good: those with these IDs, those that fit the switches, or --all.
+
+    Their Celery tasks are revoked. What a worker holds is left alone.
+    """
+    _act(ctx, lambda found, **more: found.cancel(*more.pop("ids"), **more), "cancelled", asks=not yes, **options)
+
+
+def _act(
+    ctx: click.Context,
+    call: Callable[..., ActionResult],
+    done: str,
+    *,
+    ids: tuple[str, ...],
+    switches: Mapping[str, Any],
+    queue: str | None,
+    all_of_them: bool,
+    limit: int | None,
+    dry_run: bool,
+    as_json: bool,
+    asks: bool = False,
+) -> None:
+    with plain_errors(ctx):
+        from rebound_celery.operate.cli.progress import progress_bar
+        from rebound_celery.operate.cli.signals import StoppedBySignal
+
+        chosen, found = _chosen(ids, switches, all_of_them=all_of_them), _pending(ctx)
+        given = {"ids": ids, "filter": chosen, "queue": queue, "limit": limit}
+
+        def act(text: str, *, dry_run: bool) -> ActionResult:
+            with progress_bar(text, shown=chosen is not None) as watched:
+                try:
+                    return call(found, **given, dry_run=dry_run, progress=watched)
+                except StoppedBySignal:
+                    _say_stopped(watched.last, done)
+                    raise
+
+        if asks and chosen is not None and not dry_run:
+            _ask(ctx, act("found", dry_run=True).matched, chosen)
+        _tell(ctx, act("found" if dry_run else done, dry_run=dry_run), done, as_json=as_json)
+
+
+def _chosen(ids: tuple[str, ...], switches: Mapping[str, Any], *, all_of_them: bool) -> Filter | None:
+    """Return the filter; None where ids are given.
+
+    Raises:
+        click.UsageError: if it is not clear what is meant.
+    """
+    from rebound_celery.selection import Filter
+
+    chosen = read_filter(switches)
+    if sum((bool(ids), chosen is not None, all_of_them)) != 1:
+        raise click.UsageError("give IDs, or switches that choose entries, or --all")
+    return Filter() if all_of_them else chosen
+
+
+def _ask(ctx: click.Context, count: int, chosen: Filter) -> None:
+    from rebound_celery.operate.cli.printing import plain
+
+    if count == 0:
+        return
+    question = f"Cancel {count:,} waiting messages ({plain(str(chosen))})?"
+    if not sys.stdin.isatty():
+        say(f"Error: {question} Give --yes, for nobody can be asked here", err=True)
+        ctx.exit(EXIT_USAGE)
+    if not click.confirm(question, err=True):
+        say("Nothing was cancelled.", err=True)
+        ctx.exit(EXIT_USAGE)
+
+
+def _say_stopped(progress: Progress | None, done: str) -> None:
+    count = 0 if progress is None else progress.changed
+    say(f"Stopped. Until then: {count:,} {done}.", err=True)
+
+
+def _tell(ctx: click.Context, result: ActionResult, done: str, *, as_json: bool) -> None:
+    if as_json:
+        say(json.dumps(result.to_dict()))
+    elif result.dry_run:
+        say(f"{result.matched:,} would be {done}")
+    else:
+        say(f"{result.changed:,} {done}")
+        if result.missed:
+            say(f"{result.missed:,} were delivered, removed or changed a moment before")
+    for identity in result.leased:
+        say(f"A worker holds {identity!r} and delivers it now; it was left alone", err=True)
+    for identity in result.unknown:
+        say(f"Error: {_nothing(identity)}", err=True)
+    if result.leased or result.unknown:
+        ctx.exit(EXIT_NOT_FOUND)
+
+
+def _nothing(identity: str) -> str:
+    return f"nothing waits under {identity!r}: it was delivered, cancelled or given up, or never stored in this queue"
+
+
+def _pending(ctx: click.Context) -> Pending:
+    from rebound_celery.pending import pending_of
+
+    return pending_of(ctx.obj.app)

@@ -1,0 +1,55 @@
+"""Shows on stderr how far a search is, while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from rebound_celery.operate.cli.printing import console
+from rebound_celery.selection import Progress
+
+
+class Watched:
+    """What a search has told last.
+
+    Args:
+        text: what is done.
+        bar: shows it; None where nothing is shown.
+
+    Attributes:
+        last: how far the search is; None until it has told.
+    """
+
+    def __init__(self, text: str, bar: Bar | None = None) -> None:
+        self.last: Progress | None = None
+        self._text = text
+        self._bar = bar
+        self._task = None if bar is None else bar.add_task(text, total=None)
+
+    def __call__(self, progress: Progress) -> None:
+        self.last = progress
+        if self._bar is not None and self._task is not None:
+            text = f"{self._text}: {progress.changed or progress.matched:,}"
+            most = max(progress.total, progress.read)
+            self._bar.update(self._task, completed=progress.read, total=most, description=text)
+
+
+@contextmanager
+def progress_bar(text: str, *, shown: bool = True) -> Iterator[Watched]:
+    """Give what is called with the progress of a search, and show a bar if stderr is a terminal. It leaves nothing.
+
+    Args:
+        text: what is done, such as "found".
+        shown: False shows no bar in any case.
+    """
+    out = console(err=True)
+    if not shown or not out.is_terminal:
+        yield Watched(text)
+        return
+    wide = (MofNCompleteColumn(), TimeRemainingColumn()) if out.width >= 60 else ()
+    columns = (TextColumn("{task.description}"), BarColumn(None), TaskProgressColumn(), *wide)
+    with Bar(*columns, console=out, transient=True) as bar:
+        yield Watched(text, bar)

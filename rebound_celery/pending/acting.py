@@ -1,0 +1,123 @@
+"""Acts on what waits: on entries by their ids, or on all that fit a filter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..schedule.port import Waiting, tell_revoked
+from ..selection import ActionResult, Filter, Progress
+from .access import OpenQueue
+
+RUN_NOW = "run-now"
+RESCHEDULE = "reschedule"
+CANCEL = "cancel"
+
+#: How many entries one script of Redis changes: 500 of them can take more than 10 ms.
+_AT_ONCE = 100
+
+Revoked = Callable[[str, Sequence[Waiting]], None]
+
+
+@dataclass(slots=True)
+class Change:
+    """What is done to entries.
+
+    Attributes:
+        opened: the queue in which they wait.
+        action: RUN_NOW, RESCHEDULE or CANCEL.
+        due_ms: when they are to be due, with RESCHEDULE.
+        revoked: tells of tasks that were removed.
+        dry_run: whether nothing is changed.
+    """
+
+    opened: OpenQueue
+    action: str
+    due_ms: int | None
+    revoked: Revoked
+    dry_run: bool = field(kw_only=True)
+
+    def make(self, entries: Sequence[Waiting]) -> int:
+        """Change waiting entries; returns how many were still there."""
+        if self.dry_run or not entries:
+            return 0
+        parts = (entries[start : start + _AT_ONCE] for start in range(0, len(entries), _AT_ONCE))
+        return sum(map(self._make, parts))
+
+    def _make(self, entries: Sequence[Waiting]) -> int:
+        ids = [entry.id for entry in entries]
+        with self.opened.asking():
+            if self.action == RUN_NOW:
+                return self.opened.schedule.run_now(*ids)
+            if self.action == RESCHEDULE:
+                assert self.due_ms is not None
+                return self.opened.schedule.reschedule(self.due_ms, *ids)
+            removed = self.opened.schedule.cancel_each(*ids)
+        self.revoked(self.opened.name, [entry for entry in entries if entry.id in removed])
+        return len(removed)
+
+    def leaves_out(self, entry: Waiting, now_ms: int) -> bool:
+        """Whether it would change nothing. What was moved to a later time comes again on a later page."""
+        if self.action == RUN_NOW:
+            return entry.due_ms <= now_ms
+        return self.action == RESCHEDULE and entry.due_ms == self.due_ms
+
+    def result(self, matched: int, changed: int, **more: Any) -> ActionResult:
+        """What became of it."""
+        return ActionResult(action=self.action, dry_run=self.dry_run, matched=matched, changed=changed, **more)
+
+
+def on_ids(change: Change, ids: Iterable[str]) -> ActionResult:
+    """Change the entries with these ids, of tasks or of messages."""
+    matched: dict[str, Waiting] = {}
+    leased, unknown = [], []
+    for identity in dict.fromkeys(ids):
+        entries = change.opened.entries(identity)
+        waiting = [entry for entry in entries if not entry.leased]
+        matched |= {entry.id: entry for entry in waiting}
+        if not entries:
+            unknown.append(identity)
+        elif not waiting:
+            leased.append(identity)
+    changed = change.make(list(matched.values()))
+    return change.result(len(matched), changed, leased=tuple(leased), unknown=tuple(unknown))
+
+
+def on_all(
+    change: Change,
+    chosen: Filter,
+    limit: int | None,
+    progress: Callable[[Progress], object] | None,
+    now_ms: Callable[[], int],
+) -> ActionResult:
+    """Change all entries that fit the filter, at most `limit`."""
+    read = matched = changed = 0
+    total = change.opened.total()
+    for part in change.opened.parts(chosen):
+        time_ms = now_ms()
+        entries = [found.entry for found in part.found if not change.leaves_out(found.entry, time_ms)]
+        if limit is not None:
+            entries = entries[: limit - matched]
+        read, matched = read + part.read, matched + len(entries)
+        changed += change.make(entries)
+        if progress is not None:
+            progress(Progress(read, total, matched, changed))
+        if limit is not None and matched >= limit:
+            break
+    return change.result(matched, changed)
+
+
+def teller_of(app: Any, is_silent: Callable[[], bool] = lambda: False) -> Revoked:
+    """Return what tells of the removed tasks of an app.
+
+    Args:
+        app: the Celery app.
+        is_silent: whether there is nobody to tell now.
+    """
+
+    def tell(queue: str, removed: Sequence[Waiting]) -> None:
+        if not is_silent():
+            tell_revoked(app, queue, removed)
+
+    return tell

@@ -1,0 +1,39 @@
+"""The numbers of a queue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+
+class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
+    """The numbers of a queue's schedule at one moment.
+
+    Attributes:
+        queue: its name.
+        waiting: how many entries wait.
+        leased: how many workers hold.
+        behind: how many messages wait behind the head of a chain (consumers with `ordering`).
+        dead: how many dead letters Redis keeps.
+        overdue_ms: for how long the first due entry has waited for a worker; 0 if none is due. Paused lanes do not
+            count.
+        unclaimed_ms: for how long entries are due and no worker has claimed any; some seconds mean that none works.
+        lanes: lane -> how many entries wait in it.
+        counters: counts since the queue was first used; `docs/architecture.md` has their names.
+    """
+
+    queue: str
+    waiting: int
+    leased: int
+    behind: int
+    dead: int
+    overdue_ms: int
+    unclaimed_ms: int
+    lanes: Mapping[str, int]
+    counters: Mapping[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON has it, with stable keys."""
+        return msgspec.structs.asdict(self)

@@ -1,0 +1,30 @@
+"""What operators see and select: filters, and the views of what waits and of what was given up.
+
+All faces share it: Python, commands, HTTP and pages. It is pure: nothing here reads Redis or Kafka.
+"""
+
+from __future__ import annotations
+
+from .filter import FILTER_FIELDS, NO_FILTER, Filter
+from .results import ActionResult, Progress
+from .times import duration_text, read_duration_s, read_time_ms
+from .views import DEAD_LETTER, REDIS, RETRY, TASK, UNREADABLE, DeadLetterView, PendingView, bytes_to_dict
+
+__all__ = [
+    "DEAD_LETTER",
+    "FILTER_FIELDS",
+    "NO_FILTER",
+    "REDIS",
+    "RETRY",
+    "TASK",
+    "UNREADABLE",
+    "ActionResult",
+    "DeadLetterView",
+    "Filter",
+    "PendingView",
+    "Progress",
+    "bytes_to_dict",
+    "duration_text",
+    "read_duration_s",
+    "read_time_ms",
+]
