@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from collections import defaultdict
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -414,18 +416,25 @@ def test_an_app_without_a_schedule_is_told_so(redis_url: str) -> None:
 def test_no_command_to_redis_is_long_with_many_waiting(rebound: Rebound, redis_url: str) -> None:
     with Redis.from_url(redis_url) as client:
         rebound.store([(message(n), LATER_MS + n // 1000) for n in range(20_000)])
-        before = client.config_get("slowlog-log-slower-than")
-        client.config_set("slowlog-log-slower-than", 10_000)
+        before = client.config_get("slowlog-*")
+        client.config_set("slowlog-max-len", 100_000)
+        client.config_set("slowlog-log-slower-than", 0)
         client.slowlog_reset()
         rebound.pending.count(filter=Filter(text="nobody"))
         rebound.pending.list()
         rebound.pending.reschedule(LATER_MS + 10**6, filter=Filter(attempt=2))
         rebound.pending.cancel(filter=Filter(), limit=5_000)
-        slow = client.slowlog_get()
-        client.config_set("slowlog-log-slower-than", before["slowlog-log-slower-than"])
+        commands = client.slowlog_get(100_000)
+        for name, value in before.items():
+            client.config_set(name, value)
 
-    # A busy machine stops Redis now and then: of thousands of commands a few may be long for that.
-    assert len(slow) <= 3, slow
+    # A busy machine stops Redis now and then. So the usual time of each kind of command counts, not the longest.
+    durations_us: defaultdict[bytes, list[int]] = defaultdict(list)
+    for command in commands:
+        durations_us[command["command"][:45]].append(command["duration"])
+    usual_us = {name: median(durations) for name, durations in durations_us.items()}
+    assert {b"ZRANGE", b"HMGET"} <= {name.split()[0] for name in usual_us}
+    assert max(usual_us.values()) < 10_000, usual_us
 
 
 def test_many_lanes_do_not_make_a_filter_slow(rebound: Rebound, redis_url: str) -> None:
