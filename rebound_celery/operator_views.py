@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from celery import Celery
 
+from .broker import shown_broker
 from .clock import Clock
 from .config import Settings
-from .dead_letters import DeadSet
+from .dead_letters import Access, DeadLetters, DeadSet
+from .delivery.lanes import RatedLanes
+from .delivery.plainly import FAULTS
 from .delivery.publisher import Publisher
+from .delivery.revival import Replaced, revive
 from .delivery.steering import Breakers, Lanes
 from .endpoints import Endpoints
+from .errors import UnreachableError
 from .message import Message
 from .message.encryption import KeyRing
 from .pending import Pending, teller_of
+from .schedule.port import Schedule
 
 
 class OperatorViews:
@@ -22,6 +29,7 @@ class OperatorViews:
 
     Attributes:
         pending: what waits in the schedule.
+        dead_letters: the dead letters in Redis and in Kafka topics.
         dead_set: the dead letters kept in Redis because they had no topic or URL to go to.
         lanes: the lanes of destinations: what waits in each, pauses and rates.
         breakers: the circuit breakers of destinations that are not closed.
@@ -29,6 +37,7 @@ class OperatorViews:
     """
 
     pending: Pending
+    dead_letters: DeadLetters
     dead_set: DeadSet
     lanes: Lanes
     breakers: Breakers
@@ -50,8 +59,21 @@ class OperatorViews:
         def keys() -> KeyRing:
             return read_settings().encryption_keys
 
+        lanes = RatedLanes(lambda: read_settings().rates)
+
+        def replay(schedule: Schedule, replaced: Sequence[Replaced], *, again: bool) -> Sequence[bool]:
+            return revive(schedule, replaced, lanes, keys(), clock.now_ms(), again=again)
+
+        @contextmanager
+        def asking() -> Iterator[None]:
+            try:
+                yield
+            except FAULTS as error:
+                raise UnreachableError("Redis", shown_broker(app), error) from error
+
         tell = teller_of(app, lambda: publisher.is_replaced)
         self.pending = Pending(app, publisher.open, queue, keys, clock, revoked=tell)
+        self.dead_letters = DeadLetters(Access(publisher.open, asking, read_settings, clock), replay)
         self.dead_set = DeadSet(publisher.open, keys)
         self.lanes = Lanes(publisher.open, clock)
         self.breakers = Breakers(publisher.open, read_settings)

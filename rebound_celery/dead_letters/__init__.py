@@ -1,7 +1,14 @@
-"""Stage 5: reads and removes dead letters."""
+"""Stage 5: reads, replays and removes dead letters, in Redis and in Kafka topics."""
 
 from __future__ import annotations
 
+from .dead_letters import DeadLetters
 from .dead_set import DeadSet
+from .errors import NoTopicError
+from .letter import Letter
+from .looking import DeadLetterPage
+from .replay_values import ReplayResult
+from .replaying import Replay
+from .walking import Access
 
-__all__ = ["DeadSet"]
+__all__ = ["Access", "DeadLetterPage", "DeadLetters", "DeadSet", "Letter", "NoTopicError", "Replay", "ReplayResult"]

@@ -33,6 +33,11 @@ SOURCE = "rebound-source"
 CLIENT_ID = "rebound-client-id"
 HISTORY = "rebound-history"
 
+#: How often a record was replayed from its dead letter, and what an operator has changed of it. These two travel as any
+#: header of the user's does: through all retries, into the next dead letter, and over HTTP. A handler sees them.
+REPLAYS = "rebound-replays"
+EDITED = "rebound-edited"
+
 OWN_HEADERS = frozenset(
     {
         ID,
@@ -163,6 +168,34 @@ def _read_again(record: KafkaRecord, group: str, here: Origin, own: dict[str, st
         group=own.get(GROUP),
         history=history,
     )
+
+
+def read_dead_letter(record: KafkaRecord) -> tuple[Record, dict[str, str]] | None:
+    """Return a dead letter of rebound's as a record, and its own headers as text; None if another program wrote it."""
+    own, users = _split(record.headers)
+    if REASON not in own:
+        return None
+    here = Origin(record.topic, record.partition, record.offset, record.timestamp)
+    return _read_again(record, own.get(GROUP, ""), here, own, users), own
+
+
+def split_replays(headers: Headers) -> tuple[int, Headers]:
+    """Return how often a record was replayed, and its headers without that number. A broken number counts as 0."""
+    found = [value for name, value in headers if name == REPLAYS]
+    if not found:
+        return 0, headers
+    text = (found[-1] or b"").decode("utf-8", "replace")
+    replays = int(text) if _NUMBER_FORM.fullmatch(text) else 0
+    return min(max(0, replays), _LARGEST), tuple(header for header in headers if header[0] != REPLAYS)
+
+
+def replayed_headers(headers: Headers, replays: int, edited: str | None = None) -> Headers:
+    """Return headers with the number of replays, and with what was changed; None leaves that as it is."""
+    kept = [header for header in headers if header[0] != REPLAYS and (edited is None or header[0] != EDITED)]
+    kept.append((REPLAYS, b"%d" % replays))
+    if edited is not None:
+        kept.append((EDITED, edited.encode("utf-8", "replace")))
+    return tuple(kept)
 
 
 def _warn(here: Origin, broken: object, consequence: str) -> None:

@@ -1,7 +1,6 @@
 """What other rooms call of the schedule: its values, its Protocols, and the functions that open it.
 
 `install_schedule` is the other way in; no other module of `schedule` is imported from outside.
-
 Times are Unix milliseconds by Redis' clock. Ids and lanes are text, stored messages are bytes.
 """
 
@@ -31,6 +30,7 @@ from .store.values import (
     LaneReport,
     Page,
     Position,
+    Revival,
     Unique,
     UniqueEnd,
     Waiting,
@@ -60,6 +60,7 @@ __all__ = [
     "MessageLeases",
     "Page",
     "Position",
+    "Revival",
     "Schedule",
     "ScheduleOptions",
     "Step",
@@ -217,6 +218,9 @@ class Schedule(Protocol):
 
     def remove_dead(self, *ids: str) -> int:
         """Remove dead letters; returns how many there were."""
+
+    def revive(self, revivals: Sequence[Revival], *, again: bool = False) -> list[bool]:
+        """Store messages in the places of dead letters, each in one step; returns which were stored; see `Revival`."""
 
     def expire_dead(self, age_ms: int, most: int = 1000) -> int:
         """Remove dead letters that are older than `age_ms`, the oldest first and at most `most`; returns how many."""

@@ -14,8 +14,6 @@ from ..schedule.port import (
     Answer,
     Chain,
     Counts,
-    DeadEntry,
-    DeadPage,
     Entry,
     Hold,
     Lane,
@@ -27,10 +25,11 @@ from ..schedule.port import (
     Waiting,
 )
 from .chains import MemoryChains
+from .dead_letters import MemoryDeadLetters
 from .unfailing import Unfailing
 
 
-class MemorySchedule(Unfailing):
+class MemorySchedule(MemoryDeadLetters, Unfailing):
     """The schedule of one queue in memory, for one thread at a time.
 
     Pauses hold, and rates are only kept. It has no circuit breakers, all endpoints are well, and nothing is held.
@@ -42,13 +41,13 @@ class MemorySchedule(Unfailing):
 
     def __init__(self, queue: str, clock: Clock) -> None:
         self._queue = queue
-        super().__init__(clock)
+        Unfailing.__init__(self, clock)
         self._messages: dict[str, Waiting] = {}
-        self._dead: dict[str, DeadEntry] = {}
         self._paused: dict[str, int] = {}
         self._rates: dict[str, float] = {}
         self._uniques: dict[str, tuple[str, int]] = {}
         self._stats: Counter[str] = Counter()
+        MemoryDeadLetters.__init__(self, clock, self._stats)
         self._chains = MemoryChains(self.get, self.enqueue, self._unschedule, clock)
 
     @property
@@ -177,7 +176,7 @@ class MemorySchedule(Unfailing):
         by_lane = Counter(message.lane for message in self._waiting())
         waiting = sum(by_lane.values())
         leased = len(self._messages) - waiting
-        return Counts(waiting, leased, len(self._dead), by_lane, self._chains.count_behind())
+        return Counts(waiting, leased, self.count_dead(), by_lane, self._chains.count_behind())
 
     def stats(self) -> Mapping[str, int]:
         return dict(self._stats)
@@ -221,28 +220,6 @@ class MemorySchedule(Unfailing):
 
     def chains(self, prefix: str = "", after: str = "", count: int = 100) -> list[Chain]:
         return self._chains.listed(prefix, after, count)
-
-    def bury(self, letters: Sequence[DeadEntry]) -> None:
-        for letter in letters:
-            self._dead[letter.id] = DeadEntry(letter.id, letter.reason, letter.stored, self._clock.now_ms())
-
-    def dead(self, after: Position | None = None, count: int = 100) -> DeadPage:
-        letters = sorted(self._dead.values(), key=lambda letter: (letter.died_ms or 0, letter.id))
-        if after is not None:
-            letters = [letter for letter in letters if (letter.died_ms or 0, letter.id) > (after.ms, after.id)]
-        some = letters[:count]
-        return DeadPage(some, Position(some[-1].died_ms or 0, some[-1].id) if len(letters) > count else None)
-
-    def dead_letter(self, id: str) -> DeadEntry | None:  # noqa: A002
-        return self._dead.get(id)
-
-    def remove_dead(self, *ids: str) -> int:
-        return sum(self._dead.pop(id, None) is not None for id in ids)  # noqa: A001
-
-    def expire_dead(self, age_ms: int, most: int = 1000) -> int:
-        oldest_ms = self._clock.now_ms() - age_ms
-        old = sorted((letter.died_ms or 0, letter.id) for letter in self._dead.values())
-        return self.remove_dead(*(id_ for died_ms, id_ in old[:most] if died_ms <= oldest_ms))
 
     def overdue_ms(self) -> int:
         """0: the test's worker takes what is due at once."""

@@ -108,7 +108,14 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     ),
     "destinations": (*COMMON, "environment", "kafka_tokens", "schedule.port", "compat", "compat.kafka_*"),
     "endpoints": (*COMMON, "requests", "schedule.port"),
-    "dead_letters": (*COMMON, "destinations", "registry", "schedule.port"),
+    "dead_letters": (
+        *COMMON,
+        "compat.kafka_*",
+        "kafka_common",
+        "registry",
+        "schedule.port",
+        "values",
+    ),
     # beside the flow, for operators
     "pending": (
         *COMMON,
@@ -144,10 +151,15 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "operator_views": (
         *COMMON,
         "dead_letters",
+        "broker",
+        "delivery.lanes",
+        "delivery.plainly",
         "delivery.publisher",
+        "delivery.revival",
         "delivery.steering",
         "endpoints",
         "pending",
+        "schedule.port",
     ),
     "scheduling": (*COMMON, "celery_conf", "delivery", "delivery.*", "requests", "scheduled"),
     "__init__": (*COMMON, "app", "consumer", "current_app", "requests", "schedule"),
@@ -223,6 +235,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
     "kafka": (
         "compat.kafka_*",
         "consumer.*",
+        "dead_letters.topic_reader",
         "demo.*",
         "destinations.kafka.*",
         "embedded.topics",

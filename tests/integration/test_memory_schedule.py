@@ -10,7 +10,17 @@ from celery import Celery
 
 from rebound_celery import Rebound
 from rebound_celery.clock import SYSTEM_CLOCK
-from rebound_celery.schedule.port import DeadEntry, Do, Entry, HealthReport, Schedule, Step, Unique, open_schedule
+from rebound_celery.schedule.port import (
+    DeadEntry,
+    Do,
+    Entry,
+    HealthReport,
+    Revival,
+    Schedule,
+    Step,
+    Unique,
+    open_schedule,
+)
 from rebound_celery.testing.schedule import MemorySchedule
 from tests.acceptance.apps.worker import close_redis_connections
 
@@ -71,6 +81,14 @@ def answers(schedule: Schedule) -> Iterator[Any]:
     schedule.bury([DeadEntry("d1", "another", b"stored")])
     yield schedule.dead_letter("nothing"), schedule.remove_dead("d0", "nothing")
     yield sorted((letter.id, letter.reason, letter.stored) for letter in schedule.dead().letters)
+    schedule.bury([DeadEntry(f"e{number}", "why", b"stored", 5) for number in range(2)])
+    revivals = [Revival(entry(40), "e0"), Revival(entry(41), "e1"), Revival(entry(41), "e1"), Revival(entry(42), "no")]
+    yield schedule.revive(revivals), sorted(letter.id for letter in schedule.dead().letters)
+    series = [Revival(entry(50 + number), None, "orders-dlq:3", 65_530 + number % 8) for number in range(10)]
+    yield schedule.revive(series), schedule.revive(series), schedule.stats()["revived"]
+    schedule.cancel(*(each.entry.id for each in series))
+    yield schedule.revive(series), schedule.revive(series, again=True), schedule.stats()["revived"]
+    yield sorted(waiting.id for waiting in schedule.page().entries)
     yield schedule.expire_dead(60_000), schedule.expire_dead(-60_000, most=1)
     yield schedule.dead().next, schedule.breakers(), schedule.overdue_ms()
     yield schedule.chain_names(""), schedule.chains(), schedule.unhealthy()

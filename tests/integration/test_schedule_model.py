@@ -20,7 +20,7 @@ from rebound_celery.schedule.store import script_runner
 from rebound_celery.schedule.store.claims import ClaimId, End
 from rebound_celery.schedule.store.keys import QueueKeys
 from rebound_celery.schedule.store.store import Store
-from rebound_celery.schedule.store.values import BreakerRules, Claimed, LaneReport, Unique, UniqueEnd
+from rebound_celery.schedule.store.values import BreakerRules, Claimed, LaneReport, Revival, Unique, UniqueEnd
 from rebound_celery.schedule.store.values import Entry as Stored
 from tests.scheduling import everything, take
 
@@ -92,6 +92,8 @@ class Schedule(RuleBasedStateMachine):
         self._set_clock()
         self.messages: dict[str, Message] = {}
         self.dead: dict[str, str] = {}
+        #: Numbers of dead letters that are kept elsewhere.
+        self.taken: set[int] = set()
         self.paused: dict[str, int] = {}
         #: Lanes whose circuit breaker is open.
         self.broken: set[str] = set()
@@ -178,6 +180,33 @@ class Schedule(RuleBasedStateMachine):
         if event != "kept":
             self._count(event, 1)
             self.messages[name] = new
+
+    @rule(
+        places=st.lists(st.tuples(some_ids.map(lambda names: names[0]), st.none() | st.integers(0, 2)), max_size=4),
+        step=steps,
+        lane=lanes,
+        delay=delays_ms,
+        again=st.booleans(),
+    )
+    def revive(self, places: list[tuple[str, int | None]], step: int, lane: str, delay: int, again: bool) -> None:
+        revivals, stored = [], []
+        for name, number in places:
+            entry = Stored(name, self.now + delay, b"form %d" % next(self._forms), lane, step)
+            # A message takes the place of the dead letter with its id, or of one with a number that is kept elsewhere.
+            dead_id = name if number is None else None
+            revivals.append(Revival(entry, dead_id, "series", 65_535 + (number or 0)))
+            is_new = name not in self.messages
+            if is_new and number is None:
+                is_new = self.dead.pop(name, None) is not None
+            elif is_new and number is not None:
+                is_new = again or number not in self.taken
+                self.taken.add(number)
+            stored.append(is_new)
+            if is_new:
+                self.messages[name] = Message(entry.stored, step, lane, self.now + delay)
+        self._count("stored", sum(stored))
+        self._count("revived", sum(stored))
+        assert self.store.revive(revivals, again=again) == stored
 
     # claims
 

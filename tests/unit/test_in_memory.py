@@ -28,6 +28,7 @@ from rebound_celery import (
 )
 from rebound_celery.clock import SYSTEM_CLOCK
 from rebound_celery.errors import DeadLetterLimitError, NotInstalledError, ReboundError
+from rebound_celery.selection import Filter
 from rebound_celery.testing import InMemory, in_memory
 from rebound_celery.testing.clock import ManualClock
 
@@ -131,6 +132,21 @@ def test_http_deliveries_get_the_answers_of_the_test() -> None:
         memory.advance(hours=1)
         assert [letter.reason for letter in shop.rebound.dead_set] == ["retries-exhausted"]
         assert (len(shop.rebound.dead_set), memory.schedule.counts().dead) == (1, 1)
+
+
+def test_a_dead_letter_in_redis_is_replayed() -> None:
+    shop = Shop()
+
+    with shop.run() as memory:
+        memory.http.answer = lambda _post: 500
+        schedule_retry("https://example.com/hook", b"", max_retries=0, delay=0)
+        memory.advance(hours=1)
+        memory.http.answer = lambda _post: 200
+        assert shop.rebound.dead_letters.replay(filter=Filter(), source="redis").replayed == 1
+        memory.run()
+
+        assert [post.headers.get("rebound-replays") for post in memory.http.posts] == [None, "1"]
+        assert (shop.rebound.dead_letters.count(), memory.schedule.stats()["revived"]) == (0, 1)
 
 
 def test_a_receiver_that_is_away_uses_up_attempts_as_over_http() -> None:

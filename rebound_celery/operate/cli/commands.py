@@ -17,6 +17,7 @@ import click
 from rebound_celery.demo.command import demo
 from rebound_celery.operate.cli.chains import chains
 from rebound_celery.operate.cli.consume_all import check_alone, consume_all, import_modules, print_stats
+from rebound_celery.operate.cli.dlq import dlq
 from rebound_celery.operate.cli.errors import EXIT_UNREACHABLE, plain_errors
 from rebound_celery.operate.cli.lanes import lanes
 from rebound_celery.operate.cli.output import say
@@ -45,6 +46,7 @@ rebound.add_command(demo)
 rebound.add_command(policy)
 rebound.add_command(chains)
 rebound.add_command(pending)
+rebound.add_command(dlq)
 rebound.add_command(lanes)
 rebound.add_command(stats)
 

@@ -1,4 +1,4 @@
-"""The dead letters of a queue: keeping, removing and reading one."""
+"""The dead letters of a queue: keeping, removing, reading one, and letting messages take their places."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Any
 from . import envelope
 from .envelope import to_id
 from .keys import QueueKeys
-from .script_runner import Call, chunks, run_script
-from .values import DeadEntry
+from .script_runner import MAX_SLEEP_MS, Call, chunks, run_script
+from .values import DeadEntry, Revival
+
+#: How many numbers of a series one key of Redis has: 8 KB.
+_BLOCK = 65_536
 
 
 def bury(client: Any, keys: QueueKeys, letters: Sequence[DeadEntry]) -> None:
@@ -46,6 +49,31 @@ def get(client: Any, keys: QueueKeys, identity: str) -> DeadEntry | None:
     if letter is None:
         return None
     return envelope.open_letter(identity, letter, None if died_ms is None else int(died_ms))
+
+
+def revive(client: Any, keys: QueueKeys, revivals: Sequence[Revival], *, again: bool) -> list[bool]:
+    """Store messages that take the place of dead letters; returns which were stored."""
+    calls = (_revive_call(keys, chunk, again=again) for chunk in chunks(revivals))
+    return [bool(one) for answer in run_script(client, "revive", calls)[1] for one in answer]
+
+
+def _revive_call(keys: QueueKeys, revivals: Sequence[Revival], *, again: bool) -> Call:
+    references = [f"{keys.rank_of(entry.priority)}{entry.lane}" for entry, *_ in revivals]
+    lanes = list(dict.fromkeys(references))
+    blocks = list(dict.fromkeys(_block(each) for each in revivals if each.dead_id is None))
+    arguments: list[Any] = [MAX_SLEEP_MS, int(again), len(lanes), *lanes]
+    for reference, each in zip(references, revivals, strict=True):
+        entry, dead_id = each.entry, each.dead_id
+        block = 0 if dead_id is not None else blocks.index(_block(each)) + 1
+        what = to_id(dead_id) if dead_id is not None else each.number % _BLOCK
+        stored = envelope.head(reference) + entry.stored
+        arguments += (lanes.index(reference) + 1, block, what, to_id(entry.id), entry.due_ms, stored)
+    common = [keys.messages, keys.limits, keys.next, keys.wake, keys.stats, keys.dead, keys.dead_times]
+    return Call([*common, *keys.of_lanes(lanes), *map(keys.revived, blocks)], arguments)
+
+
+def _block(revival: Revival) -> str:
+    return f"{revival.series}:{revival.number // _BLOCK}"
 
 
 def _keys(keys: QueueKeys) -> list[str]:

@@ -160,6 +160,11 @@ class QueueKeys:
         """ZSET id -> when it died, in Unix milliseconds."""
         return self._key("dead:times")
 
+    def revived(self, block: str) -> str:
+        """STRING: bit by bit, of dead letters that are kept elsewhere, which numbers were replayed. A block is the name
+        of a series, and which 65,536 numbers of it these are."""
+        return self._key(f"revived:{block}")
+
     @property
     def chained(self) -> str:
         """ZSET of the members of all chains, each with the score 0: name of the chain, slash, place."""

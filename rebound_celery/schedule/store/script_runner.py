@@ -57,6 +57,7 @@ _SOURCES = {
         "move",
         "purge",
         "renew",
+        "revive",
         "settle",
         "unbury",
         "unique",

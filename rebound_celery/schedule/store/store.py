@@ -28,6 +28,7 @@ from .values import (
     LaneReport,
     Page,
     Position,
+    Revival,
     Unique,
     UniqueEnd,
     Waiting,
@@ -232,6 +233,9 @@ class Store:
 
     def expire_dead(self, age_ms: int, most: int = 1000) -> int:
         return buried.expire(self._client, self.keys, age_ms, most)
+
+    def revive(self, revivals: Sequence[Revival], *, again: bool = False) -> list[bool]:
+        return buried.revive(self._client, self.keys, revivals, again=again)
 
     def dead(self, after: Position | None = None, count: int = 100) -> DeadPage:
         return listing.dead_page(self._client, self.keys, after, count)

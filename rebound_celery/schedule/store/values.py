@@ -253,3 +253,22 @@ class DeadPage:
 
     letters: list[DeadEntry]
     next: Position | None
+
+
+class Revival(NamedTuple):
+    """A message that takes the place of a dead letter, in one step: a crash neither loses nor doubles it.
+
+    It is not stored if its id is there, if its dead letter is not there any more, or, without `again`, if its number of
+    the series was taken before.
+
+    Attributes:
+        entry: the message.
+        dead_id: the id of the dead letter, which is removed; None if it is not kept here.
+        series: a dead letter that is kept elsewhere: the name of a series of which each number is taken once.
+        number: its number in the series.
+    """
+
+    entry: Entry
+    dead_id: str | None
+    series: str = ""
+    number: int = 0

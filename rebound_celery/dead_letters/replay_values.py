@@ -1,0 +1,69 @@
+"""What a replay stores, and what it tells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from ..message import Message
+from ..schedule.port import Schedule
+
+
+class Replaced(NamedTuple):
+    """A message that takes the place of a dead letter.
+
+    Attributes:
+        message: the message.
+        task_id: the id of the Celery task that delivers it.
+        dead_id, series, number: see `Revival` of the schedule.
+    """
+
+    message: Message
+    task_id: str
+    dead_id: str | None
+    series: str
+    number: int
+
+
+class Store(Protocol):
+    """Stores messages in the places of dead letters, due now; returns which were stored."""
+
+    def __call__(self, schedule: Schedule, replaced: Sequence[Replaced], *, again: bool) -> Sequence[bool]: ...
+
+
+class ReplayResult(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a replay is, or what became of it.
+
+    Attributes:
+        dry_run: whether nothing was to be stored.
+        read: how many letters were read.
+        total: how many there were when it began; for a topic an upper bound.
+        matched: how many of them fit.
+        replayed: how many are stored to be sent again.
+        parked: how many are stored for `{topic}-parked`.
+        repeated: how many were left out, because they were replayed before, are gone, or a message with their id waits.
+        left: how many cannot be replayed as asked; they are where they were.
+        problems: why, for the first of these.
+        unknown: the given ids under which there is no dead letter.
+        position: where to go on; give it as `after`. None if ids were given.
+        done: whether nothing is left to do.
+    """
+
+    dry_run: bool = False
+    read: int = 0
+    total: int = 0
+    matched: int = 0
+    replayed: int = 0
+    parked: int = 0
+    repeated: int = 0
+    left: int = 0
+    problems: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    position: str | None = None
+    done: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON has it, with stable keys."""
+        return {"action": "replay", **msgspec.to_builtins(self)}

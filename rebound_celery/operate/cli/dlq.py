@@ -1,0 +1,205 @@
+"""`celery rebound dlq ...`: the dead letters in Redis and in Kafka topics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import IO, Any
+
+import click
+
+from rebound_celery.operate.cli.dlq_moving import export, import_, purge
+from rebound_celery.operate.cli.dlq_shared import (
+    chosen_filter,
+    chosen_source_option,
+    dead_letters_of,
+    json_option,
+    nothing,
+    plainly,
+    source_option,
+)
+from rebound_celery.operate.cli.errors import EXIT_NOT_FOUND
+from rebound_celery.operate.cli.filters import filter_switches, read_filter
+from rebound_celery.operate.cli.output import say
+
+
+@click.group()
+def dlq() -> None:
+    """List, replay and remove dead letters, in Redis and in Kafka topics.
+
+    An ID is as `ls` prints it: of a dead letter in a topic it is topic:partition:offset; in Redis that of the message
+    will do. Exit status 0: it is done. 1: Redis or Kafka does not answer. 2: a switch is wrong. 4: under an ID there is
+    nothing, or it cannot be replayed.
+    """
+
+
+@dlq.command()
+@filter_switches(dead=True)
+@source_option
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="The largest number of rows.")
+@click.option("--all", "all_of_them", is_flag=True, help="All rows, whatever --limit says.")
+@click.option("--after", metavar="NEXT", help="Go on behind a row, as the end of a list says.")
+@json_option
+@click.pass_context
+def ls(
+    ctx: click.Context,
+    switches: Mapping[str, Any],
+    source: str | None,
+    limit: int,
+    all_of_them: bool,
+    after: str | None,
+    as_json: bool,
+) -> None:
+    """List dead letters: those of Redis, and then those of each topic, the earliest first."""
+    with plainly(ctx, source):
+        import shlex
+
+        from rebound_celery.operate.cli.letters import print_letters
+        from rebound_celery.operate.cli.printing import output_may_close, plain
+
+        chosen, found, next_page = read_filter(switches), dead_letters_of(ctx), None
+        with output_may_close():
+            next_page = print_letters(
+                lambda position, count, progress: found.list(chosen, source, position, count, progress=progress),
+                after,
+                None if all_of_them else limit,
+                as_json=as_json,
+                is_filtered=chosen is not None,
+            )
+        if next_page is not None:
+            say(f"More follow: --after {plain(shlex.quote(next_page))}", err=True)
+
+
+@dlq.command()
+@click.argument("id_", metavar="ID")
+@click.option("--value", "with_value", is_flag=True, help="Print the value too.")
+@json_option
+@click.pass_context
+def show(ctx: click.Context, id_: str, with_value: bool, as_json: bool) -> None:
+    """Show all that is known of one dead letter."""
+    with plainly(ctx):
+        from rebound_celery.operate.cli.letters import print_letter
+        from rebound_celery.operate.cli.printing import output_may_close
+
+        letter = dead_letters_of(ctx).letter(id_)
+        if letter is None:
+            say(f"Error: {nothing(id_)}", err=True)
+            ctx.exit(EXIT_NOT_FOUND)
+        with output_may_close():
+            print_letter(letter, with_value=with_value, as_json=as_json)
+
+
+@dlq.command()
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@filter_switches(dead=True)
+@chosen_source_option
+@click.option("--all", "all_of_them", is_flag=True, help="All dead letters of the source.")
+@click.option("--target", metavar="URL", help="Another destination: kafka://topic, or a URL.")
+@click.option("--limit", type=click.IntRange(1), help="At most so many, the earliest first.")
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="At most so many a second.")
+@click.option("--max-replays", default=3, show_default=True, type=click.IntRange(0), help="Then it is parked.")
+@click.option("--again", is_flag=True, help="Also those of topics that were replayed before.")
+@click.option("--dry-run", is_flag=True, help="Send nothing, and say how many it would be.")
+@json_option
+@click.pass_context
+def replay(
+    ctx: click.Context,
+    /,
+    ids: tuple[str, ...],
+    switches: Mapping[str, Any],
+    source: str | None,
+    all_of_them: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Send dead letters again, from attempt 1: those with these IDs, those that fit the switches, or --all.
+
+    Workers deliver them. A dead letter in Redis leaves it; one in a topic stays there, and is not replayed twice unless
+    --again says so. So the command may be stopped, and given again. One that was replayed --max-replays times goes to
+    the topic {topic}-parked.
+    """
+    with plainly(ctx):
+        from contextlib import closing
+
+        from rebound_celery.operate.cli.letters import print_replay
+        from rebound_celery.operate.cli.progress import progress_bar
+        from rebound_celery.operate.cli.signals import StoppedBySignal
+        from rebound_celery.selection import Progress
+
+        chosen = chosen_filter(ids, switches, source, all_of_them=all_of_them)
+        replaying = dead_letters_of(ctx).begin_replay(*ids, filter=chosen, source=source, **options)
+        with closing(replaying), progress_bar("replayed", shown=chosen is not None) as watched:
+            try:
+                result = replaying.run(
+                    lambda so_far: watched(Progress(so_far.read, so_far.total, so_far.matched, so_far.replayed))
+                )
+            except StoppedBySignal:
+                count = 0 if watched.last is None else watched.last.changed
+                say(f"Stopped. Until then: {count:,} replayed. The same command goes on.", err=True)
+                raise
+        print_replay(result, as_json=as_json)
+        for identity in result.unknown:
+            say(f"Error: {nothing(identity)}", err=True)
+        if result.unknown or (ids and result.left):
+            ctx.exit(EXIT_NOT_FOUND)
+
+
+@dlq.command()
+@click.argument("id_", metavar="ID")
+@click.option("--value", help="The new value, as text.")
+@click.option("--value-file", type=click.File("rb"), help="The file with the new value; - for stdin.")
+@click.option("--key", help="The new key.")
+@click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="Set a header; for each one.")
+@click.option("--drop-header", "dropped", multiple=True, metavar="NAME", help="Leave a header out.")
+@click.option("--target", metavar="URL", help="Another destination: kafka://topic, or a URL.")
+@json_option
+@click.pass_context
+def edit(
+    ctx: click.Context,
+    id_: str,
+    value: str | None,
+    value_file: IO[bytes] | None,
+    key: str | None,
+    headers: tuple[str, ...],
+    dropped: tuple[str, ...],
+    target: str | None,
+    as_json: bool,
+) -> None:
+    """Change a dead letter and send it, from attempt 1. The dead letter itself is kept as it is.
+
+    The header rebound-edited says what was changed, and of which dead letter.
+    """
+    if value is not None and value_file is not None:
+        raise click.UsageError("give --value or --value-file, not both")
+    with plainly(ctx):
+        import json
+
+        found = dead_letters_of(ctx)
+        view = found.get(id_)
+        if view is None:
+            say(f"Error: {nothing(id_)}", err=True)
+            ctx.exit(EXIT_NOT_FOUND)
+        changes: dict[str, Any] = {}
+        if value is not None or value_file is not None:
+            changes["value"] = value if value_file is None else value_file.read()
+        if key is not None:
+            changes["key"] = key
+        if headers or dropped:
+            changes["headers"] = _changed(view.headers, headers, dropped)
+        task_id = found.edit(view.id, target=target, **changes)
+        say(json.dumps({"action": "edit", "id": view.id, "task_id": task_id}) if as_json else f"Sent as {task_id}")
+
+
+def _changed(
+    headers: tuple[tuple[str, bytes | None], ...], given: tuple[str, ...], dropped: tuple[str, ...]
+) -> list[tuple[str, Any]]:
+    """Return headers with those that are set in place of others of their names, and without those that are dropped."""
+    pairs = [text.partition("=") for text in given]
+    if wrong := [name for name, equals, _ in pairs if not name or not equals]:
+        raise click.UsageError(f"--header {wrong[0]}: give it as name=value")
+    gone = {*dropped, *(name for name, _, _ in pairs)}
+    return [each for each in headers if each[0] not in gone] + [(name, value) for name, _, value in pairs]
+
+
+dlq.add_command(purge)
+dlq.add_command(export)
+dlq.add_command(import_)
