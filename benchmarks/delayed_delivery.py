@@ -52,6 +52,7 @@ from benchmarks.delayed_delivery_parts.bench import KAFKA_CLIENTS, Bench
 from benchmarks.delayed_delivery_parts.goals import GOALS
 from benchmarks.delayed_delivery_parts.lateness import countdown_lateness, retry_lateness, starvation
 from benchmarks.delayed_delivery_parts.operators import operators
+from benchmarks.delayed_delivery_parts.ordering import ordering
 from benchmarks.delayed_delivery_parts.outage import breaker, outage
 from benchmarks.delayed_delivery_parts.redis_cost import claim, idle, redis_memory, redis_time
 from benchmarks.delayed_delivery_parts.rows import Row
@@ -84,6 +85,7 @@ MEASUREMENTS = (
     Measurement(("lanes",), lanes),
     Measurement(("breaker",), breaker),
     Measurement(("outage",), outage),
+    Measurement(("ordering",), ordering),
     Measurement(("workers",), workers),
     Measurement(("redis_memory",), redis_memory),
     Measurement(("redis_enqueue", "redis_claim", "redis_settle"), redis_time),

@@ -192,6 +192,12 @@ GOALS: Mapping[str, Goal] = {
         (Limit(AT_MOST, 10), Limit(AT_LEAST, 0.9, RATIO)),
         "fewer than 10 commands a second; other destinations at full speed",
     ),
+    "ordering": Goal(
+        "order of keys: deliveries a second of retries that are the heads of their keys",
+        "1/s",
+        (Limit(AT_LEAST, 0.9, RATIO),),
+        "at least 0.9 of the rate without an order",
+    ),
     "workers": Goal(
         "four workers on one schedule: the smallest share, of a fair one",
         "",
