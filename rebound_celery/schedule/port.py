@@ -207,7 +207,7 @@ class Schedule(Protocol):
     def clear_health(self, name: str) -> bool:
         """Forget an endpoint's failures, and that it is disabled; returns whether there was anything."""
 
-    def bury(self, letters: Sequence[DeadEntry]) -> None:
+    def keep_dead(self, letters: Sequence[DeadEntry]) -> None:
         """Keep dead letters. An id that is kept already gets the new letter."""
 
     def dead(self, after: Position | None = None, count: int = 100) -> DeadPage:
