@@ -89,7 +89,7 @@ DEAD_LETTERS = {
             REFUSED_TO_THE_END_ONCE,
         ),
     ],
-    "worker, while it gives up a message under which workers were lost": [
+    "worker, while it gives up a message because of lost workers": [
         Step("parent asks for the lease", "lost workers: loss > ask for the lease", before(LET_GO), LOST),
         Step("parent has asked for the lease", "lost workers: ask for the lease > store", after(LET_GO), LOST),
         Step("parent gives up", "lost workers: ask for the lease > store", before_script("enqueue"), LOST),
@@ -127,7 +127,7 @@ DEAD_LETTERS = {
             LOST_IN_THE_SCHEDULE,
         ),
     ],
-    "worker, while it sets aside what it cannot read": [
+    "worker, while it makes a dead letter of an unreadable message": [
         Step(
             "worker keeps what it cannot read",
             "unreadable message: claim > keep",
