@@ -1,4 +1,4 @@
-"""What other rooms call of the schedule: its values, its Protocols, and the functions that open it.
+"""What other parts call of the schedule: its values, its Protocols, and the functions that open it.
 
 `install_schedule` is the other way in; no other module of `schedule` is imported from outside.
 Times are Unix milliseconds by Redis' clock. Ids and lanes are text, stored messages are bytes.

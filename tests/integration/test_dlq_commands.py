@@ -99,7 +99,7 @@ def test_one_letter_is_shown_with_all_that_is_known(alone: Rebound) -> None:
 def test_what_is_away_or_missing_is_one_line(alone: Rebound, rebound: Rebound, topics: tuple[str, str]) -> None:
     away = run(alone, "ls")
     assert away.exit_code == 1
-    assert "Those in Redis alone are under --source redis" in away.stderr
+    assert "For those in Redis alone, give --source redis" in away.stderr
     assert "Error: cannot reach Kafka" in away.stderr
     missing = run(rebound, "ls", "--source", "no-such-dlq")
     assert missing.exit_code == 2
