@@ -154,8 +154,8 @@ def replay(
 @click.option("--value", help="The new value, as text.")
 @click.option("--value-file", type=click.File("rb"), help="The file with the new value; - for stdin.")
 @click.option("--key", help="The new key.")
-@click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="Set a header; may be given again.")
-@click.option("--drop-header", "dropped", multiple=True, metavar="NAME", help="Remove a header; may be given again.")
+@click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="Set a header; repeatable.")
+@click.option("--drop-header", "dropped", multiple=True, metavar="NAME", help="Remove a header; repeatable.")
 @click.option("--target", metavar="URL", help="Another destination: kafka://topic, or a URL.")
 @json_option
 @click.pass_context
