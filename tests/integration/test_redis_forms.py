@@ -6,6 +6,7 @@ import re
 import shutil
 import ssl
 import subprocess
+import threading
 import time
 from contextlib import contextmanager
 from itertools import count
@@ -182,7 +183,7 @@ def test_acl_user_of_an_app_with_rebound():
                 assert schedule.lanes()[0].rate == 5.0
                 assert schedule.unclaimed_ms() == 0
                 assert schedule.purge() == 1
-            assert not any(finding.level == "problem" for finding in doctor._redis(app))
+            assert not any(finding.level == "problem" for finding in doctor._redis(app, threading.Event()))
 
         assert denied(server) == []
 
@@ -191,7 +192,7 @@ def test_without_info_the_doctor_says_what_it_cannot_see(caplog: pytest.LogCaptu
     rights = [right for right in least_rights() if right != "+info"]
     with server_with_rights(rights) as server, scheduled_app(f"redis://worker:pw@{server.address}/0") as app:
         Rebound(app)
-        (finding,) = doctor._redis(app)
+        (finding,) = doctor._redis(app, threading.Event())
         assert finding.level == "note"
         assert "may not call INFO" in finding.text
         assert "eviction" in finding.text
