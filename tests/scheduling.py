@@ -96,7 +96,7 @@ def everything(store: Store) -> list[Waiting]:
     return store.page(count=10_000).entries + store.page(count=10_000, leased=True).entries
 
 
-def buried(store: Store) -> list[DeadEntry]:
+def dead_entries(store: Store) -> list[DeadEntry]:
     """All dead letters."""
     return store.dead(count=10_000).letters
 

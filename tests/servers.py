@@ -155,7 +155,7 @@ def redis_version(program: str) -> str:
     return program if found is None else " ".join(found.groups())
 
 
-class Taker:
+class QueueConsumer:
     """A consumer of an app's default queue in this process; it acknowledges what `act` does not."""
 
     def __init__(self, app: Celery, act: Callable[[Message], object] | None = None, prefetch: int = 0) -> None:
@@ -212,10 +212,12 @@ def send_due(app: Celery, store: Store, *numbers: object) -> list[str]:
 
 
 @contextmanager
-def taking(app: Celery, act: Callable[[Message], object] | None = None, *, prefetch: int = 0) -> Iterator[Taker]:
-    """`with taking(app) as taker: taker.take(3)`; see `Taker`."""
-    taker = Taker(app, act, prefetch)
+def consuming(
+    app: Celery, act: Callable[[Message], object] | None = None, *, prefetch: int = 0
+) -> Iterator[QueueConsumer]:
+    """`with consuming(app) as consumer: consumer.take(3)`; see `QueueConsumer`."""
+    consumer = QueueConsumer(app, act, prefetch)
     try:
-        yield taker
+        yield consumer
     finally:
-        taker.close()
+        consumer.close()

@@ -23,8 +23,8 @@ _PAUSES_S = (2.0, 2.0, 30.0)
 def look_often(connection: Any) -> None:
     """Let `connection.ensure_connection` also try within its pauses.
 
-    Its caller sees the same as before: the number of tries that count, the pauses that it is told of, and so the time
-    after which it gives up. Nothing changes for a caller that says how long to pause.
+    Its caller sees the same as before: the number of tries that count, the pauses that are reported to it, and so the
+    time after which it gives up. Nothing changes for a caller that says how long to pause.
     """
     ensure = connection.ensure_connection
 
@@ -33,13 +33,13 @@ def look_often(connection: Any) -> None:
     ) -> Any:
         if any(name.startswith("interval_") for name in options):
             return ensure(errback, max_retries, **options)
-        told = _Told(errback, max_retries)
-        return ensure(told, None, interval_start=LOOK_S, interval_step=0, interval_max=LOOK_S, **options)
+        thinned = _ThinnedErrback(errback, max_retries)
+        return ensure(thinned, None, interval_start=LOOK_S, interval_step=0, interval_max=LOOK_S, **options)
 
     connection.ensure_connection = ensure_connection
 
 
-class _Told:
+class _ThinnedErrback:
     """An errback that passes on those failures that kombu would have met with its own pauses."""
 
     def __init__(self, errback: Callable[[BaseException, float], Any] | None, max_retries: int | None) -> None:
@@ -58,7 +58,7 @@ class _Told:
             raise error
         self._tries += 1
         # No pause: kombu goes on to the next of several servers.
-        told_s = next(self._pauses) if pause_s else 0.0
-        self._pause_left = told_s - pause_s
+        reported_pause_s = next(self._pauses) if pause_s else 0.0
+        self._pause_left = reported_pause_s - pause_s
         if self._errback is not None:
-            self._errback(error, told_s)
+            self._errback(error, reported_pause_s)

@@ -47,7 +47,7 @@ def import_letters(access: Access, letters: Iterable[Mapping[str, Any]]) -> int:
     def keep(entries: Sequence[DeadEntry]) -> int:
         if entries:
             with access.schedule() as schedule, access.asking():
-                schedule.bury(entries)
+                schedule.keep_dead(entries)
         return len(entries)
 
     try:

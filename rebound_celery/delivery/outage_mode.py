@@ -211,7 +211,7 @@ class OutageMode:
             logger.warning(
                 "circuit breakers are not told how deliveries end, because Redis does not answer: %s",
                 error,
-                extra={"event": "breaker_unheard"},
+                extra={"event": "breaker_report_failed"},
             )
 
 

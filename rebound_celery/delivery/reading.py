@@ -88,7 +88,7 @@ def set_aside(task: Any, received: Received, error: Exception, worker: str) -> R
     stored = body if isinstance(body, bytes) else str(body).encode("utf-8", "backslashreplace")
     try:
         with task.publisher().open() as schedule:
-            schedule.bury([DeadEntry(task_id, UNREADABLE, stored)])
+            schedule.keep_dead([DeadEntry(task_id, UNREADABLE, stored)])
         # Whether messages wait behind it cannot be read.
         task.chains().gone([task_id], dead=True)
     except Exception as fault:  # noqa: BLE001 - it stays where it is

@@ -62,7 +62,7 @@ def open_reader(brokers: str, names: Names, security: Security) -> Any:
     return reader
 
 
-class Tail:
+class LiveAccount:
     """Keeps an account up to date during the run, in a thread."""
 
     def __init__(self, brokers: str, names: Names, account: Account, security: Security) -> None:
@@ -71,7 +71,7 @@ class Tail:
         self._lock = threading.Lock()
         self._reader = open_reader(brokers, names, security)
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="rebound-demo-tail", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="rebound-demo-account", daemon=True)
         self._thread.start()
 
     def counts(self, produced: set[str], now_ms: int) -> Counts:

@@ -24,7 +24,7 @@ from .output import DemoConsole, OutputClosedError, say
 from .parts import STOP_DEADLINE_S, Parts
 from .plan import Plan
 from .producer import Producer
-from .reading import Tail, not_consumed, read_back
+from .reading import LiveAccount, not_consumed, read_back
 from .summary import Summary, faults, summarize
 
 _TICK_S = 0.2
@@ -149,12 +149,12 @@ class Demo:
     def _produce(self) -> tuple[set[str], float]:
         """Produce, and wait for the end of every message. Returns the produced ids, and the seconds that it took."""
         producer = Producer(self._parts.kafka, self._parts.names.topic, self._options.rate, self._parts.security)
-        tail = Tail(self._parts.kafka, self._parts.names, Account(self._options.policy), self._parts.security)
+        account = LiveAccount(self._parts.kafka, self._parts.names, Account(self._options.policy), self._parts.security)
         start = self._clock.monotonic()
 
         def show(phase: str) -> int:
             self._view.elapsed_s = self._clock.monotonic() - start
-            self._view.counts = tail.counts(set(producer.confirmed), self._clock.now_ms())
+            self._view.counts = account.counts(set(producer.confirmed), self._clock.now_ms())
             self._show(phase)
             return self._view.counts.waiting
 
@@ -172,7 +172,7 @@ class Demo:
             show("stopping")
         finally:
             producer.stop(self._patience_s)
-            tail.stop()
+            account.stop()
         if producer.unconfirmed:
             self._display.say(
                 f"Kafka did not confirm {producer.unconfirmed} messages, so they do not count: {producer.error!r}"

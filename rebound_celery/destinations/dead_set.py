@@ -39,7 +39,7 @@ class DeadSetDestination:
 
     def _keep(self, letters: Sequence[DeadEntry]) -> None:
         with self._open() as schedule:
-            schedule.bury(letters)
+            schedule.keep_dead(letters)
 
     def close(self) -> None:
         """Do nothing: no connection stays open between two calls of `send`."""

@@ -1,4 +1,4 @@
-"""What other rooms call of the schedule: its values, its Protocols, and the functions that open it.
+"""What other parts call of the schedule: its values, its Protocols, and the functions that open it.
 
 `install_schedule` is the other way in; no other module of `schedule` is imported from outside.
 Times are Unix milliseconds by Redis' clock. Ids and lanes are text, stored messages are bytes.
@@ -207,7 +207,7 @@ class Schedule(Protocol):
     def clear_health(self, name: str) -> bool:
         """Forget an endpoint's failures, and that it is disabled; returns whether there was anything."""
 
-    def bury(self, letters: Sequence[DeadEntry]) -> None:
+    def keep_dead(self, letters: Sequence[DeadEntry]) -> None:
         """Keep dead letters. An id that is kept already gets the new letter."""
 
     def dead(self, after: Position | None = None, count: int = 100) -> DeadPage:

@@ -27,7 +27,7 @@ class MemoryDeadLetters:
         """How many there are."""
         return len(self.__dead)
 
-    def bury(self, letters: Sequence[DeadEntry]) -> None:
+    def keep_dead(self, letters: Sequence[DeadEntry]) -> None:
         for letter in letters:
             died_ms = self.__clock.now_ms() if letter.died_ms is None else letter.died_ms
             self.__dead[letter.id] = DeadEntry(letter.id, letter.reason, letter.stored, died_ms)

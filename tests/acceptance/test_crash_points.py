@@ -110,7 +110,7 @@ def test_every_effect_in_the_product_has_its_steps() -> None:
 GUARANTEES = (ROOT / "docs" / "guarantees.md").read_text("utf-8")
 DOCUMENTED = {
     cells[0]: cells[2]
-    for line in GUARANTEES.partition("## What a crash costs")[2].partition("\n## ")[0].splitlines()
+    for line in GUARANTEES.partition("## The effect of a crash at each step")[2].partition("\n## ")[0].splitlines()
     if line.startswith("| ") and (cells := [cell.strip() for cell in line.strip("|").split("|")])[0] != "killed"
 }
 

@@ -137,7 +137,7 @@ def test_a_killed_replay_of_redis_neither_loses_nor_doubles_a_letter(
     rebound: Rebound, environment: dict[str, str], topic: str
 ) -> None:
     with open_schedule(rebound.app, "rebound") as schedule:
-        schedule.bury(
+        schedule.keep_dead(
             [
                 DeadEntry(each.task_id, "rejected", codec.encode(each), 1_700_000_000_000 + number)
                 for number, each in enumerate(letter(number, topic, DEAD_SET) for number in range(COUNT))
@@ -190,7 +190,7 @@ def test_letters_are_listed_by_a_process_on_a_narrow_terminal_and_into_a_closed_
 def test_ctrl_c_ends_a_replay_and_says_how_to_go_on(rebound: Rebound, environment: dict[str, str], topic: str) -> None:
     with open_schedule(rebound.app, "rebound") as schedule:
         stored = codec.encode(letter(1, topic, DEAD_SET))
-        schedule.bury([DeadEntry(f"m{number}:dead", "rejected", stored, number) for number in range(100)])
+        schedule.keep_dead([DeadEntry(f"m{number}:dead", "rejected", stored, number) for number in range(100)])
     with Process(*COMMAND, "replay", "--source", "redis", "--all", "--rate", "1", env=environment) as process:
         wait_until(lambda: rebound.dead_letters.count() < 100, timeout=30)
         began = time.monotonic()

@@ -165,7 +165,7 @@ def test_actions_say_what_they_have_done_and_what_they_did_not_find(rebound: Reb
 @pytest.mark.parametrize(
     ("arguments", "status", "text"),
     [
-        (("pending", "ls", "--topic", "nobody"), 0, "Nothing waits that fits.\n"),
+        (("pending", "ls", "--topic", "nobody"), 0, "No waiting message matches.\n"),
         (("pending", "ls"), 0, "Nothing waits.\n"),
         (("pending", "show", "nothing"), 4, "Error: nothing waits under 'nothing': it was delivered"),
         (("pending", "ls", "--due-from", "soon"), 2, "Error: --due-from='soon' cannot be used: it is a date such as"),
@@ -313,7 +313,7 @@ def test_lanes_are_paused_limited_and_listed(rebound: Rebound, run: Any) -> None
     (_, orders) = map(json.loads, run("lanes", "ls", "--json").stdout.splitlines())
     assert orders["next_due_ms"] == LATER_MS
     assert abs(orders["paused_until_ms"] - (time.time() + 600) * 1000) < 60_000
-    assert run("lanes", "resume", "kafka:orders").stdout == "kafka:orders is no more paused; 3 wait in it\n"
+    assert run("lanes", "resume", "kafka:orders").stdout == "kafka:orders is not paused any more; 3 wait in it\n"
     lane = rebound.lanes.get("kafka:orders")
     assert lane is not None
     assert lane.paused_until_ms is None

@@ -296,7 +296,7 @@ def test_a_worker_removes_dead_letters_that_are_too_old_where_it_is_asked_to(
     now_ms = time.time_ns() // 1_000_000
     letters = [DeadEntry("old", "r", b"x", now_ms - 7_200_000), DeadEntry("young", "r", b"x", now_ms)]
     with open_schedule(rebound.app, rebound.settings.queue) as schedule:
-        schedule.bury(letters)
+        schedule.keep_dead(letters)
         start_worker("-P", "threads", **({} if ttl is None else {"REBOUND_DEAD_LETTER_TTL": ttl}))
         if ttl is None:
             time.sleep(5)  # longer than until the first look

@@ -1,4 +1,4 @@
-"""What breaks a house rule by choice, each with the reason.
+"""What breaks a rule by choice, each with the reason.
 
 A test holds that every entry still breaks its rule, so the list cannot keep an entry that is no longer needed.
 """

@@ -1,6 +1,6 @@
 """The architecture rules. Each is a function that reads the sources and returns the violations.
 
-`house.py` holds the tables that the rules use; `docs/architecture.md` explains the packages.
+`tables.py` holds the tables that the rules use; `docs/architecture.md` explains the packages.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 
 from rebound_celery.schedule.store.keys import QueueKeys
 
-from .house import ALLOWED, ENVIRONMENT_READERS, FOREIGN, FOREIGN_OWNERS, LAYERS, MAX_LINES, MAX_PUBLIC_NAMES
+from .tables import ALLOWED, ENVIRONMENT_READERS, FOREIGN, FOREIGN_OWNERS, LAYERS, MAX_LINES, MAX_PUBLIC_NAMES
 from .tree import Import, Module, Tree, Violation
 
 Rule = Callable[[Tree], list[Violation]]
@@ -22,39 +22,39 @@ Rule = Callable[[Tree], list[Violation]]
 #: A comment that says whose object a probe or a private name is of, such as "# of celery".
 _OWNER = re.compile(r"\bof (" + "|".join(map(re.escape, FOREIGN_OWNERS)) + r")\b", re.IGNORECASE)
 
-#: The room that only handles objects of upstream packages, each listed in docs/patches.md.
-_PATCH_ROOM = "compat"
+#: The part that only handles objects of upstream packages, each listed in docs/patches.md.
+_PATCH_PART = "compat"
 
 _HEADER_HOME = "message/headers.py"
 _HEADER_FORM = re.compile(r"rebound-[a-z][a-z0-9-]*")
 #: A name of the package, not of a header.
 _DISTRIBUTION = "rebound-celery"
 
-#: The rooms that see what handlers and destinations raise.
-_HANDLING_ROOMS = ("consumer", "delivery", "destinations")
+#: The parts that see what handlers and destinations raise.
+_HANDLING_PARTS = ("consumer", "delivery", "destinations")
 
 _KEY_HOME = "schedule/store/keys.py"
 _CLOCK_HOME = "clock.py"
 
 
 def arrows(tree: Tree) -> list[Violation]:
-    """A room imports only what `ALLOWED` names."""
+    """A part imports only what `ALLOWED` names."""
     found = []
     for module in tree.modules:
-        allowed = ALLOWED.get(module.room)
+        allowed = ALLOWED.get(module.part)
         if allowed is None:
             found.append(
                 Violation(
                     module.path,
                     1,
-                    f"the room {module.room!r} has no place in the house: see tests/architecture/house.py",
+                    f"the part {module.part!r} is not in the table of imports: see tests/architecture/tables.py",
                 )
             )
             continue
         found += [
-            Violation(module.path, imported.line, f"{module.room} may not import {_full(imported)}")
+            Violation(module.path, imported.line, f"{module.part} may not import {_full(imported)}")
             for imported in _own_imports(tree, module)
-            if imported.module.split(".")[0] != module.room and not _matches(imported.module, allowed)
+            if imported.module.split(".")[0] != module.part and not _matches(imported.module, allowed)
         ]
     return found
 
@@ -89,13 +89,13 @@ def foreign_packages(tree: Tree) -> list[Violation]:
 
 
 def probes(tree: Tree) -> list[Violation]:
-    """Nobody finds out by `getattr(x, "name", default)` or `hasattr` what another room's object can do.
+    """Nobody finds out by `getattr(x, "name", default)` or `hasattr` what another part's object can do.
 
     A probe of a foreign object is allowed with a comment on its line that names the owner, such as `# of celery`.
     """
     found = []
     for module in tree.modules:
-        if module.room == _PATCH_ROOM:
+        if module.part == _PATCH_PART:
             continue
         for node in ast.walk(module.tree):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
@@ -108,10 +108,10 @@ def probes(tree: Tree) -> list[Violation]:
 
 
 def private_names(tree: Tree) -> list[Violation]:
-    """Nobody uses a private name of another room; one of an upstream package needs a comment that names it."""
+    """Nobody uses a private name of another part; one of an upstream package needs a comment that names it."""
     found = []
     for module in tree.modules:
-        if module.room == _PATCH_ROOM:
+        if module.part == _PATCH_PART:
             continue
         own = _defined_names(module)
         for node in ast.walk(module.tree):
@@ -129,15 +129,15 @@ def private_names(tree: Tree) -> list[Violation]:
 
 
 def header_names(tree: Tree) -> list[Violation]:
-    """A header's name is spelled in message/headers.py only, and no other one in two rooms.
+    """A header's name is spelled in message/headers.py only, and no other one in two parts.
 
     A constant NAME_HEADER of another module needs an entry among the exceptions, which says why it is none of those.
     """
     known = {text for module in tree.modules if module.path == _HEADER_HOME for text, _ in module.texts}
-    rooms: defaultdict[str, set[str]] = defaultdict(set)
+    parts: defaultdict[str, set[str]] = defaultdict(set)
     for module in tree.modules:
         for text, _ in module.texts:
-            rooms[text].add(module.room)
+            parts[text].add(module.part)
     found = []
     for module in tree.modules:
         if module.path == _HEADER_HOME:
@@ -148,8 +148,8 @@ def header_names(tree: Tree) -> list[Violation]:
                 continue
             if text in known:
                 found.append(Violation(module.path, line, f"{text!r} is spelled in {_HEADER_HOME}: import it"))
-            elif len(rooms[text]) > 1:
-                found.append(Violation(module.path, line, f"{text!r} is spelled in {', '.join(sorted(rooms[text]))}"))
+            elif len(parts[text]) > 1:
+                found.append(Violation(module.path, line, f"{text!r} is spelled in {', '.join(sorted(parts[text]))}"))
             elif line in named:
                 found.append(Violation(module.path, line, f"the header {text!r} is declared outside {_HEADER_HOME}"))
     return found
@@ -226,7 +226,7 @@ def environment(tree: Tree) -> list[Violation]:
     """Only the configuration, the demo and the embedded servers read the process' environment."""
     found = []
     for module in tree.modules:
-        if module.room in ENVIRONMENT_READERS:
+        if module.part in ENVIRONMENT_READERS:
             continue
         for node in ast.walk(module.tree):
             reads = isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv")
@@ -258,7 +258,7 @@ def stack_traces(tree: Tree) -> list[Violation]:
     """Where records and messages are handled, an exception is logged with `Redactor.log`: its text may be secret."""
     found = []
     for module in tree.modules:
-        if module.room not in _HANDLING_ROOMS:
+        if module.part not in _HANDLING_PARTS:
             continue
         for node in ast.walk(module.tree):
             if not isinstance(node, ast.Call):

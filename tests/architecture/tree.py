@@ -44,7 +44,7 @@ class Module:
         #: The module's dotted name inside the package; the empty text for the package itself.
         self.name = ".".join(relative.with_suffix("").parts).removesuffix("__init__").rstrip(".")
         #: The folder directly in the package, or the name of a module that lies there.
-        self.room = relative.parts[0].removesuffix(".py")
+        self.part = relative.parts[0].removesuffix(".py")
         self.source = path.read_text()
         self.tree = ast.parse(self.source, str(path))
         #: The dotted name of the package that relative imports start from.

@@ -72,10 +72,10 @@ def rebound(redis_url: str, kafka_brokers: str) -> Rebound:
     return Rebound(Celery("shop", broker=redis_url, set_as_current=False), kafka_brokers=kafka_brokers)
 
 
-def bury(rebound: Rebound, *messages: Message, died_ms: int = 1_700_000_100_000) -> None:
+def keep_dead(rebound: Rebound, *messages: Message, died_ms: int = 1_700_000_100_000) -> None:
     """Keep messages in Redis as a worker does, each a millisecond after the one before."""
     with open_schedule(rebound.app, rebound.settings.queue) as schedule:
-        schedule.bury(
+        schedule.keep_dead(
             [
                 DeadEntry(message.task_id, message.reason or "", codec.encode(message), died_ms + number)
                 for number, message in enumerate(messages)
@@ -122,7 +122,7 @@ def topics(make_topic: Callable[..., str]) -> tuple[str, str]:
 
 
 def test_letters_in_redis_are_listed_in_pages_and_found_by_two_ids(alone: Rebound) -> None:
-    bury(alone, *(replace(IN_REDIS, id=f"m{number}") for number in range(5)))
+    keep_dead(alone, *(replace(IN_REDIS, id=f"m{number}") for number in range(5)))
     letters = alone.dead_letters
 
     first = letters.list(source="redis", limit=3)
@@ -169,7 +169,7 @@ def test_letters_in_redis_are_listed_in_pages_and_found_by_two_ids(alone: Reboun
 
 
 def test_a_filter_reads_all_letters_and_tells_how_far_it_is(alone: Rebound) -> None:
-    bury(alone, *(replace(IN_REDIS, id=f"m{number}", key=b"%d" % (number % 10)) for number in range(1_200)))
+    keep_dead(alone, *(replace(IN_REDIS, id=f"m{number}", key=b"%d" % (number % 10)) for number in range(1_200)))
     told: list[Progress] = []
 
     found = list(alone.dead_letters.iterate(Filter(key=b"7"), "redis", progress=told.append))
@@ -187,7 +187,7 @@ def test_a_filter_reads_all_letters_and_tells_how_far_it_is(alone: Rebound) -> N
 
 def test_a_letter_that_cannot_be_read_is_listed_with_the_reason(alone: Rebound) -> None:
     with open_schedule(alone.app, "rebound") as schedule:
-        schedule.bury([DeadEntry("x:1", "unreadable", b"\x11damaged", 1), DeadEntry("y:1", "lost", b"\x99", 2)])
+        schedule.keep_dead([DeadEntry("x:1", "unreadable", b"\x11damaged", 1), DeadEntry("y:1", "lost", b"\x99", 2)])
 
     first, second = alone.dead_letters.list(source="redis").entries
 
@@ -247,7 +247,7 @@ def test_without_a_source_redis_and_all_dead_letter_topics_are_listed(
     rebound: Rebound, topics: tuple[str, str], produce: Produce
 ) -> None:
     topic, dlq = topics
-    bury(rebound, IN_REDIS)
+    keep_dead(rebound, IN_REDIS)
     dead(produce, letter(1, topic), letter(2, topic))
 
     assert rebound.dead_letters.sources()[0] == "redis"
@@ -396,7 +396,7 @@ def test_a_letter_with_the_id_of_a_message_that_waits_is_left_for_a_later_replay
 
 
 def test_a_letter_in_redis_leaves_it_when_it_is_replayed(alone: Rebound) -> None:
-    bury(alone, IN_REDIS, replace(IN_REDIS, id="other", key=b"x"))
+    keep_dead(alone, IN_REDIS, replace(IN_REDIS, id="other", key=b"x"))
 
     result = alone.dead_letters.replay("order-7", "nothing")
 
@@ -418,7 +418,7 @@ def test_a_letter_in_redis_leaves_it_when_it_is_replayed(alone: Rebound) -> None
 
 def test_a_replayed_message_that_dies_again_has_its_number_of_replays(alone: Rebound) -> None:
     gone = replace(IN_REDIS, destination=HttpAddress(f"http://127.0.0.1:{free_port()}/"), policy=RetryPolicy(0, 1))
-    bury(alone, gone)
+    keep_dead(alone, gone)
 
     alone.dead_letters.replay(filter=Filter(), source="redis")
     with running_worker(alone.app):
@@ -453,7 +453,7 @@ def test_a_letter_that_was_replayed_too_often_is_parked_with_its_reason(
 
 
 def test_a_letter_for_a_url_that_was_replayed_too_often_stays_where_it_is(alone: Rebound) -> None:
-    bury(alone, replace(IN_REDIS, headers=(("rebound-replays", b"3"),)))
+    keep_dead(alone, replace(IN_REDIS, headers=(("rebound-replays", b"3"),)))
 
     result = alone.dead_letters.replay(filter=Filter(), source="redis")
 
@@ -514,7 +514,7 @@ def test_a_replay_goes_on_from_a_saved_position(rebound: Rebound, topics: tuple[
 
 
 def test_a_rate_holds(alone: Rebound) -> None:
-    bury(alone, *(replace(IN_REDIS, id=f"m{number}") for number in range(10)))
+    keep_dead(alone, *(replace(IN_REDIS, id=f"m{number}") for number in range(10)))
     began = time.monotonic()
 
     assert alone.dead_letters.replay(filter=Filter(), source="redis", rate=20).replayed == 10
@@ -542,7 +542,7 @@ def test_wrong_options_of_a_replay_are_named(alone: Rebound, options: dict[str, 
 def test_a_replay_goes_on_after_redis_was_away(tmp_path: Path) -> None:
     with RedisServer(aof_dir=tmp_path) as server:
         rebound = Rebound(Celery("shop", broker=server.url, set_as_current=False))
-        bury(rebound, *(replace(IN_REDIS, id=f"m{number}") for number in range(1_500)))
+        keep_dead(rebound, *(replace(IN_REDIS, id=f"m{number}") for number in range(1_500)))
         replay = rebound.dead_letters.begin_replay(filter=Filter(), source="redis")
         first = replay.step()
         server.kill()
@@ -586,7 +586,7 @@ def test_an_edited_letter_goes_with_a_record_of_the_change_and_the_original_is_k
 
 
 def test_an_edit_of_a_letter_in_redis_keeps_it_and_its_destination(alone: Rebound) -> None:
-    bury(alone, IN_REDIS)
+    keep_dead(alone, IN_REDIS)
 
     task_id = alone.dead_letters.edit("order-7", key=None)
 
@@ -605,7 +605,7 @@ def test_an_edit_of_a_letter_in_redis_keeps_it_and_its_destination(alone: Reboun
 
 
 def test_letters_in_redis_are_purged_by_ids_and_by_a_filter(alone: Rebound) -> None:
-    bury(alone, *(replace(IN_REDIS, id=f"m{number}", key=b"%d" % (number % 2)) for number in range(10)))
+    keep_dead(alone, *(replace(IN_REDIS, id=f"m{number}", key=b"%d" % (number % 2)) for number in range(10)))
     purge = alone.dead_letters.purge
 
     by_id = purge("m0", "m1:dead", "nothing")
@@ -655,7 +655,7 @@ def test_a_topic_is_purged_up_to_a_letter_or_as_a_whole(
 
 def test_exported_letters_are_imported_as_they_were(alone: Rebound) -> None:
     messages = [IN_REDIS, replace(IN_REDIS, id="text", value="größe".encode(), headers=(("rebound-replays", b"2"),))]
-    bury(alone, *messages)
+    keep_dead(alone, *messages)
     views = alone.dead_letters.list(source="redis").entries
 
     lines = [json.dumps(letter) for letter in alone.dead_letters.export(source="redis")]
@@ -709,7 +709,7 @@ def test_encrypted_letters_are_shown_with_the_key_and_not_without(redis_url: str
     rebound = Rebound(app, encryption_keys=key)
     with open_schedule(app, "rebound") as schedule:
         sealed = rebound.settings.encryption_keys.seal(codec.encode(IN_REDIS))
-        schedule.bury([DeadEntry(IN_REDIS.task_id, "rejected", sealed, 5)])
+        schedule.keep_dead([DeadEntry(IN_REDIS.task_id, "rejected", sealed, 5)])
 
     assert rebound.dead_letters.list(source="redis").entries[0].problem is None
     other = Rebound(Celery("other", broker=redis_url, set_as_current=False))

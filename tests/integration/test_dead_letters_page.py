@@ -57,7 +57,7 @@ def rebound(redis_url: str) -> Iterator[Rebound]:
     first = hook(1, "https://user:password@shop.example/hook?token=1", 4, "retries-exhausted", refused)
     second = hook(2, "https://other.example/hook", 2, "rejected", gone)
     with open_schedule(rebound.app, "rebound") as schedule:
-        schedule.bury(
+        schedule.keep_dead(
             [
                 DeadEntry(message.task_id, message.reason or "", codec.encode(message), now_ms - ago_ms)
                 for message, ago_ms in ((first, 3_600_000), (second, 3_540_000))

@@ -96,8 +96,8 @@ def test_the_code_of_the_operations_page_replays_the_dead_set(rebound: Rebound, 
     page = (Path(__file__).parents[2] / "docs/operations.md").read_text("utf-8")
     (code,) = [code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "dead_set" in code]
     url = f"http://user:secret@127.0.0.1:{free_port()}/hook?key=1"
-    buried = replace(MESSAGE, destination=HttpAddress(url), policy=RetryPolicy(0, 1), content_type="text/x-order")
-    assert dead_set.send([buried]) == [Delivered("dead-set order-7")]
+    dead_message = replace(MESSAGE, destination=HttpAddress(url), policy=RetryPolicy(0, 1), content_type="text/x-order")
+    assert dead_set.send([dead_message]) == [Delivered("dead-set order-7")]
 
     exec(compile(code, "docs/operations.md", "exec"), {"app": rebound.app, "Rebound": lambda _: rebound})
 
@@ -105,9 +105,9 @@ def test_the_code_of_the_operations_page_replays_the_dead_set(rebound: Rebound, 
     with running_worker(rebound.app):  # nobody listens there, so the message dies again
         wait_until(lambda: len(rebound.dead_set) == 1, timeout=15)
     (letter,) = rebound.dead_set
-    assert (letter.id, letter.value, letter.key) == (buried.id, buried.value, buried.key)
-    assert letter.headers == (*buried.headers, ("Content-Type", b"text/x-order"))
-    assert (letter.destination, letter.policy, letter.attempt) == (buried.destination, buried.policy, 1)
+    assert (letter.id, letter.value, letter.key) == (dead_message.id, dead_message.value, dead_message.key)
+    assert letter.headers == (*dead_message.headers, ("Content-Type", b"text/x-order"))
+    assert (letter.destination, letter.policy, letter.attempt) == (dead_message.destination, dead_message.policy, 1)
 
 
 def test_letters_are_read_as_they_were_written_the_oldest_first(rebound: Rebound, dead_set: DeadSetDestination) -> None:
@@ -149,7 +149,7 @@ def test_a_letter_of_the_schedule_has_its_reason_and_can_be_removed_by_its_messa
     """The schedule gives up a message by itself whose owner could not."""
     alive = replace(MESSAGE, reason=None)
     with open_schedule(rebound.app, "rebound") as schedule:
-        schedule.bury([DeadEntry("order-7:4", "worker-lost", codec.encode(alive))])
+        schedule.keep_dead([DeadEntry("order-7:4", "worker-lost", codec.encode(alive))])
 
     assert [(letter.id, letter.reason) for letter in rebound.dead_set] == [("order-7", "worker-lost")]
     assert rebound.dead_set.remove("order-7") == 1
@@ -194,7 +194,7 @@ def test_letters_are_removed_after_their_time_to_live_and_only_then(rebound: Reb
     now_ms = time.time_ns() // 1_000_000
     old = [DeadEntry(f"old-{number}", "r", b"x", now_ms - 60_000 - number) for number in range(5)]
     with open_schedule(rebound.app, rebound.settings.queue) as schedule:
-        schedule.bury([*old, DeadEntry("young", "r", b"x", now_ms)])
+        schedule.keep_dead([*old, DeadEntry("young", "r", b"x", now_ms)])
         assert schedule.expire_dead(120_000) == 0
         assert schedule.expire_dead(59_000, 2) == 2
         assert {letter.id for letter in schedule.dead().letters} == {"old-0", "old-1", "old-2", "young"}

@@ -18,7 +18,7 @@ from rebound_celery.embedded import free_port
 from rebound_celery.operate.cli.commands import rebound as command
 from rebound_celery.policy import Failure
 from tests.acceptance.apps.worker import close_redis_connections
-from tests.integration.test_dead_letters import IN_REDIS, Produce, bury, dead, letter, topics
+from tests.integration.test_dead_letters import IN_REDIS, Produce, dead, keep_dead, letter, topics
 
 __all__ = ["topics"]
 
@@ -46,7 +46,7 @@ def run(rebound: Rebound, *arguments: str, columns: int = 120, **options: Any) -
 
 
 def test_letters_are_listed_as_a_table_and_as_json(alone: Rebound) -> None:
-    bury(alone, IN_REDIS, replace(IN_REDIS, id="second", headers=(("rebound-replays", b"2"),)))
+    keep_dead(alone, IN_REDIS, replace(IN_REDIS, id="second", headers=(("rebound-replays", b"2"),)))
 
     table = run(alone, "ls", "--source", "redis")
 
@@ -68,7 +68,7 @@ def test_letters_are_listed_as_a_table_and_as_json(alone: Rebound) -> None:
 
 def test_a_row_fits_40_columns_and_steers_no_terminal(alone: Rebound) -> None:
     evil = replace(IN_REDIS, id="\x1b[31m" + "x" * 60, failure=Failure("E", "\x1b]0;title\x07[bold]" + "y" * 300))
-    bury(alone, evil)
+    keep_dead(alone, evil)
 
     listed = run(alone, "ls", "--source", "redis", columns=40)
     shown = run(alone, "show", evil.id, columns=40)
@@ -82,7 +82,7 @@ def test_a_row_fits_40_columns_and_steers_no_terminal(alone: Rebound) -> None:
 
 
 def test_one_letter_is_shown_with_all_that_is_known(alone: Rebound) -> None:
-    bury(alone, IN_REDIS)
+    keep_dead(alone, IN_REDIS)
 
     shown = run(alone, "show", "order-7", "--value")
 
@@ -99,7 +99,7 @@ def test_one_letter_is_shown_with_all_that_is_known(alone: Rebound) -> None:
 def test_what_is_away_or_missing_is_one_line(alone: Rebound, rebound: Rebound, topics: tuple[str, str]) -> None:
     away = run(alone, "ls")
     assert away.exit_code == 1
-    assert "Those in Redis alone are under --source redis" in away.stderr
+    assert "For those in Redis alone, give --source redis" in away.stderr
     assert "Error: cannot reach Kafka" in away.stderr
     missing = run(rebound, "ls", "--source", "no-such-dlq")
     assert missing.exit_code == 2
@@ -172,7 +172,7 @@ def test_what_cannot_be_replayed_is_said(rebound: Rebound, topics: tuple[str, st
     ],
 )
 def test_wrong_switches_are_named(alone: Rebound, arguments: tuple[str, ...], text: str) -> None:
-    bury(alone, IN_REDIS)
+    keep_dead(alone, IN_REDIS)
 
     result = run(alone, *arguments)
 
@@ -182,7 +182,7 @@ def test_wrong_switches_are_named(alone: Rebound, arguments: tuple[str, ...], te
 
 
 def test_a_letter_is_edited_and_sent(alone: Rebound) -> None:
-    bury(alone, IN_REDIS)
+    keep_dead(alone, IN_REDIS)
 
     edited = run(alone, "edit", "order-7", "--value", "new", "--drop-header", "a", "--header", "b=2", "--json")
 
@@ -198,7 +198,7 @@ def test_a_letter_is_edited_and_sent(alone: Rebound) -> None:
 
 
 def test_a_purge_asks_before(alone: Rebound) -> None:
-    bury(alone, *(replace(IN_REDIS, id=f"m{number}") for number in range(3)))
+    keep_dead(alone, *(replace(IN_REDIS, id=f"m{number}") for number in range(3)))
 
     asked = run(alone, "purge", "--source", "redis", "--all")
     assert (asked.exit_code, alone.dead_letters.count()) == (2, 3)
@@ -211,7 +211,7 @@ def test_a_purge_asks_before(alone: Rebound) -> None:
 
 
 def test_exported_letters_are_imported(alone: Rebound, tmp_path: Path) -> None:
-    bury(alone, IN_REDIS, replace(IN_REDIS, id="second"))
+    keep_dead(alone, IN_REDIS, replace(IN_REDIS, id="second"))
     file = tmp_path / "letters.jsonl"
 
     exported = run(alone, "export", "--source", "redis")

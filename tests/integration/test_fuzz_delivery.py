@@ -148,8 +148,8 @@ def test_dead_set_with_anything_in_it_gives_what_can_be_read(rebound: Rebound, c
     def fuzz(letters: dict[str, bytes]) -> None:
         client.flushdb()
         with open_schedule(rebound.app, "rebound") as schedule:
-            schedule.bury([DeadEntry("whole-one:dead", "rejected", STORED)])
-            schedule.bury([DeadEntry(f"other-{name}", "any", letter) for name, letter in letters.items()])
+            schedule.keep_dead([DeadEntry("whole-one:dead", "rejected", STORED)])
+            schedule.keep_dead([DeadEntry(f"other-{name}", "any", letter) for name, letter in letters.items()])
 
         assert "whole-one" in [message.id for message in rebound.dead_set]
         assert len(rebound.dead_set) == 1 + len(letters)

@@ -30,8 +30,8 @@ from rebound_celery.schedule.worker.installation import install_schedule
 from rebound_celery.schedule.worker.shown import list_scheduled
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
 from tests.fuzzing import DEEP, SLOW, changed, damaged, jsons, stored_form, texts
-from tests.scheduling import buried, everything, raw
-from tests.servers import taking
+from tests.scheduling import dead_entries, everything, raw
+from tests.servers import consuming
 from tests.unit.test_fuzz_messages import KOMBU
 from tests.waiting import wait_until
 
@@ -76,7 +76,7 @@ def test_any_entry_is_delivered_set_aside_or_left_alone(redis_url: str, client: 
     store, names = Store(client, QueueKeys("", "celery", STEPS)), itertools.count()
     put_in: set[str] = set()
 
-    with app, taking(app) as taker:
+    with app, consuming(app) as consumer:
 
         @SLOW
         @given(st.lists(entries, min_size=1, max_size=8), st.integers(0, 2))
@@ -86,16 +86,18 @@ def test_any_entry_is_delivered_set_aside_or_left_alone(redis_url: str, client: 
             # As if so many of their leases had run out.
             whole = {identity: raw(form, rank=3, losses=losses) for identity, form in zip(ids, forms, strict=True)}
             client.hset(store.keys.messages, mapping=whole)
-            good = app.send_task("t").id  # it wakes the taker too
+            good = app.send_task("t").id  # it wakes the consumer too
 
-            wait_until(lambda: taker.turn(0.01) or (good in taker.ids and store.count() == len(left_alone(store))))
+            wait_until(
+                lambda: consumer.turn(0.01) or (good in consumer.ids and store.count() == len(left_alone(store)))
+            )
 
         fuzz()
 
-        dead = {letter.id for letter in buried(store)}
+        dead = {letter.id for letter in dead_entries(store)}
         left = left_alone(store)
         assert dead | left <= put_in
-        assert len(dead) + len(left) + len(taker.taken) >= len(put_in)
+        assert len(dead) + len(left) + len(consumer.taken) >= len(put_in)
         assert all(store.get(identity).stored[:1] != stored.VERSION for identity in left)
 
 

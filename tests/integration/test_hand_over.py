@@ -14,8 +14,8 @@ from rebound_celery.schedule.store.store import Store
 from rebound_celery.schedule.transport import celery_form as stored
 from rebound_celery.schedule.worker.installation import install_schedule
 from tests.acceptance.apps.worker import close_redis_connections
-from tests.scheduling import buried
-from tests.servers import send_due, taking
+from tests.scheduling import dead_entries
+from tests.servers import consuming, send_due
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -50,15 +50,15 @@ def test_message_whose_hand_over_fails_comes_again(app: Celery, store: Store, er
         if errors:
             raise errors.pop()
 
-    with taking(app, act) as taker:
-        taker.take(4)
-        wait_until(lambda: taker.turn(0.05) or store.count() == 0)
+    with consuming(app, act) as consumer:
+        consumer.take(4)
+        wait_until(lambda: consumer.turn(0.05) or store.count() == 0)
 
-    assert sorted(set(taker.ids)) == sorted(sent)
-    failed, *others = taker.taken
+    assert sorted(set(consumer.ids)) == sorted(sent)
+    failed, *others = consumer.taken
     again = next(message for message in others if message.headers["id"] == failed.headers["id"])
     assert again.headers.get(LOSSES_HEADER) == losses
-    assert buried(store) == []
+    assert dead_entries(store) == []
 
 
 def test_message_that_cannot_be_read_for_now_comes_again_and_costs_no_other(
@@ -75,17 +75,17 @@ def test_message_that_cannot_be_read_for_now_comes_again_and_costs_no_other(
         return message
 
     monkeypatch.setattr(stored, "decode", decode_or_fail)
-    with taking(app) as taker:
-        taker.take(2)
-        assert sorted(taker.ids) == sorted([before, behind])
-        wait_until(lambda: taker.turn(0.05) or store.count() == 1)
+    with consuming(app) as consumer:
+        consumer.take(2)
+        assert sorted(consumer.ids) == sorted([before, behind])
+        wait_until(lambda: consumer.turn(0.05) or store.count() == 1)
         store._client.zadd(store.keys.leased, {large: 1})  # its lease is over
         store._client.set(store.keys.next, 1)
-        taker.take(3)
-        wait_until(lambda: taker.turn(0.05) or store.count() == 0)
+        consumer.take(3)
+        wait_until(lambda: consumer.turn(0.05) or store.count() == 0)
 
-    assert taker.ids[2] == large
-    assert taker.taken[2].headers.get(LOSSES_HEADER) == 1
+    assert consumer.ids[2] == large
+    assert consumer.taken[2].headers.get(LOSSES_HEADER) == 1
 
 
 def test_message_whose_hand_over_always_fails_is_dead_in_the_end(app: Celery, store: Store):
@@ -95,9 +95,9 @@ def test_message_whose_hand_over_always_fails_is_dead_in_the_end(app: Celery, st
         if message.headers["id"] == bad:
             raise RuntimeError("this one never")
 
-    with taking(app, act) as taker:
-        wait_until(lambda: taker.turn(0.05) or store.count() == 0, timeout=20)
+    with consuming(app, act) as consumer:
+        wait_until(lambda: consumer.turn(0.05) or store.count() == 0, timeout=20)
 
-    assert taker.ids.count(good) == 1
-    assert taker.ids.count(bad) == 3
-    assert [(letter.id, letter.reason) for letter in buried(store)] == [(bad, "worker-lost")]
+    assert consumer.ids.count(good) == 1
+    assert consumer.ids.count(bad) == 3
+    assert [(letter.id, letter.reason) for letter in dead_entries(store)] == [(bad, "worker-lost")]

@@ -135,7 +135,7 @@ def test_a_receiver_that_takes_the_request_bit_by_bit_is_cut_off(destination: Ht
 
 
 @pytest.fixture
-def deaf() -> Iterator[int]:
+def silent_port() -> Iterator[int]:
     """The port of a host that lets nobody connect and does not refuse either."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
@@ -149,12 +149,12 @@ def deaf() -> Iterator[int]:
         yield address[1]
 
 
-def test_all_addresses_of_a_host_share_the_time_to_connect(deaf: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_addresses_of_a_host_share_the_time_to_connect(silent_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     real = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda _, *args, **kwargs: real("127.0.0.1", *args, **kwargs) * 5)
     destination = HttpDestination(0.5, 20)
 
-    (outcome,) = send(destination, f"http://deaf.invalid:{deaf}/", within_s=0.5 + MARGIN)
+    (outcome,) = send(destination, f"http://silent.invalid:{silent_port}/", within_s=0.5 + MARGIN)
 
     assert isinstance(outcome, Failed)
     assert "timed out" in str(outcome)
@@ -162,13 +162,13 @@ def test_all_addresses_of_a_host_share_the_time_to_connect(deaf: int, monkeypatc
 
 
 def test_an_address_that_answers_is_reached_behind_one_that_does_not(
-    deaf: int, make_receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+    silent_port: int, make_receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As of a host with an IPv6 address, where no packet to it comes through, and an IPv4 address."""
     receiver, real = make_receiver(OK), socket.getaddrinfo
 
     def look_up(_: str, port: int, **kwargs: Any) -> Any:
-        return [*real("127.0.0.1", deaf, **kwargs), *real("127.0.0.1", port, **kwargs)]
+        return [*real("127.0.0.1", silent_port, **kwargs), *real("127.0.0.1", port, **kwargs)]
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     destination = HttpDestination(TIMEOUT, 20)

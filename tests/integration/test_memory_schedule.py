@@ -77,11 +77,11 @@ def answers(schedule: Schedule) -> Iterator[Any]:
     schedule.resume("kafka:orders")
     schedule.set_rate("http:a", None)
     yield sorted(schedule.lanes(), key=lambda lane: lane.name)
-    schedule.bury([DeadEntry(f"d{number}", "why", b"stored") for number in range(3)])
-    schedule.bury([DeadEntry("d1", "another", b"stored")])
+    schedule.keep_dead([DeadEntry(f"d{number}", "why", b"stored") for number in range(3)])
+    schedule.keep_dead([DeadEntry("d1", "another", b"stored")])
     yield schedule.dead_letter("nothing"), schedule.remove_dead("d0", "nothing")
     yield sorted((letter.id, letter.reason, letter.stored) for letter in schedule.dead().letters)
-    schedule.bury([DeadEntry(f"e{number}", "why", b"stored", 5) for number in range(2)])
+    schedule.keep_dead([DeadEntry(f"e{number}", "why", b"stored", 5) for number in range(2)])
     revivals = [Revival(entry(40), "e0"), Revival(entry(41), "e1"), Revival(entry(41), "e1"), Revival(entry(42), "no")]
     yield schedule.revive(revivals), sorted(letter.id for letter in schedule.dead().letters)
     series = [Revival(entry(50 + number), None, "orders-dlq:3", 65_530 + number % 8) for number in range(10)]

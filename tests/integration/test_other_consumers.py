@@ -152,6 +152,6 @@ def test_plain_fields_are_stored(shop: types.SimpleNamespace, capsys: pytest.Cap
 
 
 def test_what_the_page_says_about_read_record_is_so(capsys: pytest.CaptureFixture[str]) -> None:
-    exec(SECTIONS["What follows a failure"][0], {})
+    exec(SECTIONS["What happens after a failure"][0], {})
 
     assert capsys.readouterr().out.startswith("2 billing ")

@@ -30,7 +30,7 @@ from rebound_celery.schedule.worker.installation import install_schedule
 from rebound_celery.schedule.worker.shown import list_scheduled
 from rebound_celery.schedule.worker.start_checks import warn_of_eviction
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
-from tests.servers import RedisServer, Sentinel, redis_programs, redis_version, taking
+from tests.servers import RedisServer, Sentinel, consuming, redis_programs, redis_version
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -66,15 +66,15 @@ def passes_through(app: Celery, count: int = 3) -> None:
     sent = [app.send_task("t", (number,), countdown=0.5, priority=number).id for number in range(count)]
     assert {entry["request"]["id"] for entry in list_scheduled(app, ["celery"])} == {*sent, gone.id}
 
-    with taking(app) as taker:
-        store = store_of(app, taker.connection)
+    with consuming(app) as consumer:
+        store = store_of(app, consumer.connection)
         assert store.count() == count + 1
-        assert taker.connection.default_channel.queue_declare("celery", passive=True).message_count == count + 1
-        taker.take(count)
+        assert consumer.connection.default_channel.queue_declare("celery", passive=True).message_count == count + 1
+        consumer.take(count)
         assert len(store.cancel(gone.id)) == 1
         wait_until(lambda: store.count() == 0)
 
-    assert sorted(taker.ids) == sorted(sent)
+    assert sorted(consumer.ids) == sorted(sent)
 
 
 def left_over(url: str, **options: Any) -> list[bytes]:
@@ -174,7 +174,7 @@ def test_acl_user_of_an_app_with_rebound():
             app.control.revoke("one")
             with open_schedule(app, "rebound") as schedule:
                 assert schedule.counts().waiting == 1
-                schedule.bury([DeadEntry("a", "old", b"x")])
+                schedule.keep_dead([DeadEntry("a", "old", b"x")])
                 assert schedule.dead_letter("a") is not None
                 assert schedule.remove_dead("a") == 1
                 schedule.pause("kafka:orders", 10**15)
@@ -312,9 +312,9 @@ def test_what_waits_moves_to_another_redis_with_the_command_of_the_page():
 
         subprocess.run(["bash", "-c", command], check=True, timeout=30)
 
-        with scheduled_app(new.url) as app, taking(app) as taker:
-            taker.take(3)
-        assert sorted(taker.ids) == sorted([*sent, held])
+        with scheduled_app(new.url) as app, consuming(app) as consumer:
+            consumer.take(3)
+        assert sorted(consumer.ids) == sorted([*sent, held])
         assert not [key for key in left_over(old.url) if key.startswith(b"rebound:")]
 
 
@@ -340,8 +340,8 @@ def test_kombu_s_transport_options_go_together_with_the_schedule(options: dict[s
 def test_broker_that_is_not_redis_is_left_as_it_is():
     with scheduled_app("memory://") as app:
         app.send_task("t", countdown=0.1)
-        with taking(app) as taker:
-            (message,) = taker.take(1)
+        with consuming(app) as consumer:
+            (message,) = consumer.take(1)
             assert message.headers["eta"] is not None
         assert list_scheduled(app, ["celery"]) == []
 

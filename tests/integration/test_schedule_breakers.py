@@ -393,8 +393,8 @@ def test_breakers_of_which_nobody_hears_are_closed_except_those_that_are_open_by
     fix.store.set_rate(LANE, 50)
     assert fix.take() == []
 
-    assert fix.store.close_unheard_breakers() == [LANE]
-    assert fix.store.close_unheard_breakers() == []
+    assert fix.store.close_unreported_breakers() == [LANE]
+    assert fix.store.close_unreported_breakers() == []
 
     assert [breaker.lane for breaker in fix.store.breakers()] == ["kafka:by-hand"]
     assert len(fix.take(5)) == 5

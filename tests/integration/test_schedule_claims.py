@@ -32,8 +32,8 @@ from rebound_celery.schedule.transport import channel as channel_module
 from rebound_celery.schedule.transport import claimer as claimer_module
 from rebound_celery.schedule.worker.installation import install_schedule
 from tests.acceptance.apps.worker import close_redis_connections
-from tests.scheduling import buried, everything, now_ms
-from tests.servers import RedisServer, send_due, taking
+from tests.scheduling import dead_entries, everything, now_ms
+from tests.servers import RedisServer, consuming, send_due
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -91,13 +91,13 @@ def test_messages_whose_claim_was_answered_in_vain_come_soon_and_once(
     lost_once(monkeypatch, script, lambda answer: answer is True or bool(getattr(answer, "messages", ())))
 
     began = time.monotonic()
-    with taking(app) as taker:
-        taker.take(3)
+    with consuming(app) as consumer:
+        consumer.take(3)
         wait_until(lambda: store.count() == 0)
 
     assert time.monotonic() - began < 4
-    assert sorted(taker.ids) == sorted(sent)
-    assert not any(LOSSES_HEADER in message.headers for message in taker.taken)
+    assert sorted(consumer.ids) == sorted(sent)
+    assert not any(LOSSES_HEADER in message.headers for message in consumer.taken)
     assert store.stats()["claimed"] == 3
 
 
@@ -107,21 +107,21 @@ def test_nothing_is_late_nor_lost_when_redis_stands_still(
     """Claims whose callers have given up run all the same once it goes on."""
     monkeypatch.setattr(channel_module, "_SOCKET_TIMEOUT_S", 0.3)
     sent = [app.send_task("t", (number,), countdown=1).id for number in range(40)]
-    with taking(app, prefetch=4) as taker:
-        taker.turn(0.1)
+    with consuming(app, prefetch=4) as consumer:
+        consumer.turn(0.1)
         for _ in range(2):
             os.kill(server.pid, signal.SIGSTOP)
             try:
-                taker.turn(1.5)
+                consumer.turn(1.5)
             finally:
                 os.kill(server.pid, signal.SIGCONT)
         began = time.monotonic()
-        taker.take(40)
+        consumer.take(40)
         assert time.monotonic() - began < 3
         wait_until(lambda: store.count() == 0)
 
-    assert sorted(taker.ids) == sorted(sent)
-    assert not any(LOSSES_HEADER in message.headers for message in taker.taken)
+    assert sorted(consumer.ids) == sorted(sent)
+    assert not any(LOSSES_HEADER in message.headers for message in consumer.taken)
 
 
 def test_broadcast_with_a_countdown_does_not_wait_in_a_queue_of_one_worker(app: Celery, client: redis.Redis):
@@ -180,14 +180,14 @@ def test_leased_queue_has_messages_of_its_owners_form_and_of_celerys(owned: Cele
         schedule.enqueue(Entry(name, now_ms(), form, "kafka:orders", 3) for name, form in forms.items())
         celerys = owned.send_task("t").id
 
-        with taking(owned) as taker:
-            taker.take(2)
-            wait_until(lambda: taker.turn(0.05) or schedule.counts().leased == 0)
+        with consuming(owned) as consumer:
+            consumer.take(2)
+            wait_until(lambda: consumer.turn(0.05) or schedule.counts().leased == 0)
 
-        by_id = {message.headers["id"]: message for message in taker.taken}
+        by_id = {message.headers["id"]: message for message in consumer.taken}
         assert by_id.keys() == {"mine", celerys}
         assert (by_id["mine"].body, by_id["mine"].headers["lane"]) == (forms["mine"], "kafka:orders")
-        assert [(letter.id, letter.reason) for letter in buried(store)] == [("bad", "unreadable")]
+        assert [(letter.id, letter.reason) for letter in dead_entries(store)] == [("bad", "unreadable")]
         assert [waiting.stored for waiting in everything(store)] == [forms["later"]]
 
 
@@ -200,8 +200,8 @@ def test_many_messages_are_settled_at_once_and_others_are_told_apart(owned: Cele
         held.append(message)
         message._state = "ACK"
 
-    with taking(owned, keep) as taker:
-        taker.take(5)
+    with consuming(owned, keep) as consumer:
+        consumer.take(5)
         leases = message_leases(held[0])
         assert isinstance(leases, MessageLeases)
         store.cancel(held[4].headers["id"], leased=True)
@@ -210,7 +210,7 @@ def test_many_messages_are_settled_at_once_and_others_are_told_apart(owned: Cele
         assert leases.let_go(tags) == {tags[4]}
         assert leases.end([*tags[:3], "another"]) == {"another"}
         leases.count_loss(tags[3])
-        taker.connection.default_channel.qos.reject(tags[3], requeue=True)
+        consumer.connection.default_channel.qos.reject(tags[3], requeue=True)
         wait_until(lambda: [waiting.losses for waiting in everything(store)] == [1])
 
 
@@ -226,9 +226,9 @@ def test_a_message_is_claimed_although_redis_has_lost_the_time_at_which_it_is_du
 ) -> None:
     """Redis may evict single keys where somebody lets it. The message itself is still there."""
     monkeypatch.setattr(claimer_module, "_UNTIMED_S", 1.0)
-    with taking(app) as taker:
-        taker.turn(0.5)
+    with consuming(app) as consumer:
+        consumer.turn(0.5)
         app.send_task("t", (1,), countdown=script_runner.MAX_SLEEP_MS / 1000 + 2)
         assert client.delete(store.keys.next) == 1
 
-        taker.take(1)
+        consumer.take(1)

@@ -30,8 +30,8 @@ from rebound_celery.schedule.transport import channel as channel_module
 from rebound_celery.schedule.worker.installation import install_schedule
 from rebound_celery.schedule.worker.shown import list_scheduled
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
-from tests.scheduling import LEASE_MS, buried, entry, everything, now_ms, number_of, raw, settle, take
-from tests.servers import RedisServer, send_due, taking
+from tests.scheduling import LEASE_MS, dead_entries, entry, everything, now_ms, number_of, raw, settle, take
+from tests.servers import RedisServer, consuming, send_due
 from tests.torture.proxy import Proxy
 from tests.waiting import wait_until
 
@@ -142,16 +142,16 @@ def test_broken_stored_messages_are_set_aside_and_stop_no_other(
     store.reschedule(now_ms() - 10_000, good[0])
     store.reschedule(now_ms() - 10, good[1])
 
-    with taking(app) as taker:
+    with consuming(app) as consumer:
         deadline = time.monotonic() + 15
         while store.count() and time.monotonic() < deadline:
-            taker.turn(0.05)
+            consumer.turn(0.05)
 
     assert [waiting.id for waiting in everything(store)] == []
-    assert sorted(identity for identity in taker.ids if identity in good) == sorted(good)
-    dead = {letter.id: letter.stored for letter in buried(store)}
+    assert sorted(identity for identity in consumer.ids if identity in good) == sorted(good)
+    dead = {letter.id: letter.stored for letter in dead_entries(store)}
     assert dead.items() >= BROKEN.items()
-    assert all(letter.reason for letter in buried(store))
+    assert all(letter.reason for letter in dead_entries(store))
 
 
 def test_stored_message_that_expands_without_bound_is_set_aside_and_stops_no_other(
@@ -162,12 +162,14 @@ def test_stored_message_that_expands_without_bound_is_set_aside_and_stops_no_oth
     store.enqueue([Entry("bomb", now_ms() - 10, bomb)])
     good = send(app, 3, countdown=0.1)
 
-    with taking(app) as taker:
-        taker.take(3)
-        wait_until(lambda: taker.turn(0.05) or store.count() == 0)
+    with consuming(app) as consumer:
+        consumer.take(3)
+        wait_until(lambda: consumer.turn(0.05) or store.count() == 0)
 
-    assert sorted(taker.ids) == sorted(good)
-    assert [(letter.id, letter.reason, letter.stored) for letter in buried(store)] == [("bomb", "unreadable", bomb)]
+    assert sorted(consumer.ids) == sorted(good)
+    assert [(letter.id, letter.reason, letter.stored) for letter in dead_entries(store)] == [
+        ("bomb", "unreadable", bomb)
+    ]
 
 
 def test_broken_stored_messages_stop_no_worker(
@@ -193,14 +195,14 @@ def test_message_of_an_unknown_version_is_left_in_place_whole(app: Celery, store
     store.enqueue([Entry("unknown", now_ms() - 10, unknown)])
     (good,) = send(app, countdown=0.1)
 
-    with taking(app) as taker:
-        taker.take(1)
-        wait_until(lambda: taker.turn(0.05) or store.get("unknown").due_ms > now_ms() + 60_000)
+    with consuming(app) as consumer:
+        consumer.take(1)
+        wait_until(lambda: consumer.turn(0.05) or store.get("unknown").due_ms > now_ms() + 60_000)
 
     left = store.get("unknown")
-    assert taker.ids == [good]
+    assert consumer.ids == [good]
     assert (left.leased, left.stored) == (False, unknown)
-    assert buried(store) == []
+    assert dead_entries(store) == []
 
 
 def test_entry_without_its_message_is_swept_away(store: Store, client: redis.Redis):
@@ -287,9 +289,9 @@ def test_read_only_replica_refuses_and_goes_on_as_a_master(app: Celery, store: S
 
     promote(client)
     send(app, 1, countdown=0.1)
-    with taking(app) as taker:
-        taker.take(2)
-    assert len(set(taker.ids)) == 2
+    with consuming(app) as consumer:
+        consumer.take(2)
+    assert len(set(consumer.ids)) == 2
     wait_until(lambda: store.count() == 0)
 
 
@@ -320,21 +322,21 @@ def fill(client: redis.Redis) -> None:
 def test_full_redis_refuses_new_messages_and_is_drained(app: Celery, store: Store, client: redis.Redis):
     """Once it is, it takes new ones again."""
     waiting = send(app, 50, countdown=1)
-    with taking(app, prefetch=8) as taker:
+    with consuming(app, prefetch=8) as consumer:
         fill(client)
         began = time.monotonic()
         with pytest.raises(OperationalError, match="maxmemory"):
             send(app, countdown=5)
         assert time.monotonic() - began < 5, "a caller waits for what cannot come"
 
-        taker.take(50)
+        consumer.take(50)
         wait_until(lambda: store.count() == 0)
         client.config_set("maxmemory", 0)
         (late,) = send(app, countdown=0.1)
-        taker.take(51)
+        consumer.take(51)
 
-    assert sorted(taker.ids[:50]) == sorted(waiting)
-    assert taker.ids[50] == late
+    assert sorted(consumer.ids[:50]) == sorted(waiting)
+    assert consumer.ids[50] == late
 
 
 def test_worker_drains_a_full_redis(app: Celery, store: Store, client: redis.Redis, caplog: pytest.LogCaptureFixture):
@@ -367,7 +369,7 @@ def test_full_redis_lets_leases_be_renewed_released_and_moved(store: Store, clie
     assert store.reschedule(now_ms() + 50_000, "b") == 1
     assert store.run_now("b") == 1
     assert settle(store, take(store, 2), "unreadable") == 2
-    assert {letter.id for letter in buried(store)} == {"a", "b"}
+    assert {letter.id for letter in dead_entries(store)} == {"a", "b"}
 
 
 # clocks
@@ -419,10 +421,10 @@ def test_true_eta_is_kept_whatever_the_publisher_s_clock_says(
     monkeypatch.undo()
 
     arrived: list[float] = []
-    with taking(app, lambda message: arrived.append(time.time())) as taker:
-        taker.take(1)
+    with consuming(app, lambda message: arrived.append(time.time())) as consumer:
+        consumer.take(1)
 
-    assert taker.ids == [identity]
+    assert consumer.ids == [identity]
     assert 0 <= arrived[0] - eta.timestamp() < 1.5
     wait_until(lambda: store.count() == 0)
 
@@ -496,8 +498,8 @@ def test_far_eta_waits_is_listed_and_can_be_run_now(app: Celery, store: Store, e
     assert listed["request"]["id"] == identity
 
     assert store.run_now(identity) == 1
-    with taking(app) as taker:
-        (message,) = taker.take(1)
+    with consuming(app) as consumer:
+        (message,) = consumer.take(1)
     assert message.headers["eta"] is None, "Celery would hold it for ten years more"
     wait_until(lambda: store.count() == 0)
 
@@ -536,8 +538,8 @@ def test_message_of_10_megabytes_is_parked_and_delivered_whole(app: Celery, stor
     app.send_task("t", (text,), countdown=0.5)
     small = send(app, 3, countdown=0.5)
 
-    with taking(app) as taker:
-        messages = taker.take(4, timeout=30)
+    with consuming(app) as consumer:
+        messages = consumer.take(4, timeout=30)
         wait_until(lambda: store.count() == 0)
 
     (big,) = [message for message in messages if message.headers["id"] not in small]
@@ -560,7 +562,7 @@ def test_old_holder_changes_nothing_of_what_was_stored_since(store: Store, what:
 
     (left,) = everything(store)
     assert (left.due_ms, left.leased, number_of(left.stored)) == (due, False, 2)
-    assert buried(store) == []
+    assert dead_entries(store) == []
 
 
 def test_a_sleeper_is_woken_by_all_that_makes_something_due_and_by_one_token_only(store: Store, client: redis.Redis):

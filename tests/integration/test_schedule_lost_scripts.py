@@ -16,7 +16,7 @@ from rebound_celery.schedule.store.store import Store
 from rebound_celery.schedule.worker.installation import install_schedule
 from tests.acceptance.apps.worker import close_redis_connections
 from tests.scheduling import entry, now_ms
-from tests.servers import RedisServer, send_due, taking
+from tests.servers import RedisServer, consuming, send_due
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def test_every_script_of_the_store(server: RedisServer, lose: Callable[[], None]
         lose()
         store.resume("")
         lose()
-        store.bury([DeadEntry("z", "old", b"\x01")])
+        store.keep_dead([DeadEntry("z", "old", b"\x01")])
         lose()
         assert store.remove_dead("z", third) == 2
         lose()
@@ -136,7 +136,7 @@ def test_whoever_schedules_retries_and_reads_dead_letters(server: RedisServer, l
         outcomes = rebound.schedule_retries([{"destination": "kafka://orders", "base_delay": 600}] * 3)
         assert not any(isinstance(outcome, Exception) for outcome in outcomes)
         with open_schedule(app, "rebound") as schedule:
-            schedule.bury([DeadEntry("a", "old", b"\x01")])
+            schedule.keep_dead([DeadEntry("a", "old", b"\x01")])
             lose()
             assert schedule.remove_dead("a") == 1
             assert schedule.counts().waiting == 5
@@ -156,8 +156,8 @@ def test_whoever_publishes_claims_and_acknowledges(server: RedisServer, lose: Ca
             app.send_task("t", countdown=600)
             lose()
             app.send_task("t", countdown=600)
-            with taking(app, lambda _message: flush(server)) as taker:
+            with consuming(app, lambda _message: flush(server)) as consumer:
                 send_due(app, store, 1, 2)
-                taker.take(2)
+                consumer.take(2)
                 wait_until(lambda: store.count() == 2)
             close_redis_connections()

@@ -75,7 +75,7 @@ class Worker:
     name: str
     number: int = 1
     #: The ids that its last claim leased, while it has not heard of that.
-    unheard: list[str] | None = None
+    unconfirmed: list[str] | None = None
     hand: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -118,7 +118,7 @@ class Schedule(RuleBasedStateMachine):
         for message in self.messages.values():
             if message.confirm_by is not None and message.confirm_by <= self.now:
                 message.end_lease(self.now)
-                self._count("unheard", 1)
+                self._count("unconfirmed", 1)
             elif message.until is not None and message.until <= self.now:
                 message.end_lease(self.now, keep_token=True)
                 message.losses += 1
@@ -213,7 +213,7 @@ class Schedule(RuleBasedStateMachine):
     @rule(name=workers, limit=st.sampled_from([1, 2, 3, 10]), knows_lanes=st.booleans(), heard=st.booleans())
     def claim(self, name: str, limit: int, knows_lanes: bool, heard: bool) -> None:
         worker = self.workers[name]
-        if worker.unheard is not None:
+        if worker.unconfirmed is not None:
             self._give_up(worker)
         known = [f"{step}{lane}" for step in STEPS for lane in LANES] if knows_lanes else []
         found: list[Claimed] = []
@@ -252,7 +252,7 @@ class Schedule(RuleBasedStateMachine):
             else:
                 message.confirm_by = self.now + CONFIRM_MS
         if not heard and last:
-            worker.unheard = last
+            worker.unconfirmed = last
         self._count("claimed", len(found))
         self._check_next(claim.next_in_ms)
 
@@ -269,16 +269,16 @@ class Schedule(RuleBasedStateMachine):
             if min(moments) <= self.now:
                 assert self.client.llen(self.store.keys.wake) == 1, "another worker may be asleep"
 
-    @precondition(lambda self: any(worker.unheard is not None for worker in self.workers.values()))
+    @precondition(lambda self: any(worker.unconfirmed is not None for worker in self.workers.values()))
     @rule(number=st.integers(0, 2), limit=st.integers(0, 3))
     def ask_again(self, number: int, limit: int) -> None:
         """The answer was lost; asked with the same id, Redis gives the same messages, or nothing once it is over."""
-        asking = [worker for worker in self.workers.values() if worker.unheard is not None]
+        asking = [worker for worker in self.workers.values() if worker.unconfirmed is not None]
         worker = asking[number % len(asking)]
         claim_id = ClaimId(worker.name, worker.number)
         mine = [
             identity
-            for identity in worker.unheard or ()
+            for identity in worker.unconfirmed or ()
             if identity in self.messages and self.messages[identity].token == claim_id.token
         ]
         for identity in mine:
@@ -302,18 +302,18 @@ class Schedule(RuleBasedStateMachine):
             for identity in mine:
                 self.messages[identity].confirm_by = None
                 worker.hand.append((identity, claim_id.token))
-        worker.unheard = None
+        worker.unconfirmed = None
         worker.number += 1
 
     def _give_up(self, worker: Worker) -> None:
         """A worker that claims anew has given up the claim before: its messages wait, and have lost nothing."""
         token = ClaimId(worker.name, worker.number).token
-        for identity in worker.unheard or ():
+        for identity in worker.unconfirmed or ():
             message = self.messages.get(identity)
             if message is not None and message.token == token and message.until is not None:
                 message.end_lease(self.now)
-                self._count("unheard", 1)
-        worker.unheard = None
+                self._count("unconfirmed", 1)
+        worker.unconfirmed = None
         worker.number += 1
 
     def _look(self) -> None:
@@ -436,7 +436,7 @@ class Schedule(RuleBasedStateMachine):
         self._count("purged", len(self.messages))
         self.messages.clear()
         for worker in self.workers.values():
-            worker.unheard, worker.number = None, worker.number + 1
+            worker.unconfirmed, worker.number = None, worker.number + 1
 
     # what always holds
 

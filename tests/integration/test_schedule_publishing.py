@@ -17,7 +17,7 @@ from rebound_celery.schedule.transport import keeping
 from rebound_celery.schedule.worker.installation import install_schedule
 from tests.acceptance.apps.worker import close_redis_connections
 from tests.scheduling import take
-from tests.servers import RedisServer, taking
+from tests.servers import RedisServer, consuming
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,11 +108,11 @@ def test_the_wish_to_keep_is_not_stored_so_that_a_retry_can_replace_its_task(app
     app.send_task("t", (1,), task_id="now", **KEEP)
     app.send_task("t", (1,), task_id="later", countdown=600, **KEEP)
     store.run_now("later")
-    with taking(app) as taker:
-        taker.take(2)
+    with consuming(app) as consumer:
+        consumer.take(2)
 
-    assert sorted(taker.ids) == ["later", "now"]
-    assert not any("rebound-keep" in message.headers for message in taker.taken)
+    assert sorted(consumer.ids) == ["later", "now"]
+    assert not any("rebound-keep" in message.headers for message in consumer.taken)
 
 
 def test_a_batch_keeps_what_is_stored_already(app: Celery, store: Store):

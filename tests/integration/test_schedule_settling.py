@@ -16,7 +16,7 @@ from rebound_celery.schedule.transport import installed
 from rebound_celery.schedule.transport import leases as leases_module
 from rebound_celery.schedule.worker.installation import install_schedule
 from tests.acceptance.apps.worker import close_redis_connections
-from tests.servers import RedisServer, send_due, taking
+from tests.servers import RedisServer, consuming, send_due
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -127,14 +127,14 @@ def test_a_worker_sends_the_first_end_at_once_and_gathers_the_next(
 
     def hold(message: Message) -> None:
         taken[message.headers["id"]] = message
-        message._state = "ACK"  # the taker leaves it alone
+        message._state = "ACK"  # the consumer leaves it alone
 
     def acknowledge(identity: str) -> None:
         taken[identity]._state = "RECEIVED"
         taken[identity].ack()
 
-    with taking(app, hold) as taker:
-        taker.take(3)
+    with consuming(app, hold) as consumer:
+        consumer.take(3)
         acknowledge(first)
         wait_until(lambda: store.count() == 2, timeout=1.5)
         acknowledge(second)

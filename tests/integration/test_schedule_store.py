@@ -13,7 +13,7 @@ from rebound_celery.schedule.store.keys import QueueKeys
 from rebound_celery.schedule.store.listing import next_claims_in
 from rebound_celery.schedule.store.store import Store
 from rebound_celery.schedule.store.values import DeadEntry, Entry, Hold, Position
-from tests.scheduling import LEASE_MS, Taken, buried, entry, everything, now_ms, number_of, settle, take
+from tests.scheduling import LEASE_MS, Taken, dead_entries, entry, everything, now_ms, number_of, settle, take
 from tests.servers import RedisServer, redis_programs, redis_version
 from tests.waiting import wait_until
 
@@ -440,11 +440,11 @@ def test_purge_removes_what_waits_and_keeps_what_died(store: Store):
 
     assert store.purge() == 1
     assert store.count() == 0
-    assert len(buried(store)) == 1
+    assert len(dead_entries(store)) == 1
 
 
 def test_dead_letters_are_kept_by_the_time_of_their_death(store: Store):
-    store.bury([DeadEntry(f"{n}", "rejected\nby all", b"form\n%d" % n, 1_000 + n) for n in range(5)])
+    store.keep_dead([DeadEntry(f"{n}", "rejected\nby all", b"form\n%d" % n, 1_000 + n) for n in range(5)])
     store.enqueue([entry("late", now_ms())])
     settle(store, take(store), "retries-exhausted")
 

@@ -26,7 +26,7 @@ from rebound_celery.schedule.transport import process_leases
 from rebound_celery.schedule.worker.installation import install_schedule
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
 from tests.scheduling import Entry, everything
-from tests.servers import RedisServer, send_due, taking
+from tests.servers import RedisServer, consuming, send_due
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -81,9 +81,9 @@ def test_claim_gives_up_on_a_server_that_says_nothing_and_is_asked_again(
     """Trap 4: on a half-open link a worker's loop must go on, and a claim that is sent twice leases once."""
     monkeypatch.setattr(channel_module, "_SOCKET_TIMEOUT_S", 0.4)
     (identity,) = send(app, countdown=1.0)
-    with taking(app) as taker:
-        taker.turn(0.05)
-        cycle = taker.connection.default_channel.connection.cycle
+    with consuming(app) as consumer:
+        consumer.turn(0.05)
+        cycle = consumer.connection.default_channel.connection.cycle
         wait_until(lambda: store.get(identity).due_ms <= time.time_ns() // 1_000_000)
         os.kill(server.pid, signal.SIGSTOP)
         try:
@@ -93,9 +93,9 @@ def test_claim_gives_up_on_a_server_that_says_nothing_and_is_asked_again(
         finally:
             os.kill(server.pid, signal.SIGCONT)
         # What Redis runs once it goes on leases nothing to nobody: it is the same claim.
-        taker.take(1)
+        consumer.take(1)
 
-    assert taker.ids == [identity]
+    assert consumer.ids == [identity]
     wait_until(lambda: store.count() == 0)
 
 
@@ -154,21 +154,21 @@ def test_who_only_gets_hears_that_redis_did_not_take_it(server: RedisServer, app
 
 def test_kombu_s_idle_work_is_done_once_in_a_wait_whatever_is_claimed_meanwhile(app: Celery):
     """kombu takes a connection for half-open only after a wait of the whole time (`drain_events`)."""
-    with taking(app) as taker:
-        channel = taker.connection.default_channel
+    with consuming(app) as consumer:
+        channel = consumer.connection.default_channel
         channel.brpop_timeout = 4
-        taker.turn(0.2)
+        consumer.turn(0.2)
         cycle = channel.connection.cycle
         looks = []
         cycle.maybe_check_brpop_health = lambda: looks.append(time.monotonic())
         send(app, countdown=0.5)
-        taker.turn(0.7)
-        assert len(taker.taken) == 1
+        consumer.turn(0.7)
+        assert len(consumer.taken) == 1
         del looks[:]
 
         began = time.monotonic()
         with pytest.raises(TimeoutError):
-            taker.connection.drain_events(timeout=MAX_SLEEP_MS / 1000 + 0.5)
+            consumer.connection.drain_events(timeout=MAX_SLEEP_MS / 1000 + 0.5)
 
         assert [look - began >= MAX_SLEEP_MS / 1000 + 0.4 for look in looks] == [True]
         channel.brpop_timeout = 0.1
@@ -177,9 +177,9 @@ def test_kombu_s_idle_work_is_done_once_in_a_wait_whatever_is_claimed_meanwhile(
 def test_nothing_is_claimed_for_a_consumer_that_was_cancelled(app: Celery, store: Store):
     """Trap 9."""
     send_due(app, store, 0)
-    with taking(app) as taker:
-        taker._consumer.cancel()
-        channel = taker.connection.default_channel
+    with consuming(app) as consumer:
+        consumer._consumer.cancel()
+        channel = consumer.connection.default_channel
         channel._active_queues.append("celery")  # a claim that was under way
         assert channel.connection.cycle.claim() == 0
 
@@ -193,24 +193,24 @@ def test_rejected_message_comes_back_or_is_gone(app: Celery, store: Store, reque
     send_due(app, store, 0)
 
     def reject(message: Any) -> None:
-        if len(taker.taken) == 1:
+        if len(consumer.taken) == 1:
             message.reject(requeue=requeue)
 
-    with taking(app, reject) as taker:
-        taker.take(2 if requeue else 1)
+    with consuming(app, reject) as consumer:
+        consumer.take(2 if requeue else 1)
         wait_until(lambda: store.count() == 0)
-        taker.turn(0.2)
+        consumer.turn(0.2)
 
-    assert len(taker.taken) == (2 if requeue else 1)
-    assert len(set(taker.ids)) == 1
+    assert len(consumer.taken) == (2 if requeue else 1)
+    assert len(set(consumer.ids)) == 1
 
 
 def test_message_is_settled_though_the_channel_that_delivered_it_is_gone(app: Celery, store: Store):
     """Trap 11: so is the connection."""
     send_due(app, store, 0)
-    with taking(app, _no_ack) as taker:
-        (message,) = taker.take(1)
-        channel = taker.connection.default_channel
+    with consuming(app, _no_ack) as consumer:
+        (message,) = consumer.take(1)
+        channel = consumer.connection.default_channel
         transport, channel.connection = channel.connection, None  # as kombu leaves it when the connection is lost
         try:
             channel.qos.ack(message.delivery_tag)
@@ -229,17 +229,17 @@ def test_an_ordinary_message_whose_connection_is_closed_meanwhile_is_acknowledge
         raise ValueError("Invalid file object: None")
 
     app.send_task("t")
-    with taking(app, _no_ack) as taker:
-        (message,) = taker.take(1)
+    with consuming(app, _no_ack) as consumer:
+        (message,) = consumer.take(1)
         with monkeypatch.context() as patch:
             patch.setattr(redis.client.Pipeline, "execute", closed)
-            getattr(taker.connection.default_channel.qos, way)(message.delivery_tag)
+            getattr(consumer.connection.default_channel.qos, way)(message.delivery_tag)
         assert client.hlen("unacked") == 1
-    with taking(app) as taker:
+    with consuming(app) as consumer:
         wait_until(lambda: client.hlen("unacked") == 0)
-        taker.turn(0.3)
+        consumer.turn(0.3)
 
-    assert not taker.taken
+    assert not consumer.taken
 
 
 def _no_ack(message: Any) -> None:
@@ -254,10 +254,10 @@ def test_a_holder_lets_go_of_what_waits_anew_or_is_gone_and_of_nothing_else(
     monkeypatch.setattr(channel_module, "_SOCKET_TIMEOUT_S", 0.4)
     due_ms = time.time_ns() // 1_000_000 + 50_000
     # No lease runs out while Redis stands still, however slow the machine is.
-    with make_app(server, lease_s=60.0) as app, taking(app, _no_ack) as taker:
+    with make_app(server, lease_s=60.0) as app, consuming(app, _no_ack) as consumer:
         _held, stored_anew, removed, moved = send(app, 4, countdown=0.2)
-        held_tag, *others = [message.delivery_tag for message in sorted(taker.take(4), key=lambda m: m.body)]
-        qos = taker.connection.default_channel.qos
+        held_tag, *others = [message.delivery_tag for message in sorted(consumer.take(4), key=lambda m: m.body)]
+        qos = consumer.connection.default_channel.qos
         os.kill(server.pid, signal.SIGSTOP)
         try:
             assert qos.let_go([held_tag, *others]) == set(), "Redis says nothing"
@@ -284,10 +284,10 @@ def test_a_holder_lets_go_of_what_waits_anew_or_is_gone_and_of_nothing_else(
 def test_a_channel_that_closes_gives_back_what_nobody_has_begun(app: Celery, store: Store):
     """Trap 12: whatever its queues are then; the next worker waits for no lease to run out, which would be a loss."""
     send_due(app, store, 0, 1, 2)
-    with taking(app, _no_ack) as first:
+    with consuming(app, _no_ack) as first:
         first.take(3)
         first._consumer.cancel()
-    with taking(app) as second:
+    with consuming(app) as second:
         second.take(3)
         wait_until(lambda: store.count() == 0)
 
@@ -299,10 +299,10 @@ def test_registering_with_the_loop_again_leaves_one_timer(app: Celery):
     """Trap 18: the worker does it on every reconnect."""
     hub = Hub()
     try:
-        with taking(app) as taker:
-            transport = taker.connection.default_channel.connection
+        with consuming(app) as consumer:
+            transport = consumer.connection.default_channel.connection
             for _ in range(3):
-                taker.connection.register_with_event_loop(hub)
+                consumer.connection.register_with_event_loop(hub)
             timers = [
                 entry.entry
                 for entry in hub.timer.queue
@@ -320,10 +320,10 @@ def test_lost_connections_leave_nothing_with_the_loop(app: Celery):
     hub = Hub()
     try:
         for _ in range(3):
-            with taking(app) as taker:
-                taker.connection.register_with_event_loop(hub)
+            with consuming(app) as consumer:
+                consumer.connection.register_with_event_loop(hub)
                 assert len(hub.on_tick) == 1
-                taker.connection.collect()  # as Celery's worker does when it has lost a connection
+                consumer.connection.collect()  # as Celery's worker does when it has lost a connection
         assert hub.on_tick == set()
         assert [entry.entry.fun for entry in hub.timer.queue if not entry.entry.cancelled] == []
     finally:
@@ -334,9 +334,9 @@ def test_a_channel_whose_connection_is_lost_closes_whole(app: Celery, client: re
     """kombu's ends at the first thing that fails: its sockets stay, and what its finalizer refers to, for good."""
     hub = Hub()
     try:
-        with taking(app) as taker:
-            channel: Any = taker.connection.default_channel
-            taker.connection.register_with_event_loop(hub)
+        with consuming(app) as consumer:
+            channel: Any = consumer.connection.default_channel
+            consumer.connection.register_with_event_loop(hub)
             channel.connection.cycle.on_poll_start()  # it waits for Redis now
             assert channel._in_poll
             pool, qos = channel.pool, channel.qos
@@ -344,7 +344,7 @@ def test_a_channel_whose_connection_is_lost_closes_whole(app: Celery, client: re
             channel.close()
 
             assert channel.closed
-            assert channel not in taker.connection.transport.channels
+            assert channel not in consumer.connection.transport.channels
             assert not qos._on_collect.still_active()
             assert [one for one in pool._get_in_use_connections() if one._sock is not None] == []
     finally:
@@ -355,8 +355,8 @@ def test_a_channel_whose_connection_is_lost_closes_whole(app: Celery, client: re
 def test_forked_child_holds_no_leases_and_no_lock(app: Celery, store: Store):
     """Trap 19: prefork's children renew nothing of their parent's."""
     send_due(app, store, 0)
-    with taking(app, _no_ack) as taker:
-        taker.take(1)
+    with consuming(app, _no_ack) as consumer:
+        consumer.take(1)
         assert process_leases._registry
         with process_leases._registry_lock:
             child = os.fork()
@@ -375,14 +375,14 @@ def test_nothing_is_claimed_while_no_thread_can_renew_it_and_all_is_settled_afte
         raise RuntimeError("can't start new thread")
 
     sent = send_due(app, store, *range(5))
-    with taking(app) as taker:
+    with consuming(app) as consumer:
         with monkeypatch.context() as shortage:
             shortage.setattr(native_threads, "start_thread", no_thread)
-            taker.turn(1.0)
-            assert taker.taken == []
+            consumer.turn(1.0)
+            assert consumer.taken == []
             assert client.zcard(store.keys.leased) == 0
 
-        assert sorted(message.headers["id"] for message in taker.take(5)) == sorted(sent)
+        assert sorted(message.headers["id"] for message in consumer.take(5)) == sorted(sent)
         wait_until(lambda: client.hlen(store.keys.messages) == 0, timeout=5, message="all are settled")
 
 
@@ -486,10 +486,10 @@ def test_batch_stores_when_it_ends_and_nothing_if_it_is_aborted(server: RedisSer
             raise KeyboardInterrupt
         assert store.count() == 126
 
-        with taking(app) as taker:
-            taker.take(250)
+        with consuming(app) as consumer:
+            consumer.take(250)
             wait_until(lambda: store.count() == 1)
-    assert len(set(taker.ids)) == 250
+    assert len(set(consumer.ids)) == 250
 
 
 def test_batch_larger_than_its_buffer_is_stored_in_parts(app: Celery, store: Store):

@@ -29,7 +29,7 @@ class Journal:
         os.write(self._file, json.dumps(fields).encode() + b"\n")
 
 
-class Tail:
+class JournalReader:
     """Reads the journals of one kind from all processes while they grow."""
 
     def __init__(self, kind: str, directory: Path) -> None:

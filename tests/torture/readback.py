@@ -15,7 +15,7 @@ from redis import Redis
 from rebound_celery.demo.stored import waiting
 from rebound_celery.schedule.store.keys import QueueKeys
 from tests.torture.history import Call, Commit, Fault, History, Position, Post, Produced
-from tests.torture.journal import Journal, Tail
+from tests.torture.journal import Journal, JournalReader
 from tests.torture.plan import DEAD_TOPIC, GROUP, PARTITIONS, QUEUE, TOPIC
 from tests.torture.watch import look
 
@@ -61,16 +61,16 @@ def _keep(records: Mapping[str, list[Position]], directory: Path) -> None:
 
 
 def _produced(directory: Path) -> list[Produced]:
-    lines = Tail("produced", directory).lines()
+    lines = JournalReader("produced", directory).lines()
     return [Produced(id=line["id"], ns=line["ns"], http=line.get("http", False)) for line in lines if "id" in line]
 
 
 def _calls(directory: Path) -> list[Call]:
     begun: dict[str, dict[str, Any]] = {}
-    for line in Tail("calls", directory).lines():
+    for line in JournalReader("calls", directory).lines():
         if line.pop("what") == "begin":
             begun[line["call"]] = {name: value for name, value in line.items() if name != "call"}
-    for line in Tail("calls", directory).lines():
+    for line in JournalReader("calls", directory).lines():
         if line["what"] != "begin":
             begun[line["call"]].update(end_ns=line["ns"], outcome=line["what"])
     return [Call(**fields) for fields in begun.values()]
@@ -78,19 +78,19 @@ def _calls(directory: Path) -> list[Call]:
 
 def _posts(directory: Path) -> list[Post]:
     names = ("id", "attempt", "ns", "answer", "taken")
-    return [Post(**{name: line[name] for name in names}) for line in Tail("posts", directory).lines()]
+    return [Post(**{name: line[name] for name in names}) for line in JournalReader("posts", directory).lines()]
 
 
 def _commits(directory: Path) -> list[Commit]:
     return [
         Commit(ns=line["ns"], offsets={int(partition): offset for partition, offset in line["offsets"].items()})
-        for line in Tail("commits", directory).lines()
+        for line in JournalReader("commits", directory).lines()
     ]
 
 
 def _faults(directory: Path) -> list[Fault]:
     found: dict[tuple[str, str, int], Fault] = {}
-    for line in Tail("events", directory).lines():
+    for line in JournalReader("events", directory).lines():
         kind, target, start = line.pop("kind"), line.pop("target"), line.pop("start")
         # The second line of a fault has its end and replaces the first line.
         found[kind, target, start] = Fault(

@@ -16,7 +16,7 @@ from rebound_celery.embedded import create_topics
 from tests.torture.chaos import Driver, is_witness
 from tests.torture.checks import all_violations
 from tests.torture.history import Violation
-from tests.torture.journal import Journal, Tail
+from tests.torture.journal import Journal, JournalReader
 from tests.torture.parts import PartFactory, Supervisor
 from tests.torture.plan import DEAD_TOPIC, MAX_RETRIES, PARTITIONS, QUEUE, TOPIC
 from tests.torture.progress import say
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 START_S, STOP_S = 90.0, 45.0
 
 #: How many ids are printed with their whole history.
-TOLD = 5
+LISTED = 5
 
 
 class Run:
@@ -48,7 +48,10 @@ class Run:
         self._events = Journal("events", self._directory)
         self._supervisor = Supervisor(self._events)
         self._part_factory = PartFactory(self._servers, self._directory, options)
-        self._calls, self._produced = Tail("calls", self._directory), Tail("produced", self._directory)
+        self._calls, self._produced = (
+            JournalReader("calls", self._directory),
+            JournalReader("produced", self._directory),
+        )
         self._begun: dict[str, tuple[str, int]] = {}
         self._ended: set[str] = set()
         self._confirmed: set[str] = set()
@@ -166,7 +169,7 @@ class Run:
         for violation in violations[:50]:
             say(f"VIOLATION {violation.kind}: {violation.text}")
         ids = dict.fromkeys(message_id for violation in violations for message_id in violation.ids)
-        for message_id in list(ids)[:TOLD]:
+        for message_id in list(ids)[:LISTED]:
             say(f"the history of {message_id}:")
             for line in history.all_of(message_id):
                 print(f"  {line}", file=sys.stderr)

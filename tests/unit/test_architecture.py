@@ -1,4 +1,4 @@
-"""The sources keep the house rules of `tests/architecture/rules.py`."""
+"""The sources follow the rules of `tests/architecture/rules.py`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 
 import rebound_celery
 from tests.architecture.allowances import EXCEPTIONS
-from tests.architecture.house import ALLOWED, COMMON, PORTS, STAGES
 from tests.architecture.rules import RULES, key_start
+from tests.architecture.tables import ALLOWED, COMMON, PORTS, STAGES
 from tests.architecture.tree import Tree
 
 ROOT = Path(rebound_celery.__file__).parent
@@ -40,9 +40,9 @@ def test_the_allowances_name_rules_that_exist() -> None:
 
 def test_the_table_of_arrows_lets_stages_meet_only_at_ports() -> None:
     """`arrows` holds the sources against the table ALLOWED; this holds the table against the design."""
-    for room in STAGES:
-        others = {name for name in ALLOWED[room] if name.split(".")[0] in set(STAGES) - {room}}
-        assert others <= set(PORTS), room
+    for part in STAGES:
+        others = {name for name in ALLOWED[part] if name.split(".")[0] in set(STAGES) - {part}}
+        assert others <= set(PORTS), part
     for name in COMMON:
         assert not {allowed.split(".")[0] for allowed in ALLOWED.get(name, ())} & set(STAGES), name
     kafka_or_message = ("message", "policy", "compat.kafka_*", "destinations")

@@ -35,7 +35,7 @@ def exists(path: str, page: Path) -> bool:
     """Whether the repository has this path: from its root, beside the page, or from the package."""
     if any((base / path).exists() for base in (ROOT, page.parent, ROOT / "rebound_celery")):
         return True
-    # A row of a table names its room in another column.
+    # A row of a table names its part in another column.
     return any(True for _ in (ROOT / "rebound_celery").rglob(path.rstrip("/")))
 
 
@@ -99,7 +99,7 @@ def test_the_table_of_counters_is_that_of_the_scripts() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == counters_in_the_scripts()
 
 
-def test_every_room_and_module_at_the_top_is_in_the_architecture() -> None:
+def test_every_part_and_module_at_the_top_is_in_the_architecture() -> None:
     package = ROOT / "rebound_celery"
     for path in sorted(package.iterdir()):
         if path.is_dir() and (path / "__init__.py").exists():

@@ -227,13 +227,13 @@ def test_an_exception_whose_text_cannot_be_read_is_still_a_failure(with_stack: b
 
 
 def test_a_stack_trace_is_bounded_and_keeps_its_end_where_the_error_was_raised() -> None:
-    def dig(depth: int) -> None:
+    def recurse(depth: int) -> None:
         if depth:
-            dig(depth - 1)
+            recurse(depth - 1)
         raise ValueError("x" * 500 + "the bottom")
 
     with pytest.raises(ValueError, match="bottom") as raised:
-        dig(100)
+        recurse(100)
     failure = Failure.of(raised.value, with_stack=True)
 
     assert len(failure.stacktrace) <= MAX_STACKTRACE

@@ -1,4 +1,4 @@
-"""`celery rebound chains`: the keys whose records wait in order, and how to let one go on."""
+"""`celery rebound chains`: lists the keys whose records wait in order, and releases them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ _PAGE = 200
 
 
 @click.command()
-@click.option("--prefix", default="", help="Only names that begin so: group/topic/partition/key, each as in a URL.")
+@click.option(
+    "--prefix",
+    default="",
+    help="Only names with this prefix: group/topic/partition/key, URL-encoded.",
+)
 @click.option("--held", is_flag=True, help="Only those that a dead letter holds.")
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="The largest number of lines.")
-@click.option("--release", metavar="NAME", help="Let this key go on without the record that it waits for.")
+@click.option("--release", metavar="NAME", help="Release this key: it continues without the record that it waits for.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @click.pass_context
 def chains(ctx: click.Context, prefix: str, held: bool, limit: int, release: str | None, as_json: bool) -> None:
-    """List the keys whose records wait in order, or let one go on.
+    """List the keys whose records wait in order, or release one.
 
-    A line has the state of the record that the others wait for: "sent" (it waits for its next attempt, or is on its
-    way), "taken" (a consumer handles it) or "held" (it is a dead letter); its offset; how many records wait behind it;
-    and the name of the key.
+    A line has the state of the record that the others wait for: "sent" (it waits for its next attempt, or is in
+    Kafka), "taken" (a consumer handles it) or "held" (it is a dead letter); its offset; the number of records that wait
+    behind it; and the name of the key.
     """
     with plain_errors(ctx):
         rebound = _rebound(ctx)

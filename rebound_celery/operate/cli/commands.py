@@ -111,7 +111,7 @@ def _read_pattern(text: str) -> re.Pattern[str]:
 @click.option("--topic", "topics", multiple=True, help="A topic to consume; may be given several times.")
 @click.option("--pattern", help="Instead of --topic: a regular expression that whole topic names match.")
 @click.option("--group", help="The consumer group.")
-@click.option("--handler", "handler_path", metavar="MODULE:FUNCTION", help="What gets each record.")
+@click.option("--handler", "handler_path", metavar="MODULE:FUNCTION", help="Called with each record.")
 @click.option("--all", "run_all", is_flag=True, help="Run the consumers that the app declares: @rebound.consumer(...).")
 @click.option("--brokers", help="host:port, several with commas. Default: rebound_kafka_brokers of the app.")
 @click.option("--max-retries", type=int, help="0 to 100. Default: rebound_max_retries of the app.")
@@ -120,12 +120,16 @@ def _read_pattern(text: str) -> re.Pattern[str]:
 @click.option(
     "--deserializer",
     metavar="MODULE:FUNCTION",
-    help="What decodes each value for record.data, or 'json'. What it cannot decode becomes a dead letter at once.",
+    help="Decodes each value for record.data, or 'json'. A value that cannot be decoded becomes a dead letter at once.",
 )
 @click.option("--dead-letter-limit", type=int, help="Stop, with status 3, before more dead letters in a row than this.")
 @click.option("--dead-letter-share", type=float, help="Stop, with status 3, before a larger share of dead letters.")
 @click.option(
-    "--dead-letter-window", type=int, default=100, show_default=True, help="Of how many records the share is taken."
+    "--dead-letter-window",
+    type=int,
+    default=100,
+    show_default=True,
+    help="How many records --dead-letter-share counts.",
 )
 @click.option("--retry-topic", help="Where retries go; it is consumed too. Default: the topic a record came from.")
 @click.option("--concurrency", type=int, default=8, show_default=True, help="Handler threads.")
@@ -134,21 +138,23 @@ def _read_pattern(text: str) -> re.Pattern[str]:
     type=click.Choice(("stop", "skip", "dead-letter")),
     default="stop",
     show_default=True,
-    help="What to do about records that are damaged, or whose codec is not installed. Other partitions go on.",
+    help="What to do with records that are damaged, or whose codec is not installed. Other partitions continue.",
 )
 @click.option("--failure-pause", is_flag=True, help="Stop fetching while most records fail for the same reason.")
-@click.option("--ordering", type=click.Choice(("key",)), help="key: records wait while an earlier one is tried again.")
+@click.option(
+    "--ordering", type=click.Choice(("key",)), help="key: records wait while an earlier one of their key is retried."
+)
 @click.option(
     "--after-dead-letter",
     type=click.Choice(("continue", "hold")),
     default="continue",
     show_default=True,
-    help="With --ordering key: whether a key goes on after a dead letter, or waits to be released.",
+    help="With --ordering key: whether a key continues after a dead letter, or waits until it is released.",
 )
-@click.option("--allow-auto-create", is_flag=True, help="Topics may be missing: Kafka is asked to create them.")
-@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="A further option of kafka-python's.")
-@click.option("--health-file", metavar="FILE", help="Rewritten every few seconds while the consumer works.")
-@click.option("--wait", is_flag=True, help="Keep trying while Kafka or Redis is away at the start.")
+@click.option("--allow-auto-create", is_flag=True, help="Request missing topics from Kafka, which may create them.")
+@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="Another option of kafka-python.")
+@click.option("--health-file", metavar="FILE", help="Rewritten every few seconds while the consumer is healthy.")
+@click.option("--wait", is_flag=True, help="At the start, keep trying until Kafka and Redis answer.")
 @click.option("--loglevel", type=click.Choice(LOG_LEVELS, case_sensitive=False), default="INFO", show_default=True)
 @click.pass_context
 def consume(
@@ -165,10 +171,11 @@ def consume(
     loglevel: str,
     **settings: Any,
 ) -> None:
-    """Call a function with each record of a Kafka topic. Failed records are tried again, and then become dead letters.
+    """Call a function with each record of a Kafka topic. Failed records are retried, and then become dead letters.
 
-    SIGINT or SIGTERM stops it in order: running calls finish, and what is done is committed. A second signal does not
-    wait for running calls. The app's modules are imported as a worker imports them, and Django is set up.
+    After SIGINT or SIGTERM, running calls finish, their offsets are committed, and the command ends. After a second
+    signal, it does not wait for running calls. The app's modules are imported as a worker imports them, and Django is
+    set up.
 
     With --all, the options of each consumer are those of its declaration.
     """
@@ -238,11 +245,11 @@ def _run(consumer: Consumer, *, wait: bool) -> None:
             return
 
 
-@rebound.command(short_help="Check servers, workers and settings for what may lose messages.")
+@rebound.command(short_help="Check servers, workers and settings for risks of losing messages.")
 @click.option("--topic", "topics", multiple=True, help="A consumed topic; its dead letter topic is checked too.")
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="An option of your consumers.")
 @click.option("--timeout", default=3.0, show_default=True, metavar="SECONDS", help="How long workers have to answer.")
-@click.option("--no-kafka", is_flag=True, help="Leave Kafka out: the app delivers over HTTP only.")
+@click.option("--no-kafka", is_flag=True, help="Do not check Kafka: the app delivers over HTTP only.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON list.")
 @click.pass_context
 def doctor(
@@ -253,7 +260,7 @@ def doctor(
     no_kafka: bool,
     as_json: bool,
 ) -> None:
-    """Check Redis, Kafka, the workers and the installed packages for what makes the delivery promise unsafe.
+    """Check Redis, Kafka, the workers and the installed packages for problems that can lose or delay messages.
 
     Exit status 0: no problem was found (there may be warnings). 1: there is a problem. 2: the check could not run.
     """

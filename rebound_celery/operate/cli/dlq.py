@@ -26,9 +26,9 @@ from rebound_celery.operate.cli.output import say
 def dlq() -> None:
     """List, replay and remove dead letters, in Redis and in Kafka topics.
 
-    An ID is as `ls` prints it: of a dead letter in a topic it is topic:partition:offset; in Redis that of the message
-    will do. Exit status 0: it is done. 1: Redis or Kafka does not answer. 2: a switch is wrong. 4: under an ID there is
-    nothing, or it cannot be replayed.
+    `ls` prints the ID of each dead letter. In a topic it is topic:partition:offset. For a dead letter in Redis, you can
+    also give the id of the message. Exit status 0: success. 1: Redis or Kafka does not answer. 2: an option is wrong.
+    4: there is no dead letter with a given ID, or it cannot be replayed.
     """
 
 
@@ -36,8 +36,8 @@ def dlq() -> None:
 @filter_switches(dead=True)
 @source_option
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="The largest number of rows.")
-@click.option("--all", "all_of_them", is_flag=True, help="All rows, whatever --limit says.")
-@click.option("--after", metavar="NEXT", help="Go on behind a row, as the end of a list says.")
+@click.option("--all", "all_of_them", is_flag=True, help="All rows. It overrides --limit.")
+@click.option("--after", metavar="NEXT", help="Continue a list. The end of the list prints NEXT.")
 @json_option
 @click.pass_context
 def ls(
@@ -49,7 +49,7 @@ def ls(
     after: str | None,
     as_json: bool,
 ) -> None:
-    """List dead letters: those of Redis, and then those of each topic, the earliest first."""
+    """List dead letters: those in Redis, and then those in each topic, the earliest first."""
     with plainly(ctx, source):
         import shlex
 
@@ -75,7 +75,7 @@ def ls(
 @json_option
 @click.pass_context
 def show(ctx: click.Context, id_: str, with_value: bool, as_json: bool) -> None:
-    """Show all that is known of one dead letter."""
+    """Show the details of one dead letter."""
     with plainly(ctx):
         from rebound_celery.operate.cli.letters import print_letter
         from rebound_celery.operate.cli.printing import output_may_close
@@ -94,11 +94,17 @@ def show(ctx: click.Context, id_: str, with_value: bool, as_json: bool) -> None:
 @chosen_source_option
 @click.option("--all", "all_of_them", is_flag=True, help="All dead letters of the source.")
 @click.option("--target", metavar="URL", help="Another destination: kafka://topic, or a URL.")
-@click.option("--limit", type=click.IntRange(1), help="At most so many, the earliest first.")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="At most so many a second.")
-@click.option("--max-replays", default=3, show_default=True, type=click.IntRange(0), help="Then it is parked.")
-@click.option("--again", is_flag=True, help="Also those of topics that were replayed before.")
-@click.option("--dry-run", is_flag=True, help="Send nothing, and say how many it would be.")
+@click.option("--limit", type=click.IntRange(1), help="At most this many, the earliest first.")
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="At most this many a second.")
+@click.option(
+    "--max-replays",
+    default=3,
+    show_default=True,
+    type=click.IntRange(0),
+    help="After this many replays, it goes to the topic {topic}-parked.",
+)
+@click.option("--again", is_flag=True, help="Also those in topics that were replayed before.")
+@click.option("--dry-run", is_flag=True, help="Send nothing, and print how many would be sent.")
 @json_option
 @click.pass_context
 def replay(
@@ -111,11 +117,11 @@ def replay(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Send dead letters again, from attempt 1: those with these IDs, those that fit the switches, or --all.
+    """Send dead letters again, from attempt 1: those with these IDs, those that match the switches, or --all.
 
-    Workers deliver them. A dead letter in Redis leaves it; one in a topic stays there, and is not replayed twice unless
-    --again says so. So the command may be stopped, and given again. One that was replayed --max-replays times goes to
-    the topic {topic}-parked.
+    Workers deliver them. A dead letter in Redis is removed. One in a topic stays there, and is not replayed twice
+    without --again. So you can stop the command and run it again. A dead letter that was replayed --max-replays times
+    goes to the topic {topic}-parked.
     """
     with plainly(ctx):
         from contextlib import closing
@@ -148,8 +154,8 @@ def replay(
 @click.option("--value", help="The new value, as text.")
 @click.option("--value-file", type=click.File("rb"), help="The file with the new value; - for stdin.")
 @click.option("--key", help="The new key.")
-@click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="Set a header; for each one.")
-@click.option("--drop-header", "dropped", multiple=True, metavar="NAME", help="Leave a header out.")
+@click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="Set a header; repeatable.")
+@click.option("--drop-header", "dropped", multiple=True, metavar="NAME", help="Remove a header; repeatable.")
 @click.option("--target", metavar="URL", help="Another destination: kafka://topic, or a URL.")
 @json_option
 @click.pass_context

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 @filter_switches(dead=True)
 @chosen_source_option
 @click.option("--all", "all_of_them", is_flag=True, help="All dead letters of the source.")
-@click.option("--up-to", metavar="ID", help="In a topic: all of its partition up to this one.")
-@click.option("--limit", type=click.IntRange(1), help="At most so many, the earliest first. In Redis only.")
-@click.option("--dry-run", is_flag=True, help="Remove nothing, and say how many it would be.")
-@click.option("--yes", is_flag=True, help="Do not ask before many are removed.")
+@click.option("--up-to", metavar="ID", help="In a topic: all records of the partition up to this one.")
+@click.option("--limit", type=click.IntRange(1), help="At most this many, the earliest first. In Redis only.")
+@click.option("--dry-run", is_flag=True, help="Remove nothing, and print how many would be removed.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @json_option
 @click.pass_context
 def purge(
@@ -47,10 +47,10 @@ def purge(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Remove dead letters for good.
+    """Remove dead letters permanently.
 
-    From Redis: those with these IDs, those that fit the switches, or --all. Kafka deletes records only from the
-    beginning of a partition on: so of a topic --all, or --up-to an ID.
+    From Redis: those with these IDs, those that match the switches, or --all. From a topic: --all, or --up-to an ID,
+    because Kafka can delete records only from the beginning of a partition.
     """
     with plainly(ctx):
         from rebound_celery.operate.cli.progress import progress_bar
@@ -87,12 +87,12 @@ def purge(
 @click.command()
 @filter_switches(dead=True)
 @source_option
-@click.option("--output", type=click.Path(dir_okay=False, writable=True), help="A file, in place of stdout.")
+@click.option("--output", type=click.Path(dir_okay=False, writable=True), help="A file, instead of stdout.")
 @click.pass_context
 def export(ctx: click.Context, switches: Mapping[str, Any], source: str | None, output: str | None) -> None:
     """Write dead letters with their values as JSON lines, which `import` reads.
 
-    They have destinations as they are, with user and query of a URL.
+    URLs of destinations are complete, with user, password and query.
     """
     with plainly(ctx, source):
         import json
@@ -117,7 +117,7 @@ def export(ctx: click.Context, switches: Mapping[str, Any], source: str | None, 
 @click.argument("file", type=click.File("r", encoding="utf-8"), default="-")
 @click.pass_context
 def import_(ctx: click.Context, file: IO[str]) -> None:
-    """Keep exported dead letters in Redis; without FILE those of stdin. One that is there already is replaced."""
+    """Store exported dead letters in Redis, from FILE or stdin. One that is stored already is replaced."""
     with plainly(ctx):
         say(f"{dead_letters_of(ctx).import_(_lines(file)):,} imported")
 
@@ -147,7 +147,7 @@ def _ask(ctx: click.Context, count: int, what: str) -> None:
 
     question = f"Remove {count:,} dead letters for good ({plain(what)})?"
     if not sys.stdin.isatty():
-        say(f"Error: {question} Give --yes, for nobody can be asked here", err=True)
+        say(f"Error: {question} Give --yes, because there is no terminal to ask for confirmation", err=True)
         ctx.exit(EXIT_USAGE)
     if not click.confirm(question, err=True):
         say("Nothing was removed.", err=True)

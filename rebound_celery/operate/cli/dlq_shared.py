@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _SOURCE = "redis, or a Kafka topic."
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, with stable keys.")
 source_option = click.option("--source", help=f"{_SOURCE} Default: Redis and all topics of dead letters.")
-chosen_source_option = click.option("--source", help=f"With switches or --all: whose dead letters: {_SOURCE}")
+chosen_source_option = click.option("--source", help=f"With switches or --all, where the dead letters are: {_SOURCE}")
 
 
 def chosen_filter(
@@ -35,7 +35,7 @@ def chosen_filter(
     if sum((bool(ids), chosen is not None, all_of_them)) != 1:
         raise click.UsageError("give IDs, or switches that choose dead letters, or --all")
     if ids and source is not None:
-        raise click.UsageError("an ID says already where the dead letter is: leave out --source")
+        raise click.UsageError("an ID names the place of the dead letter already: leave out --source")
     if not ids and source is None:
         raise click.UsageError("give --source too: redis, or a Kafka topic")
     return Filter() if all_of_them else chosen
@@ -47,7 +47,7 @@ def nothing(identity: str) -> str:
 
 @contextmanager
 def plainly(ctx: click.Context, source: str | None = "") -> Iterator[None]:
-    """Tell errors plainly, and without what kafka-python logs of them."""
+    """Print errors in plain words, and without the log lines of kafka-python."""
     import logging
 
     from rebound_celery.errors import UnreachableError
@@ -58,7 +58,7 @@ def plainly(ctx: click.Context, source: str | None = "") -> Iterator[None]:
             yield
         except UnreachableError as error:
             if source is None and error.service == "Kafka":
-                click.echo("Those in Redis alone are under --source redis", err=True)
+                click.echo("For those in Redis alone, give --source redis", err=True)
             raise
 
 

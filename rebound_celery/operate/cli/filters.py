@@ -17,19 +17,22 @@ _PATTERN = "PATTERN"
 
 #: Field of a filter -> how its switch shows the value, and its help.
 _SWITCHES: Mapping[str, tuple[str, str]] = {
-    "topic": (_PATTERN, "The topic that it comes from, or goes to; * stands for any characters."),
-    "key": ("KEY", "The record's key; base64:... where it is no text."),
-    "destination": (_PATTERN, "kafka://orders, https://shop.example/*."),
+    "topic": (_PATTERN, "The topic of origin or destination; * stands for any characters."),
+    "key": ("KEY", "The record's key; base64:... if it is not text."),
+    "destination": (_PATTERN, "The destination: kafka://orders, https://shop.example/*."),
     "exception": (_PATTERN, "The class of the last exception, with its module or without: *Timeout."),
     "reason": (_PATTERN, "The reason of a dead letter: retries-exhausted."),
-    "attempt": ("NUMBER", "The next attempt of what waits, or the last one of a dead letter."),
+    "attempt": ("NUMBER", "The next attempt; for a dead letter the last one."),
     "due_from": (_TIME, "Due at this time or later: 2030-01-31T18:00Z, now, +10min, -2h."),
     "due_to": (_TIME, "Due at this time or earlier."),
-    "died_from": (_TIME, "Given up at this time or later: 2030-01-31T18:00Z, -2h."),
-    "died_to": (_TIME, "Given up at this time or earlier."),
-    "older_than": (_DURATION, "First failed at least so long ago; a dead letter: died. 30s, 10min, 2h, 1d."),
-    "younger_than": (_DURATION, "First failed, or died, at most so long ago."),
-    "header": ("NAME[=PATTERN]", "It has this header. May be given several times."),
+    "died_from": (_TIME, "Became a dead letter at this time or later: 2030-01-31T18:00Z, -2h."),
+    "died_to": (_TIME, "Became a dead letter at this time or earlier."),
+    "older_than": (
+        _DURATION,
+        "The first failure, or the dead letter, is at least this old: 30s, 10min, 2h, 1d.",
+    ),
+    "younger_than": (_DURATION, "The first failure, or the dead letter, is at most this old."),
+    "header": ("NAME[=PATTERN]", "A header, with any value or this one. May be given several times."),
     "text": ("TEXT", "A text in the last error."),
     "task": (_PATTERN, "The name of an ordinary Celery task."),
 }

@@ -20,7 +20,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON,
 def lanes() -> None:
     """List the destinations for which messages wait, pause them, and limit their rates.
 
-    A DESTINATION is `kafka://topic`, a URL, which stands for its host, or a name that `ls` prints.
+    A DESTINATION is `kafka://topic`, a URL (for its whole host), or a lane that `ls` prints.
     """
 
 
@@ -75,7 +75,9 @@ def pause(ctx: click.Context, destination: str, duration: str, as_json: bool) ->
 def resume(ctx: click.Context, destination: str, as_json: bool) -> None:
     """End a pause. A circuit breaker that is open stays open."""
     with plain_errors(ctx):
-        _change(ctx, destination, lambda rebound: rebound.lanes.resume(destination), "no more paused", as_json=as_json)
+        _change(
+            ctx, destination, lambda rebound: rebound.lanes.resume(destination), "not paused any more", as_json=as_json
+        )
 
 
 @lanes.command()
@@ -84,7 +86,7 @@ def resume(ctx: click.Context, destination: str, as_json: bool) -> None:
 @_json_option
 @click.pass_context
 def rate(ctx: click.Context, destination: str, per_second: str, as_json: bool) -> None:
-    """Let all workers together deliver at most NUMBER messages a second to a destination; none ends the limit."""
+    """Limit the deliveries of all workers together to NUMBER messages a second. none removes the limit."""
     with plain_errors(ctx):
         limit = _read_rate(per_second)
         text = "without a limit" if limit is None else f"limited to {limit:g} a second"

@@ -33,7 +33,7 @@ def print_letters(read: Read, after: str | None, limit: int | None, *, as_json: 
     """Print pages until `limit` rows are printed, all for None; returns where to go on, None at the end.
 
     Args:
-        read: reads a page, from where it begins, how many rows it has at most, and what is told of its progress.
+        read: reads a page, from where it begins, how many rows it has at most, and what is called with its progress.
         after: where to begin.
         limit: the largest number of rows.
         as_json: whether JSON lines are printed.

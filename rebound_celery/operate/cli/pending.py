@@ -24,21 +24,21 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 
 @click.group()
 def pending() -> None:
-    """List what waits in the schedule, and deliver it now, later or never.
+    """List waiting messages, and deliver them now or later, or cancel them.
 
-    An ID is that of the Celery task, as `ls` prints it, or that of the message. Exit status 0: it is done. 1: Redis
-    does not answer. 2: a switch is wrong. 4: under an ID nothing waits that could be changed.
+    An ID is that of the Celery task, as `ls` prints it, or that of the message. Exit status 0: success. 1: Redis does
+    not answer. 2: an option is wrong. 4: no message with a given ID can be changed.
     """
 
 
 @pending.command()
 @filter_switches()
 @queue_option
-@click.option("--leased", is_flag=True, help="What workers hold, not what waits.")
+@click.option("--leased", is_flag=True, help="List messages that workers hold, not waiting ones.")
 @click.option("--arguments", is_flag=True, help="Show the arguments of ordinary Celery tasks.")
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="The largest number of rows.")
-@click.option("--all", "all_of_them", is_flag=True, help="All rows, whatever --limit says.")
-@click.option("--after", metavar="NEXT", help="Go on behind a row, as the end of a list says.")
+@click.option("--all", "all_of_them", is_flag=True, help="All rows. It overrides --limit.")
+@click.option("--after", metavar="NEXT", help="Continue a list. The end of the list prints NEXT.")
 @json_option
 @click.pass_context
 def ls(
@@ -52,7 +52,7 @@ def ls(
     after: str | None,
     as_json: bool,
 ) -> None:
-    """List what waits, by due time."""
+    """List waiting messages, by due time."""
     with plain_errors(ctx):
         from rebound_celery.operate.cli.listing import print_pending
         from rebound_celery.operate.cli.printing import output_may_close, plain
@@ -79,7 +79,7 @@ def ls(
 @json_option
 @click.pass_context
 def show(ctx: click.Context, id_: str, queue: str | None, with_value: bool, as_json: bool) -> None:
-    """Show all that is known of one entry."""
+    """Show the details of one message."""
     with plain_errors(ctx):
         from rebound_celery.operate.cli.listing import print_entry
         from rebound_celery.operate.cli.printing import output_may_close
@@ -100,11 +100,9 @@ def _acting(command: Callable[..., None]) -> Callable[..., Any]:
         click.argument("ids", nargs=-1, metavar="[ID]..."),
         filter_switches(),
         queue_option,
-        click.option("--all", "all_of_them", is_flag=True, help="All that waits in the queue."),
-        click.option(
-            "--limit", type=click.IntRange(1), help="With a filter or --all: at most so many, the next due first."
-        ),
-        click.option("--dry-run", is_flag=True, help="Change nothing, and say how many it would be."),
+        click.option("--all", "all_of_them", is_flag=True, help="All waiting messages of the queue."),
+        click.option("--limit", type=click.IntRange(1), help="With switches or --all: at most this many, by due time."),
+        click.option("--dry-run", is_flag=True, help="Change nothing, and print how many would be changed."),
         json_option,
         click.pass_context,
     )[::-1]:
@@ -115,7 +113,7 @@ def _acting(command: Callable[..., None]) -> Callable[..., Any]:
 @pending.command("run-now")
 @_acting
 def run_now(ctx: click.Context, **options: Any) -> None:
-    """Make entries due now: those with these IDs, those that fit the switches, or --all."""
+    """Make messages due now: those with these IDs, those that match the switches, or --all."""
     _act(ctx, lambda found, **more: found.run_now(*more.pop("ids"), **more), "due now", **options)
 
 
@@ -123,7 +121,7 @@ def run_now(ctx: click.Context, **options: Any) -> None:
 @_acting
 @click.option("--due", required=True, metavar="TIME", help="The new due time: 2030-01-31T18:00Z, now, +10min.")
 def reschedule(ctx: click.Context, due: str, **options: Any) -> None:
-    """Make entries due at another time: those with these IDs, those that fit the switches, or --all."""
+    """Make messages due at another time: those with these IDs, those that match the switches, or --all."""
     with plain_errors(ctx):
         from rebound_celery.clock import SYSTEM_CLOCK
         from rebound_celery.selection import read_time_ms
@@ -134,11 +132,11 @@ def reschedule(ctx: click.Context, due: str, **options: Any) -> None:
 
 @pending.command()
 @_acting
-@click.option("--yes", is_flag=True, help="Do not ask before many are removed.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def cancel(ctx: click.Context, yes: bool, **options: Any) -> None:
-    """Remove entries for good: those with these IDs, those that fit the switches, or --all.
+    """Remove messages permanently: those with these IDs, those that match the switches, or --all.
 
-    Their Celery tasks are revoked. What a worker holds is left alone.
+    Their Celery tasks are revoked. Messages that a worker holds are not changed.
     """
     _act(ctx, lambda found, **more: found.cancel(*more.pop("ids"), **more), "cancelled", asks=not yes, **options)
 
@@ -198,7 +196,7 @@ def _ask(ctx: click.Context, count: int, chosen: Filter) -> None:
         return
     question = f"Cancel {count:,} waiting messages ({plain(str(chosen))})?"
     if not sys.stdin.isatty():
-        say(f"Error: {question} Give --yes, for nobody can be asked here", err=True)
+        say(f"Error: {question} Give --yes, because there is no terminal to ask for confirmation", err=True)
         ctx.exit(EXIT_USAGE)
     if not click.confirm(question, err=True):
         say("Nothing was cancelled.", err=True)

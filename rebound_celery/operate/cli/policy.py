@@ -25,7 +25,7 @@ _UNITS = ((86_400, "d"), (3600, "h"), (60, "min"))
 
 @click.group()
 def policy() -> None:
-    """Show the retry policies of the app, and what they do about an exception."""
+    """Show the retry policies of the app, and what they decide about an exception."""
 
 
 def _chosen(command: Callable[..., None]) -> Callable[..., None]:
@@ -33,7 +33,7 @@ def _chosen(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--topic", help="The policy for records of this topic."),
         click.option("--destination", metavar="URL", help="The policy for this destination: kafka://topic, or a URL."),
-        click.option("--file", metavar="FILE", help="A TOML file, in place of the app's rebound_policies."),
+        click.option("--file", metavar="FILE", help="A TOML file, instead of the app's rebound_policies."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
     ):
         command = option(command)
@@ -46,7 +46,7 @@ def _chosen(command: Callable[..., None]) -> Callable[..., None]:
 def show(ctx: click.Context, topic: str | None, destination: str | None, file: str | None, as_json: bool) -> None:
     """Print the timetable of a policy: each attempt, its delay, the time since the first one, and the time of day.
 
-    It is that of a message that comes now and fails each time. Where there is jitter, the times are the latest ones.
+    It is for a message that arrives now and fails on each attempt. With jitter, the times are the latest ones.
     """
     from dataclasses import asdict
 
@@ -75,7 +75,13 @@ def show(ctx: click.Context, topic: str | None, destination: str | None, file: s
 @click.option(
     "--cause", "causes", multiple=True, metavar="EXCEPTION", help="A cause of it; may be given several times."
 )
-@click.option("--attempt", default=1, show_default=True, type=click.IntRange(1), help="Which attempt fails with it.")
+@click.option(
+    "--attempt",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="The attempt that fails with it.",
+)
 @click.option(
     "--age", default=0.0, type=click.FloatRange(0), metavar="SECONDS", help="How long ago the first attempt failed."
 )
@@ -91,7 +97,7 @@ def test(
     attempt: int,
     age: float,
 ) -> None:
-    """Say what follows when a handler raises EXCEPTION: package.module.Class, or a name of Python's own.
+    """Print the decision when a handler raises EXCEPTION: package.module.Class, or the name of a built-in exception.
 
     The delay is the one without jitter.
     """

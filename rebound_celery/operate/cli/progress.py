@@ -13,14 +13,14 @@ from rebound_celery.selection import Progress
 
 
 class Watched:
-    """What a search has told last.
+    """The last progress of a search.
 
     Args:
         text: what is done.
         bar: shows it; None where nothing is shown.
 
     Attributes:
-        last: how far the search is; None until it has told.
+        last: how far the search is; None before the first call.
     """
 
     def __init__(self, text: str, bar: Bar | None = None) -> None:

@@ -12,7 +12,7 @@ from rebound_celery.operate.cli.errors import plain_errors
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with stable keys.")
 @click.pass_context
 def stats(ctx: click.Context, queue: str | None, as_json: bool) -> None:
-    """Print how much waits, is held by workers and is dead, what is late, and the counters since the first use."""
+    """Print how many messages wait, are held by workers or are dead letters, how late they are, and the counters."""
     with plain_errors(ctx):
         from rebound_celery.operate.cli.printing import output_may_close, print_fields, print_json
         from rebound_celery.pending import pending_of

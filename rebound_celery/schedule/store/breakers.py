@@ -58,10 +58,10 @@ def close_by_hand(client: Any, keys: QueueKeys, lane: str, rules: BreakerRules) 
     return change.event == "closed"
 
 
-def close_unheard(client: Any, keys: QueueKeys) -> list[str]:
-    """Close breakers of which nobody hears any more; returns their lanes. Those that are open by hand stay open."""
-    unheard = [one.lane for one in breakers(client, keys) if not (one.by_hand and one.state == "open")]
-    return [lane for lane in unheard if close_by_hand(client, keys, lane, _UNUSED)]
+def close_unreported(client: Any, keys: QueueKeys) -> list[str]:
+    """Close breakers that no worker reports to any more; returns their lanes. Those opened by hand stay open."""
+    unreported = [one.lane for one in breakers(client, keys) if not (one.by_hand and one.state == "open")]
+    return [lane for lane in unreported if close_by_hand(client, keys, lane, _UNUSED)]
 
 
 def breakers(client: Any, keys: QueueKeys) -> list[Breaker]:

@@ -28,7 +28,9 @@ ROUNDS = 8
 #: Scripts that must run when Redis is out of memory, or it could never be drained. Redis 7 knows the flag; with 6.2
 #: there is no such way.
 _ALLOW_OOM = "#!lua flags=allow-oom\n"
-_DRAINING = frozenset({"breaker", "chain", "claim", "confirm", "settle", "renew", "move", "unbury", "expire", "purge"})
+_DRAINING = frozenset(
+    {"breaker", "chain", "claim", "confirm", "settle", "renew", "move", "remove_dead", "expire", "purge"}
+)
 
 
 def _read(name: str) -> str:
@@ -44,7 +46,6 @@ _SOURCES = {
     name: (_ALLOW_OOM if name in _DRAINING else "") + _COMMON + (_CHAINED if name in _CHAINING else "") + _read(name)
     for name in (
         "breaker",
-        "bury",
         "chain",
         "chains",
         "claim",
@@ -52,14 +53,15 @@ _SOURCES = {
         "enqueue",
         "expire",
         "health",
+        "keep_dead",
         "limit",
         "locate",
         "move",
         "purge",
+        "remove_dead",
         "renew",
         "revive",
         "settle",
-        "unbury",
         "unique",
     )
 }

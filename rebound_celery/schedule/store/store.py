@@ -7,7 +7,7 @@ from copy import copy
 from itertools import chain
 from typing import Any
 
-from . import breakers, buried, chains, envelope, health, listing, settling, steering, uniqueness
+from . import breakers, chains, dead, envelope, health, listing, settling, steering, uniqueness
 from .chains import Answer, Chain, Step
 from .claims import Claim, ClaimId, End
 from .envelope import from_id, to_id
@@ -201,8 +201,8 @@ class Store:
     def close_breaker(self, lane: str, rules: BreakerRules) -> bool:
         return breakers.close_by_hand(self._client, self.keys, lane, rules)
 
-    def close_unheard_breakers(self) -> list[str]:
-        return breakers.close_unheard(self._client, self.keys)
+    def close_unreported_breakers(self) -> list[str]:
+        return breakers.close_unreported(self._client, self.keys)
 
     def breakers(self) -> list[Breaker]:
         return breakers.breakers(self._client, self.keys)
@@ -225,23 +225,23 @@ class Store:
 
     # dead letters
 
-    def bury(self, letters: Sequence[DeadEntry]) -> None:
-        buried.bury(self._client, self.keys, letters)
+    def keep_dead(self, letters: Sequence[DeadEntry]) -> None:
+        dead.keep(self._client, self.keys, letters)
 
     def remove_dead(self, *ids: str) -> int:
-        return buried.remove(self._client, self.keys, ids)
+        return dead.remove(self._client, self.keys, ids)
 
     def expire_dead(self, age_ms: int, most: int = 1000) -> int:
-        return buried.expire(self._client, self.keys, age_ms, most)
+        return dead.expire(self._client, self.keys, age_ms, most)
 
     def revive(self, revivals: Sequence[Revival], *, again: bool = False) -> list[bool]:
-        return buried.revive(self._client, self.keys, revivals, again=again)
+        return dead.revive(self._client, self.keys, revivals, again=again)
 
     def dead(self, after: Position | None = None, count: int = 100) -> DeadPage:
         return listing.dead_page(self._client, self.keys, after, count)
 
     def dead_letter(self, id: str) -> DeadEntry | None:  # noqa: A002 - as in the port
-        return buried.get(self._client, self.keys, id)
+        return dead.get(self._client, self.keys, id)
 
     # looking
 

@@ -47,7 +47,7 @@ class ClaimedMessages:
         most = options.max_worker_losses
         if claimed.losses >= (most if forms.is_celerys(claimed.stored) else 2 * most):
             # Reading the message may be what kills workers, so it is not read first.
-            self._bury_lost(store, claimed, token)
+            self._keep_lost(store, claimed, token)
             return None
         try:
             return forms.open_claimed(options, name, claimed)
@@ -64,7 +64,7 @@ class ClaimedMessages:
             logger.exception("message %r cannot be read now, and comes up again", claimed.id)
         return None
 
-    def _bury_lost(self, store: Store, claimed: Claimed, token: str) -> None:
+    def _keep_lost(self, store: Store, claimed: Claimed, token: str) -> None:
         """Make a dead letter of a message whose workers were lost too often, and tell of the end of its task."""
         logger.error("message %r of queue %r is dead: its workers were lost too often", claimed.id, store.queue)
         try:

@@ -129,7 +129,7 @@ class Watchdog:
             for queue in options.leased:
                 store = channel.leases.store_of(channel.keys_of(queue))
                 if options.closes_breakers:
-                    for lane in store.close_unheard_breakers():
+                    for lane in store.close_unreported_breakers():
                         logger.warning(
                             "circuit breaker of %s closed, because this app has no circuit breakers any more",
                             lane,

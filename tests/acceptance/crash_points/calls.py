@@ -36,7 +36,7 @@ PARENT_HEARS = "rebound_celery.delivery.job:Job.on_done"
 SETTLE_LATER = "rebound_celery.delivery.batch:Batch._settle_later"
 #: Asks Redis for the remaining leases after a child was lost.
 LET_GO = "rebound_celery.schedule.transport.qos:LeasingQoS.let_go"
-TOLD = "rebound_celery.schedule.transport.claimed:ClaimedMessages._bury_lost"
+TOLD = "rebound_celery.schedule.transport.claimed:ClaimedMessages._keep_lost"
 ACKNOWLEDGED = "rebound_celery.schedule.transport.leases:Leases.end_all"
 
 #: Runs a script of the schedule in Redis; see `inject.before_script`.

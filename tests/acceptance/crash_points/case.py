@@ -25,7 +25,7 @@ from tests.acceptance.crash_points.inject import KillTarget
 from tests.acceptance.crash_points.receiver import Receiver
 from tests.acceptance.crash_points.steps import COMMIT_INTERVAL_S, least_and_most
 from tests.processes import Process
-from tests.scheduling import buried, everything
+from tests.scheduling import dead_entries, everything
 from tests.topics import read_topic
 from tests.waiting import wait_until
 
@@ -235,7 +235,7 @@ class Case:
         return self.messages * sum(least_and_most(times)[0] for what, times in outcome if what.startswith(kind))
 
     def _count_redis(self, counts: Counts) -> None:
-        for letter in buried(self.store):
+        for letter in dead_entries(self.store):
             try:
                 message, _ = codec.decode(message_id_of(letter.id), letter.stored)
             except (UnknownVersionError, WireFormatError):

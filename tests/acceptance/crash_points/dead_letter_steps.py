@@ -36,7 +36,7 @@ DEAD_LETTERS = {
         Step(
             "worker keeps a post refused to the end",
             "last refused post: answer > keep",
-            before_script("bury"),
+            before_script("keep_dead"),
             REFUSED_TO_THE_END_TWICE,
         ),
     ],
@@ -63,7 +63,7 @@ DEAD_LETTERS = {
         Step(
             "worker has kept a post refused to the end",
             "last refused post: keep > settle",
-            after_script("bury"),
+            after_script("keep_dead"),
             REFUSED_TO_THE_END_TWICE,
         ),
     ],
@@ -89,7 +89,7 @@ DEAD_LETTERS = {
             REFUSED_TO_THE_END_ONCE,
         ),
     ],
-    "worker, while it gives up a message under which workers were lost": [
+    "worker, while it gives up a message because of lost workers": [
         Step("parent asks for the lease", "lost workers: loss > ask for the lease", before(LET_GO), LOST),
         Step("parent has asked for the lease", "lost workers: ask for the lease > store", after(LET_GO), LOST),
         Step("parent gives up", "lost workers: ask for the lease > store", before_script("enqueue"), LOST),
@@ -97,12 +97,15 @@ DEAD_LETTERS = {
         Step("parent settles what it gave up", "lost workers: store > settle", before_script("settle"), LOST),
         Step("parent has settled what it gave up", "lost workers: settle > next claim", after_script("settle"), LOST),
         Step(
-            "parent keeps a dead letter", "lost workers of a dead letter: loss > keep", before_script("bury"), DEAD_LOST
+            "parent keeps a dead letter",
+            "lost workers of a dead letter: loss > keep",
+            before_script("keep_dead"),
+            DEAD_LOST,
         ),
         Step(
             "parent has kept a dead letter",
             "lost workers of a dead letter: keep > settle",
-            after_script("bury"),
+            after_script("keep_dead"),
             DEAD_LOST,
         ),
         Step(
@@ -124,10 +127,18 @@ DEAD_LETTERS = {
             LOST_IN_THE_SCHEDULE,
         ),
     ],
-    "worker, while it sets aside what it cannot read": [
-        Step("worker keeps what it cannot read", "unreadable message: claim > keep", before_script("bury"), UNREADABLE),
+    "worker, while it makes a dead letter of an unreadable message": [
         Step(
-            "worker has kept what it cannot read", "unreadable message: keep > settle", after_script("bury"), UNREADABLE
+            "worker keeps what it cannot read",
+            "unreadable message: claim > keep",
+            before_script("keep_dead"),
+            UNREADABLE,
+        ),
+        Step(
+            "worker has kept what it cannot read",
+            "unreadable message: keep > settle",
+            after_script("keep_dead"),
+            UNREADABLE,
         ),
         Step(
             "worker has settled what it cannot read",

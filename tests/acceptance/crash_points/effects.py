@@ -39,7 +39,7 @@ FILES = (
 #: The names of the methods that reach Kafka, Redis or a receiver.
 VERBS = {"poll", "commit", "commit_async", "store", "send", "request", "execute"}
 VERBS |= {"mark_as_done", "mark_as_failure", "mark_as_retry"}
-VERBS |= {"publish", "publish_messages", "bury", "produce", "enqueue", "claim", "confirm", "settle", "renew"}
+VERBS |= {"publish", "publish_messages", "keep_dead", "produce", "enqueue", "claim", "confirm", "settle", "renew"}
 VERBS |= {"publish_unique", "enqueue_unique", "report_health"}
 #: The effect is in the function that is called back.
 VERBS |= {"add_done_callback"}
@@ -64,12 +64,12 @@ EFFECTS = {
     "delivery/results.py: backend.mark_as_done": TELL_RESULT,
     "delivery/results.py: backend.mark_as_failure": TELL_RESULT,
     "delivery/results.py: backend.mark_as_retry": TELL_RESULT,
-    "delivery/reading.py: schedule.bury": RUN_SCRIPT,
+    "delivery/reading.py: schedule.keep_dead": RUN_SCRIPT,
     "delivery/reading.py: schedule.enqueue": RUN_SCRIPT,
     "delivery/task.py: self.destinations.by_kind['dead-set'].send": RUN_SCRIPT,
     "delivery/task.py: self.publisher().publish": RUN_SCRIPT,
     "delivery/sending.py: destinations[kind].send": SEND,
-    "destinations/dead_set.py: schedule.bury": RUN_SCRIPT,
+    "destinations/dead_set.py: schedule.keep_dead": RUN_SCRIPT,
     "destinations/deadline.py: self._socket.send": REQUEST,
     "destinations/http.py: pool.request": REQUEST,
     "destinations/http_health.py: outcome.outcome.add_done_callback": RUN_SCRIPT,
@@ -88,7 +88,7 @@ EFFECTS = {
 }
 
 #: Scripts on a message's path. The other scripts are for people and tools.
-SCRIPTS = {"bury", "enqueue", "claim", "confirm", "settle", "renew", "health"}
+SCRIPTS = {"keep_dead", "enqueue", "claim", "confirm", "settle", "renew", "health"}
 
 
 def calls() -> Iterator[str]:

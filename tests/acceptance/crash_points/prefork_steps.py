@@ -87,7 +87,7 @@ PREFORK = {
         Step(
             "child has kept a post refused to the end",
             "last refused post: keep > settle",
-            after_script("bury", target=CHILD),
+            after_script("keep_dead", target=CHILD),
             REFUSED_TO_THE_END_TWICE,
             "prefork",
         ),

@@ -102,7 +102,7 @@ WORKER = {
         Step("worker renews a lease", "renewal: claim > renew", before_script("renew"), POSTED_ONCE_OR_TWICE),
         Step("worker has renewed a lease", "renewal: renew > answer", after_script("renew"), POSTED_ONCE_OR_TWICE),
     ],
-    "worker, after a result backend was told, before the lease is settled": [
+    "worker, after the result was stored in a result backend, before the lease is settled": [
         Step(
             "worker has told the result backend",
             "retry with a result: tell the result backend > settle",
@@ -253,7 +253,7 @@ WORKER = {
             POSTED_ONCE,
         ),
     ],
-    "worker, while it gives back at its stop what it had not begun": [
+    "worker, while it stops and gives back the messages that it had not begun": [
         Step(
             "worker gives back",
             "worker stop: stop > release",

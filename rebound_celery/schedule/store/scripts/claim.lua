@@ -81,7 +81,7 @@ local function put_back(ids, is_loss)
       returned = returned + 1
     end
   end
-  if returned > 0 then redis.call('HINCRBY', stats, is_loss and 'ran_out' or 'unheard', returned) end
+  if returned > 0 then redis.call('HINCRBY', stats, is_loss and 'ran_out' or 'unconfirmed', returned) end
   return left
 end
 

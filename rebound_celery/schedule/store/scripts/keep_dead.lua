@@ -10,5 +10,5 @@ for i = 1, #ARGV, 3 do
   added = added + redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 2])
   redis.call('ZADD', KEYS[2], tonumber(ARGV[i + 1]) or now, ARGV[i])
 end
-if added > 0 then redis.call('HINCRBY', KEYS[3], 'buried', added) end
+if added > 0 then redis.call('HINCRBY', KEYS[3], 'kept_dead', added) end
 return added

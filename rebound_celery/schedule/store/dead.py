@@ -1,4 +1,4 @@
-"""The dead letters of a queue: keeping, removing, reading one, and letting messages take their places."""
+"""The dead letters of a queue: keeps, removes and reads them, and replaces them by messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .values import DeadEntry, Revival
 _BLOCK = 65_536
 
 
-def bury(client: Any, keys: QueueKeys, letters: Sequence[DeadEntry]) -> None:
+def keep(client: Any, keys: QueueKeys, letters: Sequence[DeadEntry]) -> None:
     """Keep dead letters. An id that is kept already gets the new letter."""
 
     def call(chunk: Sequence[DeadEntry]) -> Call:
@@ -26,13 +26,13 @@ def bury(client: Any, keys: QueueKeys, letters: Sequence[DeadEntry]) -> None:
         )
         return Call(_keys(keys), list(chain.from_iterable(parts)))
 
-    run_script(client, "bury", map(call, chunks(letters)))
+    run_script(client, "keep_dead", map(call, chunks(letters)))
 
 
 def remove(client: Any, keys: QueueKeys, ids: Sequence[str]) -> int:
     """Remove dead letters; returns how many there were."""
     calls = (Call(_keys(keys), list(map(to_id, chunk))) for chunk in chunks(ids))
-    return sum(run_script(client, "unbury", calls)[1])
+    return sum(run_script(client, "remove_dead", calls)[1])
 
 
 def expire(client: Any, keys: QueueKeys, age_ms: int, most: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 MAX_LINES = 300
 MAX_PUBLIC_NAMES = 23
 
-#: The rooms that a message passes, in that order.
+#: The parts that a message passes, in that order.
 STAGES = ("consumer", "schedule", "delivery", "destinations", "dead_letters")
 
 #: What every stage may import: values, decisions and time. None of it imports a stage.
@@ -33,7 +33,7 @@ COMMON = (
 #: The typed interfaces at which stages meet.
 PORTS = ("registry", "schedule", "schedule.port", "destinations")
 
-#: Room -> what it may import of the rest of the package: module names; `x.*` means everything inside x, and a bare `x`
+#: Part -> what it may import of the rest of the package: module names; `x.*` means everything inside x, and a bare `x`
 #: means only what the package x itself offers.
 ALLOWED: Mapping[str, tuple[str, ...]] = {
     # what everyone shares
