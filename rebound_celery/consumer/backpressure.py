@@ -11,6 +11,7 @@ from collections.abc import Collection
 
 from kafka import KafkaConsumer
 
+from ..clock import SYSTEM_CLOCK, Clock
 from .offset_tracker import OffsetTracker
 from .partition_tracker import Partition
 
@@ -25,6 +26,9 @@ _FIRST_LEAST = 8
 #: With a longer time between commits, in seconds, there is no such beginning: so many repeats are wanted then.
 _LONG_INTERVAL_S = 0.1
 
+#: After this time in seconds the beginning is over in any case. A handler may hang with the key of all first records.
+_LONGEST_BEGINNING_S = 5.0
+
 
 class Backpressure:
     """Keeps the number of records in memory at `limit` or below, and leaves room for every partition.
@@ -35,6 +39,7 @@ class Backpressure:
         limit: the largest number of records in memory.
         concurrency: the number of handler threads.
         commit_interval_s: the least time between two commits, in seconds.
+        clock: tells the time.
     """
 
     def __init__(
@@ -44,6 +49,8 @@ class Backpressure:
         limit: int,
         concurrency: int,
         commit_interval_s: float,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._consumer = consumer
         self._offset_tracker = offset_tracker
@@ -52,6 +59,8 @@ class Backpressure:
         self._first = first if first < limit and commit_interval_s <= _LONG_INTERVAL_S else None
         #: The largest number of records in memory, or done and not committed, at the beginning; None afterwards.
         self._beginning: int | None = self._first
+        self._clock = clock
+        self._begun = clock.monotonic()
         #: Whether all partitions are paused.
         self.is_full = False
         #: Whether they are paused only because records are not committed yet.
@@ -64,6 +73,7 @@ class Backpressure:
     def begin(self) -> None:
         """Begin with few records. Call this when partitions are assigned."""
         self._beginning = self._first
+        self._begun = self._clock.monotonic()
 
     def commit_answered(self) -> None:
         """Allow a quarter more records, if the consumer is still at the beginning."""
@@ -85,6 +95,8 @@ class Backpressure:
         self.is_full = closed or (total > limit // 2 if was_full else total >= limit)
         room = min(limit - total, self._consumer.config["max_poll_records"])
         self.awaits_commit = False
+        if self._beginning is not None and self._clock.monotonic() >= self._begun + _LONGEST_BEGINNING_S:
+            self._beginning = None
         if self._beginning is not None and not self.is_full:
             room = min(room, self._beginning - total - sum(load.uncommitted for load in loads.values()))
             self.is_full = self.awaits_commit = room <= 0

@@ -101,7 +101,7 @@ class Loop:
         self._positions = Positions(consumer, offset_tracker, prepare)
         self._gone_offsets = GoneOffsets(consumer)
         self._backpressure = Backpressure(
-            consumer, offset_tracker, config.max_in_flight, config.concurrency, config.commit_interval
+            consumer, offset_tracker, config.max_in_flight, config.concurrency, config.commit_interval, clock=clock
         )
         self._commits = Commits(
             consumer, offset_tracker, config.commit_interval, self._backpressure.commit_answered, clock=clock

@@ -45,8 +45,20 @@ def tracker() -> OffsetTracker:
     return tracker
 
 
-def make(tracker: OffsetTracker, concurrency: int = 4, commit_interval_s: float = 0.005) -> Backpressure:
-    return Backpressure(cast("KafkaConsumer", Kafka()), tracker, LIMIT, concurrency, commit_interval_s)
+class StoppedClock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def make(
+    tracker: OffsetTracker, concurrency: int = 4, commit_interval_s: float = 0.005, clock: StoppedClock | None = None
+) -> Backpressure:
+    kafka = cast("KafkaConsumer", Kafka())
+    clock = clock or StoppedClock()
+    return Backpressure(kafka, tracker, LIMIT, concurrency, commit_interval_s, clock=cast("Any", clock))
 
 
 def fetch(tracker: OffsetTracker, backpressure: Backpressure, start: int) -> list[Job]:
@@ -108,6 +120,18 @@ def test_a_new_assignment_begins_with_few_records_again(tracker: OffsetTracker) 
     backpressure.begin()
 
     assert len(fetch(tracker, backpressure, 0)) == 8
+
+
+def test_records_that_hang_do_not_hold_up_the_others_for_long(tracker: OffsetTracker) -> None:
+    clock = StoppedClock()
+    backpressure = make(tracker, clock=clock)
+    fetch(tracker, backpressure, 0)
+    backpressure.regulate(closed=False)
+    assert backpressure.is_full
+
+    clock.now += 5
+
+    assert len(fetch(tracker, backpressure, 8)) == 500
 
 
 def test_with_rare_commits_there_is_no_beginning(tracker: OffsetTracker) -> None:
