@@ -53,7 +53,7 @@ class Chains:
         self._hold_s = hold_s
         self._clock = clock
         #: Used under the lock.
-        self._rates = Rates(lanes)
+        self._rates = Rates(lanes, clock)
         self._events = SentEvents(app, queue, clock)
         self._lock = threading.Lock()
         self._open: OpenedSchedule | None = None

@@ -84,7 +84,7 @@ class Publisher:
         self._form = form
         self._clock = clock
         self._new = NewDeliveries(app)
-        self._rates = Rates(lanes or RatedLanes(lambda: None))
+        self._rates = Rates(lanes or RatedLanes(lambda: None), clock)
         self._events = SentEvents(app, queue, clock)
         self._unclaimed = UnclaimedWatch(clock)
         self._combiner: Combiner[_Call] = Combiner(self._run)

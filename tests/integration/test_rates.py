@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 import pytest
 from celery import Celery
+from redis import Redis
 
 from rebound_celery import Message, Rebound, RetryPolicy
+from rebound_celery.clock import SystemClock
 from rebound_celery.message.address import KafkaAddress
 from rebound_celery.registry import ChainChange
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
@@ -65,6 +67,35 @@ def test_a_changed_rate_replaces_the_earlier_one_and_a_rate_by_hand_outlives_a_r
     assert rate_with(rates={"kafka://*": 6}) == 6
     assert rate_with(rates={}) is None
     close_redis_connections()
+
+
+def test_a_rate_is_back_soon_after_redis_has_lost_its_data(redis_url: str) -> None:
+    clock = Clock()
+    app = Celery("shop", broker=redis_url, set_as_current=False)
+    rebound = Rebound(app, clock=clock, rates={"kafka://*": 5})
+
+    def rate() -> float | None:
+        rebound.schedule_retry("kafka://orders", delay=60)
+        lane = rebound.lanes.get("kafka://orders")
+        assert lane is not None
+        return lane.rate
+
+    assert rate() == 5
+    with Redis.from_url(redis_url) as redis:
+        redis.flushdb()
+    clock.later_s = 30
+    assert rate() == 5
+    rebound.close()
+    close_redis_connections()
+
+
+class Clock(SystemClock):
+    """A clock that can be put forward."""
+
+    later_s = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.later_s
 
 
 def test_a_lane_of_a_rule_is_seen_and_steered_by_its_name(redis_url: str) -> None:
