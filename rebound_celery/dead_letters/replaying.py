@@ -227,7 +227,7 @@ class Replay:
                 # Whatever of it is stored is not stored again.
                 self._ahead = [*chosen, *self._ahead]
                 raise
-        self._credit -= len(chosen)
+        self._credit -= sum(stored)
         for each, is_stored in zip(chosen, stored, strict=True):
             name = ("parked" if each.is_parked else "replayed") if is_stored else "repeated"
             self._counts[name] += 1

@@ -377,6 +377,20 @@ def test_a_letter_of_a_topic_is_replayed_once_unless_it_is_asked_for_again(
         assert len(read_topic(topic, 8)) == 8
 
 
+def test_letters_that_were_replayed_before_do_not_count_against_the_rate(
+    rebound: Rebound, topics: tuple[str, str], produce: Produce
+) -> None:
+    topic, dlq = topics
+    dead(produce, *(letter(number, topic) for number in range(20)))
+    rebound.dead_letters.replay(filter=Filter(), source=dlq)
+    began = time.monotonic()
+
+    assert rebound.dead_letters.replay(filter=Filter(), source=dlq, rate=0.5).repeated == 20
+
+    # Each would take two seconds.
+    assert time.monotonic() - began < 20
+
+
 def test_a_letter_with_the_id_of_a_message_that_waits_is_left_for_a_later_replay(
     rebound: Rebound, topics: tuple[str, str], produce: Produce, read_topic: Read
 ) -> None:
