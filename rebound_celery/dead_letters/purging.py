@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from ..errors import InvalidSettingError
 from ..schedule.port import Schedule
 from ..selection import ActionResult, Filter, Progress
+from .again import PARKED_SUFFIX
 from .editing import entries_of
 from .walking import IN_REDIS, Access, Walk
 
@@ -72,6 +74,10 @@ def _kept_as(schedule: Schedule, identity: str) -> str | None:
 
 def purge_topic(access: Access, topic: str, before: Mapping[int, int] | None, *, dry_run: bool = False) -> ActionResult:
     """Delete the records of a topic: of these partitions those before an offset, or all that are there now."""
+    suffix = access.settings.dead_letter_suffix
+    if not topic.endswith((suffix, PARKED_SUFFIX)):
+        rule = f"only topics whose names end with {suffix} or {PARKED_SUFFIX} are purged; use Kafka's tools for others"
+        raise InvalidSettingError("source", topic, rule)
     with access.topics() as topics:
         bounds = topics.bounds(topic)
     if before is None:

@@ -238,7 +238,9 @@ class Pending:
             due: Unix milliseconds, a datetime, ISO 8601, or a time from now such as `+10min`.
             ids, filter, queue, dry_run, limit, progress: see `run_now`. What is due at that time already is left out.
         """
-        due_ms = read_time_ms("due", due, self._clock.now_ms())
+        # A number in seconds, which everybody writes once, would make a whole backlog due at once.
+        text = f"{due:09}" if type(due) is int and due >= 0 else due
+        due_ms = read_time_ms("due", text, self._clock.now_ms())
         return self._act(acting.RESCHEDULE, due_ms, ids, filter, queue, limit, progress, dry_run=dry_run)
 
     def cancel(

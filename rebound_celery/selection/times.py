@@ -19,6 +19,11 @@ _LONGEST_S = 100 * 365 * 86_400
 _LAST_MS = 253_402_300_799_999
 
 _DURATION_RULE = "it is a number of seconds from 0, or a duration such as 30s, 10min, 2h, 1d or 1h30min"
+#: A number below it is no time in milliseconds that anybody means, but one in seconds.
+_LEAST_MS = 100_000_000_000
+
+_SECONDS_RULE = "it is Unix milliseconds, and this looks like seconds: put three zeros behind it"
+
 _TIME_RULE = (
     "it is a date such as 2030-01-31T18:00:00Z (without a zone it is UTC), Unix milliseconds, now, "
     "or a time from now such as +10min or -2h"
@@ -51,7 +56,8 @@ def read_time_ms(field: str, value: object, now_ms: int) -> int:
     A date without a zone is UTC.
 
     Raises:
-        InvalidSettingError: naming `field`, if it is anything else, or not between 1970 and 9999.
+        InvalidSettingError: naming `field`, if it is anything else, or not between 1970 and 9999. A text of
+            digits that would be a time before March 1973 is refused too: it is in seconds.
     """
     found: int | None = None
     if isinstance(value, datetime):
@@ -67,6 +73,8 @@ def read_time_ms(field: str, value: object, now_ms: int) -> int:
             found = max(0, found)
         elif re.fullmatch("[0-9]{9,15}", text, re.ASCII):
             found = int(text)
+            if 0 < found < _LEAST_MS:
+                raise InvalidSettingError(field, value, _SECONDS_RULE)
         else:
             try:
                 found = _ms_of(datetime.fromisoformat(text))

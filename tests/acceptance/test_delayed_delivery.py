@@ -395,4 +395,4 @@ def test_worker_whose_connections_are_dead_without_a_word_goes_on_over_new_ones_
 
     assert len(bench.wait_said(1, timeout=40)) == 1
     proxy.abandon()
-    assert worker.stop(40) == 0
+    assert worker.stop(100) == 0

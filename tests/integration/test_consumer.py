@@ -445,7 +445,7 @@ def test_what_is_held_in_a_rebalance_survives_it_with_a_hung_handler(
     first = fix.start(topic, handler, concurrency=4)
     wait_until(lambda: hung.is_set() and len(handled) > 20, timeout=30)
     second = fix.start(topic, handler, concurrency=4)
-    wait_until(lambda: second.stats().total > 20, timeout=30)
+    wait_until(lambda: second.stats().total > 20, timeout=55)
     release.set()
     wait_until(lambda: len(handled) == 600, timeout=60, message=lambda: f"{len(handled)} handled")
     second.close(30)

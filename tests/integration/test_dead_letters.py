@@ -732,3 +732,8 @@ def test_encrypted_letters_are_shown_with_the_key_and_not_without(redis_url: str
     with Redis.from_url(redis_url) as client:
         (stored,) = client.hgetall("rebound:1:{rebound}:messages").values()  # type: ignore[union-attr]
     assert b"hook" not in stored
+
+
+def test_a_topic_that_is_not_for_dead_letters_is_not_purged(alone: Rebound) -> None:
+    with pytest.raises(InvalidSettingError, match=r"source='orders' .*-dlq or -parked"):
+        alone.dead_letters.purge(filter=Filter(), source="orders", dry_run=True)

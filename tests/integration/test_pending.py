@@ -459,3 +459,11 @@ def test_in_memory_the_same_is_seen() -> None:
         assert rebound.pending.count("kafka://orders") == 2
         assert rebound.pending.cancel("m1").changed == 1
         assert rebound.pending.run_now(filter=Filter()).changed == 1
+
+
+@pytest.mark.parametrize("due", [1_795_849_000, "1795849000", 3600])
+def test_a_due_time_in_seconds_is_refused(rebound: Rebound, due: object) -> None:
+    rebound.store([(message(1), LATER_MS)])
+
+    with pytest.raises(InvalidSettingError, match="looks like seconds"):
+        rebound.pending.reschedule(due, filter=Filter())
