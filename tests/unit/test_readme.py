@@ -20,7 +20,7 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
 def test_every_snippet_runs(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[Any] = []
-    monkeypatch.setattr(Consumer, "run", lambda self: ran.append(self))
+    monkeypatch.setattr(Consumer, "run", lambda self, *, handle_signals: ran.append(self))
     app = Celery("shop", broker="memory://")
     rebound_celery.Rebound(app)
 
