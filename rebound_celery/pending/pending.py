@@ -13,7 +13,7 @@ from ..errors import InvalidSettingError
 from ..message import Message
 from ..message.encryption import NO_KEYS, KeyRing
 from ..schedule.port import Counts, Position, Schedule, Waiting
-from ..selection import NO_FILTER, ActionResult, Filter, PendingView, Progress, read_time_ms
+from ..selection import NO_FILTER, ActionResult, Filter, PendingView, Progress, read_time_ms, refuse_seconds
 from . import acting, paging
 from .access import Access
 from .paging import PendingPage
@@ -238,9 +238,10 @@ class Pending:
             due: Unix milliseconds, a datetime, ISO 8601, or a time from now such as `+10min`.
             ids, filter, queue, dry_run, limit, progress: see `run_now`. What is due at that time already is left out.
         """
-        # A number in seconds, which everybody writes once, would make a whole backlog due at once.
-        text = f"{due:09}" if type(due) is int and due >= 0 else due
-        due_ms = read_time_ms("due", text, self._clock.now_ms())
+        if type(due) is int:
+            # It would make a whole backlog due at once.
+            refuse_seconds("due", due)
+        due_ms = read_time_ms("due", due, self._clock.now_ms())
         return self._act(acting.RESCHEDULE, due_ms, ids, filter, queue, limit, progress, dry_run=dry_run)
 
     def cancel(

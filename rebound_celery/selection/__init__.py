@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .filter import FILTER_FIELDS, NO_FILTER, Filter
 from .results import ActionResult, Progress
-from .times import duration_text, read_duration_s, read_time_ms
+from .times import duration_text, read_duration_s, read_time_ms, refuse_seconds
 from .views import DEAD_LETTER, REDIS, RETRY, TASK, UNREADABLE, DeadLetterView, PendingView, bytes_to_dict
 
 __all__ = [
@@ -27,4 +27,5 @@ __all__ = [
     "duration_text",
     "read_duration_s",
     "read_time_ms",
+    "refuse_seconds",
 ]

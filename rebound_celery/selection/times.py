@@ -19,7 +19,7 @@ _LONGEST_S = 100 * 365 * 86_400
 _LAST_MS = 253_402_300_799_999
 
 _DURATION_RULE = "it is a number of seconds from 0, or a duration such as 30s, 10min, 2h, 1d or 1h30min"
-#: A number below it is no time in milliseconds that anybody means, but one in seconds.
+#: A smaller number is a time in seconds: in milliseconds it would be before March 1973.
 _LEAST_MS = 100_000_000_000
 
 _SECONDS_RULE = "it is Unix milliseconds, and this looks like seconds: put three zeros behind it"
@@ -57,7 +57,7 @@ def read_time_ms(field: str, value: object, now_ms: int) -> int:
 
     Raises:
         InvalidSettingError: naming `field`, if it is anything else, or not between 1970 and 9999. A text of
-            digits that would be a time before March 1973 is refused too: it is in seconds.
+            digits that is in seconds is refused too; see `refuse_seconds`.
     """
     found: int | None = None
     if isinstance(value, datetime):
@@ -73,8 +73,7 @@ def read_time_ms(field: str, value: object, now_ms: int) -> int:
             found = max(0, found)
         elif re.fullmatch("[0-9]{9,15}", text, re.ASCII):
             found = int(text)
-            if 0 < found < _LEAST_MS:
-                raise InvalidSettingError(field, value, _SECONDS_RULE)
+            refuse_seconds(field, found)
         else:
             try:
                 found = _ms_of(datetime.fromisoformat(text))
@@ -83,6 +82,16 @@ def read_time_ms(field: str, value: object, now_ms: int) -> int:
     if found is None or not 0 <= found <= _LAST_MS:
         raise InvalidSettingError(field, value, _TIME_RULE)
     return found
+
+
+def refuse_seconds(field: str, number: int) -> None:
+    """Refuse a number of Unix milliseconds that would be a time before March 1973: it is in seconds. 0 is allowed.
+
+    Raises:
+        InvalidSettingError: naming `field`, and the number.
+    """
+    if 0 < number < _LEAST_MS:
+        raise InvalidSettingError(field, number, _SECONDS_RULE)
 
 
 def _ms_of(moment: datetime) -> int | None:
