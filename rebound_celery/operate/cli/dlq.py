@@ -51,22 +51,18 @@ def ls(
 ) -> None:
     """List dead letters: those in Redis, and then those in each topic, the earliest first."""
     with plainly(ctx, source):
-        import shlex
+        from rebound_celery.operate.cli.letters import LETTERS
+        from rebound_celery.operate.cli.pages import print_pages
 
-        from rebound_celery.operate.cli.letters import print_letters
-        from rebound_celery.operate.cli.printing import output_may_close, plain
-
-        chosen, found, next_page = read_filter(switches), dead_letters_of(ctx), None
-        with output_may_close():
-            next_page = print_letters(
-                lambda position, count, progress: found.list(chosen, source, position, count, progress=progress),
-                after,
-                None if all_of_them else limit,
-                as_json=as_json,
-                is_filtered=chosen is not None,
-            )
-        if next_page is not None:
-            say(f"More follow: --after {plain(shlex.quote(next_page))}", err=True)
+        chosen, found = read_filter(switches), dead_letters_of(ctx)
+        print_pages(
+            LETTERS,
+            lambda position, count, progress: found.list(chosen, source, position, count, progress=progress),
+            after,
+            None if all_of_them else limit,
+            as_json=as_json,
+            is_filtered=chosen is not None,
+        )
 
 
 @dlq.command()

@@ -1,21 +1,15 @@
-"""Prints dead letters: pages as a table or as JSON lines, one with all that is known of it, and what a replay did."""
+"""How the commands show dead letters: a row of a list, one with all that is known of it, and what a replay did."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-
-import click
 
 from rebound_celery.clock import SYSTEM_CLOCK
-from rebound_celery.dead_letters import DeadLetterPage, Letter, ReplayResult
+from rebound_celery.dead_letters import Letter, ReplayResult
 from rebound_celery.operate.cli.output import say
-from rebound_celery.operate.cli.printing import Column, at, from_now, plain, print_fields, print_json, print_rows
-from rebound_celery.operate.cli.progress import Watched, progress_bar
+from rebound_celery.operate.cli.pages import Listing
+from rebound_celery.operate.cli.printing import Column, at, from_now, plain, print_fields, print_json
 from rebound_celery.selection import DeadLetterView, bytes_to_dict
-
-#: How many rows are read at once.
-_PAGE = 500
 
 _COLUMNS = (
     Column("DIED", short=True),
@@ -25,38 +19,6 @@ _COLUMNS = (
     Column("REASON"),
     Column("ERROR", least_width=110),
 )
-
-Read = Callable[[str | None, int, Watched], DeadLetterPage]
-
-
-def print_letters(read: Read, after: str | None, limit: int | None, *, as_json: bool, is_filtered: bool) -> str | None:
-    """Print pages until `limit` rows are printed, all for None; returns where to go on, None at the end.
-
-    Args:
-        read: reads a page, from where it begins, how many rows it has at most, and what is called with its progress.
-        after: where to begin.
-        limit: the largest number of rows.
-        as_json: whether JSON lines are printed.
-        is_filtered: whether a filter is given, so that pages may take long.
-    """
-    printed = 0
-    while limit is None or printed < limit:
-        count = _PAGE if limit is None else min(_PAGE, limit - printed)
-        with progress_bar("found", shown=is_filtered) as watched:
-            page = read(after, count, watched)
-        if as_json:
-            for view in page.entries:
-                print_json(view.to_dict(stack=False))
-        elif page.entries:
-            now_ms = SYSTEM_CLOCK.now_ms()
-            print_rows(_COLUMNS, [_row(view, now_ms) for view in page.entries], header=not printed)
-        printed += len(page.entries)
-        after = page.next
-        if after is None:
-            break
-    if not printed and not as_json:
-        click.echo("No dead letter fits." if is_filtered else "There are no dead letters.", err=True)
-    return after
 
 
 def _row(view: DeadLetterView, now_ms: int) -> tuple[str, ...]:
@@ -69,6 +31,16 @@ def _row(view: DeadLetterView, now_ms: int) -> tuple[str, ...]:
         view.reason or view.problem or f"by {view.written_by}",
         "" if view.failure is None else str(view.failure),
     )
+
+
+#: How `dlq ls` lists dead letters.
+LETTERS = Listing(
+    _COLUMNS,
+    _row,
+    lambda view: view.to_dict(stack=False),
+    no_match="No dead letter fits.",
+    nothing="There are no dead letters.",
+)
 
 
 def print_letter(letter: Letter, *, with_value: bool, as_json: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -54,22 +53,20 @@ def ls(
 ) -> None:
     """List waiting messages, by due time."""
     with plain_errors(ctx):
-        from rebound_celery.operate.cli.listing import print_pending
-        from rebound_celery.operate.cli.printing import output_may_close, plain
+        from rebound_celery.operate.cli.entries import PENDING
+        from rebound_celery.operate.cli.pages import print_pages
 
-        chosen, found, next_page = read_filter(switches), _pending(ctx), None
-        with output_may_close():
-            next_page = print_pending(
-                lambda position, count, progress: found.list(
-                    chosen, position, count, queue=queue, leased=leased, arguments=arguments, progress=progress
-                ),
-                after,
-                None if all_of_them else limit,
-                as_json=as_json,
-                is_filtered=chosen is not None,
-            )
-        if next_page is not None:
-            say(f"More follow: --after {plain(shlex.quote(next_page))}", err=True)
+        chosen, found = read_filter(switches), _pending(ctx)
+        print_pages(
+            PENDING,
+            lambda position, count, progress: found.list(
+                chosen, position, count, queue=queue, leased=leased, arguments=arguments, progress=progress
+            ),
+            after,
+            None if all_of_them else limit,
+            as_json=as_json,
+            is_filtered=chosen is not None,
+        )
 
 
 @pending.command()
@@ -81,7 +78,7 @@ def ls(
 def show(ctx: click.Context, id_: str, queue: str | None, with_value: bool, as_json: bool) -> None:
     """Show the details of one message."""
     with plain_errors(ctx):
-        from rebound_celery.operate.cli.listing import print_entry
+        from rebound_celery.operate.cli.entries import print_entry
         from rebound_celery.operate.cli.printing import output_may_close
 
         found = _pending(ctx)

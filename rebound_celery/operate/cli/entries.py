@@ -1,20 +1,14 @@
-"""Prints what waits: pages as a table or as JSON lines, and one entry with all that is known of it."""
+"""How the commands show what waits: a row of a list, and one entry with all that is known of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from rebound_celery.clock import SYSTEM_CLOCK
 from rebound_celery.message import Message
-from rebound_celery.operate.cli.output import say
-from rebound_celery.operate.cli.printing import Column, at, from_now, print_fields, print_json, print_rows
-from rebound_celery.operate.cli.progress import Watched, progress_bar
-from rebound_celery.pending import PendingPage
+from rebound_celery.operate.cli.pages import Listing
+from rebound_celery.operate.cli.printing import Column, at, from_now, print_fields, print_json
 from rebound_celery.selection import PendingView, bytes_to_dict
-
-#: How many rows are read at once.
-_PAGE = 500
 
 _COLUMNS = (
     Column("DUE", short=True),
@@ -23,38 +17,6 @@ _COLUMNS = (
     Column("TO"),
     Column("ERROR", least_width=100),
 )
-
-Read = Callable[[str | None, int, Watched], PendingPage]
-
-
-def print_pending(read: Read, after: str | None, limit: int | None, *, as_json: bool, is_filtered: bool) -> str | None:
-    """Print pages until `limit` rows are printed, all for None; returns where to go on, None at the end.
-
-    Args:
-        read: reads a page, from where it begins, how many rows it has at most, and what is called with its progress.
-        after: where to begin.
-        limit: the largest number of rows.
-        as_json: whether JSON lines are printed.
-        is_filtered: whether a filter is given, so that pages may take long.
-    """
-    printed = 0
-    while limit is None or printed < limit:
-        count = _PAGE if limit is None else min(_PAGE, limit - printed)
-        with progress_bar("found", shown=is_filtered) as watched:
-            page = read(after, count, watched)
-        if as_json:
-            for view in page.entries:
-                print_json(view.to_dict())
-        elif page.entries:
-            now_ms = SYSTEM_CLOCK.now_ms()
-            print_rows(_COLUMNS, [_row(view, now_ms) for view in page.entries], header=not printed)
-        printed += len(page.entries)
-        after = page.next
-        if after is None:
-            break
-    if not printed and not as_json:
-        say("No waiting message matches." if is_filtered else "Nothing waits.", err=True)
-    return after
 
 
 def _row(view: PendingView, now_ms: int) -> tuple[str, ...]:
@@ -79,6 +41,10 @@ def _error(view: PendingView) -> str:
     if view.problem is not None:
         return view.problem
     return "" if view.failure is None else str(view.failure)
+
+
+#: How `pending ls` lists what waits.
+PENDING = Listing(_COLUMNS, _row, PendingView.to_dict, no_match="No waiting message matches.", nothing="Nothing waits.")
 
 
 def print_entry(view: PendingView, message: Message | None, *, with_value: bool, as_json: bool) -> None:
