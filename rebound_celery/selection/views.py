@@ -24,7 +24,7 @@ TASK = "task"
 UNREADABLE = "unreadable"
 
 
-class View(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class CommonView(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a waiting message and a dead letter have in common.
 
     Attributes:
@@ -109,21 +109,6 @@ class View(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         found = () if self.origin is None else (self.origin.topic,)
         return (*found, self.destination.topic) if isinstance(self.destination, KafkaAddress) else found
 
-    @property
-    def time_ms(self) -> int | None:
-        """What pages are ordered by: when it is due, or when it died."""
-        raise NotImplementedError
-
-    @property
-    def since_ms(self) -> int | None:
-        """From when its age counts; None if that is not known."""
-        raise NotImplementedError
-
-    @property
-    def attempt_number(self) -> int | None:
-        """The attempt that a filter asks for: the next one of what waits, the last one of a dead letter."""
-        raise NotImplementedError
-
     def _common(self) -> dict[str, Any]:
         """The keys that both kinds of views end with."""
         origin = self.origin
@@ -155,7 +140,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         }
 
 
-class PendingView(View, frozen=True, kw_only=True, gc=False):
+class PendingView(CommonView, frozen=True, kw_only=True, gc=False):
     """A message that waits in the schedule, or that a worker holds.
 
     Attributes:
@@ -195,14 +180,17 @@ class PendingView(View, frozen=True, kw_only=True, gc=False):
 
     @property
     def time_ms(self) -> int | None:
+        """When it is due: pages are ordered by it."""
         return self.due_ms
 
     @property
     def since_ms(self) -> int | None:
+        """From when its age counts: its first failure; None if that is not known."""
         return self.first_failed_at_ms
 
     @property
     def attempt_number(self) -> int | None:
+        """The attempt that a filter asks for: the next one."""
         return self.attempt
 
     def to_dict(self) -> dict[str, Any]:
@@ -229,7 +217,7 @@ class PendingView(View, frozen=True, kw_only=True, gc=False):
         }
 
 
-class DeadLetterView(View, frozen=True, kw_only=True, gc=False):
+class DeadLetterView(CommonView, frozen=True, kw_only=True, gc=False):
     """A dead letter, in Redis or in a Kafka topic.
 
     Attributes:
@@ -251,14 +239,17 @@ class DeadLetterView(View, frozen=True, kw_only=True, gc=False):
 
     @property
     def time_ms(self) -> int | None:
+        """When it died: pages are ordered by it."""
         return self.died_ms
 
     @property
     def since_ms(self) -> int | None:
+        """From when its age counts: its death; None if that is not known."""
         return self.died_ms
 
     @property
     def attempt_number(self) -> int | None:
+        """The attempt that a filter asks for: the last one."""
         return self.attempts
 
     def to_dict(self, *, stack: bool = True) -> dict[str, Any]:
@@ -282,6 +273,10 @@ class DeadLetterView(View, frozen=True, kw_only=True, gc=False):
         if stack:
             letter["stacktrace"] = (self.failure.stacktrace or None) if self.failure is not None else None
         return letter
+
+
+#: What a filter looks at.
+View = PendingView | DeadLetterView
 
 
 def bytes_to_dict(name: str, value: bytes | None) -> dict[str, str | None]:

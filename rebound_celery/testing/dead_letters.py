@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -9,7 +10,7 @@ from ..clock import Clock
 from ..schedule.port import DeadEntry, DeadPage, Entry, Position, Revival, Waiting
 
 
-class MemoryDeadLetters:
+class MemoryDeadLetters(ABC):
     """Dead letters in memory, with the methods of `schedule.port.Schedule`.
 
     Args:
@@ -65,10 +66,12 @@ class MemoryDeadLetters:
                 self.__stats["revived"] += 1
         return answers
 
+    @abstractmethod
     def get(self, id: str) -> Waiting | None:  # noqa: A002
-        raise NotImplementedError
+        """The message with this id, of the schedule's other part."""
 
+    @abstractmethod
     def enqueue(
         self, entries: Iterable[Entry], *, keep: bool = False, piggybacked: Sequence[Sequence[object]] = ()
     ) -> int:
-        raise NotImplementedError
+        """Store messages, in the schedule's other part."""

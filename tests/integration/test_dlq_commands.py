@@ -3,41 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from celery import Celery
 from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
 from rebound_celery import Rebound
-from rebound_celery.embedded import free_port
 from rebound_celery.operate.cli.commands import rebound as command
 from rebound_celery.policy import Failure
-from tests.acceptance.apps.worker import close_redis_connections
-from tests.integration.test_dead_letters import IN_REDIS, Produce, dead, keep_dead, letter, topics
+from tests.integration.test_dead_letters import (
+    IN_REDIS,
+    Produce,
+    _apps_leave_no_connection,
+    alone,
+    dead,
+    keep_dead,
+    letter,
+    rebound,
+    topics,
+)
 
-__all__ = ["topics"]
-
-
-@pytest.fixture(autouse=True)
-def _apps_leave_no_connection() -> Iterator[None]:
-    yield
-    close_redis_connections()
-
-
-@pytest.fixture
-def alone(redis_url: str) -> Rebound:
-    app = Celery("shop", broker=redis_url, set_as_current=False)
-    return Rebound(app, kafka_brokers=f"127.0.0.1:{free_port()}")
-
-
-@pytest.fixture
-def rebound(redis_url: str, kafka_brokers: str) -> Rebound:
-    return Rebound(Celery("shop", broker=redis_url, set_as_current=False), kafka_brokers=kafka_brokers)
+__all__ = ["_apps_leave_no_connection", "alone", "rebound", "topics"]
 
 
 def run(rebound: Rebound, *arguments: str, columns: int = 120, **options: Any) -> Result:

@@ -20,7 +20,7 @@ from rebound_celery.pending import Pending, pending_of
 from rebound_celery.policy import Failure
 from rebound_celery.schedule.port import Entry, open_schedule
 from rebound_celery.selection import Filter, PendingView, Progress
-from rebound_celery.selection.views import View
+from rebound_celery.selection.views import CommonView
 from rebound_celery.testing import in_memory
 from tests.acceptance.apps.worker import close_redis_connections
 from tests.scheduling import now_ms, take
@@ -95,7 +95,7 @@ def test_the_view_has_every_field_that_the_message_has(rebound: Rebound) -> None
     stored = rebound.pending.message("m1")
     assert stored is not None
     for name, value in structs.asdict(PendingView.of_message(stored, id="m1:2", queue="", kind="", due_ms=0)).items():
-        if name in View.__struct_fields__:
+        if name in CommonView.__struct_fields__:
             assert getattr(view, name) == value, name
 
 
