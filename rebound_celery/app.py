@@ -85,7 +85,7 @@ class Rebound(FailureHandling, ConsumerDeclarations, OperatorViews):
         self._outage_mode = OutageMode(lambda: self.settings, lanes, self._publisher.open, clock)
         #: The keys that wait in order behind a record that failed; see `ordering` of ConsumerConfig.
         self.chains = Chains(app, queue, self._form, self._publisher, lanes, lambda: self.settings.lease, clock=clock)
-        self._add_views(app, lambda: self.settings, self._publisher, self.store, clock)
+        self._add_views(app, lambda: self.settings, self._publisher, lanes, self.store, clock)
         registry.install(app, self)
         install_schedule(app, self._schedule_options, in_copies=False)
         add_queue(app)

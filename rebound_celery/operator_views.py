@@ -14,14 +14,13 @@ from .dead_letters import Access, DeadLetters, DeadSet
 from .delivery.lanes import RatedLanes
 from .delivery.plainly import FAULTS
 from .delivery.publisher import Publisher
-from .delivery.revival import Replaced, revive
+from .delivery.revival import Reviver
 from .delivery.steering import Breakers, Lanes
 from .endpoints import Endpoints
 from .errors import UnreachableError
 from .message import Message
 from .message.encryption import KeyRing
 from .pending import Pending, teller_of
-from .schedule.port import Schedule
 
 
 class OperatorViews:
@@ -48,6 +47,7 @@ class OperatorViews:
         app: Celery,
         read_settings: Callable[[], Settings],
         publisher: Publisher,
+        lanes: RatedLanes,
         store: Callable[[Sequence[tuple[Message, int]]], None],
         clock: Clock,
     ) -> None:
@@ -59,11 +59,6 @@ class OperatorViews:
         def keys() -> KeyRing:
             return read_settings().encryption_keys
 
-        lanes = RatedLanes(lambda: read_settings().rates)
-
-        def replay(schedule: Schedule, replaced: Sequence[Replaced], *, again: bool) -> Sequence[bool]:
-            return revive(schedule, replaced, lanes, keys(), clock.now_ms(), again=again)
-
         @contextmanager
         def asking() -> Iterator[None]:
             try:
@@ -71,9 +66,10 @@ class OperatorViews:
             except FAULTS as error:
                 raise UnreachableError("Redis", shown_broker(app), error) from error
 
+        revive = Reviver(lanes, keys, clock).revive
         tell = teller_of(app, lambda: publisher.is_replaced)
         self.pending = Pending(app, publisher.open, queue, keys, clock, revoked=tell)
-        self.dead_letters = DeadLetters(Access(publisher.open, asking, read_settings, clock), replay)
+        self.dead_letters = DeadLetters(Access(publisher.open, asking, read_settings, clock), revive)
         self.dead_set = DeadSet(publisher.open, keys)
         self.lanes = Lanes(publisher.open, clock)
         self.breakers = Breakers(publisher.open, read_settings)

@@ -19,14 +19,15 @@ from .partition_tracker import Partition
 #: more is paused. The records behind a hung handler may be done, but the commit cannot pass the record that hangs.
 MAX_SPAN_FACTOR = 10
 
-#: The number of records at the beginning, for each handler thread and at least.
+#: The limit at the beginning, in records: for each handler thread, and at least.
 _FIRST_FOR_THREAD = 2
 _FIRST_LEAST = 8
 
-#: With a longer time between commits, in seconds, there is no such beginning: so many repeats are wanted then.
+#: With a longer time between commits, in seconds, there is no limit at the beginning: its user accepts more repeats.
 _LONG_INTERVAL_S = 0.1
 
-#: After this time in seconds the beginning is over in any case. A handler may hang with the key of all first records.
+#: The beginning ends after this time, in seconds. Otherwise a handler that hangs could block all other keys: the first
+#: records may all have its key.
 _LONGEST_BEGINNING_S = 5.0
 
 

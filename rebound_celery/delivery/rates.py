@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..clock import SYSTEM_CLOCK, Clock
+from ..clock import Clock
 from ..schedule.port import Schedule
 from .delivery import Delivery
 from .lanes import RatedLanes
@@ -24,7 +24,7 @@ class Rates:
         clock: tells the time.
     """
 
-    def __init__(self, lanes: RatedLanes, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, lanes: RatedLanes, clock: Clock) -> None:
         self._lanes = lanes
         self._clock = clock
         #: Lane -> until when its rate counts as brought, by the monotonic clock.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from ..clock import Clock
 from ..message import Message
 from ..message.encryption import KeyRing
 from ..schedule.port import Revival, Schedule
@@ -16,29 +17,34 @@ from .rates import Rates
 Replaced = tuple[Message, str, str | None, str, int]
 
 
-def revive(
-    schedule: Schedule,
-    replaced: Sequence[Replaced],
-    lanes: RatedLanes,
-    keys: KeyRing,
-    now_ms: int,
-    *,
-    again: bool = False,
-) -> list[bool]:
-    """Store messages in the places of dead letters, due now; returns which were stored.
+class Reviver:
+    """Stores messages in the places of dead letters.
 
     Args:
-        schedule: the schedule of rebound's queue.
-        replaced: the messages.
         lanes: the lanes of messages, and their rates.
-        keys: the keys that encrypt stored forms.
-        now_ms: the time, in Unix milliseconds.
-        again: whether those are stored that were stored before.
+        keys: returns the keys that encrypt stored forms.
+        clock: tells the time.
     """
-    deliveries = [Delivery(message, task_id, now_ms, PRIORITY_NORMAL) for message, task_id, *_ in replaced]
-    entries = entries_of(deliveries, None, Rates(lanes).lanes_of(deliveries, schedule), keys)
-    revivals = [
-        Revival(entry, dead_id, series, number)
-        for entry, (_, _, dead_id, series, number) in zip(entries, replaced, strict=True)
-    ]
-    return schedule.revive(revivals, again=again)
+
+    def __init__(self, lanes: RatedLanes, keys: Callable[[], KeyRing], clock: Clock) -> None:
+        # Kept from one call to the next: a replay makes a call for each batch.
+        self._rates = Rates(lanes, clock)
+        self._keys = keys
+        self._clock = clock
+
+    def revive(self, schedule: Schedule, replaced: Sequence[Replaced], *, again: bool = False) -> list[bool]:
+        """Store messages in the places of dead letters, due now; returns which were stored.
+
+        Args:
+            schedule: the schedule of rebound's queue.
+            replaced: the messages.
+            again: whether those are stored that were stored before.
+        """
+        now_ms = self._clock.now_ms()
+        deliveries = [Delivery(message, task_id, now_ms, PRIORITY_NORMAL) for message, task_id, *_ in replaced]
+        entries = entries_of(deliveries, None, self._rates.lanes_of(deliveries, schedule), self._keys())
+        revivals = [
+            Revival(entry, dead_id, series, number)
+            for entry, (_, _, dead_id, series, number) in zip(entries, replaced, strict=True)
+        ]
+        return schedule.revive(revivals, again=again)
