@@ -65,6 +65,7 @@ _TRANSPORTS = "compat/kombu_transports.py"
 _REMOTE_CONTROL = "schedule/worker/remote_control.py"
 _LOST_WORKERS = "compat/celery_request.py"
 _EVENTS = "compat/celery_events.py"
+_POOL = "compat/celery_pool.py"
 
 
 def _kafka(target: str, kind: Kind, reason: str, home: str = _KAFKA) -> Patch:
@@ -454,6 +455,24 @@ PATCHES: tuple[Patch, ...] = (
         "A task is to see its eta, which the schedule hides from Celery.",
     ),
     _celery("fixups.django:DjangoWorkerFixup.install", "used", "compat/celery_fixups.py", "As `_fixups`."),
+    _celery(
+        "concurrency.asynpool:AsynPool._active_writers",
+        "used",
+        _POOL,
+        "It tells which jobs are not wholly written to their child yet.",
+    ),
+    _celery(
+        "concurrency.asynpool:AsynPool.flush",
+        "replaced",
+        _POOL,
+        "It forgets the tasks that the children have got and have not been heard to begin, and the children run them.",
+    ),
+    _celery(
+        "concurrency.asynpool:ResultHandler._hub",
+        "used",
+        _POOL,
+        "It has the callback, or generator, through which the worker hears from a child.",
+    ),
     _celery(
         "events.dispatcher:EventDispatcher._group_buffer",
         "used",

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,7 @@ import redis
 from rebound_celery.schedule.transport import celery_form as stored
 from tests.scheduling import raw as raw_form
 from tests.servers import RedisServer
-from tests.torture.proxy import Proxy
+from tests.torture.proxy import ConnectionFault, Proxy
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -191,6 +192,33 @@ def test_warm_stop_hands_back_what_has_not_begun(bench: Bench, pool: str, late: 
     assert len(done) == 16
     assert set(done.values()) == {1}
     wait_until(lambda: not bench.left(), message=lambda: str(bench.left()))
+
+
+@pytest.mark.parametrize("what", ["stop", "lost connection"])
+def test_task_that_a_child_has_got_and_not_begun_yet_runs_once(bench: Bench, what: str):
+    """The worker does not know yet that it has begun; a busy machine's scheduler holds the child, for example."""
+    proxy = Proxy(bench.server.port, 1)
+    url = f"redis://127.0.0.1:{proxy.port}/0"
+    first = bench.worker("prefork", "-c", "1", TEST_ACKS_LATE="1", TEST_REDIS_URL=url)
+    (child,) = map(int, Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split())
+    os.kill(child, signal.SIGSTOP)
+    bench.call("work.apply_async((0, 0.1), countdown=0.5)")
+    first.wait_for_output("received")
+
+    if what == "stop":
+        first.signal(signal.SIGTERM)
+        first.wait_for_output("Warm shutdown")
+    else:
+        proxy.begin(ConnectionFault("cut", 1.0))
+        first.wait_for_output("Connection to broker lost")
+    time.sleep(1)
+    os.kill(child, signal.SIGCONT)
+    if what == "stop":
+        first.wait(30)
+        bench.worker("prefork", TEST_ACKS_LATE="1")
+
+    wait_until(lambda: not bench.left(), timeout=30, message=lambda: str(bench.left()))
+    assert bench.said() == ["begun 0", "done 0"]
 
 
 @pytest.mark.parametrize("pool", POOLS if FULL else ["prefork", "gevent"])

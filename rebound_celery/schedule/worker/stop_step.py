@@ -6,20 +6,27 @@ from typing import Any
 
 from celery import bootsteps
 
+from ...compat.celery_pool import await_begun_before_flush
 from ...stopping import forget_stop, share_with_children, tell_children
 
 
 class StopStep(bootsteps.StartStopStep):
-    """Tells the pool's processes that the worker stops.
+    """Tells the pool's processes that the worker stops, and lets the pool hear from them before it stops.
 
     The signal `worker_shutting_down` tells of SIGTERM and the like, and comes earlier. `celery control shutdown` and
     `worker.stop()` send no signal before the pool has ended.
     """
 
+    requires = ("celery.worker.components:Pool",)
+
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
         # All steps are made before the first of them, and so the pool, is started.
         share_with_children()
+
+    def start(self, worker: Any) -> None:
+        """The worker's pool has started."""
+        await_begun_before_flush(worker.pool)
 
     def close(self, _worker: Any) -> None:
         """The worker is about to stop its parts."""

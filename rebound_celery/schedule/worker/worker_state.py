@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 from weakref import ref
 
+from ...compat.celery_pool import await_begun
 from ...stopping import is_stopping
 from ..transport.installed import Load
 
@@ -35,13 +36,15 @@ def tasks_to_finish() -> set[str]:
     state = sys.modules.get("celery.worker.state")
     if state is None or state.should_terminate is not None:
         return set()
-    tasks = _ids(state.active_requests)
     pool = None if _worker is None else getattr(_worker(), "pool", None)  # of celery: it has none yet while it starts
-    if pool is not None and not pool.uses_semaphore and not is_stopping():
-        # At a lost connection only the prefork pool, the one with a semaphore, drops what it has not begun. Other pools
-        # run everything they were given: the queue of a threads pool, a greenlet that has not started yet.
-        tasks |= _ids(state.reserved_requests)
-    return tasks
+    if pool is None or is_stopping():
+        return _ids(state.active_requests)
+    if pool.uses_semaphore:
+        # At a lost connection only the prefork pool, the one with a semaphore, drops what it has not begun.
+        await_begun(pool)
+        return _ids(state.active_requests)
+    # Other pools run everything they were given: the queue of a threads pool, a greenlet that has not started yet.
+    return _ids(state.active_requests) | _ids(state.reserved_requests)
 
 
 class ThisWorker:
