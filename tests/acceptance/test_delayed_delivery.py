@@ -422,5 +422,7 @@ def test_worker_whose_connections_are_dead_without_a_word_goes_on_over_new_ones_
     schedule(bench, 1, 1.0)
 
     assert len(bench.wait_said(1, timeout=40)) == 1
+    # The task's own connection has no time-out: without its answer the task would never end.
+    worker.wait_for_output("succeeded")
     proxy.abandon()
     assert worker.stop(100) == 0
