@@ -8,11 +8,12 @@ The child runs it all the same.
 from __future__ import annotations
 
 import select
-import time
 from collections.abc import Callable
 from functools import partial
 from inspect import isgenerator
 from typing import Any
+
+from ..clock import SYSTEM_CLOCK, Clock
 
 #: Seconds that an idle child may take to begin a task that it has got.
 BEGINS_WITHIN_S = 5.0
@@ -29,13 +30,13 @@ def _flush(pool: Any, celerys_own: Callable[[], None]) -> None:
     celerys_own()
 
 
-def await_begun(pool: Any, patience_s: float = BEGINS_WITHIN_S, clock: Callable[[], float] = time.monotonic) -> None:
+def await_begun(pool: Any, patience_s: float = BEGINS_WITHIN_S, *, clock: Clock = SYSTEM_CLOCK) -> None:
     """Hear from the children that they have begun what they have got, in the thread of the worker's loop.
 
     Nothing is expected of a child that is busy, as with `-O fast`, where children get tasks in advance.
     """
-    give_up_at = clock() + patience_s
-    while (left_s := give_up_at - clock()) > 0:
+    give_up_at = clock.monotonic() + patience_s
+    while (left_s := give_up_at - clock.monotonic()) > 0:
         pipes = {job._write_to.outqR_fd for job in _sent(pool)} - {child.outqR_fd for child in _busy(pool)}
         if not pipes:
             return
