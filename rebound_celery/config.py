@@ -17,13 +17,13 @@ from .kafka_security import KafkaSecurity
 from .limits import BreakerOptions, RateRule, read_rates
 from .message.address import check_topic
 from .message.encryption import KeyRing
-from .message.http_url import read_http_url, read_proxy
 from .policy import DEFAULT_BASE_DELAY_S, DEFAULT_MAX_RETRIES, PolicyTable, RetryPolicy, policy_of
 from .policy.declared import Fault
 from .policy.table import refusal
 from .policy.toml import read_toml
 from .redaction import Redactor
 from .shown import shown_url
+from .urls.http_url import read_http_url, read_proxy
 
 PREFIX = "rebound_"
 

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from .errors import InvalidSettingError
+from .urls.patterns import STAR, check_fits, read_url_pattern
 
 #: What is done with a message that waits already; see `UniqueRule`.
 UNIQUE_WAYS = ("replace", "keep", "extend")
@@ -114,7 +115,7 @@ def _check(name: str, value: object, least: float, most: float, rule: str, *, ab
 
 
 #: A pattern of destinations: its scheme, and what follows.
-_DESTINATION = re.compile(r"(kafka|https?)://(\S+)")
+_DESTINATION = re.compile(r"(kafka|(?i:https?))://(\S+)")
 #: A URL's scheme and host, and its path.
 _URL = re.compile(r"(https?://[^/]+)(/.*)?")
 
@@ -150,16 +151,18 @@ class RateRule:
         if not _DESTINATION.fullmatch(destination) or (separator and not key):
             rule = "a rule is kafka://topic, http://host/path or https://host/path, with * for any text"
             raise InvalidSettingError(name, text, f"{rule}; and for some keys only, a space and key=pattern")
-        if destination.startswith("http") and ("?" in destination or "#" in destination):
-            path = re.split(r"[?#]", destination)[0]
-            rule = f"a rule is for a path with all of its queries: give {path!r}"
-            raise InvalidSettingError(name, text, rule)
+        if not destination.startswith("kafka://"):
+            if ("?" in destination or "#" in destination) and "@" not in destination:
+                path = re.split(r"[?#]", destination)[0]
+                rule = f"a rule is for a path with all of its queries: give {path!r}"
+                raise InvalidSettingError(name, text, rule)
+            try:
+                destination = _normal_url(destination)
+            except ValueError as error:
+                raise InvalidSettingError(name, text, str(error)) from None
         is_number = isinstance(rate, int | float) and not isinstance(rate, bool)
         if rate is not None and (not is_number or not 0 < rate <= 1e6):  # type: ignore[operator]
             raise InvalidSettingError(f"{name}[{text!r}]", rate, f"it is {_RATE_RULE}")
-        url = _URL.fullmatch(destination)
-        if url and url[2] in (None, "/"):
-            destination = f"{url[1]}/*"
         return cls(text.strip(), destination, key if separator else None, rate)  # type: ignore[arg-type]
 
     @property
@@ -171,11 +174,30 @@ class RateRule:
 
     def is_for(self, destination: str) -> bool:
         """Whether it is for a destination: `kafka://topic`, or a URL without user, query and usual port."""
-        return _fits(destination, self.destination)
+        return _fits(destination, self.destination) or _fits(destination, self._without_port)
+
+    @property
+    def _without_port(self) -> str:
+        """The pattern for the scheme's own port, which is not written, where all ports are meant."""
+        url = _URL.fullmatch(self.destination)
+        return f"{url[1].removesuffix(':*')}{url[2]}" if url else self.destination
 
     def takes(self, key: bytes | None) -> bool:
         """Whether it takes a message with this key. A key that is no UTF-8 has U+FFFD for each wrong byte."""
         return self.key is None or (key is not None and _fits(key.decode("utf-8", "replace"), self.key))
+
+
+def _normal_url(pattern: str) -> str:
+    """A pattern of URLs in the form of the URLs with which it is compared.
+
+    Raises:
+        ValueError: if it fits none, or has more than one meaning.
+    """
+    read = read_url_pattern(pattern)
+    # A host is given with all of its paths.
+    text = f"{read.text.removesuffix('/')}/*" if read.path in ("", "/") else read.text
+    check_fits(pattern, STAR, lambda endpoint: _fits(endpoint, text))
+    return text
 
 
 def _fits(text: str, pattern: str) -> bool:
@@ -191,7 +213,15 @@ def read_rates(name: str, value: object) -> tuple[RateRule, ...]:
     """
     if not isinstance(value, Mapping):
         raise InvalidSettingError(name, value, f"it is a mapping of patterns to {_RATE_RULE}")
-    return tuple(RateRule.of(name, text, rate) for text, rate in value.items())
+    rules: dict[tuple[str, str | None], RateRule] = {}
+    for text, rate in value.items():
+        rule = RateRule.of(name, text, rate)
+        first = rules.setdefault((rule.destination, rule.key), rule)
+        if first is not rule:
+            raise InvalidSettingError(
+                name, text, f"it is for the same messages as {first.text!r}: leave out one of them"
+            )
+    return tuple(rules.values())
 
 
 class UniqueRule(NamedTuple):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import assert_never
-from urllib.parse import urlsplit
 
 from ..caching import cached
 from ..limits import RateRule
 from ..message import Message
-from ..message.address import Address, DeadSetAddress, HttpAddress, KafkaAddress
+from ..message.address import Address, DeadSetAddress, HttpAddress, KafkaAddress, endpoint_lane
+from ..urls.http_url import read_http_url
 
 _KAFKA = "kafka"
 _HTTP = "http"
@@ -22,8 +22,6 @@ ENDED = "ended"
 
 #: Kinds of destinations whose deliveries take so long that they must not hold up the others.
 _SLOW = frozenset({_HTTP})
-
-_PORTS = {"http": 80, "https": 443}
 
 
 @cached
@@ -37,8 +35,7 @@ def lane_of(address: Address) -> str:
         brokers = "" if address.brokers is None else f"{address.brokers}/"
         return f"{_KAFKA}:{brokers}{address.topic}"
     if isinstance(address, HttpAddress):
-        parts = urlsplit(address.url)
-        return f"{_HTTP}:{parts.hostname}:{parts.port or _PORTS[parts.scheme]}"
+        return f"{_HTTP}:{address.parts.host}:{address.parts.port}"
     if isinstance(address, DeadSetAddress):
         return _DEAD
     # Pauses and limits of a lane hold for one destination: a new kind of address needs a lane of its own.
@@ -49,6 +46,25 @@ def is_lane(text: str) -> bool:
     """Whether a text has the form of a lane's name."""
     kind, colon, rest = text.partition(":")
     return text in (_DEAD, ENDED) or (kind in (_KAFKA, _HTTP) and bool(colon and rest) and not rest.startswith("//"))
+
+
+def normal_lane(name: str) -> str:
+    """The name of a lane as `lane_of` makes it, where people write its host or its URL in another way.
+
+    Raises:
+        ValueError: if there is no such lane.
+    """
+    kind, _, rest = name.partition(":")
+    if kind != _HTTP:
+        return name
+    place, bar, part = rest.partition("|")
+    if "://" in place:
+        return endpoint_lane(read_http_url(place).endpoint) + bar + part
+    host, colon, port = place.rpartition(":")
+    if not colon or not port:
+        raise ValueError("the lane of a host is http:host:port")
+    url = read_http_url(f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/")
+    return f"{_HTTP}:{url.host}:{url.port}{bar}{part}"
 
 
 def is_of_lane(lane: str, whole: str) -> bool:
@@ -109,8 +125,5 @@ def _text_of(address: Address) -> str:
     if isinstance(address, KafkaAddress):
         return f"kafka://{address.topic}" if address.brokers is None else f"kafka://{address.brokers}/{address.topic}"
     if isinstance(address, HttpAddress):
-        parts = urlsplit(address.url)
-        port = "" if parts.port in (None, _PORTS[parts.scheme]) else f":{parts.port}"
-        host = f"[{parts.hostname}]" if ":" in str(parts.hostname) else parts.hostname
-        return f"{parts.scheme}://{host}{port}{parts.path or '/'}"
+        return address.parts.endpoint
     return str(address)

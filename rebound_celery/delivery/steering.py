@@ -10,7 +10,7 @@ from ..config import Settings
 from ..errors import InvalidSettingError
 from ..message.address import Address, parse_address
 from ..schedule.port import Breaker, BreakerRules, Lane, Schedule
-from .lanes import is_lane, lane_of
+from .lanes import is_lane, lane_of, normal_lane
 from .outage_mode import rules_of
 
 #: What names a lane: a destination as `schedule_retry` takes it, or the lane's own name, such as `kafka:orders`.
@@ -130,7 +130,7 @@ class Breakers:
 
 
 def lane_name(destination: Destination) -> str:
-    """The name of a destination's lane. The name of a lane is returned as it is.
+    """The name of a destination's lane. The name of a lane is returned in its normal form.
 
     Raises:
         InvalidSettingError: if it is neither a destination nor the name of a lane.
@@ -138,7 +138,10 @@ def lane_name(destination: Destination) -> str:
     if not isinstance(destination, str):
         return lane_of(parse_address(destination))
     if is_lane(destination):
-        return destination
+        try:
+            return normal_lane(destination)
+        except ValueError as error:
+            raise InvalidSettingError("destination", destination, str(error)) from None
     if "://" not in destination:
         # A bare name would be a lane of its own, in which nothing ever waits.
         raise InvalidSettingError("destination", destination, _DESTINATION_RULE)

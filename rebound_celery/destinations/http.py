@@ -21,8 +21,8 @@ from ..clock import SYSTEM_CLOCK, Clock
 from ..config import Settings
 from ..message import Message
 from ..message.address import HttpAddress
-from ..message.http_url import HttpUrl
 from ..stopping import is_stopping
+from ..urls.http_url import HttpUrl
 from . import Delivered, Failed, Held, Outcome, Rejected, Unavailable, Underway
 from .addresses import RefusedAddressError
 from .deadline import limits, was_stale

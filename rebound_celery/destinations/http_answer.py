@@ -10,7 +10,7 @@ from urllib.parse import urljoin
 
 import urllib3
 
-from ..message.http_url import HttpUrl, read_http_url, shown_location
+from ..urls.http_url import HttpUrl, read_http_url, shown_location
 from . import Delivered, Failed, Outcome, Rejected
 
 #: How many bytes of an answer's body are read, for the text of an error.

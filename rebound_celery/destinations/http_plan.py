@@ -12,7 +12,7 @@ from ..config import Settings
 from ..environment import environment_proxies
 from ..http_options import HttpOptions, HttpTable
 from ..message.address import HttpAddress
-from ..message.http_url import HttpUrl
+from ..urls.http_url import HttpUrl
 from .addresses import AddressGuard
 from .http_answer import MAX_RETRY_AFTER_S, AnswerRules
 from .http_proxy import Proxies
@@ -131,7 +131,7 @@ class Plans:
         """
         url = address.parts
         endpoint = url.endpoint
-        options = self._table.of(url.origin, endpoint.removeprefix(url.origin))
+        options = self._table.of(endpoint)
         guarded = address.public_only if options.public_only is None else options.public_only
         return Plan(
             url=HttpUrl(url.scheme, url.host, url.port, _with_query(url.target, options.query), url.authorization),

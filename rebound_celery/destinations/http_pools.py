@@ -10,7 +10,7 @@ from typing import Any
 import urllib3
 
 from ..http_options import MAX_CONCURRENCY, Network
-from ..message.http_url import HttpUrl
+from ..urls.http_url import HttpUrl
 from .deadline import HTTPConnectionPool, HTTPSConnectionPool
 from .http_plan import DEFAULT_CONCURRENCY, Plan, Tls
 

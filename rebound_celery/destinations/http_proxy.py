@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from urllib3.exceptions import NewConnectionError, ProxyError
 
-from ..message.http_url import HttpUrl, read_proxy
+from ..urls.http_url import HttpUrl, normal_host, read_proxy
 
 #: What http.client says of a proxy that asks for a user and password before it makes a tunnel.
 _TUNNEL_REFUSED = "Tunnel connection failed: 407"
@@ -58,14 +58,15 @@ def _is_named(entry: str, host: str, port: int) -> bool:
             return False
         entry = found["host"]
     entry = entry.strip("[]")
+    with suppress(ValueError):
+        entry = normal_host(entry.removeprefix("*").strip("."))
     host = host.rstrip(".")
     with suppress(ValueError):
         address = ipaddress.ip_address(host)
         with suppress(ValueError):
             return address in ipaddress.ip_network(entry, strict=False)
         return False
-    name = entry.removeprefix("*").strip(".")
-    return bool(name) and (host == name or host.endswith(f".{name}"))
+    return bool(entry) and (host == entry or host.endswith(f".{entry}"))
 
 
 def is_proxys_fault(error: Exception) -> bool:

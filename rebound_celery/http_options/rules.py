@@ -9,7 +9,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from ..errors import InvalidSettingError
-from ..message.http_url import read_proxy
+from ..urls.http_url import read_proxy
 from .keys import read_keys
 
 METHODS = ("POST", "PUT", "PATCH", "DELETE")

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any
 
 from ..errors import InvalidSettingError
+from ..urls.patterns import STAR, check_fits, read_url_pattern
 from .options import HttpOptions
 
 #: The options of all destinations that have none of their own, and what an option is that a destination leaves out.
 EVERY = "*"
 
-_PATTERN = re.compile(
-    r"(?P<scheme>https?)://(?P<host>\[[0-9a-fA-F:.]+\]|[a-z0-9_.*-]+)(?P<port>:[0-9]+|:\*)?(?P<path>/.*)?"
-)
 _PATTERN_RULE = "a destination is * or http(s)://host/path, without query; * stands for any part of a host or a path"
-_PORTS = {"http": ":80", "https": ":443"}
+
+#: What `*` stands for in a host, and as a host.
+_IN_HOST = "[a-z0-9_.-]*"
+_ANY_HOST = rf"(?:{_IN_HOST}|\[[0-9a-f:.]+\])"
 
 
 class HttpTable:
@@ -36,6 +37,7 @@ class HttpTable:
         self._read = dict(read)
         self._usual = read.pop(EVERY, HttpOptions())
         self._rows = [(_regex(pattern), options.over(self._usual)) for pattern, options in read.items()]
+        _check_twins(list(read), [regex for regex, _ in self._rows])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, HttpTable) and list(self._read.items()) == list(other._read.items())
@@ -51,15 +53,13 @@ class HttpTable:
         """The options of each pattern, and of `*`."""
         return [*(options for _, options in self._rows), self._usual]
 
-    def of(self, origin: str, path: str) -> HttpOptions:
+    def of(self, endpoint: str) -> HttpOptions:
         """The options of the first pattern that matches, in the order in which they were given.
 
         Args:
-            origin: scheme, host, and the port where it is not the scheme's own.
-            path: without query, and without `.` and `..`.
+            endpoint: the URL in the form in which it is compared; see `HttpUrl.endpoint`.
         """
-        place = origin + path
-        return next((options for regex, options in self._rows if regex.fullmatch(place)), self._usual)
+        return next((options for regex, options in self._rows if regex.fullmatch(endpoint)), self._usual)
 
 
 def read_http_table(name: str, value: object) -> HttpTable:
@@ -79,7 +79,7 @@ def read_http_table(name: str, value: object) -> HttpTable:
 
 
 def _read_options(pattern: str, given: object) -> HttpOptions:
-    place = f"[{('***' if '@' in pattern else pattern)!r}]"
+    place = f"[{_shown(pattern)!r}]"
     if isinstance(given, HttpOptions):
         return given
     if not isinstance(given, Mapping):
@@ -97,22 +97,38 @@ def _read_options(pattern: str, given: object) -> HttpOptions:
 
 
 def _regex(pattern: str) -> re.Pattern[str]:
-    """What matches origin and path. A `*` in the host stays within the host, so that a secret stays there too."""
-    found = _PATTERN.fullmatch(pattern)
-    if found is None or "?" in pattern or "#" in pattern:
-        shown = "***" if "@" in pattern else pattern
-        raise InvalidSettingError(f"[{shown!r}]", shown, _PATTERN_RULE)
-    port = found["port"] or ""
-    if port == _PORTS[found["scheme"]]:
-        port = ""
-    path = found["path"] or "/*"
-    return re.compile(
-        re.escape(f"{found['scheme']}://")
-        + _glob(found["host"], r"[a-z0-9_.-]*")
-        + ("(?::[0-9]+)?" if port == ":*" else re.escape(port))
-        + _glob(path, ".*"),
-        re.DOTALL,
-    )
+    """What matches endpoints. A `*` in the host stays within the host, so that a secret stays there too."""
+    try:
+        read = read_url_pattern(pattern, stays_in_host=True)
+        regex = re.compile(
+            re.escape(f"{read.scheme}://")
+            + (_ANY_HOST if read.host == "*" else _glob(read.host, _IN_HOST))
+            + ("(?::[0-9]+)?" if read.port == ":*" else re.escape(read.port))
+            + _glob(read.path or "/*", ".*"),
+            re.DOTALL,
+        )
+        check_fits(pattern, STAR, regex.fullmatch)
+    except ValueError as error:
+        raise _refusal(pattern, f"{error}; {_PATTERN_RULE}") from None
+    return regex
+
+
+def _check_twins(patterns: Sequence[str], regexes: Sequence[re.Pattern[str]]) -> None:
+    """Refuse the second of two patterns for the same URLs, which would never count."""
+    first: dict[str, str] = {}
+    for pattern, regex in zip(patterns, regexes, strict=True):
+        if regex.pattern in first:
+            raise _refusal(pattern, f"it stands for the same URLs as {first[regex.pattern]!r}: leave out one of them")
+        first[regex.pattern] = pattern
+
+
+def _refusal(pattern: str, allowed: str) -> InvalidSettingError:
+    shown = _shown(pattern)
+    return InvalidSettingError(f"[{shown!r}]", shown, allowed)
+
+
+def _shown(pattern: str) -> str:
+    return "***" if "@" in pattern else pattern
 
 
 def _glob(text: str, any_part: str) -> str:

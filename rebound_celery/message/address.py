@@ -12,7 +12,7 @@ from ..caching import cached
 from ..errors import InvalidSettingError
 from ..policy.checks import check_topic
 from ..shown import shown_url
-from .http_url import HttpUrl, read_http_url
+from ..urls.http_url import HttpUrl, read_http_url
 
 _URL_RULE = "use kafka://topic, kafka://host:port/topic, http://host/path or https://host/path"
 
@@ -140,14 +140,12 @@ Address = KafkaAddress | HttpAddress | DeadSetAddress
 def policy_names(address: Address) -> tuple[str | None, str]:
     """Return the topic of an address, and its name in the policies by destination: `kafka://topic`, or the URL.
 
-    The name has no brokers, no user and no query.
+    The name has no brokers, no user and no query. A URL has the form in which URLs are compared.
     """
     if isinstance(address, KafkaAddress):
         return address.topic, f"kafka://{address.topic}"
     if isinstance(address, HttpAddress):
-        name = str(address)
-        # The URL of a host alone fits `https://host/*` too.
-        return None, name if urlsplit(name).path else f"{name}/"
+        return None, address.parts.endpoint
     return None, str(address)
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 from ..caching import cached
 from ..errors import InvalidSettingError
+from ..shown import shown_url
 from .checks import is_list
 from .policy import EXPONENTIAL, LIST, OPTIONS, RetryPolicy
 from .rules import ErrorRule, with_true_names
@@ -40,6 +41,11 @@ class Fault(Exception):  # noqa: N818 - it becomes an InvalidSettingError, which
         self.path = path
         self.value = value
         self.allowed = allowed
+
+    @property
+    def shown_path(self) -> Path:
+        """The path as an error may show it: a pattern of URLs without user and password."""
+        return tuple(shown_url(part) if "@" in str(part) else part for part in self.path)  # type: ignore[misc]
 
 
 @cached

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from ..errors import InvalidSettingError
 from .declared import Fault, Path, read_mapping, read_policy, with_imported_names
-from .patterns import destination_fault, topic_fault
+from .patterns import Pattern, destination_pattern, topic_pattern
 from .policy import RetryPolicy
 
 DEFAULT: Final = "default"
@@ -31,6 +31,9 @@ class PolicyTable:
         default: the policy for everything else.
         topics: pairs of a pattern of topic names and a policy.
         destinations: pairs of a pattern of destinations and a policy: `kafka://orders`, `https://api.example.com/*`.
+
+    Raises:
+        ValueError: if no topic or no destination fits a pattern.
     """
 
     def __init__(
@@ -44,6 +47,10 @@ class PolicyTable:
         self.destinations = tuple(destinations)
         #: Whether there is one policy for everything.
         self.is_single = not (self.topics or self.destinations)
+        self._patterns = {
+            TOPICS: _with_patterns(self.topics, topic_pattern),
+            DESTINATIONS: _with_patterns(self.destinations, destination_pattern),
+        }
         self._found: dict[tuple[str | None, str | None], RetryPolicy] = {}
 
     def __eq__(self, other: object) -> bool:
@@ -80,11 +87,8 @@ class PolicyTable:
 
     def match(self, topic: str | None = None, destination: str | None = None) -> tuple[str, RetryPolicy]:
         """Return the entry that `find` takes: its name, such as `topics."orders*"`, and its policy."""
-        for section, entries, name in (
-            (DESTINATIONS, self.destinations, destination),
-            (TOPICS, self.topics, topic),
-        ):
-            if name is not None and (found := _first(entries, name)) is not None:
+        for section, name in ((DESTINATIONS, destination), (TOPICS, topic)):
+            if name is not None and (found := _first(self._patterns[section], name)) is not None:
                 return f'{section}."{found[0]}"', found[1]
         return DEFAULT, self.default
 
@@ -141,29 +145,42 @@ class PolicyTable:
 def _read_section(given: object, default: RetryPolicy, base: RetryPolicy, path: Path) -> list[tuple[str, RetryPolicy]]:
     if not isinstance(given, Mapping):
         raise Fault(path, given, "it is a mapping of patterns to policies")
-    fault_of = topic_fault if path == (TOPICS,) else destination_fault
+    read = topic_pattern if path == (TOPICS,) else destination_pattern
     entries = []
+    first: dict[re.Pattern[str], str] = {}
     for pattern, policy in given.items():
         if not isinstance(pattern, str) or not pattern:
             raise Fault((*path, str(pattern)), policy, "a pattern is a text that is not empty")
-        if (why := fault_of(pattern)) is not None:
-            raise Fault((*path, pattern), policy, why)
+        try:
+            twin = first.setdefault(read(pattern).regex, pattern)
+        except ValueError as error:
+            raise Fault((*path, pattern), policy, str(error)) from None
+        if twin != pattern:
+            raise Fault((*path, pattern), policy, f"it is for the same names as {twin!r}: leave out one of them")
         entries.append((pattern, read_policy(policy, default, (*path, pattern), root=base)))
     return entries
 
 
-def _first(entries: Iterable[tuple[str, RetryPolicy]], name: str) -> tuple[str, RetryPolicy] | None:
+#: An entry of a table, and its pattern as it is compared with names.
+_Entry = tuple[Pattern, tuple[str, RetryPolicy]]
+
+
+def _with_patterns(entries: Iterable[tuple[str, RetryPolicy]], read: Callable[[str], Pattern]) -> tuple[_Entry, ...]:
+    return tuple((read(entry[0]), entry) for entry in entries)
+
+
+def _first(entries: Iterable[_Entry], name: str) -> tuple[str, RetryPolicy] | None:
     """Return the entry for a name: the one with exactly this name, or the first pattern that fits."""
     found = None
-    for entry in entries:
-        if entry[0] == name:
+    for pattern, entry in entries:
+        if pattern.name == name:
             return entry
-        if found is None and fnmatchcase(name, entry[0]):
+        if found is None and pattern.regex.match(name):
             found = entry
     return found
 
 
 def refusal(setting: str, fault: Fault) -> InvalidSettingError:
     """Return the error for a fault in the mapping that is the value of `setting`."""
-    place = "".join(f"[{part!r}]" for part in fault.path)
+    place = "".join(f"[{part!r}]" for part in fault.shown_path)
     return InvalidSettingError(f"{setting}{place}", fault.value, fault.allowed)

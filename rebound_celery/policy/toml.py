@@ -44,7 +44,7 @@ def read_toml(setting: str, file: str, base: RetryPolicy) -> PolicyTable:
     except Fault as fault:
         line = line_of(text, _exactly(given, fault))
         place = f"{file}, line {line}: " if line else f"{file}: "
-        name = ".".join(str(part) for part in fault.path)
+        name = ".".join(str(part) for part in fault.shown_path)
         raise InvalidSettingError(f"{place}{name}", fault.value, fault.allowed) from None
 
 

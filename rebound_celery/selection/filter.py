@@ -9,16 +9,13 @@ from typing import Any
 
 from ..errors import InvalidSettingError
 from ..policy.patterns import destination_fault, topic_fault
-from .matching import MAKERS, Test, aged, between, having
+from .matching import DEAD_SET, MAKERS, Test, aged, between, having
 from .reading import READERS, key_text
 from .times import read_duration_s, read_time_ms
 from .views import View
 
 #: The longest text of a field, in characters.
 _LONGEST = 1_000
-
-#: The destination of dead letters that Redis keeps, which is no URL.
-_DEAD_SET = "dead-set"
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ class Filter:
             raise InvalidSettingError("key", self.key, "it is bytes")
         if self.topic is not None and (fault := topic_fault(self.topic)):
             raise InvalidSettingError("topic", self.topic, fault)
-        if self.destination not in (None, _DEAD_SET) and (fault := destination_fault(str(self.destination))):
+        if self.destination not in (None, DEAD_SET) and (fault := destination_fault(str(self.destination))):
             raise InvalidSettingError("destination", self.destination, fault)
 
     def _check_order(self, start: str, end: str, how: str) -> None:

@@ -8,7 +8,11 @@ from fnmatch import translate
 from functools import partial
 from typing import Any
 
+from ..policy.patterns import destination_pattern
 from .views import View
+
+#: The destination of dead letters that Redis keeps, which is no URL.
+DEAD_SET = "dead-set"
 
 Test = Callable[[View, int], bool]
 
@@ -23,6 +27,17 @@ def fitting(name: str, pattern: str) -> Test:
     def test(view: View, _: int) -> bool:
         value = getattr(view, name)
         return value is not None and bool(fits(value))
+
+    return test
+
+
+def going_to(pattern: str) -> Test:
+    # The dead set is no URL.
+    fits = destination_pattern(pattern).regex.match if pattern != DEAD_SET else DEAD_SET.__eq__
+
+    def test(view: View, _: int) -> bool:
+        text = view.destination_text
+        return text is not None and bool(fits(text))
 
     return test
 
@@ -93,7 +108,7 @@ MAKERS: Mapping[str, Callable[[Any], Test]] = {
     "topic": _from_or_to,
     "reason": partial(fitting, "reason"),
     "task": partial(fitting, "task"),
-    "destination": partial(fitting, "destination_text"),
+    "destination": going_to,
     "exception": raising,
     "text": saying,
 }

@@ -28,6 +28,8 @@ COMMON = (
     "selection",
     "shown",
     "stopping",
+    "urls",
+    "urls.*",
 )
 
 #: The typed interfaces at which stages meet.
@@ -52,10 +54,11 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "redaction": ("errors", "message", "policy", "policy.*"),
     "scheduled": ("errors",),
     "selection": ("errors", "message", "message.*", "policy", "policy.*"),
-    "policy": ("caching", "errors", "shown"),
-    "message": ("caching", "errors", "policy", "policy.*", "shown"),
-    "limits": ("errors",),
-    "http_options": ("errors", "message.http_url"),
+    "urls": ("caching",),
+    "policy": ("caching", "errors", "shown", "urls.patterns"),
+    "message": ("caching", "errors", "policy", "policy.*", "shown", "urls.*"),
+    "limits": ("errors", "urls.patterns"),
+    "http_options": ("errors", "urls.*"),
     "config": (
         "errors",
         "http_options",
@@ -68,6 +71,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "policy.*",
         "redaction",
         "shown",
+        "urls.*",
     ),
     "environment": ("config", "kafka_security"),
     "registry": ("config", "errors", "message", "message.*", "other_consumers", "policy", "requests", "scheduled"),

@@ -29,7 +29,7 @@ def test_the_snippets_of_the_page_run(redis_url: str, capsys: Any) -> None:
     assert [key.until_ms is None for key in eval(rotation, {"HttpOptions": HttpOptions}).keys] == [True, False]
 
     assert plan.signer is not None
-    signed = Signer(names["rebound"].settings.http_destinations.of("https://hooks.example.com", "/a").keys)
+    signed = Signer(names["rebound"].settings.http_destinations.of("https://hooks.example.com/a").keys)
     names = {"body": b"{}", "headers": signed.headers("m", b"{}", SYSTEM_CLOCK.now_ms())}
     exec(receiver, names)
     assert names["payload"] == {}

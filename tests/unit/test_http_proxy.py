@@ -53,6 +53,10 @@ def test_the_setting_wins_over_the_environment() -> None:
         ("[::1]", "http://::1:80"),
         ("[::1]:80", "http://::1:80"),
         ("fd00::/8", "http://fd12::1:80"),
+        ("0:0:0:0:0:0:0:1", "http://::1:80"),
+        ("bücher.example", "http://a.xn--bcher-kva.example:80"),
+        (".BÜCHER.example:080", "http://xn--bcher-kva.example:80"),
+        ("127.1", "http://127.0.0.1:80"),
     ],
 )
 def test_no_proxy_spares(entries: str, url: str) -> None:

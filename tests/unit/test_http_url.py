@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rebound_celery.errors import InvalidSettingError
 from rebound_celery.message.address import parse_address
-from rebound_celery.message.http_url import read_http_url
+from rebound_celery.urls.http_url import read_http_url
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 import re
+import socket
 from typing import NamedTuple
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
@@ -23,14 +24,19 @@ _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 #: A `%` that does not begin an escape, and so stands for itself.
 _BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
-#: Servers differ in whether they decode it before they resolve `..`.
-_ENCODED_DOT = re.compile("%2e", re.IGNORECASE)
+_ESCAPE = re.compile("%([0-9A-Fa-f]{2})")
+#: What means the same with and without percent-encoding (RFC 3986, 6.2.2.2). Servers differ in whether they decode a
+#: dot before they resolve `..`.
+_UNRESERVED = re.compile("[A-Za-z0-9._~-]")
 
 #: Host and port.
 _PLACE = re.compile(r"(?:\[(?P<address>[^][]*)\]|(?P<name>[^][:]*))(?::(?P<port>[0-9]*))?", re.ASCII)
 _HOST = re.compile(r"(?=.{1,254}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
+#: What the system's resolver may take for an IPv4 address: `127.1`, `0x7f.0.0.1`, `2130706433`.
+_IPV4 = re.compile(r"(?:0x[0-9a-f]+|[0-9]+)(?:\.(?:0x[0-9a-f]+|[0-9]+)){0,3}")
 
-_PORTS = {"http": 80, "https": 443}
+#: Scheme -> its own port.
+PORTS = {"http": 80, "https": 443}
 
 
 class HttpUrl(NamedTuple):
@@ -58,21 +64,12 @@ class HttpUrl(NamedTuple):
     def origin(self) -> str:
         """Scheme, host and port; the port only where it is not the scheme's own."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}" + ("" if self.port == _PORTS[self.scheme] else f":{self.port}")
+        return f"{self.scheme}://{host}" + ("" if self.port == PORTS[self.scheme] else f":{self.port}")
 
     @property
     def endpoint(self) -> str:
-        """Origin and path, without `.` and `..` also where these are percent-encoded: by this a receiver is known."""
-        parts: list[str] = []
-        path = _ENCODED_DOT.sub(".", self.target.partition("?")[0])
-        for part in path.split("/")[1:]:
-            if part == "..":
-                del parts[-1:]
-            elif part != ".":
-                parts.append(part)
-        if path.endswith(("/.", "/..")):
-            parts.append("")
-        return f"{self.origin}/{'/'.join(parts)}"
+        """Origin and path in the form in which URLs are compared: by this a receiver is known. See `normal_path`."""
+        return self.origin + normal_path(self.target.partition("?")[0])
 
     @property
     def request_url(self) -> str:
@@ -84,24 +81,22 @@ class HttpUrl(NamedTuple):
 def read_http_url(url: object) -> HttpUrl:
     """Take a URL apart.
 
-    A host with letters beyond ASCII is written as IDNA (UTS 46) has it, and such letters in path and query are
-    percent-encoded as UTF-8. A `%` that begins no escape is taken for itself.
+    A host with letters beyond ASCII is written as IDNA (UTS 46) has it, and an IPv4 address with four decimal numbers.
+    Letters beyond ASCII in path and query are percent-encoded as UTF-8. A `%` that begins no escape is taken for
+    itself.
 
     Raises:
         ValueError: saying what is wrong, without user, password, path and query.
     """
     if not isinstance(url, str):
         raise ValueError(_RULE)  # noqa: TRY004 - one error for whatever cannot be used
-    if found := _FORBIDDEN.search(url):
-        raise ValueError(f"a URL has no {found[0]!a}: write it percent-encoded")
-    if "#" in url:
-        raise ValueError("leave out the fragment ('#...'), which HTTP does not send; a '#' itself is written %23")
+    check_characters(url)
     try:
         parts = urlsplit(url)
     except ValueError:
         # Its own text can hold the password.
         raise ValueError(_UNREADABLE) from None
-    if parts.scheme not in _PORTS:
+    if parts.scheme not in PORTS:
         raise ValueError(_RULE)
     userinfo, _, place = parts.netloc.rpartition("@")
     found = _PLACE.fullmatch(place)
@@ -109,9 +104,9 @@ def read_http_url(url: object) -> HttpUrl:
         raise ValueError(_UNREADABLE)
     read = HttpUrl(
         parts.scheme,
-        _name(found["name"]) if found["address"] is None else _address(found["address"]),
-        _port(found["port"]) if found["port"] else _PORTS[parts.scheme],
-        _encoded(parts.path or "/", "/") + ("?" + _encoded(parts.query, "/?") if "?" in url else ""),
+        normal_host(found["name"]) if found["address"] is None else normal_address(found["address"]),
+        read_port(found["port"]) if found["port"] else PORTS[parts.scheme],
+        encoded(parts.path or "/", "/") + ("?" + encoded(parts.query, "/?") if "?" in url else ""),
         _authorization(userinfo) if userinfo else None,
     )
     if len(read.request_url) > MAX_BYTES:
@@ -135,14 +130,36 @@ def read_proxy(text: str) -> HttpUrl:
     return proxy
 
 
-def _port(digits: str) -> int:
+def check_characters(text: str) -> None:
+    """Check that a URL, or a pattern of URLs, has no fragment and no character that stands in no URL.
+
+    Raises:
+        ValueError: saying what is wrong.
+    """
+    if found := _FORBIDDEN.search(text):
+        raise ValueError(f"a URL has no {found[0]!a}: write it percent-encoded")
+    if "#" in text:
+        raise ValueError("leave out the fragment ('#...'), which HTTP does not send; a '#' itself is written %23")
+
+
+def read_port(digits: str) -> int:
+    """Read the port of a URL.
+
+    Raises:
+        ValueError: if it is none.
+    """
     digits = digits.lstrip("0")
     if len(digits) > 5 or not 0 < int(digits or 0) < 65536:
         raise ValueError("the port is a number from 1 to 65535")
     return int(digits)
 
 
-def _address(text: str) -> str:
+def normal_address(text: str) -> str:
+    """The normal form of an IPv6 address, without brackets.
+
+    Raises:
+        ValueError: if it is none, or has a zone.
+    """
     address, zone, _ = text.partition("%")
     if zone:
         raise ValueError("leave out the zone of the IPv6 address ('%...'), for only one machine knows it")
@@ -152,7 +169,35 @@ def _address(text: str) -> str:
         raise ValueError(_UNREADABLE) from None
 
 
-def _name(name: str) -> str:
+def normal_host(name: str) -> str:
+    """The normal form of a host that is no IPv6 address: in lower case, as IDNA, or four decimal numbers.
+
+    Raises:
+        ValueError: if it is no host.
+    """
+    name = normal_name(name)
+    return _ipv4(name) or name
+
+
+def is_short_ipv4(name: str) -> bool:
+    """Whether a name is an IPv4 address that is not written as four decimal numbers."""
+    return _ipv4(name) not in (None, name)
+
+
+def _ipv4(name: str) -> str | None:
+    """The IPv4 address for which the resolver takes a name, so that one machine has one name here; None for none."""
+    try:
+        return socket.inet_ntoa(socket.inet_aton(name)) if _IPV4.fullmatch(name) else None
+    except OSError:
+        return None
+
+
+def normal_name(name: str) -> str:
+    """The normal form of the name of a host, or of a part of it between two dots.
+
+    Raises:
+        ValueError: if it is no name.
+    """
     if not name.isascii():
         # It loads large tables, and few hosts need them.
         import idna
@@ -164,9 +209,36 @@ def _name(name: str) -> str:
     return name
 
 
-def _encoded(text: str, more: str) -> str:
-    """Path or query with what RFC 3986 does not allow there percent-encoded; escapes stay as they are."""
+def encoded(text: str, more: str) -> str:
+    """Path or query with what RFC 3986 does not allow there percent-encoded; escapes stay as they are.
+
+    Args:
+        text: the path or the query.
+        more: which further characters are allowed there.
+    """
     return quote(_BARE_PERCENT.sub("%25", text), safe=more + "%:@!$&'()*+,;=")
+
+
+def normal_path(path: str) -> str:
+    """An encoded path as it is compared.
+
+    It has no `.` and `..`, also not percent-encoded. Escapes have capitals, and what needs no escape has none.
+    """
+    parts: list[str] = []
+    path = _ESCAPE.sub(_needed_escape, path)
+    for part in path.split("/")[1:]:
+        if part == "..":
+            del parts[-1:]
+        elif part != ".":
+            parts.append(part)
+    if path.endswith(("/.", "/..")):
+        parts.append("")
+    return f"/{'/'.join(parts)}"
+
+
+def _needed_escape(found: re.Match[str]) -> str:
+    character = chr(int(found[1], 16))
+    return character if _UNRESERVED.fullmatch(character) else found[0].upper()
 
 
 def _authorization(userinfo: str) -> str:
