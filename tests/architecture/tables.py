@@ -94,7 +94,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "policy.*",
         "shown",
     ),
-    "compat": ("errors",),
+    "compat": ("clock", "errors"),
     # the stages
     "consumer": (*COMMON, "kafka_common", "registry", "compat", "compat.celery_*", "compat.kafka_*"),
     # It is usable alone: it knows nothing of Kafka, messages or policies. `schedule` is also checked layer by layer.
