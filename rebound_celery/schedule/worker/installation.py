@@ -11,10 +11,11 @@ from weakref import ref
 from celery import Celery, signals
 
 from ...broker import check_known_broker, has_schedule
+from ...broker_url import check_broker_url
 from ...compat.celery_connections import add_transport_option
 from ...compat.kombu_reconnects import look_often
 from ...compat.kombu_transports import replace_transports
-from ...errors import UnsupportedBrokerError
+from ...errors import InvalidSettingError, UnsupportedBrokerError
 from ...stopping import forget_stop, tell_children
 from ..options import ScheduleOptions
 from ..transport import eta, installed
@@ -70,7 +71,7 @@ def _install(app: Celery, read_options: Callable[[], ScheduleOptions], *, is_cop
     token = f"{app.main}-{id(app):x}"
     installation = Installation(token, read_options, partial(_tell_dead, ref(app)), app_name=app.main, is_copy=is_copy)
     setattr(app, installed.ATTRIBUTE, installation)
-    add_transport_option(app, installed.OPTION, token, _look_often)
+    add_transport_option(app, installed.OPTION, token, check_broker_url, _look_often)
     signals.task_received.connect(eta.give_back, dispatch_uid="rebound-eta")
     control_cls = app.control_cls
     if not isinstance(control_cls, partial) or control_cls.func is not make_control:
@@ -78,6 +79,7 @@ def _install(app: Celery, read_options: Callable[[], ScheduleOptions], *, is_cop
         app.control_cls = partial(make_control, control_cls)
         vars(app).pop("control", None)  # made already, from the class before
     installed.set_worker(worker_state.ThisWorker())
+    signals.celeryd_init.connect(_check_broker, dispatch_uid="rebound-broker")
     signals.worker_init.connect(_prepare_worker, dispatch_uid="rebound-worker")
     signals.worker_shutting_down.connect(tell_children, dispatch_uid="rebound-tell-stop")
     signals.worker_shutdown.connect(forget_stop, dispatch_uid="rebound-forget-stop")
@@ -143,6 +145,18 @@ def _tell_dead(app: ref[Celery], message: dict[str, Any], losses: int) -> None:
 def _look_often(connection: Any) -> None:
     if connection.transport_cls in _TRANSPORTS:
         look_often(connection)
+
+
+def _check_broker(instance: Any = None, **_: Any) -> None:
+    app = instance.app
+    if not installed.is_installed(app):
+        return
+    try:
+        for url in (app.conf.broker_read_url, app.conf.broker_write_url):
+            check_broker_url(url)
+    except InvalidSettingError as error:
+        # Celery would log it, and go on to an error that shows a part of the password.
+        raise SystemExit(f"Error: {error}") from None
 
 
 def _prepare_worker(sender: Any = None, **_: Any) -> None:
