@@ -15,6 +15,7 @@ from .looking import PLACE, Looking, Tell
 from .purging import purge_redis, purge_topic
 from .replay_values import ReplayResult, Store
 from .replaying import Replay
+from .unclaimed import UnclaimedWarning
 from .walking import Access, Cursor, Walk, read_source
 
 
@@ -67,7 +68,7 @@ class DeadLetters(Looking):
             dry_run: store nothing, and count.
             again: also replay letters of topics that were replayed before.
             max_replays: a letter that was replayed so often goes to `{topic}-parked`.
-            progress: called after each step.
+            progress: called after each step. Without it, a warning is logged if no worker claims what letters wait for.
 
         Raises:
             InvalidSettingError: if there are neither ids nor a filter, or both, or an option is wrong.
@@ -84,7 +85,7 @@ class DeadLetters(Looking):
             max_replays=max_replays,
         )
         with closing(replay):
-            return replay.run(progress)
+            return replay.run(progress or UnclaimedWarning(lambda: self._access.settings.queue))
 
     def begin_replay(
         self,

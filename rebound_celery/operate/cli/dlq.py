@@ -120,24 +120,12 @@ def replay(
     goes to the topic {topic}-parked.
     """
     with plainly(ctx):
-        from contextlib import closing
-
         from rebound_celery.operate.cli.letters import print_replay
-        from rebound_celery.operate.cli.progress import progress_bar
-        from rebound_celery.operate.cli.signals import StoppedBySignal
-        from rebound_celery.selection import Progress
+        from rebound_celery.operate.cli.replaying import run_replay
 
         chosen = chosen_filter(ids, switches, source, all_of_them=all_of_them)
         replaying = dead_letters_of(ctx).begin_replay(*ids, filter=chosen, source=source, **options)
-        with closing(replaying), progress_bar("replayed", shown=chosen is not None) as watched:
-            try:
-                result = replaying.run(
-                    lambda so_far: watched(Progress(so_far.read, so_far.total, so_far.matched, so_far.replayed))
-                )
-            except StoppedBySignal:
-                count = 0 if watched.last is None else watched.last.changed
-                say(f"Stopped. Until then: {count:,} replayed. The same command goes on.", err=True)
-                raise
+        result = run_replay(ctx, replaying, shown=chosen is not None or len(ids) > 1)
         print_replay(result, as_json=as_json)
         for identity in result.unknown:
             say(f"Error: {nothing(identity)}", err=True)

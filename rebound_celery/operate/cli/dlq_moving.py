@@ -63,7 +63,7 @@ def purge(
             chosen = chosen_filter(ids, switches, source, all_of_them=all_of_them)
 
         def act(text: str, *, dry_run: bool) -> ActionResult:
-            with progress_bar(text, shown=chosen is not None) as watched:
+            with progress_bar(text, shown=chosen is not None, acts=not dry_run) as watched:
                 return found.purge(
                     *ids, filter=chosen, source=source, up_to=up_to, limit=limit, dry_run=dry_run, progress=watched
                 )

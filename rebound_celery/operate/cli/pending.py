@@ -160,7 +160,7 @@ def _act(
         given = {"ids": ids, "filter": chosen, "queue": queue, "limit": limit}
 
         def act(text: str, *, dry_run: bool) -> ActionResult:
-            with progress_bar(text, shown=chosen is not None) as watched:
+            with progress_bar(text, shown=chosen is not None, acts=not dry_run) as watched:
                 try:
                     return call(found, **given, dry_run=dry_run, progress=watched)
                 except StoppedBySignal:
