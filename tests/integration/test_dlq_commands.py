@@ -141,6 +141,23 @@ def test_letters_of_a_topic_are_listed_and_replayed(
     ]
 
 
+def test_a_letter_is_found_by_its_place_as_logs_have_it(
+    rebound: Rebound, topics: tuple[str, str], produce: Produce
+) -> None:
+    topic, dlq = topics
+    dead(produce, letter(1, topic), partition=2)
+    produce(topic, [(None, b"alive", [])], 0)
+
+    for place in (f"{dlq}:2:0", f"{dlq}[2]@0", f"kafka:{dlq}[2]@0", f"kafka://{dlq}[2]@0", f"{dlq}/2/0"):
+        shown = run(rebound, "show", place, "--json")
+        assert json.loads(shown.stdout)["id"] == f"{dlq}:2:0"
+        assert shown.stderr == ""
+    failed = run(rebound, "show", f"{topic}[0]@0")
+    assert f"{topic}:0:0 seems to be a record of {topic}, and no dead letter" in failed.stderr
+    assert f"dlq ls --source {dlq}" in failed.stderr
+    assert run(rebound, "replay", f"{dlq}[2]@0", "--dry-run").stdout == "1 would be replayed\n"
+
+
 def test_what_cannot_be_replayed_is_said(rebound: Rebound, topics: tuple[str, str], produce: Produce) -> None:
     produce(topics[1], [(b"k", b"v", [])], 0)
 
@@ -156,12 +173,21 @@ def test_what_cannot_be_replayed_is_said(rebound: Rebound, topics: tuple[str, st
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("replay",), "give IDs, or switches"),
+        (("replay",), "say which dead letters are meant: give IDs, switches such as --topic, or --all"),
         (("replay", "--all"), "give --source too"),
         (("replay", "x", "--source", "redis"), "leave out --source"),
-        (("replay", "x", "--all"), "give IDs, or switches"),
+        (("replay", "x", "--all"), "IDs say which dead letters are meant: leave out --all, or leave out the IDs"),
+        (("replay", "x", "--topic", "a", "--all"), "leave out --topic and --all, or leave out the IDs"),
+        (
+            ("replay", "--source", "redis", "--key", "a", "--header", "b", "--reason", "c", "--all"),
+            "--all means all dead letters: leave it out, or leave out --key, --reason and --header",
+        ),
+        (("purge", "x", "--limit", "1"), "IDs say which dead letters are meant: leave out --limit, or leave out the"),
         (("replay", "--all", "--source", "redis", "--target", "ftp://x"), "target='ftp://x'"),
-        (("purge", "--up-to", "a:0:1", "--all"), "--up-to goes with nothing else"),
+        (("purge", "--up-to", "a:0:1", "--all"), "--up-to says all: leave out IDs, --source, --all"),
+        (("purge", "--up-to", "a:0:1", "--limit", "1"), "--up-to says all"),
+        (("purge", "--up-to", "a:0:1", "--source", "redis"), "--up-to says all"),
+        (("purge", "--source", "a-dlq", "--all", "--limit", "1", "--yes"), "limit=1 cannot be used: Kafka cannot"),
         (("purge", "--up-to", "x", "--yes"), "up_to='x'"),
         (("edit", "x", "--value", "a", "--value-file", "-"), "not both"),
         (("edit", "order-7", "--header", "x"), "give it as name=value"),

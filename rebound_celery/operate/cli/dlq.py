@@ -15,6 +15,7 @@ from rebound_celery.operate.cli.dlq_shared import (
     json_option,
     nothing,
     plainly,
+    say_if_alive,
     source_option,
 )
 from rebound_celery.operate.cli.errors import EXIT_NOT_FOUND
@@ -26,9 +27,9 @@ from rebound_celery.operate.cli.output import say
 def dlq() -> None:
     """List, replay and remove dead letters, in Redis and in Kafka topics.
 
-    `ls` prints the ID of each dead letter. In a topic it is topic:partition:offset. For a dead letter in Redis, you can
-    also give the id of the message. Exit status 0: success. 1: Redis or Kafka does not answer. 2: an option is wrong.
-    4: there is no dead letter with a given ID, or it cannot be replayed.
+    `ls` prints the ID of each dead letter. In a topic it is topic:partition:offset, or topic[partition]@offset as in
+    log lines. For a dead letter in Redis, you can also give the id of the message. Exit status 0: success. 1: Redis or
+    Kafka does not answer. 2: an option is wrong. 4: there is no dead letter with a given ID, or it cannot be replayed.
     """
 
 
@@ -82,6 +83,7 @@ def show(ctx: click.Context, id_: str, with_value: bool, as_json: bool) -> None:
             ctx.exit(EXIT_NOT_FOUND)
         with output_may_close():
             print_letter(letter, with_value=with_value, as_json=as_json)
+        say_if_alive(ctx, letter)
 
 
 @dlq.command()
