@@ -8,11 +8,10 @@ from weakref import WeakSet
 
 from kombu.utils.url import sanitize_url
 
-from .errors import UnsupportedBrokerError
+from .broker_url import REDIS_SCHEMES, check_broker_url
+from .errors import InvalidSettingError, UnsupportedBrokerError
 from .shown import without_secrets
 
-#: The schemes of Redis' URLs, up to a `+`.
-_REDIS = frozenset({"redis", "rediss", "sentinel"})
 _MEMORY = "memory"
 
 #: Apps whose users have been told that nothing is kept.
@@ -38,12 +37,14 @@ def has_schedule(app: Any) -> bool:
 
     Raises:
         UnsupportedBrokerError: if the app has another broker than Redis.
+        InvalidSettingError: if its URL is wrong.
     """
     url = app.conf.broker_write_url
     if not url:
         with app.connection_for_write() as connection:  # Celery's default; this connects nothing
             url = connection.as_uri()
     if _check(url):
+        check_broker_url(url)
         return True
     if app not in _warned:
         _warned.add(app)
@@ -70,7 +71,7 @@ def _check(url: Any) -> bool:
     first = url if isinstance(url, str) else next(iter(url))
     scheme, colon, _ = first.partition("://")
     kind = scheme.lower().partition("+")[0] if colon else first
-    if kind in _REDIS:
+    if kind in REDIS_SCHEMES:
         return True
     if kind == _MEMORY:
         return False
@@ -83,6 +84,11 @@ def shown_broker(app: Any) -> str:
 
 
 def _shown(url: Any) -> str:
+    try:
+        check_broker_url(url)
+    except InvalidSettingError as error:
+        # kombu takes a password that is not percent-encoded apart at a wrong place, and would show a part of it.
+        return str(error.value)
     urls = url.split(";") if isinstance(url, str) else url
     return ";".join(map(_shown_one, urls))
 

@@ -15,13 +15,23 @@ from celery import Celery
 from .versions import warn_of_untested
 
 
-def add_transport_option(app: Celery, name: str, value: str, on_made: Callable[[Any], None]) -> None:
-    """Let each connection of `app` have this transport option, and call `on_made` with each."""
+def add_transport_option(
+    app: Celery, name: str, value: str, check: Callable[[Any], None], on_made: Callable[[Any], None]
+) -> None:
+    """Let each connection of `app` have this transport option.
+
+    Args:
+        app: the Celery app.
+        name, value: the option.
+        check: called with the URL of each connection before it is made. It may raise.
+        on_made: called with each connection.
+    """
     warn_of_untested("celery")
     make_connection = app._connection
 
     @wraps(make_connection)
     def connection(url: Any, *args: Any, transport_options: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
+        check(url)
         options = {**(transport_options or {}), name: value}
         made = make_connection(url, *args, transport_options=options, **kwargs)
         on_made(made)

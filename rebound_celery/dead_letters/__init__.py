@@ -7,8 +7,18 @@ from .dead_set import DeadSet
 from .errors import NoTopicError
 from .letter import Letter
 from .looking import DeadLetterPage
-from .replay_values import ReplayResult
+from .replay_values import UNCLAIMED_MS, ReplayResult
 from .replaying import Replay
 from .walking import Access
 
-__all__ = ["Access", "DeadLetterPage", "DeadLetters", "DeadSet", "Letter", "NoTopicError", "Replay", "ReplayResult"]
+__all__ = [
+    "UNCLAIMED_MS",
+    "Access",
+    "DeadLetterPage",
+    "DeadLetters",
+    "DeadSet",
+    "Letter",
+    "NoTopicError",
+    "Replay",
+    "ReplayResult",
+]

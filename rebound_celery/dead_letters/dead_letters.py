@@ -8,13 +8,14 @@ from typing import Any
 
 from ..errors import InvalidSettingError
 from ..message.address import Address
-from ..selection import ActionResult, Filter
+from ..selection import ActionResult, Filter, check_choice, check_limit
 from . import editing, transfer
 from .again import MAX_REPLAYS
-from .looking import PLACE, Looking, Tell
+from .looking import Looking, Tell, read_place
 from .purging import purge_redis, purge_topic
 from .replay_values import ReplayResult, Store
 from .replaying import Replay
+from .unclaimed import UnclaimedWarning
 from .walking import Access, Cursor, Walk, read_source
 
 
@@ -23,7 +24,8 @@ class DeadLetters(Looking):
 
     A `source` is "redis" or the name of a Kafka topic; None means Redis and all topics whose names end with the app's
     `rebound_dead_letter_suffix`. An id is that of a view: of a letter in a topic it is `topic:partition:offset`, and
-    one in Redis is found by the id of its message too. Every method raises UnreachableError if Redis or Kafka does not
+    one in Redis is found by the id of its message too, and one in a topic by its place as
+    log lines have it, `topic[partition]@offset`. Every method raises UnreachableError if Redis or Kafka does not
     answer, and NoTopicError (an InvalidSettingError) if there is no such topic.
 
     Args:
@@ -67,7 +69,7 @@ class DeadLetters(Looking):
             dry_run: store nothing, and count.
             again: also replay letters of topics that were replayed before.
             max_replays: a letter that was replayed so often goes to `{topic}-parked`.
-            progress: called after each step.
+            progress: called after each step. Without it, a warning is logged if no worker claims what letters wait for.
 
         Raises:
             InvalidSettingError: if there are neither ids nor a filter, or both, or an option is wrong.
@@ -84,7 +86,7 @@ class DeadLetters(Looking):
             max_replays=max_replays,
         )
         with closing(replay):
-            return replay.run(progress)
+            return replay.run(progress or UnclaimedWarning(lambda: self._access.settings.queue))
 
     def begin_replay(
         self,
@@ -101,8 +103,7 @@ class DeadLetters(Looking):
             after: the `position` of a result: the replay goes on there.
             **options: the other arguments of `replay`.
         """
-        if bool(ids) == (filter is not None):
-            raise InvalidSettingError("ids", list(ids), "give ids, or a filter (Filter() means all)")
+        check_choice(ids, filter)
         if ids:
             letters = {identity: self.letter(identity) for identity in dict.fromkeys(ids)}
             return Replay(self._access, self._store, letters=letters, **options)
@@ -164,26 +165,30 @@ class DeadLetters(Looking):
         Raises:
             InvalidSettingError: if it is not clear what is meant, or Kafka cannot do it.
         """
-        if sum((bool(ids), filter is not None, up_to is not None)) != 1:
-            raise InvalidSettingError("ids", list(ids), "give ids, or a filter (Filter() means all), or up_to")
         if up_to is not None:
-            found = PLACE.fullmatch(up_to)
-            if found is None:
+            if ids or filter is not None or source is not None or limit is not None:
+                raise InvalidSettingError("up_to", up_to, "it says all: leave out ids, filter, source and limit")
+            place = read_place(up_to) if isinstance(up_to, str) else None
+            if place is None:
                 raise InvalidSettingError("up_to", up_to, "it is the id of a letter in a topic: topic:partition:offset")
-            return purge_topic(self._access, found[1], {int(found[2]): int(found[3]) + 1}, dry_run=dry_run)
+            return purge_topic(self._access, place[0], {place[1]: place[2] + 1}, dry_run=dry_run)
+        check_choice(ids, filter)
+        check_limit(ids, limit)
         if ids:
             return purge_redis(self._access, ids=ids, dry_run=dry_run)
         assert filter is not None
         if source is None:
             raise InvalidSettingError("source", source, "say whose dead letters: redis, or a topic")
-        place = read_source(source)
-        if place.topic is None:
+        topic = read_source(source).topic
+        if topic is None:
             return purge_redis(self._access, chosen=filter, dry_run=dry_run, limit=limit, progress=progress)
-        if not filter.is_empty or limit is not None:
+        if not filter.is_empty:
             raise InvalidSettingError(
                 "filter", str(filter), "Kafka cannot delete single records: give none, or up_to, for a topic"
             )
-        return purge_topic(self._access, place.topic, None, dry_run=dry_run)
+        if limit is not None:
+            raise InvalidSettingError("limit", limit, "Kafka cannot delete single records: give up_to for a topic")
+        return purge_topic(self._access, topic, None, dry_run=dry_run)
 
     # moving
 

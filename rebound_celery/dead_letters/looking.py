@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from ..errors import InvalidSettingError
-from ..selection import NO_FILTER, DeadLetterView, Filter, Progress
+from ..selection import NO_FILTER, DeadLetterView, Filter, Progress, check_count, check_filter, check_text
 from . import editing
 from .letter import Letter, letter_of_record, letters_of
 from .walking import Access, Cursor, Source, Walk, read_source
@@ -20,10 +20,25 @@ LARGEST_PAGE = 1_000
 #: Progress is told after so many letters.
 _TELL_EACH = 500
 
-#: The id of a letter in a topic.
-PLACE = re.compile(r"([A-Za-z0-9._-]{1,249}):([0-9]{1,9}):([0-9]{1,18})", re.ASCII)
+_TOPIC, _PARTITION, _OFFSET = "([A-Za-z0-9._-]{1,249})", "([0-9]{1,9})", "([0-9]{1,18})"
+#: How a place in a topic is written: as the id of a letter, as log lines have it, and as many tools of Kafka do.
+_PLACES = [
+    re.compile(form, re.ASCII)
+    for form in (
+        f"{_TOPIC}:{_PARTITION}:{_OFFSET}",
+        rf"(?:kafka:(?://)?)?{_TOPIC}\[{_PARTITION}\]@{_OFFSET}",
+        f"{_TOPIC}/{_PARTITION}/{_OFFSET}",
+    )
+]
 
 Tell = Callable[[Progress], object]
+
+
+def read_place(text: str) -> tuple[str, int, int] | None:
+    """Return topic, partition and offset of a place such as `orders-dlq:3:812` or `orders-dlq[3]@812`; None if it is
+    none."""
+    found = next((found for form in _PLACES if (found := form.fullmatch(text))), None)
+    return None if found is None else (found[1], int(found[2]), int(found[3]))
 
 
 class DeadLetterPage(msgspec.Struct, frozen=True):
@@ -83,6 +98,8 @@ class Looking:
         """
         if type(limit) is not int or not 1 <= limit <= LARGEST_PAGE:
             raise InvalidSettingError("limit", limit, f"it is a whole number from 1 to {LARGEST_PAGE:,}")
+        check_filter(filter)
+        check_count("read", read)
         views: list[DeadLetterView] = []
         walked = 0
         sources = self._sources(source, after)
@@ -118,6 +135,7 @@ class Looking:
         progress: Tell | None = None,
     ) -> Iterator[Letter]:
         """Give all dead letters that fit, with their values; see `list`."""
+        check_filter(filter)
         for place, cursor in self._sources(source, None):
             walk = Walk(self._access, place, cursor, filter or NO_FILTER)
             with closing(self._matching(walk, filter or NO_FILTER, progress)) as letters:
@@ -130,15 +148,16 @@ class Looking:
 
     def letter(self, id: str) -> Letter | None:  # noqa: A002
         """Return the dead letter with this id with its value; None if there is none, or no more."""
+        check_text("id", id, "it is the id of a dead letter, as a text")
         with self._access.schedule() as schedule, self._access.asking():
             for name in editing.entries_of(id):
                 if (entry := schedule.dead_letter(name)) is not None:
                     return next(letters_of([entry], self._access.settings.encryption_keys))
-        place = PLACE.fullmatch(id)
+        place = read_place(id)
         if place is None:
             return None
         with self._access.topics() as topics:
-            record = topics.record(place[1], int(place[2]), int(place[3]))
+            record = topics.record(*place)
         if record is None:
             return None
         return letter_of_record(record, self._access.settings.dead_letter_suffix, record.timestamp_type)

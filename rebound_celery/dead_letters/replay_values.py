@@ -10,6 +10,9 @@ import msgspec
 from ..message import Message
 from ..schedule.port import Schedule
 
+#: A worker that runs claims within this time what is due, in milliseconds.
+UNCLAIMED_MS = 3_000
+
 
 class Replaced(NamedTuple):
     """A message that takes the place of a dead letter.
@@ -47,6 +50,9 @@ class ReplayResult(msgspec.Struct, frozen=True, kw_only=True):
         left: how many cannot be replayed as asked; they are where they were.
         problems: why, for the first of these.
         unknown: the given ids under which there is no dead letter.
+        waiting: how many of those that were read wait until an earlier one with their key is delivered.
+        unclaimed_ms: while some wait: for how long messages are due and no worker has claimed any. Some seconds mean
+            that no worker consumes rebound's queue.
         position: where to go on; give it as `after`. None if ids were given.
         done: whether nothing is left to do.
     """
@@ -61,6 +67,8 @@ class ReplayResult(msgspec.Struct, frozen=True, kw_only=True):
     left: int = 0
     problems: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    waiting: int = 0
+    unclaimed_ms: int = 0
     position: str | None = None
     done: bool = False
 

@@ -24,7 +24,8 @@ _AHEAD_BYTES = 16_000_000
 _UNDERWAY = 5_000
 #: How often it is looked which of them were delivered, in seconds.
 _LOOK_S = 0.5
-#: The pause before the next step, where letters wait for earlier ones.
+#: The pause before the next step, where letters wait for earlier ones: the first one. Each further one is twice as
+#: long, up to the time between two looks.
 _PAUSE_S = 0.02
 #: How many problems a result names.
 _PROBLEMS = 10
@@ -99,6 +100,8 @@ class Replay:
         self._problems: list[str] = []
         self._credit = 1.0
         self._credited_s = self._looked_s = access.clock.monotonic()
+        self._pause_s = _PAUSE_S
+        self._unclaimed_ms = 0
         #: How long to wait before the next step, in seconds.
         self.wait_s = 0.0
 
@@ -126,9 +129,10 @@ class Replay:
             self._send(chosen)
         is_over = (self._is_read and not self._ahead) or self._room == 0
         if not chosen and not is_over and (self._ahead or self._rate):
-            self.wait_s = max(self.wait_s, _PAUSE_S) if self._ahead else 0.0
+            self.wait_s = max(self.wait_s, self._pause_s) if self._ahead else 0.0
+            self._pause_s = min(_LOOK_S, 2 * self._pause_s)
         elif chosen:
-            self.wait_s = 0.0
+            self.wait_s, self._pause_s = 0.0, _PAUSE_S
         return self._result(done=is_over)
 
     def close(self) -> None:
@@ -239,15 +243,22 @@ class Replay:
     def _look(self) -> None:
         """Forget the letters that were delivered, if it is time to look or letters wait for that."""
         now_s = self._access.clock.monotonic()
-        waits = any(each.order in self._underway for each in self._ahead)
+        waits = self._waiting > 0
+        self._unclaimed_ms = 0
         if not self._underway or not (waits or now_s - self._looked_s >= _LOOK_S):
             return
         with self._access.schedule() as schedule, self._access.asking():
             known = set(schedule.known([task_id for task_id, _, _ in self._underway.values()]))
+            self._unclaimed_ms = schedule.unclaimed_ms() if waits else 0
         self._underway = {order: place for order, place in self._underway.items() if place[0] in known}
         self._looked_s = now_s
 
     # telling
+
+    @property
+    def _waiting(self) -> int:
+        """How many letters wait until an earlier one with their key is delivered."""
+        return sum(1 for each in self._ahead if each.order in self._underway)
 
     def _result(self, *, done: bool) -> ReplayResult:
         return ReplayResult(
@@ -255,6 +266,8 @@ class Replay:
             total=self._total if self._walk is None else self._walk.total,
             problems=tuple(self._problems),
             unknown=self._unknown,
+            waiting=self._waiting,
+            unclaimed_ms=self._unclaimed_ms,
             position=self._position(),
             done=done,
             **self._counts,

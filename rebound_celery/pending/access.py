@@ -14,7 +14,7 @@ from ..errors import UnreachableError
 from ..message.encryption import KeyRing
 from ..message.ids import task_ids_of
 from ..schedule.port import Counts, Schedule, Waiting, open_schedule
-from ..selection import Filter, PendingView
+from ..selection import Filter, PendingView, check_text
 from . import paging
 from .reading import views_of
 
@@ -50,8 +50,11 @@ class Access:
 
         Raises:
             UnreachableError: if Redis does not answer.
+            InvalidSettingError: if `queue` is no text.
         """
         own = self._queue()
+        if queue is not None:
+            check_text("queue", queue, "it is the name of a Celery queue of the app; None is rebound's own")
         name = own if queue is None else queue
         with self.asking():
             if name != own:
@@ -90,6 +93,7 @@ class OpenQueue:
 
     def entries(self, identity: str) -> list[Waiting]:
         """What there is under an id: one entry, or those of a message."""
+        check_text("id", identity, "it is the id of a task or of a message, as a text")
         with self.asking():
             entry = self.schedule.get(identity)
             if entry is not None:

@@ -13,7 +13,19 @@ from ..errors import InvalidSettingError
 from ..message import Message
 from ..message.encryption import NO_KEYS, KeyRing
 from ..schedule.port import Counts, Position, Schedule, Waiting
-from ..selection import NO_FILTER, ActionResult, Filter, PendingView, Progress, read_time_ms, refuse_seconds
+from ..selection import (
+    NO_FILTER,
+    ActionResult,
+    Filter,
+    PendingView,
+    Progress,
+    check_choice,
+    check_count,
+    check_filter,
+    check_limit,
+    read_time_ms,
+    refuse_seconds,
+)
 from . import acting, paging
 from .access import Access
 from .paging import PendingPage
@@ -87,6 +99,8 @@ class Pending:
         """
         if type(limit) is not int or not 1 <= limit <= LARGEST_PAGE:
             raise InvalidSettingError("limit", limit, f"it is a whole number from 1 to {LARGEST_PAGE:,}")
+        check_filter(filter)
+        check_count("read", read)
         chosen, position = filter or NO_FILTER, paging.read_after(after)
         views: list[PendingView] = []
         count, read_so_far = (limit if chosen.is_empty else None), 0
@@ -122,6 +136,7 @@ class Pending:
             filter, queue, leased, arguments: see `list`.
             progress: called after each page.
         """
+        check_filter(filter)
         matched = read = 0
         with self._access.open(queue) as opened:
             total = opened.total(leased=leased) if progress is not None else 0
@@ -170,6 +185,7 @@ class Pending:
             queue: see above.
             progress: called after each page that a filter reads.
         """
+        check_filter(filter)
         if filter is None or filter.is_empty:
             counts = self.counts(queue=queue)
             if destination is None:
@@ -272,10 +288,8 @@ class Pending:
         *,
         dry_run: bool,
     ) -> ActionResult:
-        if bool(ids) == (chosen is not None):
-            raise InvalidSettingError("ids", list(ids), "give ids, or a filter (Filter() means all)")
-        if limit is not None and (type(limit) is not int or limit < 1):
-            raise InvalidSettingError("limit", limit, "it is a whole number from 1")
+        check_choice(ids, chosen)
+        check_limit(ids, limit)
         with self._access.open(queue) as opened:
             change = acting.Change(opened, action, due_ms, self._revoked, dry_run=dry_run)
             if chosen is None:

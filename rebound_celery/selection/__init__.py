@@ -5,6 +5,7 @@ All faces share it: Python, commands, HTTP and pages. It is pure: nothing here r
 
 from __future__ import annotations
 
+from .arguments import check_choice, check_count, check_filter, check_limit, check_text
 from .filter import FILTER_FIELDS, NO_FILTER, Filter
 from .results import ActionResult, Progress
 from .times import duration_text, read_duration_s, read_time_ms, refuse_seconds
@@ -24,6 +25,11 @@ __all__ = [
     "PendingView",
     "Progress",
     "bytes_to_dict",
+    "check_choice",
+    "check_count",
+    "check_filter",
+    "check_limit",
+    "check_text",
     "duration_text",
     "read_duration_s",
     "read_time_ms",

@@ -170,8 +170,23 @@ def test_actions_say_what_they_have_done_and_what_they_did_not_find(rebound: Reb
         (("pending", "show", "nothing"), 4, "Error: nothing waits under 'nothing': it was delivered"),
         (("pending", "ls", "--due-from", "soon"), 2, "Error: --due-from='soon' cannot be used: it is a date such as"),
         (("pending", "ls", "--after", "x"), 2, "Error: after='x' cannot be used"),
-        (("pending", "run-now"), 2, "give IDs, or switches that choose entries, or --all"),
-        (("pending", "run-now", "a", "--all"), 2, "give IDs, or switches that choose entries, or --all"),
+        (("pending", "run-now"), 2, "say which messages are meant: give IDs, switches such as --topic, or --all"),
+        (("pending", "run-now", "a", "--all"), 2, "IDs say which messages are meant: leave out --all, or leave out"),
+        (
+            ("pending", "run-now", "--topic", "a", "--all"),
+            2,
+            "--all means all messages: leave it out, or leave out",
+        ),
+        (("pending", "cancel", "a", "--limit", "1"), 2, "leave out --limit, or leave out the IDs"),
+        (
+            ("pending", "ls", "--queue", "rebuond"),
+            0,
+            "The queue 'rebuond' is unknown: nothing is stored in it, and",
+        ),
+        (("pending", "ls", "--queue", "rebuond"), 0, "did you mean rebound?"),
+        (("pending", "ls", "--queue", "zzz"), 0, "the app's queues are "),
+        (("pending", "ls", "--queue", "celery"), 0, "Nothing waits.\n"),
+        (("pending", "show", "a", "--queue", "zzz"), 4, "The queue 'zzz' is unknown"),
         (("pending", "reschedule", "--due", "soon", "a"), 2, "Error: --due='soon' cannot be used"),
         (("lanes", "ls"), 0, "Nothing waits, and no lane has a pause or a rate.\n"),
         (("lanes", "pause", "orders", "--for", "1h"), 2, "Error: destination='orders' cannot be used"),
@@ -319,6 +334,23 @@ def test_lanes_are_paused_limited_and_listed(rebound: Rebound, run: Any) -> None
     assert lane.paused_until_ms is None
     assert run("lanes", "rate", "https://shop.example/x", "none").returncode == 0
     assert rebound.lanes.get("https://shop.example/x") is None
+
+
+def test_a_lane_that_is_unknown_is_changed_and_said_to_be_unknown(rebound: Rebound, run: Any) -> None:
+    rebound.store([(message(n), LATER_MS + n) for n in range(3)])
+
+    paused = run("lanes", "pause", "kafka://ordres", "--for", "10min")
+    again = run("lanes", "rate", "kafka://ordres", "5", "--json")
+    resumed = run("lanes", "resume", "http:other:80")
+
+    assert paused.returncode == resumed.returncode == 0
+    assert paused.stdout == "kafka:ordres is paused for 10min; 0 wait in it\n"
+    assert paused.stderr == (
+        "Nothing waits in kafka:ordres now, and it had neither pause nor rate: did you mean kafka:orders? "
+        "The change holds for messages that come later.\n"
+    )
+    assert again.stderr == ""
+    assert resumed.stderr.endswith("is the name right? There was no pause to end.\n")
 
 
 def test_stats_have_the_numbers_of_the_queue(rebound: Rebound, run: Any) -> None:

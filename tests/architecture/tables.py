@@ -46,7 +46,8 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "no_thread": (),
     "stopping": (),
     "health": ("clock",),
-    "broker": ("errors", "shown"),
+    "broker": ("broker_url", "errors", "shown"),
+    "broker_url": ("errors", "shown"),
     "kafka_common": (),
     "kafka_addresses": ("errors", "message.*", "shown"),
     "kafka_security": ("errors", "kafka_addresses", "kafka_tokens"),
@@ -98,7 +99,17 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     # the stages
     "consumer": (*COMMON, "kafka_common", "registry", "compat", "compat.celery_*", "compat.kafka_*"),
     # It is usable alone: it knows nothing of Kafka, messages or policies. `schedule` is also checked layer by layer.
-    "schedule": ("broker", "clock", "errors", "health", "stopping", "compat", "compat.celery_*", "compat.kombu_*"),
+    "schedule": (
+        "broker",
+        "broker_url",
+        "clock",
+        "errors",
+        "health",
+        "stopping",
+        "compat",
+        "compat.celery_*",
+        "compat.kombu_*",
+    ),
     "delivery": (
         *COMMON,
         "broker",

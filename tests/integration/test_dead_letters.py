@@ -737,3 +737,33 @@ def test_encrypted_letters_are_shown_with_the_key_and_not_without(redis_url: str
 def test_a_topic_that_is_not_for_dead_letters_is_not_purged(alone: Rebound) -> None:
     with pytest.raises(InvalidSettingError, match=r"source='orders' .*-dlq or -parked"):
         alone.dead_letters.purge(filter=Filter(), source="orders", dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda letters: letters.list("orders"), "filter='orders' cannot be used: it is a Filter, such as"),
+        (lambda letters: letters.list(Filter(), read="5"), "read='5' cannot be used"),
+        (lambda letters: list(letters.iterate("orders")), "filter='orders' cannot be used"),
+        (lambda letters: list(letters.export("orders")), "filter='orders' cannot be used"),
+        (lambda letters: letters.list(source=5), "source=5 cannot be used"),
+        (lambda letters: letters.get(5), "id=5 cannot be used: it is the id of a dead letter, as a text"),
+        (lambda letters: letters.edit(["a"], value=b""), "id=['a'] cannot be used"),
+        (lambda letters: letters.replay(["a"]), "ids=['a'] cannot be used: an id is a text: give each as an argument"),
+        (lambda letters: letters.replay(filter="a", source="redis"), "filter='a' cannot be used"),
+        (lambda letters: letters.replay("a", filter=Filter()), "filter='all' cannot be used: ids say which entries"),
+        (lambda letters: letters.purge(["a"]), "ids=['a'] cannot be used: an id is a text"),
+        (lambda letters: letters.purge(filter=Filter(), source="redis", limit=0), "limit=0 cannot be used"),
+        (lambda letters: letters.purge("a", limit=1), "limit=1 cannot be used: it goes with a filter"),
+        (lambda letters: letters.purge(up_to=5), "up_to=5 cannot be used: it is the id of a letter in a topic"),
+        (lambda letters: letters.purge("a", up_to="a:0:1"), "up_to='a:0:1' cannot be used: it says all"),
+    ],
+)
+def test_a_wrong_argument_is_named(alone: Rebound, call: Callable[[Any], object], text: str) -> None:
+    keep_dead(alone, IN_REDIS)
+
+    with pytest.raises(InvalidSettingError) as refused:
+        call(alone.dead_letters)
+
+    assert text in str(refused.value)
+    assert alone.dead_letters.count() == 1

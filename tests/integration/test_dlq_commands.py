@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +14,13 @@ from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
 from rebound_celery import Rebound
+from rebound_celery.dead_letters import Replay, ReplayResult
+from rebound_celery.errors import UnreachableError
 from rebound_celery.operate.cli.commands import rebound as command
+from rebound_celery.operate.cli.replaying import _Watch
+from rebound_celery.operate.cli.signals import StoppedBySignal
 from rebound_celery.policy import Failure
+from rebound_celery.selection import Filter, Progress
 from tests.integration.test_dead_letters import (
     IN_REDIS,
     Produce,
@@ -122,6 +129,8 @@ def test_letters_of_a_topic_are_listed_and_replayed(
         "left": 0,
         "problems": [],
         "unknown": [],
+        "waiting": 0,
+        "unclaimed_ms": 0,
         "position": json.loads(some.stdout)["position"],
         "done": True,
     }
@@ -130,6 +139,23 @@ def test_letters_of_a_topic_are_listed_and_replayed(
         "2 replayed",
         "2 left out: replayed before (see --again), gone, or waiting under the same id",
     ]
+
+
+def test_a_letter_is_found_by_its_place_as_logs_have_it(
+    rebound: Rebound, topics: tuple[str, str], produce: Produce
+) -> None:
+    topic, dlq = topics
+    dead(produce, letter(1, topic), partition=2)
+    produce(topic, [(None, b"alive", [])], 0)
+
+    for place in (f"{dlq}:2:0", f"{dlq}[2]@0", f"kafka:{dlq}[2]@0", f"kafka://{dlq}[2]@0", f"{dlq}/2/0"):
+        shown = run(rebound, "show", place, "--json")
+        assert json.loads(shown.stdout)["id"] == f"{dlq}:2:0"
+        assert shown.stderr == ""
+    failed = run(rebound, "show", f"{topic}[0]@0")
+    assert f"{topic}:0:0 seems to be a record of {topic}, and no dead letter" in failed.stderr
+    assert f"dlq ls --source {dlq}" in failed.stderr
+    assert run(rebound, "replay", f"{dlq}[2]@0", "--dry-run").stdout == "1 would be replayed\n"
 
 
 def test_what_cannot_be_replayed_is_said(rebound: Rebound, topics: tuple[str, str], produce: Produce) -> None:
@@ -147,12 +173,21 @@ def test_what_cannot_be_replayed_is_said(rebound: Rebound, topics: tuple[str, st
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("replay",), "give IDs, or switches"),
+        (("replay",), "say which dead letters are meant: give IDs, switches such as --topic, or --all"),
         (("replay", "--all"), "give --source too"),
         (("replay", "x", "--source", "redis"), "leave out --source"),
-        (("replay", "x", "--all"), "give IDs, or switches"),
+        (("replay", "x", "--all"), "IDs say which dead letters are meant: leave out --all, or leave out the IDs"),
+        (("replay", "x", "--topic", "a", "--all"), "leave out --topic and --all, or leave out the IDs"),
+        (
+            ("replay", "--source", "redis", "--key", "a", "--header", "b", "--reason", "c", "--all"),
+            "--all means all dead letters: leave it out, or leave out --key, --reason and --header",
+        ),
+        (("purge", "x", "--limit", "1"), "IDs say which dead letters are meant: leave out --limit, or leave out the"),
         (("replay", "--all", "--source", "redis", "--target", "ftp://x"), "target='ftp://x'"),
-        (("purge", "--up-to", "a:0:1", "--all"), "--up-to goes with nothing else"),
+        (("purge", "--up-to", "a:0:1", "--all"), "--up-to says all: leave out IDs, --source, --all"),
+        (("purge", "--up-to", "a:0:1", "--limit", "1"), "--up-to says all"),
+        (("purge", "--up-to", "a:0:1", "--source", "redis"), "--up-to says all"),
+        (("purge", "--source", "a-dlq", "--all", "--limit", "1", "--yes"), "limit=1 cannot be used: Kafka cannot"),
         (("purge", "--up-to", "x", "--yes"), "up_to='x'"),
         (("edit", "x", "--value", "a", "--value-file", "-"), "not both"),
         (("edit", "order-7", "--header", "x"), "give it as name=value"),
@@ -214,3 +249,96 @@ def test_exported_letters_are_imported(alone: Rebound, tmp_path: Path) -> None:
     broken = run(alone, "import", input=exported.stdout + "{\n")
     assert broken.exit_code == 2
     assert "Error: line 3='{\\n' cannot be used: it is no JSON" in broken.stderr
+
+
+def with_one_key(*numbers: int) -> list[Any]:
+    return [letter(number, "orders", key=b"k", dead_destination=IN_REDIS.dead_destination) for number in numbers]
+
+
+def test_a_replay_that_nobody_delivers_says_so_and_sleeps(alone: Rebound, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_dead(alone, *with_one_key(1, 2, 3))
+    begun, looks = time.monotonic(), 0
+    step = Replay.step
+
+    def counted(replay: Replay) -> ReplayResult:
+        nonlocal looks
+        looks += 1
+        result = step(replay)
+        if time.monotonic() - begun > 5:
+            raise StoppedBySignal(130)
+        return result
+
+    monkeypatch.setattr(Replay, "step", counted)
+
+    stopped = run(alone, "replay", "--source", "redis", "--all")
+
+    assert stopped.exit_code == 130
+    assert looks < 20
+    said, end = stopped.stderr.splitlines()
+    assert re.fullmatch(
+        r"2 dead letters wait until earlier ones with their keys are delivered: no worker has claimed anything for "
+        r"3 s; start one: celery -A <app> worker -Q rebound\. The replay goes on then; Ctrl-C ends it",
+        said,
+    )
+    assert end.startswith("Stopped. Until then: 1 replayed. 2 wait for earlier ones with their keys. Once those")
+
+
+def test_the_bar_of_a_replay_counts_what_is_done() -> None:
+    now_s, told, shown = [0.0], [], []
+
+    def show(progress: Progress, note: str = "") -> None:
+        shown.append((progress.read, progress.total, progress.changed, note))
+
+    clock: Any = SimpleNamespace(monotonic=lambda: now_s[0])
+    watched: Any = show
+    watch = _Watch(watched, "celery worker", told.append, clock)
+    blocked = ReplayResult(read=10, total=12, matched=9, replayed=3, repeated=1, left=1, waiting=4)
+    for now_s[0] in (0.0, 9.0, 10.0, 11.0, 75.0):
+        watch(blocked)
+    watch(ReplayResult(read=12, total=12, matched=11, replayed=9, repeated=1, left=1))
+
+    assert shown[0] == (6, 12, 3, ", 4 wait")
+    assert shown[-1] == (12, 12, 9, "")
+    assert [text.split(": ")[1].split(";")[0] for text in told] == [
+        "none was delivered for 10 s",
+        "none was delivered for 75 s",
+    ]
+
+
+def test_a_replay_that_redis_ends_says_how_far_it_came(alone: Rebound, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_dead(alone, *with_one_key(1, 2))
+    step, results = Replay.step, iter([True, False])
+
+    def failing(replay: Replay) -> ReplayResult:
+        if next(results):
+            return step(replay)
+        raise UnreachableError("Redis", "redis://h", "gone")
+
+    monkeypatch.setattr(Replay, "step", failing)
+
+    ended = run(alone, "replay", "--source", "redis", "--all")
+
+    assert ended.exit_code == 1
+    assert "Until then: 1 replayed." in ended.stderr
+    assert "Error: cannot reach Redis" in ended.stderr
+
+
+def test_a_program_whose_replay_nobody_delivers_is_warned(
+    alone: Rebound, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_dead(alone, *with_one_key(1, 2))
+    begun, step = time.monotonic(), Replay.step
+
+    def until(replay: Replay) -> ReplayResult:
+        if time.monotonic() - begun > 5:
+            raise StoppedBySignal(130)
+        return step(replay)
+
+    monkeypatch.setattr(Replay, "step", until)
+
+    with pytest.raises(StoppedBySignal), caplog.at_level("WARNING"):
+        alone.dead_letters.replay(filter=Filter(), source="redis")
+
+    (record,) = [record for record in caplog.records if record.__dict__.get("event") == "unclaimed"]
+    assert "1 dead letters wait until earlier ones with their keys" in record.getMessage()
+    assert "worker -Q rebound" in record.getMessage()

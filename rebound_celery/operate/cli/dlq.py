@@ -15,6 +15,7 @@ from rebound_celery.operate.cli.dlq_shared import (
     json_option,
     nothing,
     plainly,
+    say_if_alive,
     source_option,
 )
 from rebound_celery.operate.cli.errors import EXIT_NOT_FOUND
@@ -26,9 +27,9 @@ from rebound_celery.operate.cli.output import say
 def dlq() -> None:
     """List, replay and remove dead letters, in Redis and in Kafka topics.
 
-    `ls` prints the ID of each dead letter. In a topic it is topic:partition:offset. For a dead letter in Redis, you can
-    also give the id of the message. Exit status 0: success. 1: Redis or Kafka does not answer. 2: an option is wrong.
-    4: there is no dead letter with a given ID, or it cannot be replayed.
+    `ls` prints the ID of each dead letter. In a topic it is topic:partition:offset, or topic[partition]@offset as in
+    log lines. For a dead letter in Redis, you can also give the id of the message. Exit status 0: success. 1: Redis or
+    Kafka does not answer. 2: an option is wrong. 4: there is no dead letter with a given ID, or it cannot be replayed.
     """
 
 
@@ -82,6 +83,7 @@ def show(ctx: click.Context, id_: str, with_value: bool, as_json: bool) -> None:
             ctx.exit(EXIT_NOT_FOUND)
         with output_may_close():
             print_letter(letter, with_value=with_value, as_json=as_json)
+        say_if_alive(ctx, letter)
 
 
 @dlq.command()
@@ -120,24 +122,12 @@ def replay(
     goes to the topic {topic}-parked.
     """
     with plainly(ctx):
-        from contextlib import closing
-
         from rebound_celery.operate.cli.letters import print_replay
-        from rebound_celery.operate.cli.progress import progress_bar
-        from rebound_celery.operate.cli.signals import StoppedBySignal
-        from rebound_celery.selection import Progress
+        from rebound_celery.operate.cli.replaying import run_replay
 
         chosen = chosen_filter(ids, switches, source, all_of_them=all_of_them)
         replaying = dead_letters_of(ctx).begin_replay(*ids, filter=chosen, source=source, **options)
-        with closing(replaying), progress_bar("replayed", shown=chosen is not None) as watched:
-            try:
-                result = replaying.run(
-                    lambda so_far: watched(Progress(so_far.read, so_far.total, so_far.matched, so_far.replayed))
-                )
-            except StoppedBySignal:
-                count = 0 if watched.last is None else watched.last.changed
-                say(f"Stopped. Until then: {count:,} replayed. The same command goes on.", err=True)
-                raise
+        result = run_replay(ctx, replaying, shown=chosen is not None or len(ids) > 1)
         print_replay(result, as_json=as_json)
         for identity in result.unknown:
             say(f"Error: {nothing(identity)}", err=True)

@@ -57,13 +57,13 @@ def purge(
 
         found = dead_letters_of(ctx)
         chosen = None
-        if up_to is None or ids or all_of_them or any(value not in (None, ()) for value in switches.values()):
-            if up_to is not None:
-                raise click.UsageError("--up-to goes with nothing else")
-            chosen = chosen_filter(ids, switches, source, all_of_them=all_of_them)
+        if up_to is None:
+            chosen = chosen_filter(ids, switches, source, all_of_them=all_of_them, limit=limit)
+        elif ids or all_of_them or source or limit or read_filter(switches) is not None:
+            raise click.UsageError("--up-to says all: leave out IDs, --source, --all, --limit and switches")
 
         def act(text: str, *, dry_run: bool) -> ActionResult:
-            with progress_bar(text, shown=chosen is not None) as watched:
+            with progress_bar(text, shown=chosen is not None, acts=not dry_run) as watched:
                 return found.purge(
                     *ids, filter=chosen, source=source, up_to=up_to, limit=limit, dry_run=dry_run, progress=watched
                 )

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rebound_celery.operate.cli.errors import plain_errors
-from rebound_celery.operate.cli.filters import read_filter
+from rebound_celery.operate.cli.filters import choose
 
 if TYPE_CHECKING:
-    from rebound_celery.dead_letters import DeadLetters
+    from rebound_celery.dead_letters import DeadLetters, Letter
     from rebound_celery.selection import Filter
 
 _SOURCE = "redis, or a Kafka topic."
@@ -22,23 +22,24 @@ chosen_source_option = click.option("--source", help=f"With switches or --all, w
 
 
 def chosen_filter(
-    ids: tuple[str, ...], switches: Mapping[str, Any], source: str | None, *, all_of_them: bool
+    ids: tuple[str, ...],
+    switches: Mapping[str, Any],
+    source: str | None,
+    *,
+    all_of_them: bool,
+    limit: int | None = None,
 ) -> Filter | None:
-    """Return the filter; None where ids are given.
+    """Return the filter; None where ids are given. See `choose`.
 
     Raises:
         click.UsageError: if it is not clear what is meant.
     """
-    from rebound_celery.selection import Filter
-
-    chosen = read_filter(switches)
-    if sum((bool(ids), chosen is not None, all_of_them)) != 1:
-        raise click.UsageError("give IDs, or switches that choose dead letters, or --all")
+    chosen = choose(ids, switches, "dead letters", all_of_them=all_of_them, limit=limit)
     if ids and source is not None:
         raise click.UsageError("an ID names the place of the dead letter already: leave out --source")
     if not ids and source is None:
         raise click.UsageError("give --source too: redis, or a Kafka topic")
-    return Filter() if all_of_them else chosen
+    return chosen
 
 
 def nothing(identity: str) -> str:
@@ -60,6 +61,20 @@ def plainly(ctx: click.Context, source: str | None = "") -> Iterator[None]:
             if source is None and error.service == "Kafka":
                 click.echo("For those in Redis alone, give --source redis", err=True)
             raise
+
+
+def say_if_alive(ctx: click.Context, letter: Letter) -> None:
+    """Say so if a place in a topic seems to be that of the record that failed: log lines have that too."""
+    from rebound_celery import registry
+    from rebound_celery.operate.cli.output import say
+
+    view, suffix = letter.view, registry.find(ctx.obj.app).settings.dead_letter_suffix
+    if view.partition is not None and view.written_by == "unknown" and not view.kept_in.endswith(suffix):
+        say(
+            f"{view.id} seems to be a record of {view.kept_in}, and no dead letter. List its dead letters: "
+            f"celery rebound dlq ls --source {view.kept_in}{suffix}",
+            err=True,
+        )
 
 
 def dead_letters_of(ctx: click.Context) -> DeadLetters:

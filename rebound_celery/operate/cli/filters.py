@@ -83,5 +83,39 @@ def read_filter(switches: Mapping[str, Any]) -> Filter | None:
     return Filter.parse(given, SYSTEM_CLOCK.now_ms(), shown=_switch) if given else None
 
 
+def choose(
+    ids: tuple[str, ...], switches: Mapping[str, Any], what: str, *, all_of_them: bool, limit: int | None = None
+) -> Filter | None:
+    """Return the filter of a command that changes entries; None where IDs are given.
+
+    Args:
+        ids: the given IDs.
+        switches: the switches of the filter.
+        what: what the IDs are of, such as "messages".
+        all_of_them: whether --all was given.
+        limit: the value of --limit, for commands that take it with switches or --all only.
+
+    Raises:
+        click.UsageError: if it is not clear which entries are meant; it says what to leave out, or to give.
+    """
+    from rebound_celery.selection import Filter
+
+    chosen = read_filter(switches)
+    given = [_switch(name) for name, value in switches.items() if value not in (None, ())]
+    if ids:
+        others = [*given, *(["--all"] if all_of_them else []), *(["--limit"] if limit is not None else [])]
+        if others:
+            raise click.UsageError(f"IDs say which {what} are meant: leave out {_joined(others)}, or leave out the IDs")
+    elif all_of_them and given:
+        raise click.UsageError(f"--all means all {what}: leave it out, or leave out {_joined(given)}")
+    elif not all_of_them and not given:
+        raise click.UsageError(f"say which {what} are meant: give IDs, switches such as --topic, or --all")
+    return Filter() if all_of_them else chosen
+
+
+def _joined(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+
+
 def _switch(name: str) -> str:
     return f"--{name.replace('_', '-')}"

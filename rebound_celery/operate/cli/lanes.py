@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -76,7 +76,12 @@ def resume(ctx: click.Context, destination: str, as_json: bool) -> None:
     """End a pause. A circuit breaker that is open stays open."""
     with plain_errors(ctx):
         _change(
-            ctx, destination, lambda rebound: rebound.lanes.resume(destination), "not paused any more", as_json=as_json
+            ctx,
+            destination,
+            lambda rebound: rebound.lanes.resume(destination),
+            "not paused any more",
+            "There was no pause to end.",
+            as_json=as_json,
         )
 
 
@@ -105,9 +110,24 @@ def _read_rate(text: str) -> float | None:
 
 
 def _change(
-    ctx: click.Context, destination: str, change: Callable[[Rebound], None], text: str, *, as_json: bool
+    ctx: click.Context,
+    destination: str,
+    change: Callable[[Rebound], None],
+    text: str,
+    if_unknown: str = "The change holds for messages that come later.",
+    *,
+    as_json: bool,
 ) -> None:
-    """Change a lane, and print what it is now."""
+    """Change a lane, and print what it is now.
+
+    Args:
+        ctx: the context of the command.
+        destination: names the lane.
+        change: changes it.
+        text: what the lane is then.
+        if_unknown: said if nothing waits in the lane, and it had neither pause nor rate.
+        as_json: whether the lane is printed as JSON.
+    """
     import json
 
     from rebound_celery.delivery.steering import lane_name
@@ -115,14 +135,25 @@ def _change(
 
     rebound, name = _rebound(ctx), lane_name(destination)
     with asking_redis(ctx.obj.app):
+        before = {*(lane.name for lane in rebound.lanes), *(breaker.lane for breaker in rebound.breakers)}
         change(rebound)
         lane, breaker = rebound.lanes.get(name), rebound.breakers.get(name)
+    if name not in before:
+        say(_unknown(name, before, if_unknown), err=True)
     if as_json:
         say(json.dumps(lane_to_dict(name, lane, breaker)))
         return
     say(f"{name} is {text}; {0 if lane is None else lane.waiting:,} wait in it")
     if breaker is not None and breaker.state == "open":
         say(f"Its circuit breaker is open: {breaker.error}", err=True)
+
+
+def _unknown(name: str, lanes: Iterable[str], text: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, lanes, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "is the name right?"
+    return f"Nothing waits in {name} now, and it had neither pause nor rate: {hint} {text}"
 
 
 def lane_to_dict(name: str, lane: Lane | None, breaker: Breaker | None) -> dict[str, Any]:

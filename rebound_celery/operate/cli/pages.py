@@ -56,6 +56,7 @@ def print_pages(
     *,
     as_json: bool,
     is_filtered: bool,
+    on_none: Callable[[], None] = lambda: None,
 ) -> None:
     """Print pages until `limit` entries are printed, all for None. If more follow, print how to continue to stderr.
 
@@ -66,10 +67,15 @@ def print_pages(
         limit: the largest number of entries.
         as_json: whether JSON lines are printed.
         is_filtered: whether a filter is given, so that pages may take long.
+        on_none: called if there are no entries.
     """
+    # It stays None where the reader of the output is gone.
+    printed: int | None = None
     next_page = None
     with output_may_close():
-        next_page = _print(listing, read, after, limit, as_json=as_json, is_filtered=is_filtered)
+        printed, next_page = _print(listing, read, after, limit, as_json=as_json, is_filtered=is_filtered)
+    if printed == 0:
+        on_none()
     if next_page is not None:
         say(f"More follow: --after {plain(shlex.quote(next_page))}", err=True)
 
@@ -82,8 +88,8 @@ def _print(
     *,
     as_json: bool,
     is_filtered: bool,
-) -> str | None:
-    """Print pages; returns where the next one begins, None at the end."""
+) -> tuple[int, str | None]:
+    """Print pages; returns how many entries were printed, and where the next page begins, None at the end."""
     printed = 0
     while limit is None or printed < limit:
         count = _PAGE if limit is None else min(_PAGE, limit - printed)
@@ -101,4 +107,4 @@ def _print(
             break
     if not printed and not as_json:
         say(listing.no_match if is_filtered else listing.nothing, err=True)
-    return after
+    return printed, after

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rebound_celery.operate.cli.errors import EXIT_NOT_FOUND, EXIT_USAGE, plain_errors
-from rebound_celery.operate.cli.filters import filter_switches, read_filter
+from rebound_celery.operate.cli.filters import choose, filter_switches, read_filter
 from rebound_celery.operate.cli.output import say
+from rebound_celery.operate.cli.queues import say_if_unused
 
 if TYPE_CHECKING:
     from rebound_celery.pending import Pending
@@ -66,6 +67,7 @@ def ls(
             None if all_of_them else limit,
             as_json=as_json,
             is_filtered=chosen is not None,
+            on_none=lambda: say_if_unused(ctx.obj.app, found, queue),
         )
 
 
@@ -84,6 +86,7 @@ def show(ctx: click.Context, id_: str, queue: str | None, with_value: bool, as_j
         found = _pending(ctx)
         view = found.get(id_, queue=queue, arguments=True)
         if view is None:
+            say_if_unused(ctx.obj.app, found, queue)
             say(f"Error: {_nothing(id_)}", err=True)
             ctx.exit(EXIT_NOT_FOUND)
         message = found.message(view.id, queue=queue) if with_value else None
@@ -156,11 +159,12 @@ def _act(
         from rebound_celery.operate.cli.progress import progress_bar
         from rebound_celery.operate.cli.signals import StoppedBySignal
 
-        chosen, found = _chosen(ids, switches, all_of_them=all_of_them), _pending(ctx)
+        chosen = choose(ids, switches, "messages", all_of_them=all_of_them, limit=limit)
+        found = _pending(ctx)
         given = {"ids": ids, "filter": chosen, "queue": queue, "limit": limit}
 
         def act(text: str, *, dry_run: bool) -> ActionResult:
-            with progress_bar(text, shown=chosen is not None) as watched:
+            with progress_bar(text, shown=chosen is not None, acts=not dry_run) as watched:
                 try:
                     return call(found, **given, dry_run=dry_run, progress=watched)
                 except StoppedBySignal:
@@ -169,21 +173,10 @@ def _act(
 
         if asks and chosen is not None and not dry_run:
             _ask(ctx, act("found", dry_run=True).matched, chosen)
-        _tell(ctx, act("found" if dry_run else done, dry_run=dry_run), done, as_json=as_json)
-
-
-def _chosen(ids: tuple[str, ...], switches: Mapping[str, Any], *, all_of_them: bool) -> Filter | None:
-    """Return the filter; None where ids are given.
-
-    Raises:
-        click.UsageError: if it is not clear what is meant.
-    """
-    from rebound_celery.selection import Filter
-
-    chosen = read_filter(switches)
-    if sum((bool(ids), chosen is not None, all_of_them)) != 1:
-        raise click.UsageError("give IDs, or switches that choose entries, or --all")
-    return Filter() if all_of_them else chosen
+        result = act("found" if dry_run else done, dry_run=dry_run)
+        if not result.matched and not result.leased:
+            say_if_unused(ctx.obj.app, found, queue)
+        _tell(ctx, result, done, as_json=as_json)
 
 
 def _ask(ctx: click.Context, count: int, chosen: Filter) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from rebound_celery.operate.cli.errors import plain_errors
+from rebound_celery.operate.cli.queues import say_if_unused
 
 
 @click.command()
@@ -18,7 +19,9 @@ def stats(ctx: click.Context, queue: str | None, as_json: bool) -> None:
         from rebound_celery.pending import pending_of
         from rebound_celery.selection import duration_text
 
-        found = pending_of(ctx.obj.app).stats(queue=queue)
+        pending = pending_of(ctx.obj.app)
+        found = pending.stats(queue=queue)
+        say_if_unused(ctx.obj.app, pending, queue)
         with output_may_close():
             if as_json:
                 print_json(found.to_dict())

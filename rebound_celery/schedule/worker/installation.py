@@ -11,10 +11,11 @@ from weakref import ref
 from celery import Celery, signals
 
 from ...broker import check_known_broker, has_schedule
+from ...broker_url import check_broker_url
 from ...compat.celery_connections import add_transport_option
 from ...compat.kombu_reconnects import look_often
 from ...compat.kombu_transports import replace_transports
-from ...errors import UnsupportedBrokerError
+from ...errors import InvalidSettingError, UnsupportedBrokerError
 from ...stopping import forget_stop, tell_children
 from ..options import ScheduleOptions
 from ..transport import eta, installed
@@ -70,7 +71,7 @@ def _install(app: Celery, read_options: Callable[[], ScheduleOptions], *, is_cop
     token = f"{app.main}-{id(app):x}"
     installation = Installation(token, read_options, partial(_tell_dead, ref(app)), app_name=app.main, is_copy=is_copy)
     setattr(app, installed.ATTRIBUTE, installation)
-    add_transport_option(app, installed.OPTION, token, _look_often)
+    add_transport_option(app, installed.OPTION, token, check_broker_url, _look_often)
     signals.task_received.connect(eta.give_back, dispatch_uid="rebound-eta")
     control_cls = app.control_cls
     if not isinstance(control_cls, partial) or control_cls.func is not make_control:
@@ -78,6 +79,7 @@ def _install(app: Celery, read_options: Callable[[], ScheduleOptions], *, is_cop
         app.control_cls = partial(make_control, control_cls)
         vars(app).pop("control", None)  # made already, from the class before
     installed.set_worker(worker_state.ThisWorker())
+    signals.celeryd_init.connect(_check_broker, dispatch_uid="rebound-broker")
     signals.worker_init.connect(_prepare_worker, dispatch_uid="rebound-worker")
     signals.worker_shutting_down.connect(tell_children, dispatch_uid="rebound-tell-stop")
     signals.worker_shutdown.connect(forget_stop, dispatch_uid="rebound-forget-stop")
@@ -145,11 +147,25 @@ def _look_often(connection: Any) -> None:
         look_often(connection)
 
 
+def _check_broker(instance: Any = None, **_: Any) -> None:
+    app = instance.app
+    if not installed.is_installed(app):
+        return
+    try:
+        for url in (app.conf.broker_read_url, app.conf.broker_write_url):
+            check_broker_url(url)
+    except InvalidSettingError as error:
+        # Celery would log it, and go on to an error that shows a part of the password.
+        raise SystemExit(f"Error: {error}") from None
+
+
 def _prepare_worker(sender: Any = None, **_: Any) -> None:
     # Here, because only a worker has it, and importing it takes time.
     from ...compat.celery_events import use_dispatcher
     from ...compat.celery_request import use_request
 
+    if not installed.is_installed(sender.app):
+        return  # the worker of another app of this process
     try:
         has_schedule(sender.app)
     except UnsupportedBrokerError as error:
@@ -166,6 +182,8 @@ def _count_loss(message: Any) -> None:
 
 
 def _check_start(sender: Any = None, **_: Any) -> None:
+    if not installed.is_installed(sender.app):
+        return
     warn_of_eviction(sender.app)
     warn_of_unconsumed(sender)
 
@@ -173,7 +191,8 @@ def _check_start(sender: Any = None, **_: Any) -> None:
 def _watch(sender: Any = None, **_: Any) -> None:
     from . import watchdog
 
-    watchdog.watch(sender)
+    if installed.is_installed(sender.app):
+        watchdog.watch(sender)
 
 
 def _unwatch(sender: Any = None, **_: Any) -> None:
