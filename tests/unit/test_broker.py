@@ -53,6 +53,15 @@ def test_a_worker_of_such_an_app_does_not_start() -> None:
         signals.worker_init.send(sender=app.WorkController(hostname="w@here"))
 
 
+def test_workers_of_other_apps_of_the_process_are_left_alone() -> None:
+    install_schedule(make_app("redis://localhost"))
+    other = make_app("amqp://guest@rabbit//")
+
+    signals.worker_init.send(sender=other.WorkController(hostname="w@here"))
+
+    assert other.Task.Request == "celery.worker.request:Request"
+
+
 def test_memory_is_for_tests_and_warns_once(caplog: pytest.LogCaptureFixture) -> None:
     app = make_app("memory://")
     rebound = Rebound(app)
