@@ -35,7 +35,9 @@ def make_app(**attributes: Any) -> SimpleNamespace:
     def nothing() -> None: ...
 
     loader = SimpleNamespace(init_worker=nothing)
-    return SimpleNamespace(main="fake", set_current=nothing, set_default=nothing, loader=loader, **attributes)
+    # Celery's would change the logging of this process.
+    log = SimpleNamespace(setup=lambda *_, **__: [])
+    return SimpleNamespace(main="fake", set_current=nothing, set_default=nothing, loader=loader, log=log, **attributes)
 
 
 APP = make_app(rebound=SimpleNamespace(settings=Settings(), check_redis=away))
@@ -43,7 +45,7 @@ ARGUMENTS = ["consume", "--group", "g", "--handler", "builtins:print", "--loglev
 
 
 def run(*arguments: str, app: Any = APP) -> Result:
-    return CliRunner().invoke(rebound, [*ARGUMENTS, *arguments], obj=SimpleNamespace(app=app))
+    return CliRunner().invoke(rebound, [*ARGUMENTS, *arguments], obj=SimpleNamespace(app=app, no_color=False))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,7 @@ def test_celery_starts_without_kafka() -> None:
 def test_all_consumers_of_an_app_need_no_options_and_take_none(
     arguments: list[str], app: Any, status: int, said: str
 ) -> None:
-    result = CliRunner().invoke(rebound, ["consume", "--all", *arguments], obj=SimpleNamespace(app=app))
+    result = CliRunner().invoke(rebound, ["consume", "--all", *arguments], obj=SimpleNamespace(app=app, no_color=False))
 
     assert (result.exit_code, result.stdout) == (status, "")
     assert said in result.stderr
@@ -151,7 +153,9 @@ def test_all_consumers_of_an_app_need_no_options_and_take_none(
 def test_without_all_group_and_handler_are_needed(given: str) -> None:
     missing = {"--group": "--handler", "--handler": "--group"}[given]
 
-    result = CliRunner().invoke(rebound, ["consume", "--topic", "t", given, "x"], obj=SimpleNamespace(app=APP))
+    result = CliRunner().invoke(
+        rebound, ["consume", "--topic", "t", given, "x"], obj=SimpleNamespace(app=APP, no_color=False)
+    )
 
     assert result.exit_code == 2
     assert f"Missing option '{missing}'" in result.stderr

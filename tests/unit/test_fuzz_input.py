@@ -160,6 +160,7 @@ APP = SimpleNamespace(
     set_current=nothing,
     set_default=nothing,
     loader=SimpleNamespace(init_worker=nothing),
+    log=SimpleNamespace(setup=lambda *_, **__: []),
 )
 
 #: No letters: no module of that name, such as `this`, may be imported.
@@ -188,7 +189,7 @@ def test_command_line_ends_with_a_status_and_never_with_a_stack_trace(options: l
     arguments = ["consume", "--group", "g", "--handler", "builtins:print", "--loglevel", "ERROR"]
     arguments += [word for option in options for word in option]
 
-    result = CliRunner().invoke(rebound, arguments, obj=SimpleNamespace(app=APP))
+    result = CliRunner().invoke(rebound, arguments, obj=SimpleNamespace(app=APP, no_color=False))
 
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code in (0, 1, 2)

@@ -20,6 +20,7 @@ from rebound_celery.operate.cli.consume_all import check_alone, consume_all, imp
 from rebound_celery.operate.cli.dlq import dlq
 from rebound_celery.operate.cli.errors import EXIT_UNREACHABLE, plain_errors
 from rebound_celery.operate.cli.lanes import lanes
+from rebound_celery.operate.cli.logs import LOG_LEVELS, set_up_logging
 from rebound_celery.operate.cli.output import say
 from rebound_celery.operate.cli.pending import pending
 from rebound_celery.operate.cli.policy import policy
@@ -28,8 +29,6 @@ from rebound_celery.operate.cli.stats import stats
 
 if TYPE_CHECKING:
     from rebound_celery.consumer import Consumer
-
-LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 #: The time between two tries of `--wait`, in seconds.
 WAIT_AGAIN_S = 1.0
@@ -156,6 +155,7 @@ def _read_pattern(text: str) -> re.Pattern[str]:
 @click.option("--health-file", metavar="FILE", help="Rewritten every few seconds while the consumer is healthy.")
 @click.option("--wait", is_flag=True, help="At the start, keep trying until Kafka and Redis answer.")
 @click.option("--loglevel", type=click.Choice(LOG_LEVELS, case_sensitive=False), default="INFO", show_default=True)
+@click.option("--logfile", metavar="FILE", help="Where to write the log. Default: stderr.")
 @click.pass_context
 def consume(
     ctx: click.Context,
@@ -169,32 +169,32 @@ def consume(
     options: tuple[str, ...],
     wait: bool,
     loglevel: str,
+    logfile: str | None,
     **settings: Any,
 ) -> None:
     """Call a function with each record of a Kafka topic. Failed records are retried, and then become dead letters.
 
     After SIGINT or SIGTERM, running calls finish, their offsets are committed, and the command ends. After a second
     signal, it does not wait for running calls. The app's modules are imported as a worker imports them, and Django is
-    set up.
+    set up. Logging is set up as in a worker, with Celery's settings and signals.
 
     With --all, the options of each consumer are those of its declaration.
     """
     if run_all:
         check_alone(ctx)
-        _set_up_logging(loglevel)
-        consume_all(ctx, wait_again_s=WAIT_AGAIN_S if wait else None)
+        consume_all(ctx, loglevel, logfile, wait_again_s=WAIT_AGAIN_S if wait else None)
         return
     if group is None or handler_path is None:
         missing = "--group" if group is None else "--handler"
         raise click.UsageError(f"Missing option '{missing}'. (Or give --all.)")
     if bool(topics) == bool(pattern):
         raise click.UsageError("give either --topic or --pattern")
-    _set_up_logging(loglevel)
     with plain_errors(ctx):
         from rebound_celery.consumer import Consumer, ConsumerConfig
 
         app = ctx.obj.app
         import_modules(app)
+        set_up_logging(ctx, loglevel, logfile)
         decode: Any = deserializer
         if deserializer is not None and deserializer != "json":
             decode = load_handler(deserializer, "--deserializer")
@@ -217,13 +217,6 @@ def consume(
                 print_stats(consumer)
             raise
         print_stats(consumer)
-
-
-def _set_up_logging(level: str) -> None:
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    if level.upper() != "DEBUG":
-        # kafka-python logs every failed connection at ERROR. rebound logs what matters itself.
-        logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
 def _run(consumer: Consumer, *, wait: bool) -> None:

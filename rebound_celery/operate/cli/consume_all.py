@@ -8,6 +8,7 @@ import click
 from click.core import ParameterSource
 
 from rebound_celery.operate.cli.errors import plain_errors
+from rebound_celery.operate.cli.logs import set_up_logging
 from rebound_celery.operate.cli.output import say
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from rebound_celery.errors import UnreachableError
 
 #: The options that go with `--all`.
-_WITH_ALL = ("run_all", "wait", "loglevel")
+_WITH_ALL = ("run_all", "wait", "loglevel", "logfile")
 
 
 def check_alone(ctx: click.Context) -> None:
@@ -31,7 +32,7 @@ def check_alone(ctx: click.Context) -> None:
             raise click.UsageError(f"{parameter.opts[0]} does not go with --all: @rebound.consumer(...) says it")
 
 
-def consume_all(ctx: click.Context, *, wait_again_s: float | None) -> None:
+def consume_all(ctx: click.Context, loglevel: str, logfile: str | None, *, wait_again_s: float | None) -> None:
     """Run all consumers of the app until a signal, or until one of them ends by an error."""
     with plain_errors(ctx):
         from rebound_celery import registry
@@ -40,6 +41,7 @@ def consume_all(ctx: click.Context, *, wait_again_s: float | None) -> None:
 
         app = ctx.obj.app
         import_modules(app)
+        set_up_logging(ctx, loglevel, logfile)
         configs = cast("Rebound", registry.find(app)).consumers
         if not configs:
             raise InvalidSettingError(
