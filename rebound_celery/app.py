@@ -31,7 +31,7 @@ from .destinations import kinds
 from .endpoints.events import tell_disabled
 from .environment import misspelt_variables
 from .errors import InvalidSettingError
-from .message import Message
+from .message import Message, codec
 from .message.encryption import KeyRing
 from .operator_views import OperatorViews
 from .other_consumers import FailureHandling
@@ -146,11 +146,12 @@ class Rebound(FailureHandling, ConsumerDeclarations, OperatorViews):
         # app keeps this Rebound alive, and a signal should not keep the app.
         signals.worker_shutdown.connect(self._close_destinations)
         signals.worker_process_shutdown.connect(self._close_destinations)
+        signals.worker_init.connect(self._prepare_worker)
         signals.worker_init.connect(spare_what_is_loaded)
-        signals.worker_init.connect(self._check_options)
 
-    def _check_options(self, sender: Any = None, **_: Any) -> None:
+    def _prepare_worker(self, sender: Any = None, **_: Any) -> None:
         if sender.app is self.app:
+            codec.load()
             kinds.check_start(self.settings)
 
     def _close_destinations(self, **_: Any) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
-from dataclasses import replace
 from typing import NamedTuple
 
 import urllib3
@@ -23,11 +22,11 @@ from ..message import Message
 from ..message.address import HttpAddress
 from ..stopping import is_stopping
 from ..urls.http_url import HttpUrl
-from . import Delivered, Failed, Held, Outcome, Rejected, Unavailable, Underway
+from . import Failed, Held, Outcome, Rejected, Unavailable, Underway
 from .addresses import RefusedAddressError
 from .deadline import limits, was_stale
 from .host_threads import HostThreads
-from .http_answer import next_hop, outcome_of, read_excerpt, shortened
+from .http_answer import next_hop, outcome_of, read_excerpt, shortened, without_query
 from .http_headers import for_another_host, request_headers, sent_id
 from .http_plan import Plan, Plans
 from .http_pools import Pools
@@ -112,6 +111,8 @@ class HttpDestination:
         self._pools = Pools(_HOSTS)
         self._patience_s = patience_s
         self._is_underway = False
+        #: Whether a post had no file descriptor, or no thread, and idle connections still have to be closed for it.
+        self._is_short = False
         self._threads: HostThreads[_Post, Outcome] = HostThreads(self._post, _CONCURRENCY, clock=clock)
 
     @classmethod
@@ -138,7 +139,12 @@ class HttpDestination:
             if isinstance(post, _Submitted):
                 # This does nothing to one that has begun.
                 post.outcome.cancel()
-        return [self._outcome_of(post, end_by) if isinstance(post, _Submitted) else post for post in posts]
+        outcomes = [self._outcome_of(post, end_by) if isinstance(post, _Submitted) else post for post in posts]
+        if self._is_short:
+            # Storing these messages again needs a descriptor too.
+            self._is_short = False
+            self._pools.close_idle()
+        return outcomes
 
     def _submit(self, message: Message, end_by: float) -> _Submitted | Outcome:
         address = message.target
@@ -196,7 +202,7 @@ class HttpDestination:
             return Failed(f"{post.shown}: timed out")
 
     def _post(self, post: _Post) -> Outcome:
-        return _without_query(self._try(post), post.plan.url)
+        return without_query(self._try(post), post.plan.url)
 
     def _try(self, post: _Post) -> Outcome:
         plan = post.plan
@@ -219,6 +225,8 @@ class HttpDestination:
             if proxy is not None and is_proxys_fault(error):
                 return Unavailable(f"{shown} through the proxy {proxy.origin}: {error}")
             if is_shortage(error):
+                self._is_short = True
+                self._pools.close_idle()
                 return Unavailable(f"{shown} was not begun: {error}")
             return Failed(f"{shown}: {error}")
 
@@ -289,11 +297,3 @@ def _held(shown: str, stuck_s: float) -> Held:
 def _held_by_stop(shown: str) -> Held:
     """What a message is that the stopping worker does not send any more. This says nothing of the receiver."""
     return Held(f"{shown} was not begun: the worker is stopping", _SHORTEST_HOLD_S)
-
-
-def _without_query(outcome: Outcome, url: HttpUrl) -> Outcome:
-    """Hide the query, which may be secret, where a server's answer or a library's error repeats the URL."""
-    _, mark, query = url.target.partition("?")
-    if not query or isinstance(outcome, Delivered):
-        return outcome
-    return replace(outcome, error=outcome.error.replace(mark + query, f"{mark}***"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
@@ -154,3 +155,11 @@ def read_excerpt(response: urllib3.BaseHTTPResponse) -> str:
     # `close` closes the connection, but only this gives its place back to the pool.
     response.release_conn()
     return body[:_EXCERPT_BYTES].decode("utf-8", "replace")
+
+
+def without_query(outcome: Outcome, url: HttpUrl) -> Outcome:
+    """Hide the query, which may be secret, where a server's answer or a library's error repeats the URL."""
+    _, mark, query = url.target.partition("?")
+    if not query or isinstance(outcome, Delivered):
+        return outcome
+    return replace(outcome, error=outcome.error.replace(mark + query, f"{mark}***"))

@@ -10,6 +10,8 @@ from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
 
+from .shortage import shortage_now
+
 #: A process, a host and a port. A forked child has a copy of this, but not the threads that look up.
 _Place = tuple[int, str, int]
 
@@ -25,6 +27,7 @@ def look_up(host: str, port: int, timeout_s: float) -> list[Any]:
     Raises:
         TimeoutError: if they are not known in time.
         socket.gaierror: if there are none.
+        OSError: if this process has no file descriptor left.
         RuntimeError: if no thread can be started.
     """
     with suppress(ValueError):
@@ -52,7 +55,8 @@ def _run(place: _Place, found: Future[list[Any]]) -> None:
     _, host, port = place
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except BaseException as error:  # noqa: BLE001 - raised where the addresses are waited for
+    except BaseException as raised:  # noqa: BLE001 - raised where the addresses are waited for
+        error = (shortage_now() or raised) if isinstance(raised, socket.gaierror) else raised
         _running.pop(place, None)
         found.set_exception(error)
     else:

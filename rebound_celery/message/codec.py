@@ -264,6 +264,12 @@ def _read_slowly(id: str, packed: bytes) -> tuple[Message, dict[str, Any]]:  # n
 
 _dictionary_1 = Compression(1)
 
+
+def load() -> None:
+    """Read the dictionary now. A worker does so when it starts: later it may have no file descriptor left."""
+    _dictionary_1.load()
+
+
 #: version -> its reader. The reader takes the bytes after the first byte and returns the packed message.
 _READERS: dict[int, Callable[[bytes], bytes]] = {
     PLAIN: bytes,

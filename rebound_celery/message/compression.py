@@ -49,7 +49,8 @@ class Compression:
         self._compressors: deque[zstandard.ZstdCompressor] = deque()
         self._decompressors: deque[zstandard.ZstdDecompressor] = deque()
 
-    def _load(self) -> zstandard.ZstdCompressionDict:
+    def load(self) -> zstandard.ZstdCompressionDict:
+        """Return the dictionary, which is read from its file when first needed."""
         if self._dictionary is None:
             file = resources.files(__package__) / "dictionaries" / f"{self._number}.zdict"
             dictionary = zstandard.ZstdCompressionDict(file.read_bytes(), dict_type=zstandard.DICT_TYPE_FULLDICT)
@@ -58,7 +59,7 @@ class Compression:
         return self._dictionary
 
     def _make_compressor(self) -> zstandard.ZstdCompressor:
-        return zstandard.ZstdCompressor(level=_LEVEL, dict_data=self._load(), write_dict_id=False)
+        return zstandard.ZstdCompressor(level=_LEVEL, dict_data=self.load(), write_dict_id=False)
 
     def compress(self, data: bytes) -> bytes:
         """Return a frame without its first four bytes, which are the same in every frame."""
@@ -129,4 +130,4 @@ class Compression:
         try:
             return self._decompressors.pop()
         except IndexError:
-            return zstandard.ZstdDecompressor(dict_data=self._load())
+            return zstandard.ZstdDecompressor(dict_data=self.load())

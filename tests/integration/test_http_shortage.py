@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import errno
+import os
+import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from rebound_celery.destinations import Delivered, Unavailable
 from rebound_celery.destinations.http import HttpDestination
 from tests.integration.test_http_answers import Receiver, say, send, whole
+from tests.waiting import wait_until
 
 TIMEOUT = 1.0
 #: More than a host may have at once.
@@ -52,6 +57,50 @@ def without_threads(named: str) -> Callable[[threading.Thread], None]:
         real(self)
 
     return start
+
+
+@contextmanager
+def no_further_descriptors() -> Iterator[None]:
+    """Let this process open no more files and sockets."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(entry.name) for entry in Path("/dev/fd").iterdir())
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    while taken[-1] < highest:
+        taken.append(os.open(os.devnull, os.O_RDONLY))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[-1] + 1, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for descriptor in taken:
+            os.close(descriptor)
+
+
+def test_a_host_that_is_not_found_for_want_of_a_file_descriptor_uses_up_no_attempt(
+    receiver: Receiver, destination: HttpDestination
+) -> None:
+    """The system says then that it does not know the name."""
+    with no_further_descriptors():
+        (first,) = send(destination, by_name(receiver))
+    (second,) = send(destination, by_name(receiver))
+
+    assert isinstance(first, Unavailable)
+    assert "Too many open files" in first.error
+    assert isinstance(second, Delivered)
+
+
+def test_connections_that_no_post_uses_are_closed_when_a_post_lacks_a_file_descriptor(
+    receiver: Receiver, destination: HttpDestination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(destination, *[receiver.url] * 4)
+    wait_until(lambda: len(receiver.open) > 0)
+    with monkeypatch.context() as shortage:
+        shortage.setattr(socket, "getaddrinfo", no_descriptors)
+        (outcome,) = send(destination, by_name(receiver))
+
+    assert isinstance(outcome, Unavailable)
+    wait_until(lambda: not receiver.open)
+    assert [type(outcome) for outcome in send(destination, *[receiver.url] * POSTS)] == [Delivered] * POSTS
 
 
 @pytest.mark.parametrize("place", ["socket", "getaddrinfo"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -29,6 +30,7 @@ from rebound_celery.schedule.store import script_runner
 from rebound_celery.schedule.store.keys import QueueKeys
 from rebound_celery.schedule.store.store import Store
 from rebound_celery.schedule.transport import channel as channel_module
+from rebound_celery.schedule.transport import claimed as claimed_module
 from rebound_celery.schedule.transport import claimer as claimer_module
 from rebound_celery.schedule.worker.installation import install_schedule
 from tests.acceptance.apps.worker import close_redis_connections
@@ -157,6 +159,8 @@ class Form:
         task = claimed.stored[1:].decode()
         if task == "damaged":
             raise ValueError("it is damaged")
+        if task == "unopened" and not claimed.losses:
+            raise OSError(errno.EMFILE, "Too many open files")
         return {
             "body": claimed.stored,
             "content-type": "application/x-test",
@@ -189,6 +193,21 @@ def test_leased_queue_has_messages_of_its_owners_form_and_of_celerys(owned: Cele
         assert (by_id["mine"].body, by_id["mine"].headers["lane"]) == (forms["mine"], "kafka:orders")
         assert [(letter.id, letter.reason) for letter in dead_entries(store)] == [("bad", "unreadable")]
         assert [waiting.stored for waiting in everything(store)] == [forms["later"]]
+
+
+def test_a_message_that_cannot_be_read_for_want_of_a_file_descriptor_is_no_loss_of_a_worker(
+    owned: Celery, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claimed_module, "_UNOPENED_PAUSE_MS", 60_000)
+    with open_schedule(owned, "celery") as schedule:
+        schedule.enqueue([Entry("m", now_ms(), b"\x11unopened")])
+
+    with consuming(owned) as consumer:
+        wait_until(lambda: consumer.turn(0.05) or store.stats().get("released") == 1)
+
+    (waiting,) = everything(store)
+    assert waiting.losses == 0
+    assert waiting.due_ms > now_ms() + 30_000, "it is not read again at once"
 
 
 def test_many_messages_are_settled_at_once_and_others_are_told_apart(owned: Celery, store: Store):

@@ -77,8 +77,8 @@ def leases(silent_port: int) -> Iterator[Leases]:
     ):
         leases = Leases(client, thread_client, 60_000)
         yield leases
-        leases.ask_thread_to_end()
-        assert leases.wait_for_thread(5)
+        leases.thread.ask_to_end()
+        assert leases.thread.wait_for_end(5)
 
 
 def test_redis_is_said_to_be_back_only_when_it_is(leases: Leases, caplog: pytest.LogCaptureFixture) -> None:

@@ -30,18 +30,14 @@ from ..store.values import Entry
 from . import celery_form, eta, installed, keeping, process_leases
 from .claimed import FAULTS
 from .claimer import Claimer
+from .connecting import add_options
 from .installed import Installation, installation_of
 from .leases import Leases
 from .publish_batch import ScheduleBatch
 from .qos import LeasingQoS, PlainQoS
-from .refusals import Parser
 
 #: Seconds that a claim, a settle or a renewal may take; a lost network must not hold the worker's loop for longer.
 _SOCKET_TIMEOUT_S = 5.0
-
-#: Seconds that kombu's own commands may take, where the app sets no time-out. kombu's default is none: where a network
-#: drops packets without a word, the worker's event would hold its loop for ever, and no signal would end the worker.
-SOCKET_TIMEOUTS = {"socket_timeout": 10.0, "socket_connect_timeout": 5.0}
 
 logger = logging.getLogger(__name__)
 
@@ -77,11 +73,7 @@ class Channel(kombu_redis.Channel):
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
         parameters: dict[str, Any] = super()._connparams(asynchronous)
         if self.rebound is not None:
-            parameters["parser_class"] = Parser
-            for name, seconds in SOCKET_TIMEOUTS.items():
-                # A Unix socket has no time to connect.
-                if name in parameters and parameters[name] is None:
-                    parameters[name] = seconds
+            add_options(parameters)
         return parameters
 
     # publishing

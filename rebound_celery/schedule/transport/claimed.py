@@ -18,6 +18,8 @@ from .leases import Leases
 
 #: Milliseconds that a message of a later version is left alone before it is reported again.
 _UNKNOWN_PAUSE_MS = 300_000
+#: Milliseconds until a message is read again for which a file could not be opened.
+_UNOPENED_PAUSE_MS = 5_000
 
 FAULTS = (RedisError, OSError)
 
@@ -54,7 +56,16 @@ class ClaimedMessages:
         except UnknownVersionError as error:
             # It stays in place: a worker of that version can read it. It is looked at again later, and reported again.
             logger.error("message %r is of another version and left alone: %s", claimed.id, error)  # noqa: TRY400
-            self._end_unread(store, claimed, token, RELEASE)
+            self._end_unread(store, claimed, token, RELEASE, _UNKNOWN_PAUSE_MS)
+        except OSError as error:
+            # No file can be opened, mostly because this process has no file descriptor left. No worker is lost.
+            logger.warning(
+                "message %r cannot be read now, and is read again in %d s: %s",
+                claimed.id,
+                _UNOPENED_PAUSE_MS / 1000,
+                error,
+            )
+            self._end_unread(store, claimed, token, RELEASE, _UNOPENED_PAUSE_MS)
         except forms.DAMAGE as error:
             logger.error("message %r is set aside, for it cannot be read: %s", claimed.id, error)  # noqa: TRY400
             self._end_unread(store, claimed, token, "unreadable")
@@ -81,11 +92,11 @@ class ClaimedMessages:
             # The message cannot be read, or the result backend has a fault. Others must be claimed all the same.
             logger.exception("the end of the dead message %r could not be told", claimed.id)
 
-    def _end_unread(self, store: Store, claimed: Claimed, token: str, what: str) -> None:
+    def _end_unread(self, store: Store, claimed: Claimed, token: str, what: str, pause_ms: int = 0) -> None:
         try:
             store.settle([self._leases.end_of(claimed, token, what)])
-            if what == RELEASE:
-                store.reschedule(self._clock.now_ms() + _UNKNOWN_PAUSE_MS, claimed.id)
+            if pause_ms:
+                store.reschedule(self._clock.now_ms() + pause_ms, claimed.id)
         except FAULTS as error:
             # Its lease runs out, and it comes up again.
             logger.debug("message %r keeps its lease: %s", claimed.id, error)

@@ -23,6 +23,8 @@ from .leases import Leases
 _NO_ROOM_S = 0.01
 #: Seconds between claims that claim nothing, for the worker has no room, and wake another one.
 _HAND_ON_S = 0.5
+#: Seconds between looks whether leases can be renewed.
+_UNRENEWED_S = 0.1
 #: Seconds between claims while Redis is away, growing to the second figure.
 _AWAY_S = (0.5, 2.0)
 
@@ -201,6 +203,9 @@ class Claimer:
         # Without it, what is claimed would neither be renewed nor settled.
         self._leases.start()
         queue = self._queue(name)
+        if not self._leases.thread.can_renew():
+            queue.claim_at = self._clock.monotonic() + _UNRENEWED_S
+            return []
         found: list[tuple[Claimed, str]] = []
         for _ in range(_ROUNDS):
             try:

@@ -8,7 +8,6 @@ the loop.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -16,8 +15,6 @@ from contextlib import contextmanager
 from itertools import chain, count
 from typing import Any
 from weakref import WeakValueDictionary
-
-from redis.exceptions import RedisError
 
 from ...clock import SYSTEM_CLOCK, Clock
 from .. import native_threads as native
@@ -27,17 +24,12 @@ from ..store.store import Store
 from ..store.values import Claimed
 from .claim_ids import ClaimIds
 from .lease import Lease, reference_of
+from .lease_thread import LeaseThread
 
 #: Seconds between two times that ends are sent, at least: hundreds then cost one round trip. The first goes at once.
 _GATHER_S = 0.005
-#: Seconds between tries while Redis is away.
-_PAUSE_S = 0.5
 #: Leases are renewed this many times before they would run out.
 _RENEWALS = 3
-
-_FAULTS = (RedisError, OSError)
-
-logger = logging.getLogger(__name__)
 
 
 class Leases:
@@ -53,7 +45,6 @@ class Leases:
         self.client = client
         self._clock = clock
         self.claim_ids = ClaimIds()
-        self._thread_client = thread_client
         self.lease_ms = lease_ms
         #: What closed channels left to do about ordinary messages: ("ack" or "restore", delivery tag).
         self.orphans: deque[tuple[str, str]] = deque()
@@ -66,12 +57,17 @@ class Leases:
         # Nothing that is done under it lets other greenlets go on.
         self._lock = native.make_lock()
         self._flushing = native.make_lock()
-        self._work = native.Wake()
         self._numbers = count(1)
-        self._has_thread = False
-        self._runs = native.make_lock()  # the thread holds it as long as it runs
-        self._stops = False
-        self._away = False
+        #: Renews and settles.
+        self.thread = LeaseThread(
+            thread_client,
+            lease_ms / 1000 / _RENEWALS,
+            has_ends=lambda: bool(self._ends),
+            settle=self._flush,
+            renew=self._renew,
+            gather_s=_GATHER_S,
+            clock=clock,
+        )
         self._renewed_at = clock.monotonic()
         self._are_missing = False  # whether the last renewal has found fewer leases than this process holds
 
@@ -88,31 +84,13 @@ class Leases:
         return End(claimed.id, token, what, reference_of(claimed))
 
     def start(self) -> None:
-        """Start the thread that renews and settles, unless it runs. To be called before anything is claimed.
+        """Start the thread, unless it runs. To be called before anything is claimed.
 
         Raises:
             RuntimeError: if the system gives this process no further thread.
         """
-        with self._lock:
-            starts, self._has_thread = not self._has_thread, True
-        if starts:
+        if self.thread.start():
             self._renewed_at = self._clock.monotonic()
-            try:
-                native.start_thread(self._run, "rebound-leases")
-            except BaseException:
-                self._has_thread = False
-                raise
-
-    def ask_thread_to_end(self) -> None:
-        """Let the thread end when it has done what it is at."""
-        self._stops = True
-        self._work.set()
-
-    def wait_for_thread(self, timeout_s: float) -> bool:
-        """Whether the thread has ended, or none was started. The whole process waits, other greenlets too."""
-        if has_ended := self._runs.acquire(timeout=timeout_s):
-            self._runs.release()
-        return bool(has_ended)
 
     def hold(self, store: Store, claims: Sequence[tuple[Claimed, str, str]]) -> list[str]:
         """Take charge of messages, each with its token and its task's id; returns the tags that end their leases."""
@@ -166,7 +144,7 @@ class Leases:
                     self._ends.append((lease, what))
                     ended += 1
         if ended:
-            self._work.set()
+            self.thread.wake()
         return ended
 
     def release(self, tags: Iterable[str], keep: Callable[[str], bool]) -> int:
@@ -233,7 +211,7 @@ class Leases:
         finally:
             self._flushing.release()
 
-    def _renew(self) -> None:
+    def _renew(self, client: Any) -> None:
         """Make every lease that is held last on."""
         by_store: dict[Store, list[tuple[str, str]]] = defaultdict(list)
         began = self._clock.monotonic()
@@ -242,50 +220,5 @@ class Leases:
                 by_store[lease.store].append((lease.id, lease.token))
         missing = 0
         for store, leases in by_store.items():
-            missing += len(leases) - store.over(self._thread_client).renew(leases, self.lease_ms)
+            missing += len(leases) - store.over(client).renew(leases, self.lease_ms)
         self._renewed_at, self._are_missing = began, missing > 0
-
-    def _run(self) -> None:
-        with self._runs:
-            self._renew_and_settle()
-
-    def _renew_and_settle(self) -> None:
-        interval = self.lease_ms / 1000 / _RENEWALS
-        renew_at = self._clock.monotonic() + interval
-        flushed_at = 0.0
-        while not self._stops:
-            self._wait_for_work(renew_at, flushed_at)
-            try:
-                if self._away:
-                    # There may be nothing left to settle or to renew, which would tell whether it is back.
-                    self._thread_client.ping()
-                if self._ends:
-                    self._flush(self._thread_client)
-                    flushed_at = self._clock.monotonic()
-                if self._clock.monotonic() >= renew_at:
-                    self._renew()
-                    renew_at = self._clock.monotonic() + interval
-            except _FAULTS as error:
-                self._say_away(error)
-                self._work.set()
-                self._clock.sleep(_PAUSE_S)
-            except Exception:
-                # The thread must outlive any fault: without it every lease runs out.
-                logger.exception("unexpected error while leases were settled or renewed")
-                self._work.set()
-                self._clock.sleep(_PAUSE_S)
-            else:
-                if self._away:
-                    self._away = False
-                    logger.info("Redis is back; leases are settled and renewed again")
-
-    def _wait_for_work(self, renew_at: float, flushed_at: float) -> None:
-        if self._work.wait(max(0.0, renew_at - self._clock.monotonic())):
-            gather_s = flushed_at + _GATHER_S - self._clock.monotonic()
-            if gather_s > 0:
-                self._clock.sleep(gather_s)
-
-    def _say_away(self, error: BaseException) -> None:
-        if not self._away:
-            self._away = True
-            logger.warning("leases cannot be settled or renewed now, and are tried again: %s", error)

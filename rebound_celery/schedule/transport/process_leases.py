@@ -48,10 +48,10 @@ def _end_threads() -> None:
     """
     leases = all_leases()
     for one in leases:
-        one.ask_thread_to_end()
+        one.thread.ask_to_end()
     deadline = SYSTEM_CLOCK.monotonic() + _END_S
     for one in leases:
-        one.wait_for_thread(max(0.0, deadline - SYSTEM_CLOCK.monotonic()))
+        one.thread.wait_for_end(max(0.0, deadline - SYSTEM_CLOCK.monotonic()))
 
 
 os.register_at_fork(after_in_child=_forget_after_fork)
