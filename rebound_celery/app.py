@@ -59,7 +59,7 @@ class Rebound(FailureHandling, ConsumerDeclarations, OperatorViews):
             See `Settings` for all of them.
 
     Raises:
-        InvalidSettingError: for an unknown setting.
+        InvalidSettingError: for an unknown setting, and for an app that has a Rebound already.
     """
 
     def __init__(self, app: Celery, *, clock: Clock = SYSTEM_CLOCK, **settings: Any) -> None:
@@ -67,6 +67,7 @@ class Rebound(FailureHandling, ConsumerDeclarations, OperatorViews):
         if unknown:
             first = sorted(unknown)[0]
             raise InvalidSettingError(first, shown_url(settings[first]), "there is no such setting")
+        registry.check_app(app)
         self.app = app
         self.clock = clock
         self._overrides = {PREFIX + name: value for name, value in settings.items()}
@@ -86,8 +87,8 @@ class Rebound(FailureHandling, ConsumerDeclarations, OperatorViews):
         #: The keys that wait in order behind a record that failed; see `ordering` of ConsumerConfig.
         self.chains = Chains(app, queue, self._form, self._publisher, lanes, lambda: self.settings.lease, clock=clock)
         self._add_views(app, lambda: self.settings, self._publisher, lanes, self.store, clock)
-        registry.install(app, self)
         install_schedule(app, self._schedule_options, in_copies=False)
+        registry.install(app, self)
         add_queue(app)
         self._add_task()
         keep_in_copies(app, partial(_copy_onto, type(self), self.declared, clock, settings))

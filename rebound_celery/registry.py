@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Unpack, cast
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import msgspec
-from celery import current_app
+from celery import Celery, current_app
 
 from .config import Settings
-from .errors import NotInstalledError
+from .errors import InvalidSettingError, NotInstalledError
 from .message import Message
+from .places import place_of_caller
 
 if TYPE_CHECKING:
     from celery.result import AsyncResult
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 _ATTRIBUTE = "rebound"
 
-#: The apps of this process that have Rebound.
-_apps: WeakSet[Any] = WeakSet()
+#: The apps of this process that have Rebound, and where each got it.
+_apps: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
 class ChainChange(msgspec.Struct, frozen=True):
@@ -144,10 +145,30 @@ class RetryScheduler(Protocol):
         """
 
 
+def check_app(app: object) -> None:
+    """Check that an app can get a Rebound.
+
+    Two of them would share the app's one delivery task and one queue: what one stores, the other would deliver, with
+    other settings.
+
+    Raises:
+        InvalidSettingError: if this is no Celery app, or it has a Rebound already.
+    """
+    if not isinstance(app, Celery):
+        raise InvalidSettingError("app", app, 'it is a Celery app: Rebound(Celery("shop", broker="redis://localhost"))')
+    if installed(app) is not None:
+        raise InvalidSettingError(
+            "app",
+            app.main,
+            f"it has a Rebound already, from {_apps.get(app, 'another place')}, and {place_of_caller()} makes a second "
+            "one; use app.rebound, which is the first, or another app",
+        )
+
+
 def install(app: Any, rebound: RetryScheduler) -> None:
     """Remember that `app` has `rebound`."""
     setattr(app, _ATTRIBUTE, rebound)
-    _apps.add(app)
+    _apps[app] = place_of_caller()
 
 
 def installed(app: Any) -> RetryScheduler | None:

@@ -6,6 +6,7 @@ import base64
 import gc
 import json
 import pickle
+import re
 import subprocess
 import sys
 import time
@@ -21,7 +22,15 @@ from kombu import Exchange, Queue
 from kombu.transport import memory
 
 import rebound_celery
-from rebound_celery import InvalidSettingError, NotInstalledError, Rebound, RetryPolicy, RetryRequest, Settings
+from rebound_celery import (
+    InvalidSettingError,
+    NotInstalledError,
+    Rebound,
+    RetryPolicy,
+    RetryRequest,
+    Settings,
+    install_schedule,
+)
 from rebound_celery.celery_conf import LiveSetting
 from rebound_celery.errors import ReboundError
 from rebound_celery.message import Message, codec, message_id_of
@@ -142,6 +151,45 @@ def test_environment_variables_fill_in_what_the_configuration_leaves_open(monkey
     monkeypatch.setenv("REBOUND_KAFKA_BROKERS", "k1:9092")
 
     assert Rebound(make_app()).settings.kafka_brokers == ("k1:9092",)
+
+
+def test_a_second_rebound_on_an_app_is_refused_and_both_places_are_named() -> None:
+    app = make_app()
+    first = Rebound(app, queue="a")
+    with pytest.raises(InvalidSettingError, match=r"has a Rebound already, from \S+test_app.py:\d+, and ") as refused:
+        Rebound(app, queue="b")
+
+    first_line, second_line = map(int, re.findall(r"test_app\.py:(\d+)", str(refused.value)))
+    assert second_line == first_line + 2
+    assert (app.rebound, first.settings.queue) == (first, "a")
+    assert set(app.amqp.queues) == {"celery", "a"}
+
+
+def test_an_app_that_was_refused_for_its_broker_may_get_a_rebound_later() -> None:
+    app = Celery("shop", broker="amqp://localhost", set_as_current=False)
+    with pytest.raises(ReboundError, match="broker"):
+        Rebound(app)
+
+    app.conf.broker_url = "memory://"
+
+    assert Rebound(app) is app.rebound
+
+
+def test_a_schedule_beside_that_of_rebound_is_refused_and_both_places_are_named() -> None:
+    app = make_app()
+    Rebound(app)
+    with pytest.raises(InvalidSettingError, match="has the schedule already") as refused:
+        install_schedule(app, {"lease": 5})
+
+    assert str(refused.value).count("test_app.py:") == 2
+
+
+@pytest.mark.parametrize("install", [Rebound, install_schedule])
+def test_what_is_no_app_is_refused_without_its_password(install: Callable[[Any], object]) -> None:
+    with pytest.raises(InvalidSettingError, match="it is a Celery app") as refused:
+        install("redis://:secret@localhost/0")
+
+    assert "secret" not in str(refused.value)
 
 
 def test_an_unknown_setting_is_refused_by_name() -> None:

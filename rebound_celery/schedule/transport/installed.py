@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
+from ...places import place_of_caller
 from ..options import ScheduleOptions
 
 #: The name of the transport option whose value is the token of an installation.
@@ -46,12 +47,20 @@ class Installation:
         self.tell_dead = tell_dead
         self.app_name = app_name
         self.is_copy = is_copy
+        #: Where it was installed.
+        self.place = place_of_caller()
         _installations[token] = self
 
 
 def is_installed(app: Any) -> bool:
     """Whether an app has the schedule."""
     return ATTRIBUTE in vars(app)
+
+
+def installation_on(app: Any) -> Installation | None:
+    """The schedule of an app; None if it has none."""
+    found: Installation | None = vars(app).get(ATTRIBUTE)
+    return found
 
 
 def installation_of(token: object) -> Installation | None:

@@ -16,6 +16,7 @@ from ...compat.celery_connections import add_transport_option
 from ...compat.kombu_reconnects import look_often
 from ...compat.kombu_transports import replace_transports
 from ...errors import InvalidSettingError, UnsupportedBrokerError
+from ...places import place_of_caller
 from ...stopping import forget_stop, tell_children
 from ..options import ScheduleOptions
 from ..transport import eta, installed
@@ -57,7 +58,18 @@ def install_schedule(
 
     Raises:
         UnsupportedBrokerError: if the app is known to have another broker than Redis.
+        InvalidSettingError: if this is no Celery app, or it has a schedule already, which has other options.
     """
+    if not isinstance(app, Celery):
+        raise InvalidSettingError("app", app, 'it is a Celery app: Celery("shop", broker="redis://localhost")')
+    earlier = installed.installation_on(app)
+    if earlier is not None and in_copies:
+        raise InvalidSettingError(
+            "app",
+            app.main,
+            f"it has the schedule already, from {earlier.place}, and {place_of_caller()} installs a second one; "
+            "Rebound(app) brings the schedule, and its settings have the options",
+        )
     check_known_broker(app)
     read = partial(_read, options)
     token = _install(app, read)
