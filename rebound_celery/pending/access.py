@@ -13,7 +13,7 @@ from ..delivery.plainly import FAULTS
 from ..errors import UnreachableError
 from ..message.encryption import KeyRing
 from ..message.ids import task_ids_of
-from ..schedule.port import Counts, Schedule, Waiting, open_schedule
+from ..schedule.port import Counts, Schedule, Waiting, open_schedule, put_on_list
 from ..selection import Filter, PendingView, check_text
 from . import paging
 from .reading import views_of
@@ -73,6 +73,10 @@ class Access:
             yield
         except FAULTS as error:
             raise UnreachableError("Redis", shown_broker(self._app), error) from error
+
+    def put_on_list(self, queue: str, entries: Sequence[Waiting]) -> None:
+        """Put copies of Celery tasks on the list that workers without the schedule consume."""
+        put_on_list(self._app, queue, entries, self.clock.now_ms())
 
 
 class OpenQueue:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..schedule.port import Waiting, tell_revoked
+from ..schedule.port import Waiting, read_tasks, tell_revoked
 from ..selection import ActionResult, Filter, Progress
 from .access import OpenQueue
 
 RUN_NOW = "run-now"
 RESCHEDULE = "reschedule"
 CANCEL = "cancel"
+HAND_BACK = "to-celery"
 
 #: How many entries one script of Redis changes: 500 of them can take more than 10 ms.
 _AT_ONCE = 100
@@ -26,9 +27,9 @@ class Change:
 
     Attributes:
         opened: the queue in which they wait.
-        action: RUN_NOW, RESCHEDULE or CANCEL.
+        action: RUN_NOW, RESCHEDULE, CANCEL or HAND_BACK.
         due_ms: when they are to be due, with RESCHEDULE.
-        revoked: tells of tasks that were removed.
+        revoked: tells of tasks that were removed. With HAND_BACK, it puts them elsewhere before they are removed.
         dry_run: whether nothing is changed.
     """
 
@@ -40,6 +41,8 @@ class Change:
 
     def make(self, entries: Sequence[Waiting]) -> int:
         """Change waiting entries; returns how many were still there."""
+        if self.action == HAND_BACK:
+            entries = [entry for entry, task in _with_tasks(entries) if isinstance(task, dict)]
         if self.dry_run or not entries:
             return 0
         parts = (entries[start : start + _AT_ONCE] for start in range(0, len(entries), _AT_ONCE))
@@ -53,6 +56,10 @@ class Change:
             if self.action == RESCHEDULE:
                 assert self.due_ms is not None
                 return self.opened.schedule.reschedule(self.due_ms, *ids)
+            if self.action == HAND_BACK:
+                # If this ends between the two, a task is there twice, and not lost.
+                self.revoked(self.opened.name, entries)
+                return len(self.opened.schedule.cancel_each(*ids))
             removed = self.opened.schedule.cancel_each(*ids)
         self.revoked(self.opened.name, [entry for entry in entries if entry.id in removed])
         return len(removed)
@@ -61,11 +68,17 @@ class Change:
         """Whether it would change nothing. What was moved to a later time comes again on a later page."""
         if self.action == RUN_NOW:
             return entry.due_ms <= now_ms
+        if self.action == HAND_BACK:
+            return not isinstance(read_tasks([entry.stored])[0], dict)
         return self.action == RESCHEDULE and entry.due_ms == self.due_ms
 
     def result(self, matched: int, changed: int, **more: Any) -> ActionResult:
         """What became of it."""
         return ActionResult(action=self.action, dry_run=self.dry_run, matched=matched, changed=changed, **more)
+
+
+def _with_tasks(entries: Sequence[Waiting]) -> Iterable[tuple[Waiting, object]]:
+    return zip(entries, read_tasks([entry.stored for entry in entries]), strict=True)
 
 
 def on_ids(change: Change, ids: Iterable[str]) -> ActionResult:

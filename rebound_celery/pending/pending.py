@@ -276,6 +276,21 @@ class Pending:
         """
         return self._act(acting.CANCEL, None, ids, filter, queue, limit, progress, dry_run=dry_run)
 
+    def to_celery(
+        self,
+        *ids: str,
+        filter: Filter | None = None,  # noqa: A002
+        queue: str | None = None,
+        dry_run: bool = False,
+        limit: int | None = None,
+        progress: Tell | None = None,
+    ) -> ActionResult:
+        """Move ordinary Celery tasks to the list of their queue, for workers without rebound; see `run_now`.
+
+        Stop the queue's workers that have rebound before: they would take the tasks back into the schedule.
+        """
+        return self._act(acting.HAND_BACK, None, ids, filter, queue, limit, progress, dry_run=dry_run)
+
     def _act(
         self,
         action: str,
@@ -291,7 +306,8 @@ class Pending:
         check_choice(ids, chosen)
         check_limit(ids, limit)
         with self._access.open(queue) as opened:
-            change = acting.Change(opened, action, due_ms, self._revoked, dry_run=dry_run)
+            tell = self._access.put_on_list if action == acting.HAND_BACK else self._revoked
+            change = acting.Change(opened, action, due_ms, tell, dry_run=dry_run)
             if chosen is None:
                 return acting.on_ids(change, ids)
             return acting.on_all(change, chosen, limit, progress, self._clock.now_ms)

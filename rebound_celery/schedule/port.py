@@ -71,6 +71,7 @@ __all__ = [
     "is_installed",
     "message_leases",
     "open_schedule",
+    "put_on_list",
     "read_tasks",
     "server_checks",
     "tell_revoked",
@@ -280,6 +281,13 @@ def read_tasks(stored: Sequence[bytes]) -> list[dict[str, Any] | Exception | Non
     from .transport.forms import read_celerys
 
     return list(map(read_celerys, stored))
+
+
+def put_on_list(app: Any, queue: str, entries: Sequence[Waiting], now_ms: int) -> None:
+    """Put copies of waiting Celery tasks, with their due times, on the list that workers without a schedule consume."""
+    from .transport.handing_back import put_on_list
+
+    put_on_list(app, queue, entries, now_ms)
 
 
 def tell_revoked(app: Any, queue: str, removed: Sequence[Waiting]) -> None:

@@ -141,6 +141,17 @@ def cancel(ctx: click.Context, yes: bool, **options: Any) -> None:
     _act(ctx, lambda found, **more: found.cancel(*more.pop("ids"), **more), "cancelled", asks=not yes, **options)
 
 
+@pending.command("to-celery")
+@_acting
+def to_celery(ctx: click.Context, **options: Any) -> None:
+    """Move ordinary Celery tasks to the list of their queue, for workers without rebound.
+
+    Those with these IDs, those that match the switches, or --all. Stop the workers that have rebound before: they would
+    take the tasks back. Retries and dead letters stay.
+    """
+    _act(ctx, lambda found, **more: found.to_celery(*more.pop("ids"), **more), "moved to Celery's list", **options)
+
+
 def _act(
     ctx: click.Context,
     call: Callable[..., ActionResult],
