@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import msgspec
 from kombu.utils.json import JSONEncoder
 
 from .errors import InvalidSettingError
@@ -24,9 +26,30 @@ Name = str | int | float | Decimal | UUID
 #: The part of `Name` that is not text.
 _NAMES = (int, float, Decimal, UUID)
 
-_to_json = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=JSONEncoder().default
-).encode
+_celerys_default = JSONEncoder().default
+
+
+def _default(part: Any) -> object:
+    """What JSON has in place of a value, or of a part of one; raises TypeError, which says what to give, for others."""
+    try:
+        return _celerys_default(part)
+    except TypeError as error:
+        raise TypeError(f"{error}{_advice(part)}") from None
+
+
+def _advice(part: Any) -> str:
+    if is_dataclass(part) and not isinstance(part, type):
+        return "; give dataclasses.asdict(it)"
+    if hasattr(part, "model_dump"):  # of the user: a model of pydantic
+        return '; give it.model_dump(mode="json")'
+    if hasattr(part, "__attrs_attrs__"):  # of the user: a class of attrs
+        return "; give attrs.asdict(it)"
+    if isinstance(part, msgspec.Struct):
+        return "; give msgspec.to_builtins(it)"
+    return ""
+
+
+_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_default).encode
 
 
 def encode_value(data: object) -> tuple[bytes, str | None]:

@@ -211,7 +211,9 @@ class ConsumerConfig:
     def _check_policy(self) -> None:
         if self.policy is not None:
             if not isinstance(self.policy, RetryPolicy):
-                raise InvalidSettingError("policy", self.policy, "it is a RetryPolicy")
+                raise InvalidSettingError(
+                    "policy", self.policy, "it is a RetryPolicy, as in policy=RetryPolicy(max_retries=5)"
+                )
             if self.max_retries is not None or self.base_delay is not None:
                 raise InvalidSettingError("policy", self.policy, "give it, or max_retries and base_delay, not both")
             object.__setattr__(self, "policy", with_imported_names(self.policy))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields as fields_of
@@ -13,6 +15,8 @@ from ..errors import InvalidSettingError
 from .config import ConsumerConfig
 
 HandlerFunction = TypeVar("HandlerFunction", bound=Callable[..., object])
+
+logger = logging.getLogger(__name__)
 
 #: What else the decorator takes. Topics and group are its own arguments, and the handler is what it decorates.
 _FIELDS = frozenset(field.name for field in fields_of(ConsumerConfig)) - {"topics", "group", "handler"}
@@ -77,6 +81,8 @@ def _decorator(
         for topic in config.topic_names():
             if any(topic in other.topic_names() for other in others):
                 raise InvalidSettingError("topics", topic, f"the group {group!r} has another handler for it")
+        if name in declared:
+            _warn_of_another(declared[name].handler, handler, group)
         declared[name] = config
         return handler
 
@@ -96,6 +102,23 @@ def _config(
         raise InvalidSettingError("topics", topics, "give names, or one compiled pattern")
     chosen: Any = patterns[0] if patterns else topics
     return ConsumerConfig(group=group, topics=chosen, handler=handler, **fields)
+
+
+def _warn_of_another(earlier: Callable[..., object], handler: Callable[..., object], group: str) -> None:
+    """Log a warning where a function takes the place of another one, and not of itself in a module imported again."""
+    places = _place_of(earlier), _place_of(handler)
+    if places[0] != places[1]:
+        logger.warning(
+            "the group %r has two handlers with the name %s, and only the second one is called: %s and %s",
+            group,
+            _name_of(handler),
+            *places,
+        )
+
+
+def _place_of(handler: Callable[..., object]) -> str:
+    code = getattr(inspect.unwrap(handler), "__code__", None)  # any callable of the user
+    return _name_of(handler) if code is None else f"{code.co_filename}:{code.co_firstlineno}"
 
 
 def _name_of(handler: Callable[..., object]) -> str:

@@ -80,9 +80,9 @@ def limits(
     yield
 
 
-def was_stale() -> bool:
-    """Whether the connection of the last post in this thread had been used before, and nothing of an answer came."""
-    return _limits.is_reused and not _limits.is_answered
+def was_stale(*, has_timed_out: bool = False) -> bool:
+    """Whether the last post in this thread used a connection of an earlier one, and nothing came or it timed out."""
+    return _limits.is_reused and (has_timed_out or not _limits.is_answered)
 
 
 def _left(by: float) -> float:

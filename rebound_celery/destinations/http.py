@@ -1,9 +1,9 @@
 """Sending to an HTTP receiver. A 2xx answer is success; any other answer, or none, is a failed attempt.
 
 A connection that was kept open may be closed by the server just when the next post is sent on it. If nothing of an
-answer comes on such a connection, the post is sent once more, on a new connection. RFC 9110 (9.2.2) leaves this to
-requests that are safe to repeat, and these are: delivery is at least once, a receiver recognizes a message by its id,
-and rebound would repeat the post as the next attempt.
+answer comes on such a connection, or a 408, the post is sent once more, on a new connection. RFC 9110 (9.2.2) leaves
+this to requests that are safe to repeat, and these are: delivery is at least once, a receiver recognizes a message by
+its id, and rebound would repeat the post as the next attempt.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from ..message import Message
 from ..message.address import HttpAddress
 from ..stopping import is_stopping
 from ..urls.http_url import HttpUrl
-from . import Failed, Held, Outcome, Rejected, Unavailable, Underway
+from . import Failed, Outcome, Rejected, Unavailable, Underway
 from .addresses import RefusedAddressError
 from .deadline import limits, was_stale
+from .holding import held, held_by_stop
 from .host_threads import HostThreads
 from .http_answer import next_hop, outcome_of, read_excerpt, shortened, without_query
 from .http_headers import for_another_host, request_headers, sent_id
@@ -41,16 +42,16 @@ _CONCURRENCY = 64
 #: Of how many hosts connections are kept open.
 _HOSTS = 256
 
+#: The answer of a server that has waited too long for a request, also where it closes an idle connection. A client may
+#: send the request again on a new one (RFC 9110, 15.5.9).
+_TIMED_OUT = 408
+
 #: Seconds that `send` waits for a request after its deadline, on a machine that is busy.
 _GRACE_S = 2.0
 
 #: Seconds that a job waits for the answers of a host, and for those of a host that has not answered within that time.
 _PATIENCE_S = 1.0
 _SLOW_PATIENCE_S = 0.05
-
-#: Seconds that a message waits whose host does not answer earlier ones: as long as these have taken, within bounds.
-_SHORTEST_HOLD_S = 1.0
-_LONGEST_HOLD_S = 10.0
 
 
 class _Post(NamedTuple):
@@ -160,7 +161,7 @@ class HttpDestination:
             # What was sent to the host is not answered: a further request would not begin while this waits.
             stuck_s = self._threads.stuck_s(host)
             if stuck_s > self._patience_s:
-                return _held(shown, stuck_s)
+                return held(shown, stuck_s)
             is_slow = self._threads.longest_s(host) > self._patience_s
         post = self._threads.submit(host, _Post(message, plan, end_by), plan.concurrency, plan.rate)
         return _Submitted(shown, is_slow, host, post)
@@ -188,9 +189,9 @@ class HttpDestination:
         lets_go = self._patience_s is not None and not is_stopping()
         if post.outcome.cancelled():
             if lets_go:
-                return _held(post.shown, self._threads.stuck_s(post.host))
+                return held(post.shown, self._threads.stuck_s(post.host))
             if is_stopping():
-                return _held_by_stop(post.shown)
+                return held_by_stop(post.shown)
             return Unavailable(f"{post.shown} was not begun: earlier requests to its host are still running")
         left_s = max(0, end_by + _GRACE_S - self._clock.monotonic())
         if lets_go and not post.outcome.done():
@@ -208,7 +209,7 @@ class HttpDestination:
         plan = post.plan
         shown = shortened(f"{plan.method} {post.message.target}")
         if is_stopping():
-            return _held_by_stop(shown)
+            return held_by_stop(shown)
         if plan.timeout_s is not None:
             post = _Post(post.message, plan, min(post.end_by, self._clock.monotonic() + plan.timeout_s))
         proxy = None
@@ -267,7 +268,7 @@ class HttpDestination:
         for is_second in (False, True):
             try:
                 with limits(connect_s, post.end_by, read_s=plan.read_s, guard=guard, fresh=is_second):
-                    return pool.request(
+                    response = pool.request(
                         plan.method,
                         request.url.request_url,
                         body=request.body,
@@ -279,6 +280,10 @@ class HttpDestination:
             except (ProtocolError, ProxyError, SSLError):
                 if is_second or not was_stale():
                     raise
+                continue
+            if is_second or response.status != _TIMED_OUT or not was_stale(has_timed_out=True):
+                return response
+            read_excerpt(response)
         raise AssertionError("the second time returns or raises")
 
     def close(self) -> None:
@@ -286,14 +291,3 @@ class HttpDestination:
         self._threads.close(waits=self._is_underway)
         self._is_underway = False
         self._pools.clear()
-
-
-def _held(shown: str, stuck_s: float) -> Held:
-    """What a message is that has to wait for earlier ones; the longer these take, the longer."""
-    delay_s = min(max(stuck_s, _SHORTEST_HOLD_S), _LONGEST_HOLD_S)
-    return Held(f"{shown} was not begun: earlier requests to its host are still running", delay_s)
-
-
-def _held_by_stop(shown: str) -> Held:
-    """What a message is that the stopping worker does not send any more. This says nothing of the receiver."""
-    return Held(f"{shown} was not begun: the worker is stopping", _SHORTEST_HOLD_S)

@@ -429,3 +429,33 @@ def test_a_failure_does_not_show_the_query_that_a_receiver_repeats(receiver: Rec
     assert "answered 404: cannot POST /hook?***" in str(outcome)
     assert "hunter" not in str(outcome)
     destination.close()
+
+
+def test_a_408_on_a_connection_that_was_kept_open_is_no_answer_to_the_post(receiver: Receiver) -> None:
+    """A server may close an idle connection so, just when the next post is sent on it."""
+    destination = HttpDestination(5, 5)
+    ok, late = say(whole(204, b"")), say_and_close(whole(408, b"idle", b"Connection: close"))
+    receiver.answer = ok
+    assert isinstance(send(destination, receiver.url)[0], Delivered)
+    answers = [late, ok]
+    receiver.answer = lambda connection: answers.pop(0)(connection)
+
+    (outcome,) = send(destination, receiver.url)
+
+    assert isinstance(outcome, Delivered)
+    assert receiver.requests == 3
+    destination.close()
+
+
+def test_a_second_408_is_the_answer_to_the_post(receiver: Receiver) -> None:
+    destination = HttpDestination(5, 5)
+    receiver.answer = say(whole(204, b""))
+    send(destination, receiver.url)
+    receiver.answer = say_and_close(whole(408, b"too slow", b"Connection: close"))
+
+    (outcome,) = send(destination, receiver.url)
+
+    assert isinstance(outcome, Failed)
+    assert "answered 408: too slow" in outcome.error
+    assert receiver.requests == 3
+    destination.close()

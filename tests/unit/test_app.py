@@ -13,8 +13,10 @@ import time
 import types
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import pytest
 from celery import Celery
 from celery.result import AsyncResult
@@ -57,6 +59,38 @@ def message_in(put: tuple[str, dict[str, Any]]) -> Message:
     body = json.loads(base64.b64decode(put[1]["body"]))
     message, _ = codec.decode(message_id_of(put[1]["headers"]["id"]), base64.b64decode(body[0][0]))
     return message
+
+
+@dataclass
+class Order:
+    number: int
+
+
+class Charge(msgspec.Struct):
+    number: int
+
+
+class Model:
+    """As pydantic's."""
+
+    def model_dump(self) -> dict[str, int]:
+        return {"number": 1}
+
+
+@pytest.mark.parametrize(
+    ("part", "advice"),
+    [
+        (Order(1), "dataclasses.asdict(it)"),
+        (Charge(1), "msgspec.to_builtins(it)"),
+        (Model(), 'it.model_dump(mode="json")'),
+    ],
+)
+def test_a_value_of_a_class_that_json_has_not_is_refused_with_what_to_give(part: object, advice: str) -> None:
+    for value in (part, {"orders": [part]}):
+        with pytest.raises(InvalidSettingError, match=r"^value=") as refused:
+            Rebound(make_app()).schedule_retry("kafka://orders", value)
+
+        assert f"{type(part).__name__} is not JSON serializable; give {advice}" in str(refused.value)
 
 
 # What it adds, and when

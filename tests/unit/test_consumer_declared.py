@@ -59,6 +59,22 @@ def test_handlers_that_are_made_in_a_loop_are_consumers_of_their_own() -> None:
     assert [config.topics for config in rebound.consumers] == [("orders",), ("returns",)]
 
 
+def test_a_handler_in_the_place_of_another_one_with_its_name_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    rebound = make()
+
+    @rebound.consumer("orders", group="stock")
+    def handle(record: Any) -> None: ...
+
+    def other(record: Any) -> None: ...
+
+    other.__qualname__ = handle.__qualname__
+    rebound.consumer("orders", group="stock")(other)
+
+    assert "the group 'stock' has two handlers with the name" in caplog.text
+    assert caplog.text.count("test_consumer_declared.py:") >= 2
+    assert [config.handler for config in rebound.consumers] == [other]
+
+
 @pytest.mark.parametrize(
     ("topics", "fields", "said"),
     [
