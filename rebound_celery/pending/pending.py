@@ -199,18 +199,7 @@ class Pending:
     def stats(self, *, queue: str | None = None) -> QueueStats:
         """Return the numbers of a queue: what there is of each kind, what is late, and its counters."""
         with self._access.open(queue) as opened, opened.asking():
-            schedule, counts = opened.schedule, opened.counts
-            return QueueStats(
-                queue=opened.name,
-                waiting=counts.waiting,
-                leased=counts.leased,
-                behind=counts.behind,
-                dead=counts.dead,
-                overdue_ms=schedule.overdue_ms(),
-                unclaimed_ms=schedule.unclaimed_ms(),
-                lanes=dict(counts.by_lane),
-                counters=dict(schedule.stats()),
-            )
+            return QueueStats.read(opened.name, opened.schedule, opened.counts)
 
     # steering
 
@@ -285,10 +274,8 @@ class Pending:
         limit: int | None = None,
         progress: Tell | None = None,
     ) -> ActionResult:
-        """Move ordinary Celery tasks to the list of their queue, for workers without rebound; see `run_now`.
-
-        Stop the queue's workers that have rebound before: they would take the tasks back into the schedule.
-        """
+        """Move ordinary Celery tasks to the list of their queue, for workers without rebound; see `run_now`. Stop the
+        queue's workers that have rebound before: they would take the tasks back into the schedule."""
         return self._act(acting.HAND_BACK, None, ids, filter, queue, limit, progress, dry_run=dry_run)
 
     def _act(

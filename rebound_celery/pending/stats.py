@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from ..schedule.port import Counts, Schedule
+
 
 class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers of a queue's schedule at one moment.
@@ -33,6 +35,21 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     unclaimed_ms: int
     lanes: Mapping[str, int]
     counters: Mapping[str, int]
+
+    @classmethod
+    def read(cls, queue: str, schedule: Schedule, counts: Counts) -> QueueStats:
+        """Ask Redis for the numbers that `counts` does not have."""
+        return cls(
+            queue=queue,
+            waiting=counts.waiting,
+            leased=counts.leased,
+            behind=counts.behind,
+            dead=counts.dead,
+            overdue_ms=schedule.overdue_ms(),
+            unclaimed_ms=schedule.unclaimed_ms(),
+            lanes=dict(counts.by_lane),
+            counters=dict(schedule.stats()),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON has it, with stable keys."""
