@@ -437,8 +437,9 @@ def test_what_is_held_in_a_rebalance_survives_it_with_a_hung_handler(
     def handler(record: Record) -> None:
         if record.value == b"0":
             hung.set()
-            release.wait(60)
-        time.sleep(0.01)
+            release.wait(100)
+        # Slow, so that there is something left for the second consumer, however long it takes to join.
+        release.wait(0.2)
         handled[int(record.value or b"")] += 1
 
     produce(topic, numbers(600, keys=40))
