@@ -48,9 +48,9 @@ from .values import Name
 class Rebound(FailureHandling, ConsumerDeclarations, OperatorViews):
     """Retries with backoff and dead letters for a Celery app.
 
-    `Rebound(app)` adds one task, `rebound.deliver`, and one queue, which every plain `celery -A ... worker` of this app
-    then consumes. Workers of an app without Rebound never see that queue. Nothing connects, and no setting is read,
-    until the app is used: settings may come later, as with Django.
+    `Rebound(app)` adds two tasks, `rebound.deliver` and `rebound.job`, and one queue, which every plain
+    `celery -A ... worker` of this app then consumes. Workers of an app without Rebound never see that queue. Nothing
+    connects, and no setting is read, until the app is used: settings may come later, as with Django.
 
     Args:
         app: the Celery app, with a Redis broker.
@@ -143,6 +143,7 @@ class Rebound(FailureHandling, ConsumerDeclarations, OperatorViews):
         Deliver.clock = self.clock
         # Registering binds the task to the app's settings, which may not be there yet.
         when_finalized(self.app, lambda: self.app.register_task(Deliver()))
+        when_finalized(self.app, self.jobs.register)
         # The first is the process itself (threads, solo, gevent), the second each child of prefork. Both are weak: the
         # app keeps this Rebound alive, and a signal should not keep the app.
         signals.worker_shutdown.connect(self._close_destinations)

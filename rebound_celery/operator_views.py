@@ -18,6 +18,7 @@ from .delivery.revival import Reviver
 from .delivery.steering import Breakers, Lanes
 from .endpoints import Endpoints
 from .errors import UnreachableError
+from .jobs import Jobs
 from .message import Message
 from .message.encryption import KeyRing
 from .pending import Pending, teller_of
@@ -29,6 +30,7 @@ class OperatorViews:
     Attributes:
         pending: what waits in the schedule.
         dead_letters: the dead letters in Redis and in Kafka topics.
+        jobs: replays of dead letters that workers make.
         dead_set: the dead letters kept in Redis because they had no topic or URL to go to.
         lanes: the lanes of destinations: what waits in each, pauses and rates.
         breakers: the circuit breakers of destinations that are not closed.
@@ -37,6 +39,7 @@ class OperatorViews:
 
     pending: Pending
     dead_letters: DeadLetters
+    jobs: Jobs
     dead_set: DeadSet
     lanes: Lanes
     breakers: Breakers
@@ -69,7 +72,9 @@ class OperatorViews:
         revive = Reviver(lanes, keys, clock).revive
         tell = teller_of(app, lambda: publisher.is_replaced)
         self.pending = Pending(app, publisher.open, queue, keys, clock, revoked=tell)
-        self.dead_letters = DeadLetters(Access(publisher.open, asking, read_settings, clock), revive)
+        access = Access(publisher.open, asking, read_settings, clock)
+        self.dead_letters = DeadLetters(access, revive)
+        self.jobs = Jobs(app, access, self.dead_letters, revive, queue)
         self.dead_set = DeadSet(publisher.open, keys)
         self.lanes = Lanes(publisher.open, clock)
         self.breakers = Breakers(publisher.open, read_settings)

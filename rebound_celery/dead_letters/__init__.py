@@ -7,9 +7,9 @@ from .dead_set import DeadSet
 from .errors import NoTopicError
 from .letter import Letter
 from .looking import DeadLetterPage
-from .replay_values import UNCLAIMED_MS, ReplayResult
+from .replay_values import UNCLAIMED_MS, Order, Passed, Replaced, ReplayResult, check_options
 from .replaying import Replay
-from .walking import Access
+from .walking import Access, Extent
 
 __all__ = [
     "UNCLAIMED_MS",
@@ -17,8 +17,13 @@ __all__ = [
     "DeadLetterPage",
     "DeadLetters",
     "DeadSet",
+    "Extent",
     "Letter",
     "NoTopicError",
+    "Order",
+    "Passed",
+    "Replaced",
     "Replay",
     "ReplayResult",
+    "check_options",
 ]

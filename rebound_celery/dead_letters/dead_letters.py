@@ -16,7 +16,7 @@ from .purging import purge_redis, purge_topic
 from .replay_values import ReplayResult, Store
 from .replaying import Replay
 from .unclaimed import UnclaimedWarning
-from .walking import Access, Cursor, Walk, read_source
+from .walking import Access, Cursor, Extent, Walk, read_source
 
 
 class DeadLetters(Looking):
@@ -94,6 +94,8 @@ class DeadLetters(Looking):
         filter: Filter | None = None,  # noqa: A002
         source: str | None = None,
         after: str | None = None,
+        extent: Extent | None = None,
+        store: Store | None = None,
         **options: Any,
     ) -> Replay:
         """Return a replay that is made step by step; see `replay` and `Replay.step`.
@@ -101,12 +103,15 @@ class DeadLetters(Looking):
         Args:
             ids, filter, source: see `replay`.
             after: the `position` of a result: the replay goes on there.
-            **options: the other arguments of `replay`.
+            extent: with a filter, leave out letters that came later; None means later than now.
+            store: stores the messages; None means as usual.
+            **options: the other arguments of `replay`, and `underway` of `Replay`.
         """
         check_choice(ids, filter)
+        store = store or self._store
         if ids:
             letters = {identity: self.letter(identity) for identity in dict.fromkeys(ids)}
-            return Replay(self._access, self._store, letters=letters, **options)
+            return Replay(self._access, store, letters=letters, **options)
         if source is None:
             raise InvalidSettingError("source", source, "say whose dead letters: redis, or a topic")
         cursor = None if after is None else Cursor.read(after)
@@ -115,8 +120,8 @@ class DeadLetters(Looking):
             raise InvalidSettingError("after", after, f"it is a position in {cursor.source}, and not in {source}")
         assert filter is not None
         # A letter that dies again meanwhile is left for the next replay.
-        walk = Walk(self._access, place, cursor, filter, self._access.clock.now_ms())
-        return Replay(self._access, self._store, walk=walk, filter=filter, **options)
+        walk = Walk(self._access, place, cursor, filter, extent or Extent(0, self._access.clock.now_ms()))
+        return Replay(self._access, store, walk=walk, filter=filter, **options)
 
     def edit(self, id: str, **changes: Any) -> str:  # noqa: A002
         """Send a changed dead letter, from attempt 1; returns the id of the Celery task that delivers it.

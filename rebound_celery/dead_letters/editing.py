@@ -69,7 +69,7 @@ def edit(
     digest = hashlib.sha256(content.encode("utf-8", "replace")).hexdigest()
     message = replace(message, id=derive_id("edited", place, digest))
     # The letter stays where it is, so that there is nothing whose place it takes.
-    replaced = Replaced(message, message.task_id, None, "edited", 0)
+    replaced = Replaced(message, message.task_id, None, "edited", 0, "replayed")
     with access.schedule() as schedule, access.asking():
         store(schedule, [replaced], again=True)
     return message.task_id

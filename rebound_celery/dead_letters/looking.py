@@ -13,7 +13,7 @@ from ..errors import InvalidSettingError
 from ..selection import NO_FILTER, DeadLetterView, Filter, Progress, check_count, check_filter, check_text
 from . import editing
 from .letter import Letter, letter_of_record, letters_of
-from .walking import Access, Cursor, Source, Walk, read_source
+from .walking import Access, Cursor, Extent, Source, Walk, read_source
 
 #: The largest page of `list`.
 LARGEST_PAGE = 1_000
@@ -174,6 +174,20 @@ class Looking:
                 return schedule.counts().dead
         with self._access.topics() as topics:
             return sum(end - begin for begin, end in topics.bounds(place.topic).values())
+
+    def extent(self, source: str) -> Extent:
+        """Return what there is in a source now: a replay with it leaves out what comes later.
+
+        Raises:
+            NoTopicError: if there is no such topic.
+        """
+        place = read_source(source)
+        if place.topic is None:
+            return Extent(self.count(source), self._access.clock.now_ms())
+        with self._access.topics() as topics:
+            begins = {number: begin for number, (begin, _) in topics.bounds(place.topic).items()}
+            ends = topics.ends(place.topic)
+        return Extent(sum(end - begins.get(number, 0) for number, end in ends.items()), None, ends)
 
     # how it works
 

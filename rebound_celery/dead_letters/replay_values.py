@@ -7,11 +7,16 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from ..errors import InvalidSettingError
 from ..message import Message
+from ..message.address import KafkaAddress
 from ..schedule.port import Schedule
 
 #: A worker that runs claims within this time what is due, in milliseconds.
 UNCLAIMED_MS = 3_000
+
+#: What the order of letters is kept by: the topic that they go to, and their key.
+Order = tuple[str, bytes]
 
 
 class Replaced(NamedTuple):
@@ -20,7 +25,7 @@ class Replaced(NamedTuple):
     Attributes:
         message: the message.
         task_id: the id of the Celery task that delivers it.
-        dead_id, series, number: see `Revival` of the schedule.
+        dead_id, series, number, counter: see `Revival` of the schedule. The counter is "replayed" or "parked".
     """
 
     message: Message
@@ -28,6 +33,13 @@ class Replaced(NamedTuple):
     dead_id: str | None
     series: str
     number: int
+    counter: str
+
+    @property
+    def order(self) -> Order | None:
+        """What its order is kept by; None for no order."""
+        target, key = self.message.target, self.message.key
+        return (target.topic, key) if key is not None and isinstance(target, KafkaAddress) else None
 
 
 class Store(Protocol):
@@ -75,3 +87,32 @@ class ReplayResult(msgspec.Struct, frozen=True, kw_only=True):
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON has it, with stable keys."""
         return {"action": "replay", **msgspec.to_builtins(self)}
+
+
+class Passed(NamedTuple):
+    """What a replay that goes on at the `position` of a result will not read again.
+
+    Attributes:
+        read: how many letters.
+        matched: how many of them fit.
+        left: how many of them cannot be replayed.
+    """
+
+    read: int = 0
+    matched: int = 0
+    left: int = 0
+
+
+def check_options(limit: int | None, rate: float | None, max_replays: int) -> None:
+    """Check the options of a replay.
+
+    Raises:
+        InvalidSettingError: naming the one that is wrong.
+    """
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise InvalidSettingError("limit", limit, "it is a whole number from 1")
+    is_number = isinstance(rate, int | float) and not isinstance(rate, bool)
+    if rate is not None and not (is_number and 0 < rate <= 1e6):
+        raise InvalidSettingError("rate", rate, "it is a number of letters a second, above 0")
+    if type(max_replays) is not int or max_replays < 0:
+        raise InvalidSettingError("max_replays", max_replays, "it is a whole number from 0")

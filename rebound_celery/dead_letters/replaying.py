@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ..errors import InvalidSettingError
-from ..message.address import Address, KafkaAddress, parse_address
-from ..schedule.port import Position
+from ..message.address import Address, parse_address
 from ..selection import NO_FILTER, Filter
 from .again import MAX_REPLAYS, NotReplayableError, prepare
 from .letter import Letter
-from .replay_values import Replaced, ReplayResult, Store
+from .passing import Passing
+from .replay_values import Order, Passed, Replaced, ReplayResult, Store, check_options
 from .walking import Access, Cursor, Walk
 
 #: How many letters a step stores, and reads, at most.
@@ -34,12 +34,11 @@ _BURST_S = 0.1
 
 
 class _Next(NamedTuple):
-    """A letter that is to be stored. `order` is what its order is kept by: topic and key; None for no order."""
+    """A letter that is to be stored. `order` is what its order is kept by; None for no order."""
 
     letter: Letter
     replaced: Replaced
-    is_parked: bool
-    order: tuple[str, bytes] | None
+    order: Order | None
 
 
 class Replay:
@@ -56,6 +55,7 @@ class Replay:
         letters: instead of `walk`: id -> the letter, None if there is none.
         filter: which letters of the walk are meant.
         target, limit, rate, dry_run, again, max_replays: see `DeadLetters.replay`.
+        underway: what an earlier replay, which this one goes on with, had as `underway`.
 
     Raises:
         InvalidSettingError: naming an option that is wrong.
@@ -75,8 +75,9 @@ class Replay:
         dry_run: bool = False,
         again: bool = False,
         max_replays: int = MAX_REPLAYS,
+        underway: Mapping[Order, str] = MappingProxyType({}),
     ) -> None:
-        _check(limit, rate, max_replays)
+        check_options(limit, rate, max_replays)
         self._access = access
         self._store = store
         self._walk = walk
@@ -95,7 +96,10 @@ class Replay:
         self._is_read = False
         self._ahead: list[_Next] = []
         #: Order -> the id of its last letter's task, and the letter's place.
-        self._underway: dict[tuple[str, bytes], tuple[str, int | None, int | None]] = {}
+        self._underway: dict[Order, tuple[str, int | None, int | None]] = {
+            order: (task_id, None, None) for order, task_id in underway.items()
+        }
+        self._passing = Passing(None if walk is None else walk.cursor.after)
         self._counts = dict.fromkeys(("read", "matched", "replayed", "parked", "repeated", "left"), 0)
         self._problems: list[str] = []
         self._credit = 1.0
@@ -154,25 +158,26 @@ class Replay:
                 self._is_read = True
                 return
             self._counts["read"] += 1
+            seen = self._passing.add(letter)
             if not self._filter.matches(letter.view, self._access.clock.now_ms()):
                 continue
             self._counts["matched"] += 1
+            seen.matched = True
             try:
                 message, is_parked = prepare(letter, self._access.settings, self._target, self._max_replays)
             except NotReplayableError as error:
                 self._counts["left"] += 1
+                seen.left = True
                 if len(self._problems) < _PROBLEMS:
                     self._problems.append(f"{letter.view.id}: {error.allowed}")
                 continue
-            view, target = letter.view, message.target
-            order = None
-            if message.key is not None and isinstance(target, KafkaAddress):
-                order = target.topic, message.key
+            view = letter.view
             dead_id = view.id if view.partition is None else None
             series, number = f"{view.kept_in}/{view.partition}", view.offset or 0
-            replaced = Replaced(message, message.task_id, dead_id, series, number)
+            counter = "parked" if is_parked else "replayed"
+            replaced = Replaced(message, message.task_id, dead_id, series, number, counter)
             size_bytes += view.size_bytes or 0
-            self._ahead.append(_Next(letter, replaced, is_parked, order))
+            self._ahead.append(_Next(letter, replaced, replaced.order))
 
     def _next(self) -> Letter | None:
         """The next letter; None at the end. After an error, the next call goes on with the same one."""
@@ -233,17 +238,17 @@ class Replay:
                 raise
         self._credit -= sum(stored)
         for each, is_stored in zip(chosen, stored, strict=True):
-            name = ("parked" if each.is_parked else "replayed") if is_stored else "repeated"
-            self._counts[name] += 1
+            self._counts[each.replaced.counter if is_stored else "repeated"] += 1
             view = each.letter.view
+            self._passing.store(each.letter, is_stored=is_stored)
             # What was stored before may still be on its way, too.
-            if each.order is not None and not self._dry_run and (is_stored or view.partition is not None):
+            if each.order is not None and not self._dry_run:
                 self._underway[each.order] = each.replaced.task_id, view.partition, view.offset
 
     def _look(self) -> None:
         """Forget the letters that were delivered, if it is time to look or letters wait for that."""
         now_s = self._access.clock.monotonic()
-        waits = self._waiting > 0
+        waits = len(self._underway) >= _UNDERWAY or self._waiting > 0
         self._unclaimed_ms = 0
         if not self._underway or not (waits or now_s - self._looked_s >= _LOOK_S):
             return
@@ -259,6 +264,16 @@ class Replay:
     def _waiting(self) -> int:
         """How many letters wait until an earlier one with their key is delivered."""
         return sum(1 for each in self._ahead if each.order in self._underway)
+
+    @property
+    def underway(self) -> Mapping[Order, str]:
+        """What is on its way as far as is known: what order is kept by -> the id of its last letter's task."""
+        return {order: task_id for order, (task_id, _, _) in self._underway.items()}
+
+    @property
+    def passed(self) -> Passed:
+        """What a replay that goes on at the position of the last result will not read again."""
+        return self._passing.passed
 
     def _result(self, *, done: bool) -> ReplayResult:
         return ReplayResult(
@@ -279,21 +294,12 @@ class Replay:
             return None
         cursor = self._walk.cursor
         if cursor.source.topic is None:
-            times = [each.letter.place.ms for each in self._ahead]
-            return str(Cursor(cursor.source, Position(min(times), "") if times else cursor.after))
+            waiting = {each.letter.view.id for each in self._ahead}
+            return str(Cursor(cursor.source, self._passing.place(waiting, cursor.after)))
         offsets = dict(cursor.offsets)
         places = [(each.letter.view.partition, each.letter.view.offset) for each in self._ahead]
         for partition, offset in [*places, *((place[1], place[2]) for place in self._underway.values())]:
             if partition is not None and offset is not None:
                 offsets[partition] = min(offset, offsets.get(partition, offset))
+        self._passing.pass_offsets(offsets)
         return str(Cursor(cursor.source, None, offsets))
-
-
-def _check(limit: int | None, rate: float | None, max_replays: int) -> None:
-    if limit is not None and (type(limit) is not int or limit < 1):
-        raise InvalidSettingError("limit", limit, "it is a whole number from 1")
-    is_number = isinstance(rate, int | float) and not isinstance(rate, bool)
-    if rate is not None and not (is_number and 0 < rate <= 1e6):
-        raise InvalidSettingError("rate", rate, "it is a number of letters a second, above 0")
-    if type(max_replays) is not int or max_replays < 0:
-        raise InvalidSettingError("max_replays", max_replays, "it is a whole number from 0")

@@ -118,7 +118,27 @@ class Topics:
             raise _unreachable(self._settings, error) from error
         return {each.partition: (begins[each], ends[each]) for each in partitions}
 
-    def records(self, topic: str, positions: Mapping[int, int]) -> Iterator[Any]:
+    def ends(self, topic: str) -> dict[int, int]:
+        """For each partition the offset behind its last record, whatever the broker answers if it is asked for that.
+
+        Raises:
+            NoTopicError: if there is no such topic.
+        """
+        bounds = self.bounds(topic)
+        parts = {TopicPartition(topic, number): _Part(end, end) for number, (_, end) in bounds.items()}
+        self._assign(parts)
+        give_up_at = self._clock.monotonic() + _TIMEOUT_MS / 1000
+        while any(part.highwater is None for part in parts.values()) and self._clock.monotonic() < give_up_at:
+            self._fetch(parts)
+        return {where.partition: max(part.end, part.highwater or 0) for where, part in parts.items()}
+
+    def records(
+        self,
+        topic: str,
+        positions: Mapping[int, int],
+        bounds: Mapping[int, tuple[int, int]],
+        ends: Mapping[int, int] | None = None,
+    ) -> Iterator[Any]:
         """Give the records of a topic, the earliest first, up to those that are there now.
 
         Of one partition they come in the order of their offsets.
@@ -126,20 +146,19 @@ class Topics:
         Args:
             topic: the topic.
             positions: partition -> where to begin; other partitions begin with their first record.
+            bounds: the topic's, as `bounds` has just told them.
+            ends: partition -> where to end; other partitions are left out. None means that all are read.
 
         Raises:
-            NoTopicError: if there is no such topic.
             UnreachableError: if Kafka does not answer any more.
         """
-        bounds = self.bounds(topic)
         parts = {
-            TopicPartition(topic, number): _Part(max(begin, positions.get(number, 0)), end)
+            TopicPartition(topic, number): part
             for number, (begin, end) in bounds.items()
             if begin < end
+            and not (part := _Part(max(begin, positions.get(number, 0)), end, _stop(ends, number))).is_behind_stop
         }
-        self._consumer.assign(list(parts))
-        for where, part in parts.items():
-            self._consumer.seek(where, part.position)
+        self._assign(parts)
         last_s = self._clock.monotonic()
         while parts:
             if all(part.ahead for part in parts.values()):
@@ -167,6 +186,11 @@ class Topics:
             self._fetch({where: part})
         found = part.ahead[0] if part.ahead else None
         return found if found is not None and found.offset == offset else None
+
+    def _assign(self, parts: Mapping[TopicPartition, _Part]) -> None:
+        self._consumer.assign(list(parts))
+        for where, part in parts.items():
+            self._consumer.seek(where, part.position)
 
     def _fetch(self, parts: Mapping[TopicPartition, _Part]) -> None:
         full = [where for where, part in parts.items() if part.is_full]
@@ -203,6 +227,10 @@ class Topics:
             raise _unreachable(self._settings, error) from error
 
 
+def _stop(ends: Mapping[int, int] | None, partition: int) -> int | None:
+    return None if ends is None else ends.get(partition, 0)
+
+
 class _Part:
     """A partition that is read.
 
@@ -211,12 +239,14 @@ class _Part:
         end: where it ended at the beginning. Some brokers tell an end that is too low.
         highwater: where it ended at the first fetch. With a transaction that is open, nothing can be read up to there.
         idle: how many fetches in a row had no record.
+        stop: records from this offset on are left out; None if none is.
         ahead: the records that are fetched, and not given yet.
     """
 
-    __slots__ = ("ahead", "end", "highwater", "idle", "position", "size_bytes")
+    __slots__ = ("ahead", "end", "highwater", "idle", "position", "size_bytes", "stop")
 
-    def __init__(self, position: int, end: int) -> None:
+    def __init__(self, position: int, end: int, stop: int | None = None) -> None:
+        self.stop = stop
         self.position = position
         self.end = end
         self.highwater: int | None = None
@@ -226,6 +256,8 @@ class _Part:
 
     def add(self, records: Iterable[Any]) -> None:
         for record in records:
+            if self.stop is not None and record.offset >= self.stop:
+                continue
             self.ahead.append(record)
             self.size_bytes += len(record.value or b"")
 
@@ -239,7 +271,13 @@ class _Part:
         return len(self.ahead) >= _AHEAD or self.size_bytes >= _AHEAD_BYTES
 
     @property
+    def is_behind_stop(self) -> bool:
+        return self.stop is not None and self.position >= self.stop
+
+    @property
     def is_over(self) -> bool:
+        if self.is_behind_stop and not self.ahead:
+            return True
         if self.ahead or self.highwater is None or self.position < self.end:
             return False
         return self.position >= self.highwater or self.idle >= _IDLE

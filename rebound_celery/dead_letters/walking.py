@@ -80,6 +80,20 @@ class Cursor(NamedTuple):
         raise InvalidSettingError("after", text, "it is the `next` of a page, or the position of a replay")
 
 
+class Extent(NamedTuple):
+    """What there is in a source at some time, so that later walks leave out what comes after it.
+
+    Attributes:
+        total: how many letters there are; for a topic an upper bound.
+        until_ms: in Redis, the time.
+        ends: in a topic, partition -> the offset behind its last record.
+    """
+
+    total: int = 0
+    until_ms: int | None = None
+    ends: Mapping[int, int] | None = None
+
+
 class Access:
     """Opens Redis and Kafka for what is read.
 
@@ -142,8 +156,7 @@ class Walk:
         source: where the letters are.
         cursor: where to begin; None means at the beginning.
         chosen: letters in Redis that this filter's times exclude may be left out.
-        until_ms: in Redis, leave out what died later; None leaves out nothing. (A topic is read up to where it ends
-            at the beginning.)
+        extent: leave out what came later. Without it a topic is read up to where it ends at the beginning.
     """
 
     def __init__(
@@ -152,12 +165,13 @@ class Walk:
         source: Source,
         cursor: Cursor | None = None,
         chosen: Filter = NO_FILTER,
-        until_ms: int | None = None,
+        extent: Extent = Extent(),  # noqa: B008 - it cannot be changed
     ) -> None:
         self._access = access
         self._source = source
         self._chosen = chosen
-        times = [time_ms for time_ms in (until_ms, chosen.died_to_ms) if time_ms is not None]
+        self._extent = extent
+        times = [time_ms for time_ms in (extent.until_ms, chosen.died_to_ms) if time_ms is not None]
         self._until_ms = min(times, default=None)
         self._after = None if cursor is None else cursor.after
         self._offsets = {} if cursor is None else dict(cursor.offsets)
@@ -173,7 +187,7 @@ class Walk:
 
     def rest(self) -> Walk:
         """A walk through what was not given yet."""
-        return Walk(self._access, self._source, self.cursor, self._chosen, self._until_ms)
+        return Walk(self._access, self._source, self.cursor, self._chosen, self._extent)
 
     def __iter__(self) -> Iterator[Letter]:
         return self._in_redis() if self._source.topic is None else self._in_topic(self._source.topic)
@@ -208,7 +222,7 @@ class Walk:
             self.total = sum(
                 max(0, end - max(begin, self._offsets.get(part, 0))) for part, (begin, end) in bounds.items()
             )
-            for record in topics.records(topic, self._offsets):
+            for record in topics.records(topic, self._offsets, bounds, self._extent.ends):
                 letter = letter_of_record(record, suffix, record.timestamp_type)
                 self.read += 1
                 self._offsets[record.partition] = record.offset + 1

@@ -16,6 +16,8 @@ from .store import server_checks
 from .store.chains import Answer, Chain, Do, Member, Step
 from .store.combining import Combiner
 from .store.health import Health, HealthReport
+from .store.interfaces import DeadLetterSchedule, Jobs
+from .store.jobs import Changed, JobClaim, JobRow, JobStep, StepOverError
 from .store.values import (
     Breaker,
     BreakerChange,
@@ -43,6 +45,7 @@ __all__ = [
     "BreakerChange",
     "BreakerRules",
     "Chain",
+    "Changed",
     "Claimed",
     "Combiner",
     "Counts",
@@ -53,6 +56,10 @@ __all__ = [
     "Health",
     "HealthReport",
     "Hold",
+    "JobClaim",
+    "JobRow",
+    "JobStep",
+    "Jobs",
     "Lane",
     "LaneReport",
     "Member",
@@ -64,6 +71,7 @@ __all__ = [
     "Schedule",
     "ScheduleOptions",
     "Step",
+    "StepOverError",
     "Unique",
     "UniqueEnd",
     "UnknownVersionError",
@@ -74,11 +82,12 @@ __all__ = [
     "put_on_list",
     "read_tasks",
     "server_checks",
+    "stored_task",
     "tell_revoked",
 ]
 
 
-class Schedule(Protocol):
+class Schedule(DeadLetterSchedule, Protocol):
     """The schedule of one queue.
 
     Every method raises what redis-py raises (RedisError, OSError) if Redis is away or refuses.
@@ -208,23 +217,9 @@ class Schedule(Protocol):
     def clear_health(self, name: str) -> bool:
         """Forget an endpoint's failures, and that it is disabled; returns whether there was anything."""
 
-    def keep_dead(self, letters: Sequence[DeadEntry]) -> None:
-        """Keep dead letters. An id that is kept already gets the new letter."""
-
-    def dead(self, after: Position | None = None, count: int = 100) -> DeadPage:
-        """Dead letters by the time of their death, the oldest first."""
-
-    def dead_letter(self, id: str) -> DeadEntry | None:  # noqa: A002
-        """The dead letter with this id, or None."""
-
-    def remove_dead(self, *ids: str) -> int:
-        """Remove dead letters; returns how many there were."""
-
-    def revive(self, revivals: Sequence[Revival], *, again: bool = False) -> list[bool]:
-        """Store messages in the places of dead letters, each in one step; returns which were stored; see `Revival`."""
-
-    def expire_dead(self, age_ms: int, most: int = 1000) -> int:
-        """Remove dead letters that are older than `age_ms`, the oldest first and at most `most`; returns how many."""
+    @property
+    def jobs(self) -> Jobs:
+        """The jobs of this queue."""
 
     def overdue_ms(self) -> int:
         """For how long the first due message has waited for a worker; 0 if none is due. Paused lanes do not count."""
@@ -288,6 +283,13 @@ def put_on_list(app: Any, queue: str, entries: Sequence[Waiting], now_ms: int) -
     from .transport.handing_back import put_on_list
 
     put_on_list(app, queue, entries, now_ms)
+
+
+def stored_task(app: Any, queue: str, task: str, task_id: str, args: Sequence[Any], priority: int) -> bytes:
+    """The stored form of an ordinary Celery task that is run at once when a worker claims it."""
+    from .transport.task_messages import stored_task
+
+    return stored_task(app, queue, task, task_id, args, priority)
 
 
 def tell_revoked(app: Any, queue: str, removed: Sequence[Waiting]) -> None:

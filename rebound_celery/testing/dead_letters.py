@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ..clock import Clock
-from ..schedule.port import DeadEntry, DeadPage, Entry, Position, Revival, Waiting
+from ..schedule.port import DeadEntry, DeadPage, Entry, JobClaim, Position, Revival, Waiting
+from .jobs import MemoryJobs
 
 
 class MemoryDeadLetters(ABC):
@@ -17,6 +18,8 @@ class MemoryDeadLetters(ABC):
         clock: tells the time.
         stats: the counters of the schedule.
     """
+
+    jobs: MemoryJobs
 
     def __init__(self, clock: Clock, stats: Counter[str]) -> None:
         self.__clock = clock
@@ -51,19 +54,24 @@ class MemoryDeadLetters(ABC):
         old = sorted((letter.died_ms or 0, letter.id) for letter in self.__dead.values())
         return self.remove_dead(*(id_ for died_ms, id_ in old[:most] if died_ms <= oldest_ms))
 
-    def revive(self, revivals: Sequence[Revival], *, again: bool = False) -> list[bool]:
+    def revive(self, revivals: Sequence[Revival], *, again: bool = False, claim: JobClaim | None = None) -> list[bool]:
+        if claim is not None:
+            self.jobs.check(claim)
         answers = []
-        for entry, dead_id, series, number in revivals:
+        for entry, dead_id, series, number, counter in revivals:
             is_new = self.get(entry.id) is None
             if is_new and dead_id is not None:
                 is_new = self.__dead.pop(dead_id, None) is not None
             elif is_new:
-                is_new = again or (series, number) not in self.__taken
-                self.__taken.add((series, number))
+                name = series if claim is None or not again else f"job:{claim.id}:{series}"
+                is_new = (again and claim is None) or (name, number) not in self.__taken
+                self.__taken |= {(series, number), (name, number)}
             answers.append(is_new)
             if is_new:
                 self.enqueue([entry])
                 self.__stats["revived"] += 1
+                if claim is not None:
+                    self.jobs.count(claim, counter)
         return answers
 
     @abstractmethod

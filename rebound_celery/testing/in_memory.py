@@ -30,6 +30,7 @@ from ..delivery.result import End
 from ..destinations import Destination
 from ..destinations.dead_set import DeadSetDestination
 from ..errors import InvalidSettingError, ReboundError
+from ..jobs import STEP_LANE, job_of_step
 from ..message import Message, Record
 from ..message.headers import read_record
 from ..schedule.port import Hold
@@ -162,6 +163,7 @@ class InMemory:
                 (entry.due_ms - self.clock.now_ms()) / 1000,
             )
             for entry in page.entries
+            if entry.lane != STEP_LANE
         ]
 
     def stats(self, group: str) -> ConsumerStats:
@@ -186,14 +188,19 @@ class InMemory:
         self.schedule.enqueue(entries_of(deliveries, None, lanes, self._keys), hold=hold)
 
     def _deliver(self) -> bool:
-        due = self.schedule.take_due()
+        taken = self.schedule.take_due()
+        for entry in taken:
+            if entry.lane == STEP_LANE:
+                self._rebound.jobs.run_step(job_of_step(entry.id))
+                self.schedule.settle(entry.id)
+        due = [entry for entry in taken if entry.lane != STEP_LANE]
         deliveries = [Delivery.decode(entry.id, entry.stored, entry.priority, self._keys) for entry in due]
         for entry, result in zip(due, self._batch.deliver(deliveries) if due else (), strict=True):
             if result.end == End.BACK:
                 self.schedule.release(entry.id)
             elif result.end != End.AGAIN:
                 self.schedule.settle(entry.id)
-        return bool(due)
+        return bool(taken)
 
     def _consume(self) -> bool:
         for config in self._rebound.consumers:

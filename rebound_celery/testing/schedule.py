@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from msgspec.structs import replace
@@ -26,6 +27,7 @@ from ..schedule.port import (
 )
 from .chains import MemoryChains
 from .dead_letters import MemoryDeadLetters
+from .jobs import MemoryJobs
 from .unfailing import Unfailing
 
 
@@ -48,6 +50,7 @@ class MemorySchedule(MemoryDeadLetters, Unfailing):
         self._uniques: dict[str, tuple[str, int]] = {}
         self._stats: Counter[str] = Counter()
         MemoryDeadLetters.__init__(self, clock, self._stats)
+        self.jobs = MemoryJobs(clock, self.get, self.enqueue, partial(self.cancel, leased=True))
         self._chains = MemoryChains(self.get, self.enqueue, self._unschedule, clock)
 
     @property

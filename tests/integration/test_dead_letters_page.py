@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from rebound_celery import Message, Rebound, RetryPolicy
 from rebound_celery.clock import SYSTEM_CLOCK
 from rebound_celery.dead_letters import ReplayResult
+from rebound_celery.jobs import Job
 from rebound_celery.message import codec, foreign
 from rebound_celery.message.address import DEAD_SET, HttpAddress
 from rebound_celery.operate.cli.commands import rebound as command
@@ -31,6 +32,10 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "dead_letters.md").read_text()
 #: Each command, such as `dlq ls`, and the lines that it prints.
 COMMANDS = re.findall(r"```console\n\$ celery -A shop rebound ([^\n]*)\n(.*?)```", PAGE, re.DOTALL)
+
+
+#: The id of a job.
+JOB = "3f2a7c90d1"
 
 
 @pytest.fixture
@@ -69,10 +74,15 @@ def rebound(redis_url: str) -> Iterator[Rebound]:
 
 
 def test_the_commands_print_what_the_page_says(rebound: Rebound) -> None:
-    assert len(COMMANDS) == 6
+    assert len(COMMANDS) == 10
     for line, printed in COMMANDS:
+        jobs = rebound.jobs.list()
+        job = jobs[0].id if jobs else ""
         done = CliRunner().invoke(
-            command, shlex.split(line), obj=SimpleNamespace(app=rebound.app), env={"COLUMNS": "120"}
+            command,
+            shlex.split(line.replace(JOB, job)),
+            obj=SimpleNamespace(app=rebound.app),
+            env={"COLUMNS": "120"},
         )
 
         assert done.exit_code == 0, done.output
@@ -80,7 +90,7 @@ def test_the_commands_print_what_the_page_says(rebound: Rebound) -> None:
 
 
 def without_ids(text: str) -> list[str]:
-    return plain(re.sub(r"[0-9a-f-]{36}", "ID", text))
+    return plain(re.sub(r"[0-9a-f-]{36}|\b[0-9a-f]{10}\b", "ID", text))
 
 
 def test_the_snippets_run(rebound: Rebound) -> None:
@@ -101,6 +111,7 @@ def test_the_tables_have_the_keys_of_the_json() -> None:
 
     assert keys("Keys of a dead letter") == set(DeadLetterView(id="a").to_dict())
     assert keys("Keys of a replay") == set(ReplayResult().to_dict())
+    assert keys("Keys of a job") == {"action", *Job.__struct_fields__}
 
 
 def test_the_tables_of_commands_and_programs_are_complete() -> None:
@@ -108,6 +119,7 @@ def test_the_tables_of_commands_and_programs_are_complete() -> None:
     assert {row.split(" dlq ")[1].split("`")[0].split(" ")[0] for row in rows("same as the commands")} == set(
         groups["dlq"].commands
     )
+    assert set(re.findall(r"`jobs (\w+)", " ".join(rows("jobs pause 3f2a7c90d1")))) == set(groups["jobs"].commands)
     programs = {foreign.SPRING, foreign.CONNECT, foreign.STREAMS, foreign.SMALLRYE, foreign.SHARE_GROUP}
     assert set(re.findall(r"`([a-z-]+)`", " ".join(rows("leaves its headers out")))) == programs | {
         "rebound",

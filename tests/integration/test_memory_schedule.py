@@ -15,9 +15,12 @@ from rebound_celery.schedule.port import (
     Do,
     Entry,
     HealthReport,
+    JobClaim,
+    JobStep,
     Revival,
     Schedule,
     Step,
+    StepOverError,
     Unique,
     open_schedule,
 )
@@ -25,9 +28,10 @@ from rebound_celery.testing.schedule import MemorySchedule
 from tests.acceptance.apps.worker import close_redis_connections
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 LATER_MS = 10_000_000_000_000
+STEP = JobStep("step-of-j", b"step", "jobs", 3)
 
 
 @pytest.fixture
@@ -42,6 +46,59 @@ def schedules(redis_url: str) -> Iterator[list[Schedule]]:
 
 def entry(number: int, lane: str = "kafka:orders", stored: bytes = b"{}", priority: int = 3) -> Entry:
     return Entry(f"m{number}:1", LATER_MS + number, stored, lane, priority)
+
+
+def job_of(schedule: Schedule) -> Any:
+    """The job, but for its times."""
+    row = schedule.jobs.get("j", STEP.id)
+    if row is None:
+        return None
+    ended = row.ended_ms is not None, row.expires_ms is not None
+    return row.state, row.spec, row.progress, row.underway, dict(row.counts), row.has_step, ended
+
+
+def is_over(act: Callable[[], object]) -> bool:
+    """Whether an act is one of a step that is over."""
+    try:
+        act()
+    except StepOverError:
+        return True
+    return False
+
+
+def jobs(schedule: Schedule) -> Iterator[Any]:
+    """What it answers to one walk through the life of a job."""
+    job = schedule.jobs
+    first, second = JobClaim("j", "first", b"on its way"), JobClaim("j", "second")
+    yield job.get("j", STEP.id), job.page(str), job.change("j", "pause", STEP, 1_000), job.take("j", "first", STEP)
+    yield job.add("j", b"spec", STEP), job.add("j", b"spec", STEP), job.add("j", b"other", STEP), job_of(schedule)
+    yield is_over(lambda: job.save(first, b"no", STEP))
+    taken = job.take("j", "first", STEP)
+    yield taken and taken.spec, job_of(schedule)
+    yield job.save(first, b"a", STEP, counts={"replayed": 3}), job_of(schedule)
+    schedule.keep_dead([DeadEntry(f"f{number}", "why", b"stored", 5) for number in range(3)])
+    revivals = [Revival(entry(60 + number), f"f{number}", counter="replayed") for number in range(2)]
+    revivals.append(Revival(entry(62), "f2", counter="parked"))
+    yield schedule.revive(revivals[:2], claim=first), job_of(schedule)
+    yield bool(job.take("j", "second", STEP)), is_over(lambda: job.save(first, b"no", STEP))
+    yield is_over(lambda: schedule.revive(revivals[2:], claim=first)), schedule.dead_letter("f2") is not None
+    yield schedule.revive(revivals, claim=second), job_of(schedule)
+    series = [
+        Revival(entry(70 + number), None, "orders-dlq:3", 65_530 + number, counter="replayed") for number in (0, 1)
+    ]
+    yield [schedule.revive(series, again=True, claim=second), schedule.cancel_each("m70:1", "m71:1")]
+    yield schedule.revive(series, again=True, claim=second), schedule.revive(series, claim=second), job_of(schedule)
+    schedule.cancel(STEP.id)
+    yield job_of(schedule), job.change("j", "resume", STEP, 1_000), job_of(schedule)
+    yield job.change("j", "resume", STEP, 1_000), job.change("j", "pause", STEP, 1_000), job_of(schedule)
+    yield is_over(lambda: job.end(second, b"no", STEP, "done", 1_000)), job.change("j", "pause", STEP, 1_000)
+    yield job.take("j", "third", STEP), job.change("j", "resume", STEP, 1_000), job.take("j", "third", STEP) is not None
+    third = JobClaim("j", "third")
+    yield job.save(third, b"b", STEP, again_ms=LATER_MS), (schedule.get(STEP.id) or entry(0)).due_ms > LATER_MS
+    yield job.end(third, b"c", STEP, "failed", 60_000), job_of(schedule), job.change("j", "abort", STEP, 60_000)
+    yield job.change("j", "resume", STEP, 60_000), job.change("j", "abort", STEP, 60_000), job_of(schedule)
+    yield job.change("j", "resume", STEP, 60_000), [row.id for row in job.page(lambda _: STEP.id)]
+    schedule.remove_dead("f2")
 
 
 def answers(schedule: Schedule) -> Iterator[Any]:
@@ -88,6 +145,7 @@ def answers(schedule: Schedule) -> Iterator[Any]:
     yield schedule.revive(series), schedule.revive(series), schedule.stats()["revived"]
     schedule.cancel(*(each.entry.id for each in series))
     yield schedule.revive(series), schedule.revive(series, again=True), schedule.stats()["revived"]
+    yield from jobs(schedule)
     yield sorted(waiting.id for waiting in schedule.page().entries)
     yield schedule.expire_dead(60_000), schedule.expire_dead(-60_000, most=1)
     yield schedule.dead().next, schedule.breakers(), schedule.overdue_ms()

@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from rebound_celery.schedule.store import script_runner
 from rebound_celery.schedule.store.claims import ClaimId, End
+from rebound_celery.schedule.store.jobs import JobClaim, JobStep, StepOverError
 from rebound_celery.schedule.store.keys import QueueKeys
 from rebound_celery.schedule.store.store import Store
 from rebound_celery.schedule.store.values import BreakerRules, Claimed, LaneReport, Revival, Unique, UniqueEnd
@@ -102,6 +103,9 @@ class Schedule(RuleBasedStateMachine):
         self.workers = {name: Worker(name) for name in WORKERS}
         self.stats: dict[str, int] = {}
         self._forms = count(1)
+        #: The state of the job, and the token of its step.
+        self.job: str | None = None
+        self.job_token: str | None = None
 
     def _set_clock(self) -> None:
         self.client.hset(CLOCK, mapping={"s": self.now // 1000, "us": self.now % 1000 * 1000})
@@ -207,6 +211,68 @@ class Schedule(RuleBasedStateMachine):
         self._count("stored", sum(stored))
         self._count("revived", sum(stored))
         assert self.store.revive(revivals, again=again) == stored
+
+    # jobs
+
+    def _put_job(self, due: int, step: JobStep) -> None:
+        self._count("replaced" if step.id in self.messages else "stored", 1)
+        self.messages[step.id] = Message(step.stored, step.priority, step.lane, due)
+
+    def _take_job_away(self, step: JobStep) -> None:
+        if self.messages.pop(step.id, None) is not None:
+            self._count("cancelled", 1)
+
+    def _job_step(self) -> JobStep:
+        return JobStep("job-message", b"form %d" % next(self._forms), LANES[1], 3)
+
+    @rule(leased=st.booleans())
+    def cancel_the_message_of_the_job(self, leased: bool) -> None:
+        self.cancel(["job-message"], leased)
+
+    @rule(what=st.sampled_from(["add", "pause", "resume", "abort"]))
+    def change_job(self, what: str) -> None:
+        step, state = self._job_step(), self.job
+        if what == "add":
+            assert self.store.jobs.add("job", b"spec", step)
+            changed = state is None
+        else:
+            is_stalled = state == "running" and step.id not in self.messages
+            possible = {
+                "pause": state == "running",
+                "resume": state in ("paused", "failed") or is_stalled,
+                "abort": state in ("running", "paused"),
+            }
+            changed = possible[what]
+            assert self.store.jobs.change("job", what, step, 3_600_000) == (state or "", changed)
+        if changed and what in ("add", "resume"):
+            self.job, self.job_token = "running", None
+            self._put_job(self.now, step)
+        elif changed:
+            self.job = "paused" if what == "pause" else "aborted"
+            self._take_job_away(step)
+
+    @rule(what=st.sampled_from(["take", "save", "again", "end"]), token=st.sampled_from(["x", "y"]), delay=delays_ms)
+    def make_a_step_of_the_job(self, what: str, token: str, delay: int) -> None:
+        step, is_running = self._job_step(), self.job == "running"
+        if what == "take":
+            assert (self.store.jobs.take("job", token, step) is not None) == is_running
+            self.job_token = token if is_running else self.job_token
+            return
+        claim, is_mine = JobClaim("job", token), is_running and self.job_token == token
+        again_ms = None if what == "save" else max(0, delay)
+        try:
+            if what == "end":
+                self.store.jobs.end(claim, b"", step, "failed" if delay < 0 else "done", 3_600_000)
+            else:
+                self.store.jobs.save(claim, b"", step, again_ms=again_ms)
+        except StepOverError:
+            assert not is_mine
+            return
+        assert is_mine
+        if what == "end":
+            self.job = "failed" if delay < 0 else "done"
+        elif again_ms is not None:
+            self._put_job(self.now + again_ms, step)
 
     # claims
 

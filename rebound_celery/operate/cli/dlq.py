@@ -103,6 +103,7 @@ def show(ctx: click.Context, id_: str, with_value: bool, as_json: bool) -> None:
 )
 @click.option("--again", is_flag=True, help="Also those in topics that were replayed before.")
 @click.option("--dry-run", is_flag=True, help="Send nothing, and print how many would be sent.")
+@click.option("--job", "as_job", is_flag=True, help="Let the workers do it, and return immediately.")
 @json_option
 @click.pass_context
 def replay(
@@ -112,6 +113,7 @@ def replay(
     switches: Mapping[str, Any],
     source: str | None,
     all_of_them: bool,
+    as_job: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -119,13 +121,20 @@ def replay(
 
     Workers deliver them. A dead letter in Redis is removed. One in a topic stays there, and is not replayed twice
     without --again. So you can stop the command and run it again. A dead letter that was replayed --max-replays times
-    goes to the topic {topic}-parked.
+    goes to the topic {topic}-parked. With --job, the workers make the replay: see `celery rebound jobs`.
     """
+    if as_job and ids:
+        raise click.UsageError("--job needs switches or --all; a replay of IDs is made by the command itself")
     with plainly(ctx):
         from rebound_celery.operate.cli.letters import print_replay
         from rebound_celery.operate.cli.replaying import run_replay
 
         chosen = chosen_filter(ids, switches, source, all_of_them=all_of_them)
+        if as_job:
+            from rebound_celery.operate.cli.jobs import start_job
+
+            start_job(ctx, as_json=as_json, filter=chosen, source=source, **options)
+            return
         replaying = dead_letters_of(ctx).begin_replay(*ids, filter=chosen, source=source, **options)
         result = run_replay(ctx, replaying, shown=chosen is not None or len(ids) > 1)
         print_replay(result, as_json=as_json)

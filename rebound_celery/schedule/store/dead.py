@@ -8,6 +8,7 @@ from typing import Any
 
 from . import envelope
 from .envelope import to_id
+from .jobs import JobClaim, StepOverError
 from .keys import QueueKeys
 from .script_runner import MAX_SLEEP_MS, Call, chunks, run_script
 from .values import DeadEntry, Revival
@@ -51,25 +52,41 @@ def get(client: Any, keys: QueueKeys, identity: str) -> DeadEntry | None:
     return envelope.open_letter(identity, letter, None if died_ms is None else int(died_ms))
 
 
-def revive(client: Any, keys: QueueKeys, revivals: Sequence[Revival], *, again: bool) -> list[bool]:
-    """Store messages that take the place of dead letters; returns which were stored."""
-    calls = (_revive_call(keys, chunk, again=again) for chunk in chunks(revivals))
-    return [bool(one) for answer in run_script(client, "revive", calls)[1] for one in answer]
+def revive(
+    client: Any, keys: QueueKeys, revivals: Sequence[Revival], *, again: bool, claim: JobClaim | None
+) -> list[bool]:
+    """Store messages that take the place of dead letters; returns which were stored.
+
+    Raises:
+        StepOverError: if the step of the job that does it is over.
+    """
+    calls = (_revive_call(keys, chunk, claim, again=again) for chunk in chunks(revivals))
+    answers = run_script(client, "revive", calls)[1]
+    if None in answers:
+        raise StepOverError
+    return [bool(one) for answer in answers for one in answer]
 
 
-def _revive_call(keys: QueueKeys, revivals: Sequence[Revival], *, again: bool) -> Call:
+def _revive_call(keys: QueueKeys, revivals: Sequence[Revival], claim: JobClaim | None, *, again: bool) -> Call:
     references = [f"{keys.rank_of(entry.priority)}{entry.lane}" for entry, *_ in revivals]
     lanes = list(dict.fromkeys(references))
     blocks = list(dict.fromkeys(_block(each) for each in revivals if each.dead_id is None))
-    arguments: list[Any] = [MAX_SLEEP_MS, int(again), len(lanes), *lanes]
+    step = ("", b"") if claim is None else (claim.token, claim.underway)
+    how = int(again)
+    taken = [keys.revived(block) for block in blocks]
+    if again and claim is not None:
+        how = 2
+        taken += [keys.revived(f"job:{claim.id}:{block}") for block in blocks]
+    arguments: list[Any] = [MAX_SLEEP_MS, how, *step, len(lanes), *lanes]
     for reference, each in zip(references, revivals, strict=True):
         entry, dead_id = each.entry, each.dead_id
         block = 0 if dead_id is not None else blocks.index(_block(each)) + 1
         what = to_id(dead_id) if dead_id is not None else each.number % _BLOCK
         stored = envelope.head(reference) + entry.stored
-        arguments += (lanes.index(reference) + 1, block, what, to_id(entry.id), entry.due_ms, stored)
+        arguments += (lanes.index(reference) + 1, block, what, each.counter, to_id(entry.id), entry.due_ms, stored)
     common = [keys.messages, keys.limits, keys.next, keys.wake, keys.stats, keys.dead, keys.dead_times]
-    return Call([*common, *keys.of_lanes(lanes), *map(keys.revived, blocks)], arguments)
+    job = () if claim is None else (keys.job(claim.id),)
+    return Call([*common, *keys.of_lanes(lanes), *taken, *job], arguments)
 
 
 def _block(revival: Revival) -> str:

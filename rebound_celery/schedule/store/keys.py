@@ -166,6 +166,15 @@ class QueueKeys:
         return self._key(f"revived:{block}")
 
     @property
+    def jobs(self) -> str:
+        """ZSET job -> when it was started, in Unix milliseconds."""
+        return self._key("jobs")
+
+    def job(self, identity: str) -> str:
+        """HASH of one job: what it is to do, its state and its progress. It expires some time after the job's end."""
+        return self._key(f"job:{identity}")
+
+    @property
     def chained(self) -> str:
         """ZSET of the members of all chains, each with the score 0: name of the chain, slash, place."""
         return self._key("chained")

@@ -29,7 +29,7 @@ ROUNDS = 8
 #: there is no such way.
 _ALLOW_OOM = "#!lua flags=allow-oom\n"
 _DRAINING = frozenset(
-    {"breaker", "chain", "claim", "confirm", "settle", "renew", "move", "remove_dead", "expire", "purge"}
+    {"breaker", "chain", "claim", "confirm", "settle", "renew", "move", "remove_dead", "expire", "purge", "job"}
 )
 
 
@@ -53,6 +53,7 @@ _SOURCES = {
         "enqueue",
         "expire",
         "health",
+        "job",
         "keep_dead",
         "limit",
         "locate",

@@ -49,6 +49,13 @@ def limit(client: Any, keys: QueueKeys, lane: str, what: str, value: float) -> N
     run_script(client, "limit", [call])
 
 
+def set_rate(client: Any, keys: QueueKeys, lane: str, per_second: float | None, what: str) -> None:
+    """Set the "rate" of a lane, or the one that is "configured"; None ends it."""
+    if per_second is not None and not 0 < per_second <= 1e6:
+        raise ValueError(f"per_second={per_second!r} cannot be used: it is more than 0, or None for no limit")
+    limit(client, keys, lane, what, 0 if per_second is None else per_second)
+
+
 def purge(client: Any, keys: QueueKeys) -> int:
     """Remove all messages, waiting and leased; returns how many there were."""
     references: list[str] = []

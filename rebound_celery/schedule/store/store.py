@@ -13,6 +13,7 @@ from .claims import Claim, ClaimId, End
 from .envelope import from_id, to_id
 from .groups import Group, chosen, grouped
 from .health import Health, HealthReport
+from .jobs import JobClaim, StoredJobs
 from .keys import QueueKeys
 from .script_runner import CHUNK, MAX_SLEEP_MS, ROUNDS, Call, chunks, run_script
 from .values import (
@@ -187,10 +188,7 @@ class Store:
         steering.limit(self._client, self.keys, lane, "paused", 0)
 
     def set_rate(self, lane: str, per_second: float | None, *, configured: bool = False) -> None:
-        if per_second is not None and not 0 < per_second <= 1e6:
-            raise ValueError(f"per_second={per_second!r} cannot be used: it is more than 0, or None for no limit")
-        what = "configured" if configured else "rate"
-        steering.limit(self._client, self.keys, lane, what, 0 if per_second is None else per_second)
+        steering.set_rate(self._client, self.keys, lane, per_second, "configured" if configured else "rate")
 
     def report(self, reports: Iterable[LaneReport], rules: BreakerRules) -> list[BreakerChange]:
         return breakers.report(self._client, self.keys, reports, rules)
@@ -234,8 +232,12 @@ class Store:
     def expire_dead(self, age_ms: int, most: int = 1000) -> int:
         return dead.expire(self._client, self.keys, age_ms, most)
 
-    def revive(self, revivals: Sequence[Revival], *, again: bool = False) -> list[bool]:
-        return dead.revive(self._client, self.keys, revivals, again=again)
+    def revive(self, revivals: Sequence[Revival], *, again: bool = False, claim: JobClaim | None = None) -> list[bool]:
+        return dead.revive(self._client, self.keys, revivals, again=again, claim=claim)
+
+    @property
+    def jobs(self) -> StoredJobs:
+        return StoredJobs(self._client, self.keys)
 
     def dead(self, after: Position | None = None, count: int = 100) -> DeadPage:
         return listing.dead_page(self._client, self.keys, after, count)

@@ -266,9 +266,11 @@ class Revival(NamedTuple):
         dead_id: the id of the dead letter, which is removed; None if it is not kept here.
         series: a dead letter that is kept elsewhere: the name of a series of which each number is taken once.
         number: its number in the series.
+        counter: where a job does it: the job's counter that counts it.
     """
 
     entry: Entry
     dead_id: str | None
     series: str = ""
     number: int = 0
+    counter: str = ""

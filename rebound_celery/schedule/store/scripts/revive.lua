@@ -9,22 +9,34 @@
 -- KEYS[7]  dead:times  ZSET id -> when it died
 -- KEYS[8..] for each lane reference: waiting (ZSET id -> due time), lanes of its rank (ZSET lane -> when to look at it)
 -- then     for each block of a series: revived (STRING, one bit for each number)
+-- then     if ARGV[2] is 2, for each block: revived, by the job alone
+-- the last, if ARGV[3] is given: job (HASH of the job that does it)
 -- ARGV[1]  milliseconds: a sleeping worker looks again within this time by itself
--- ARGV[2]  1 to store messages whose number was taken before
--- ARGV[3]  the number of lane references; ARGV[4..] the references
+-- ARGV[2]  1 to store messages whose number was taken before; 2 if the job has not taken it
+-- ARGV[3]  the token of the step of a job that does it, or the empty text
+-- ARGV[4]  what that job remembers of messages that are on their way, or the empty text
+-- ARGV[5]  the number of lane references; ARGV[6..] the references
 -- then for each message: the number of its reference, the number of its block or 0, the id of its dead letter or its bit
---          in the block, its id, due time in Unix milliseconds, envelope and stored form
--- Returns for each message 1 if it is stored, 0 if its dead letter is gone, or its number was taken before.
+--          in the block, the job's counter that counts it, its id, due time in Unix milliseconds, envelope and stored form
+-- Returns for each message 1 if it is stored, 0 if its dead letter is gone, or its number was taken before. Returns false,
+-- and stores nothing, if the job does not run any more, or another step of it has begun.
 local messages, limits, dead, times = KEYS[1], KEYS[2], KEYS[6], KEYS[7]
 local again = ARGV[2] == '1'
-local references = tonumber(ARGV[3])
+local own = ARGV[2] == '2'
+local OWN_S = 2592000 -- seconds for which it is remembered what a job alone has taken
+local job = ARGV[3] ~= '' and KEYS[#KEYS]
+if job then
+  local state = redis.call('HMGET', job, 'state', 'token')
+  if state[1] ~= 'running' or state[2] ~= ARGV[3] then return false end
+end
+local references = tonumber(ARGV[5])
 local first_block = 7 + 2 * references
 local now = clock()
-local stored, answers = 0, {}
+local stored, answers, counted = 0, {}, {}
 local at
 
-for a = 4 + references, #ARGV, 6 do
-  local number, block, what, id = tonumber(ARGV[a]), tonumber(ARGV[a + 1]), ARGV[a + 2], ARGV[a + 3]
+for a = 6 + references, #ARGV, 7 do
+  local number, block, what, id = tonumber(ARGV[a]), tonumber(ARGV[a + 1]), ARGV[a + 2], ARGV[a + 4]
   local is_new = redis.call('HEXISTS', messages, id) == 0
   if is_new then
     if block == 0 then
@@ -32,14 +44,20 @@ for a = 4 + references, #ARGV, 6 do
       redis.call('ZREM', times, what)
     else
       is_new = redis.call('SETBIT', KEYS[first_block + block], what, 1) == 0 or again
+      if own then
+        local key = KEYS[first_block + (#KEYS - 1 - first_block) / 2 + block]
+        is_new = redis.call('SETBIT', key, what, 1) == 0
+        redis.call('EXPIRE', key, OWN_S)
+      end
     end
   end
   answers[#answers + 1] = is_new and 1 or 0
   if is_new then
-    local waiting, lanes, due = KEYS[6 + 2 * number], KEYS[7 + 2 * number], tonumber(ARGV[a + 4])
-    redis.call('HSET', messages, id, ARGV[a + 5])
-    redis.call('ZADD', waiting, ARGV[a + 4], id)
-    local look = look_at(lanes, limits, string.sub(ARGV[3 + number], 2), due)
+    local waiting, lanes, due = KEYS[6 + 2 * number], KEYS[7 + 2 * number], tonumber(ARGV[a + 5])
+    redis.call('HSET', messages, id, ARGV[a + 6])
+    redis.call('ZADD', waiting, ARGV[a + 5], id)
+    local look = look_at(lanes, limits, string.sub(ARGV[5 + number], 2), due)
+    counted[ARGV[a + 3]] = (counted[ARGV[a + 3]] or 0) + 1
     at = math.min(at or look, look)
     stored = stored + 1
   end
@@ -48,5 +66,9 @@ if stored > 0 then
   claim_by(KEYS[3], KEYS[4], at, now + ARGV[1])
   redis.call('HINCRBY', KEYS[5], 'stored', stored)
   redis.call('HINCRBY', KEYS[5], 'revived', stored)
+end
+if job then
+  for name, count in pairs(counted) do redis.call('HINCRBY', job, 'n:' .. name, count) end
+  redis.call('HSET', job, 'underway', ARGV[4], 'changed', now)
 end
 return answers

@@ -1,0 +1,192 @@
+"""`celery rebound jobs ...`: replays that workers make: lists them, shows them, and steers them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from rebound_celery.operate.cli.errors import EXIT_NOT_FOUND, plain_errors
+from rebound_celery.operate.cli.output import say
+
+if TYPE_CHECKING:
+    from rebound_celery.jobs import Job, Jobs
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, with stable keys.")
+
+
+@click.group()
+def jobs() -> None:
+    """List the replays that workers make, show how far they are, and pause, resume or abort them.
+
+    `dlq replay --job` starts one. Exit status 0: it is done. 1: Redis does not answer. 2: a switch is wrong. 4: there
+    is no job with this ID, or it has ended.
+    """
+
+
+@jobs.command()
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 1_000), help="The most rows.")
+@click.option("--after", metavar="ID", help="Those that were started before this one.")
+@_json_option
+@click.pass_context
+def ls(ctx: click.Context, limit: int, after: str | None, as_json: bool) -> None:
+    """List jobs, the last one that was started first."""
+    with plain_errors(ctx):
+        from rebound_celery.operate.cli.printing import output_may_close, plain, print_json, print_rows
+
+        found = jobs_of(ctx).list(after, limit)
+        with output_may_close():
+            if as_json:
+                for job in found:
+                    print_json(job.to_dict())
+            elif found:
+                print_rows(_columns(), [_row(job) for job in found])
+        if not found and not as_json:
+            say("There are no jobs." if after is None else "There are no earlier jobs.", err=True)
+        if len(found) == limit:
+            say(f"More may follow: --after {plain(found[-1].id)}", err=True)
+
+
+@jobs.command()
+@click.argument("id_", metavar="ID")
+@_json_option
+@click.pass_context
+def show(ctx: click.Context, id_: str, as_json: bool) -> None:
+    """Show all that is known of one job."""
+    _tell(ctx, lambda: jobs_of(ctx).get(id_), as_json=as_json)
+
+
+@jobs.command()
+@click.argument("id_", metavar="ID")
+@_json_option
+@click.pass_context
+def pause(ctx: click.Context, id_: str, as_json: bool) -> None:
+    """Let a job wait until it is resumed. It stores nothing from now on; what it has stored is delivered."""
+    _tell(ctx, lambda: jobs_of(ctx).pause(id_), as_json=as_json, changed=True)
+
+
+@jobs.command()
+@click.argument("id_", metavar="ID")
+@_json_option
+@click.pass_context
+def resume(ctx: click.Context, id_: str, as_json: bool) -> None:
+    """Let a job go on that is paused or stalled, or that has failed."""
+    _tell(ctx, lambda: jobs_of(ctx).resume(id_), as_json=as_json, changed=True)
+
+
+@jobs.command()
+@click.argument("id_", metavar="ID")
+@_json_option
+@click.pass_context
+def abort(ctx: click.Context, id_: str, as_json: bool) -> None:
+    """End a job. It stores nothing from now on; what it has stored is delivered."""
+    _tell(ctx, lambda: jobs_of(ctx).abort(id_), as_json=as_json, changed=True)
+
+
+def start_job(ctx: click.Context, *, as_json: bool, **options: Any) -> None:
+    """Start a job, and print its id."""
+    import json
+
+    found = jobs_of(ctx)
+    job = found.start(**options)
+    if as_json:
+        say(json.dumps(found.get(job).to_dict()))
+    else:
+        say(f"Started job {job}. Show its progress with: jobs show {job}")
+
+
+def _tell(ctx: click.Context, act: Any, *, as_json: bool, changed: bool = False) -> None:
+    """Do something with a job, and print what the job is then."""
+    import json
+
+    from rebound_celery.jobs import JobStateError, NoJobError
+
+    with plain_errors(ctx):
+        try:
+            job = act()
+        except (NoJobError, JobStateError) as error:
+            say(f"Error: {error}", err=True)
+            ctx.exit(EXIT_NOT_FOUND)
+        from rebound_celery.operate.cli.printing import output_may_close, print_fields
+
+        with output_may_close():
+            if as_json:
+                click.echo(json.dumps(job.to_dict()))
+            elif changed:
+                click.echo(f"Job {job.id} is {job.state}. Stored so far: {job.replayed + job.parked:,}")
+            else:
+                print_fields(_fields(job))
+
+
+def _columns() -> tuple[Any, ...]:
+    from rebound_celery.operate.cli.printing import Column
+
+    return (
+        Column("ID", whole=True),
+        Column("STATE", short=True),
+        Column("STARTED", short=True),
+        Column("REPLAYED", short=True, right=True),
+        Column("OF", short=True, right=True),
+        Column("SOURCE"),
+        Column("FILTER", least_width=100),
+    )
+
+
+def _row(job: Job) -> tuple[str, ...]:
+    from rebound_celery.clock import SYSTEM_CLOCK
+    from rebound_celery.operate.cli.printing import from_now
+
+    return (
+        job.id,
+        f"{job.state}, dry run" if job.dry_run else job.state,
+        from_now(job.created_ms, SYSTEM_CLOCK.now_ms()),
+        f"{job.replayed + job.parked:,}",
+        f"{job.total:,}",
+        job.source,
+        _filter_text(job),
+    )
+
+
+def _filter_text(job: Job) -> str:
+    from rebound_celery.selection import Filter
+
+    return str(Filter.parse(job.filter, 0))
+
+
+def _fields(job: Job) -> dict[str, str | None]:
+    from rebound_celery.clock import SYSTEM_CLOCK
+    from rebound_celery.operate.cli.printing import at
+
+    now_ms = SYSTEM_CLOCK.now_ms()
+    options = {"dry run": job.dry_run, "again": job.again}
+    return {
+        "id": job.id,
+        "state": job.state,
+        "error": job.error,
+        "source": job.source,
+        "filter": _filter_text(job),
+        "target": job.target,
+        "options": ", ".join(name for name, is_set in options.items() if is_set),
+        "limit": None if job.limit is None else f"{job.limit:,}",
+        "rate": None if job.rate is None else f"{job.rate:g} a second",
+        "parked after": f"{job.max_replays} replays",
+        "started": at(job.created_ms, now_ms),
+        "changed": at(job.changed_ms, now_ms),
+        "ended": at(job.ended_ms, now_ms),
+        "forgotten": at(job.expires_ms, now_ms),
+        "read": f"{job.read:,} of {job.total:,}",
+        "fit": f"{job.matched:,}",
+        "would be replayed" if job.dry_run else "replayed": f"{job.replayed:,}",
+        "parked": f"{job.parked:,}" if job.parked else None,
+        "left out": f"{job.repeated:,}" if job.repeated else None,
+        "cannot be replayed": f"{job.left:,}" if job.left else None,
+        **{f"problem {number}": text for number, text in enumerate(job.problems, start=1)},
+    }
+
+
+def jobs_of(ctx: click.Context) -> Jobs:
+    """The jobs of the command's app."""
+    from rebound_celery import registry
+    from rebound_celery.app import Rebound
+
+    return cast(Rebound, registry.find(ctx.obj.app)).jobs
