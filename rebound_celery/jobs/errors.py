@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from ..errors import InvalidSettingError
 
+#: Action -> its name in a sentence.
+_PAST = {"pause": "paused", "resume": "resumed", "abort": "aborted"}
+
 
 class NoJobError(InvalidSettingError):
-    """There is no job with this id, or no more: jobs that have ended are forgotten after a week."""
+    """There is no job with this id, or not any more: a job is deleted a week after it has ended."""
 
     def __init__(self, job: str) -> None:
-        text = "there is no job with this id: it was forgotten a week after its end, or was never there"
+        text = "there is no job with this id. A job is deleted one week after it has ended"
         super().__init__("job", job, text)
         self.job = job
 
@@ -18,10 +21,10 @@ class NoJobError(InvalidSettingError):
 
 
 class JobStateError(InvalidSettingError):
-    """This cannot be done with the job as it is. The text says why."""
+    """The job cannot be paused, resumed or aborted in its state, which is in the text."""
 
     def __init__(self, job: str, state: str, action: str) -> None:
-        super().__init__("job", job, f"it is {state}, so there is nothing to {action}")
+        super().__init__("job", job, f"it is {state}, and cannot be {_PAST[action]}")
         self.job = job
         self.state = state
         self.action = action

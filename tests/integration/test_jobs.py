@@ -144,7 +144,7 @@ def test_a_job_that_is_paused_or_aborted_stores_nothing_more(alone: Rebound, act
             assert (stopped.ended_ms, alone.jobs.resume(job).state) == (None, "running")
             wait_until(lambda: alone.jobs.get(job).replayed > stopped.replayed, timeout=20)
             alone.jobs.abort(job)
-    with pytest.raises(JobStateError, match="it is aborted, so there is nothing to resume"):
+    with pytest.raises(JobStateError, match="it is aborted, and cannot be resumed"):
         alone.jobs.resume(job)
 
 
@@ -158,7 +158,7 @@ def test_a_job_that_is_unknown_or_forgotten_is_told_plainly(alone: Rebound) -> N
             getattr(alone.jobs, action)("nothing")
     with open_schedule(alone.app, "rebound") as schedule:
         schedule._client.delete(schedule.keys.job(job))  # type: ignore[attr-defined]
-    with pytest.raises(NoJobError, match="a week after its end"):
+    with pytest.raises(NoJobError, match="one week after it has ended"):
         alone.jobs.get(job)
     assert alone.jobs.list() == []
 

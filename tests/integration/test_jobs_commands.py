@@ -73,7 +73,7 @@ def test_what_is_unknown_or_over_is_one_line(alone: Rebound, redis_url: str) -> 
     for arguments, status, text in (
         (("jobs", "show", "nothing"), 4, "there is no job with this id"),
         (("jobs", "pause", "nothing"), 4, "there is no job with this id"),
-        (("jobs", "abort", job), 4, "it is done, so there is nothing to abort"),
+        (("jobs", "abort", job), 4, "it is done, and cannot be aborted"),
         (("dlq", "replay", "order-7", "--job"), 2, "--job needs switches or --all"),
         (("dlq", "replay", "--all", "--job"), 2, "--source"),
         (("dlq", "replay", "--all", "--source", "orders-dlq", "--job"), 1, "cannot reach Kafka"),

@@ -1,4 +1,4 @@
-"""`celery rebound jobs ...`: replays that workers make: lists them, shows them, and steers them."""
+"""`celery rebound jobs ...`: lists, shows, pauses, resumes and aborts the replays that workers make."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON,
 
 @click.group()
 def jobs() -> None:
-    """List the replays that workers make, show how far they are, and pause, resume or abort them.
+    """List the replays that workers make, show their progress, and pause, resume or abort them.
 
-    `dlq replay --job` starts one. Exit status 0: it is done. 1: Redis does not answer. 2: a switch is wrong. 4: there
-    is no job with this ID, or it has ended.
+    `dlq replay --job` starts one. Exit status 0: success. 1: Redis does not answer. 2: an option is wrong. 4: there is
+    no job with this ID, or it has ended.
     """
 
 
 @jobs.command()
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 1_000), help="The most rows.")
-@click.option("--after", metavar="ID", help="Those that were started before this one.")
+@click.option(
+    "--limit", default=100, show_default=True, type=click.IntRange(1, 1_000), help="The largest number of rows."
+)
+@click.option("--after", metavar="ID", help="List the jobs that were started before this one.")
 @_json_option
 @click.pass_context
 def ls(ctx: click.Context, limit: int, after: str | None, as_json: bool) -> None:
-    """List jobs, the last one that was started first."""
+    """List jobs, the newest first."""
     with plain_errors(ctx):
         from rebound_celery.operate.cli.printing import output_may_close, plain, print_json, print_rows
 
@@ -52,7 +54,7 @@ def ls(ctx: click.Context, limit: int, after: str | None, as_json: bool) -> None
 @_json_option
 @click.pass_context
 def show(ctx: click.Context, id_: str, as_json: bool) -> None:
-    """Show all that is known of one job."""
+    """Show the details of one job."""
     _tell(ctx, lambda: jobs_of(ctx).get(id_), as_json=as_json)
 
 
@@ -61,7 +63,7 @@ def show(ctx: click.Context, id_: str, as_json: bool) -> None:
 @_json_option
 @click.pass_context
 def pause(ctx: click.Context, id_: str, as_json: bool) -> None:
-    """Let a job wait until it is resumed. It stores nothing from now on; what it has stored is delivered."""
+    """Pause a job until it is resumed. It stores no more messages. Those that it has stored are delivered."""
     _tell(ctx, lambda: jobs_of(ctx).pause(id_), as_json=as_json, changed=True)
 
 
@@ -70,7 +72,7 @@ def pause(ctx: click.Context, id_: str, as_json: bool) -> None:
 @_json_option
 @click.pass_context
 def resume(ctx: click.Context, id_: str, as_json: bool) -> None:
-    """Let a job go on that is paused or stalled, or that has failed."""
+    """Continue a job that is paused, stalled or failed."""
     _tell(ctx, lambda: jobs_of(ctx).resume(id_), as_json=as_json, changed=True)
 
 
@@ -79,7 +81,7 @@ def resume(ctx: click.Context, id_: str, as_json: bool) -> None:
 @_json_option
 @click.pass_context
 def abort(ctx: click.Context, id_: str, as_json: bool) -> None:
-    """End a job. It stores nothing from now on; what it has stored is delivered."""
+    """End a job. It stores no more messages. Those that it has stored are delivered."""
     _tell(ctx, lambda: jobs_of(ctx).abort(id_), as_json=as_json, changed=True)
 
 
@@ -173,12 +175,12 @@ def _fields(job: Job) -> dict[str, str | None]:
         "started": at(job.created_ms, now_ms),
         "changed": at(job.changed_ms, now_ms),
         "ended": at(job.ended_ms, now_ms),
-        "forgotten": at(job.expires_ms, now_ms),
+        "deleted": at(job.expires_ms, now_ms),
         "read": f"{job.read:,} of {job.total:,}",
-        "fit": f"{job.matched:,}",
+        "matched": f"{job.matched:,}",
         "would be replayed" if job.dry_run else "replayed": f"{job.replayed:,}",
         "parked": f"{job.parked:,}" if job.parked else None,
-        "left out": f"{job.repeated:,}" if job.repeated else None,
+        "skipped": f"{job.repeated:,}" if job.repeated else None,
         "cannot be replayed": f"{job.left:,}" if job.left else None,
         **{f"problem {number}": text for number, text in enumerate(job.problems, start=1)},
     }
