@@ -31,7 +31,7 @@ from tests.waiting import wait_until
 
 APP = ("-m", "celery", "-A", "tests.acceptance.apps.orders")
 WORKER = (*APP, "worker", "-c", "2", "-l", "INFO")
-COUNT = 4_000
+COUNT = 2_000
 
 
 @pytest.fixture
@@ -113,9 +113,13 @@ def test_a_job_whose_workers_are_killed_replays_each_letter_once_and_in_order(
         workers[number % 2].kill()
         workers[number % 2] = run_process(*WORKER, "-n", f"w{number % 2}@%h", env=environment)
     wait_until(
-        lambda: rebound.jobs.get(job).state == "done", timeout=120, message=lambda: str(rebound.jobs.get(job).to_dict())
+        lambda: rebound.jobs.get(job).state == "done", timeout=240, message=lambda: str(rebound.jobs.get(job).to_dict())
     )
-    wait_until(lambda: rebound.pending.counts().waiting + rebound.pending.counts().leased == 0, timeout=60)
+    wait_until(
+        lambda: rebound.pending.counts().waiting + rebound.pending.counts().leased == 0,
+        timeout=180,
+        message=lambda: "\n".join([str(rebound.pending.stats()), *(worker.tail(20) for worker in workers)]),
+    )
 
     done = rebound.jobs.get(job)
     assert (done.replayed, done.parked, done.left, done.matched) == (COUNT, 0, 0, COUNT)

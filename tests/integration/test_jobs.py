@@ -62,6 +62,14 @@ def make_steps(rebound: Rebound, job: str, most: int = 100) -> int:
     raise AssertionError(rebound.jobs.get(job))
 
 
+class Killed(BaseException):
+    """As SIGKILL: nothing is saved."""
+
+
+def killed(*_: Any, **__: Any) -> None:
+    raise Killed
+
+
 def waiting(rebound: Rebound) -> list[str | None]:
     return [view.message_id for view in rebound.pending.iterate(Filter(), queue=None) if view.kind == "retry"]
 
@@ -206,12 +214,6 @@ def test_a_step_that_ends_before_it_has_saved_repeats_nothing_and_counts_all(
     keep_dead(alone, *hooks(1_200))
     job = alone.jobs.start(source="redis", filter=Filter(), limit=900)
 
-    class Killed(BaseException):
-        """As SIGKILL: nothing is saved."""
-
-    def killed(*_: Any, **__: Any) -> None:
-        raise Killed
-
     with monkeypatch.context() as patched:
         patched.setattr("rebound_celery.schedule.store.jobs.StoredJobs.save", killed)
         with pytest.raises(Killed):
@@ -222,6 +224,27 @@ def test_a_step_that_ends_before_it_has_saved_repeats_nothing_and_counts_all(
     assert alone.jobs.get(job).replayed == 900
     assert len(waiting(alone)) == 900
     assert alone.dead_letters.count() == 300
+
+
+def test_workers_that_are_lost_again_and_again_do_not_stop_a_job_that_makes_progress(
+    alone: Rebound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_dead(alone, *hooks(3_000))
+    alone.lanes.pause("http://127.0.0.1:1/hook", 3_600)
+    job = alone.jobs.start(source="redis", filter=Filter())
+    with monkeypatch.context() as patched, open_schedule(alone.app, "rebound") as schedule:
+        assert isinstance(schedule, Store)
+        patched.setattr("rebound_celery.schedule.store.jobs.StoredJobs.save", killed)
+        for number in range(5):
+            taken = take(schedule)
+            assert [(each.id, each.losses) for each in taken.messages] == [(step_id(job), min(number, 1))]
+            with pytest.raises(Killed):
+                alone.jobs.run_step(job)
+            settle(schedule, taken, "lost")
+
+    assert alone.jobs.get(job).replayed == 2_500
+    make_steps(alone, job)
+    assert (alone.jobs.get(job).state, alone.jobs.get(job).replayed) == ("done", 3_000)
 
 
 @pytest.mark.parametrize("again", [False, True])

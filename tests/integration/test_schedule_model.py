@@ -273,6 +273,8 @@ class Schedule(RuleBasedStateMachine):
             self.job = "failed" if delay < 0 else "done"
         elif again_ms is not None:
             self._put_job(self.now + again_ms, step)
+        elif step.id in self.messages:
+            self.messages[step.id].losses = 0
 
     # claims
 

@@ -16,6 +16,8 @@ local function stored_form(message)
   return string.sub(message, 4 + string.byte(message, 2) * 256 + string.byte(message, 3))
 end
 
+local function without_losses(message) return '\0' .. string.sub(message, 2) end
+
 local function with_one_more_loss(message)
   return string.char(math.min(255, string.byte(message, 1) + 1)) .. string.sub(message, 2)
 end

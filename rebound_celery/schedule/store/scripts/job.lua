@@ -1,6 +1,6 @@
 -- Change a job, and in the same step the message that lets a worker make its next step.
--- KEYS[1]  job       HASH of the job: spec, state, token, created, changed, ended, expires, progress, underway,
---                    n:<counter>
+-- KEYS[1]  job       HASH of the job: spec, message (its id), state, token, created, changed, ended, expires, progress,
+--                    underway, n:<counter>
 -- KEYS[2]  jobs      ZSET job -> when it was started
 -- KEYS[3]  messages  HASH id -> envelope and stored form
 -- KEYS[4]  leased    ZSET id -> end of its lease
@@ -60,7 +60,7 @@ local is_running = state == 'running'
 if what == 'add' then
   -- The same one is this one: the answer to an earlier call was lost.
   if state ~= '' then return { state, redis.call('HGET', job, 'spec') == ARGV[7] and 1 or 0 } end
-  set('spec', ARGV[7], 'state', 'running', 'created', now)
+  set('spec', ARGV[7], 'state', 'running', 'created', now, 'message', id)
   redis.call('ZADD', KEYS[2], now, ARGV[2])
   put(now)
   return { state, 1 }
@@ -72,7 +72,13 @@ elseif what == 'save' or what == 'end' then
   if what == 'save' then
     set('progress', ARGV[8], 'underway', ARGV[9])
     for a = 11, #ARGV, 2 do redis.call('HSET', job, 'n:' .. ARGV[a], ARGV[a + 1]) end
-    if tonumber(ARGV[10]) >= 0 then put(now + ARGV[10]) end
+    local message = redis.call('HGET', messages, id)
+    if tonumber(ARGV[10]) >= 0 then
+      put(now + ARGV[10])
+    elseif message then
+      -- It makes progress, so that lost workers were not its fault.
+      redis.call('HSET', messages, id, without_losses(message))
+    end
   else
     set('progress', ARGV[8], 'underway', '')
     finish(ARGV[9], ARGV[10])

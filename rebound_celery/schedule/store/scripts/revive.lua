@@ -70,5 +70,9 @@ end
 if job then
   for name, count in pairs(counted) do redis.call('HINCRBY', job, 'n:' .. name, count) end
   redis.call('HSET', job, 'underway', ARGV[4], 'changed', now)
+  -- The job makes progress, so that lost workers were not the fault of its message.
+  local id = redis.call('HGET', job, 'message')
+  local message = id and stored > 0 and redis.call('HGET', messages, id)
+  if message then redis.call('HSET', messages, id, without_losses(message)) end
 end
 return answers
