@@ -117,11 +117,11 @@ def test_construction_takes_less_than_ten_milliseconds() -> None:
     assert min(seconds() for _ in range(5)) < 0.01
 
 
-def test_the_app_gets_one_task_and_one_queue_beside_its_own() -> None:
+def test_the_app_gets_two_tasks_and_one_queue_beside_its_own() -> None:
     app = make_app()
     Rebound(app)
 
-    assert app.tasks.keys() - make_app().tasks.keys() == {"rebound.deliver"}
+    assert app.tasks.keys() - make_app().tasks.keys() == {"rebound.deliver", "rebound.job"}
     assert set(app.amqp.queues) == {"celery", "rebound"}
     assert set(app.amqp.queues.consume_from) == {"celery", "rebound"}
     assert app.amqp.queues["rebound"].routing_key == "rebound"
