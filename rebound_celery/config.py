@@ -14,6 +14,7 @@ from .errors import InvalidSettingError
 from .http_options import HttpTable, read_http_table
 from .kafka_addresses import parse_brokers as parse_brokers
 from .kafka_security import KafkaSecurity
+from .labels import LabelKey, read_labels
 from .limits import BreakerOptions, RateRule, read_rates
 from .message.address import check_topic
 from .message.encryption import KeyRing
@@ -142,6 +143,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "breaker": BreakerOptions.read,
     "rates": read_rates,
     "dead_letter_ttl": _seconds,
+    "metrics_labels": read_labels,
     "redact": Redactor.read,
     "encryption_keys": KeyRing.read,
     "health_file": lambda name, value: parse_path(value, name),
@@ -200,6 +202,7 @@ class Settings:
         rates: the delivery rates of destinations and keys, as a mapping of patterns to messages a second. None leaves
             the rates of all lanes as they are.
         dead_letter_ttl: seconds after which workers remove dead letters that Redis keeps; None means never.
+        metrics_labels: further labels of the counters: `source`, `client_id`, `group`, or `header:NAME`.
         redact: a function, or its name as `module:function`, for what is kept of errors and of the headers of dead
             letters; see docs/security.md.
         encryption_keys: the keys that encrypt what waits in Redis; see docs/security.md.
@@ -230,6 +233,7 @@ class Settings:
     rates: tuple[RateRule, ...] | None = None
     encryption_keys: KeyRing = field(default_factory=KeyRing)
     dead_letter_ttl: float | None = None
+    metrics_labels: tuple[LabelKey, ...] = ()
     redact: Redactor = field(default_factory=Redactor)
     health_file: str | None = None
 

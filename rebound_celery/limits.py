@@ -1,4 +1,4 @@
-"""What settings and callers say of limits: circuit breakers, delivery rates, and unique messages."""
+"""What settings and callers say of limits: circuit breakers, delivery rates, unique messages, and labels of metrics."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rebound_celery.delivery.delivery import Delivery
-    from rebound_celery.schedule.port import Hold
+    from rebound_celery.schedule.port import Hold, Tally
     from rebound_celery.schedule.store.values import DeadEntry
 
 LEASE_MS = 60_000
@@ -29,7 +29,7 @@ _workers = count(1)
 def keep_in(stored: list[Delivery]) -> Callable[..., None]:
     """What a `Batch` stores with: it keeps each delivery, waiting or held."""
 
-    def store(deliveries: Sequence[Delivery], *, hold: Hold | None = None) -> None:
+    def store(deliveries: Sequence[Delivery], *, hold: Hold | None = None, tally: Tally | None = None) -> None:
         stored.extend(deliveries)
 
     return store

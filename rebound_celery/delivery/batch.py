@@ -22,7 +22,7 @@ from ..destinations import Delivered, Destination, Held, Outcome, Unavailable, U
 from ..errors import NotStoredError
 from ..policy import Drop, Retry, decide, outage_delay_s
 from ..policy.decide import DRAW, Draw
-from ..schedule.port import Hold
+from ..schedule.port import Hold, Tally
 from ..stopping import is_stopping
 from .delivery import Delivery
 from .ended import failure_of
@@ -30,8 +30,9 @@ from .lanes import is_slow
 from .log_fields import log_fields, named
 from .outage_mode import OutageMode
 from .outcome_log import log_failure, log_held, log_outage, log_unsettled
-from .result import End, Result, delivered, dropped
+from .result import End, Ended, Result, delivered, dropped
 from .sending import send
+from .tallies import Sent, tally_of
 
 #: For how long a batch tries to store what waits again, and the pause between two tries, in seconds.
 _STORE_AGAIN_S = 10.0
@@ -46,7 +47,9 @@ _UNDERWAY_MARGIN_S = 5.0
 class Store(Protocol):
     """See `Publisher.publish`."""
 
-    def __call__(self, deliveries: Sequence[Delivery], /, *, hold: Hold | None = None) -> object: ...
+    def __call__(
+        self, deliveries: Sequence[Delivery], /, *, hold: Hold | None = None, tally: Tally | None = None
+    ) -> object: ...
 
 
 class Gone(Protocol):
@@ -84,7 +87,7 @@ class Batch:
     outage_mode: OutageMode | None = None
     waits: bool = False
 
-    def deliver(self, deliveries: Sequence[Delivery]) -> list[Result]:
+    def deliver(self, deliveries: Sequence[Delivery]) -> Ended:
         """Deliver messages and settle them; one result for each, in their order.
 
         Nothing that a destination does makes it raise.
@@ -93,10 +96,12 @@ class Batch:
         waiting: dict[int, tuple[Delivery, str]] = {}
         underway: dict[int, Underway] = {}
         held_underway: dict[int, tuple[Delivery, str]] = {}
+        sent: list[Sent] = []
         unsent = dict(enumerate(deliveries))
         # The second round writes dead letters that the first round made.
         for _ in range(2):
             given_up: dict[int, Delivery] = {}
+            began = self.clock.monotonic()
             outcomes, held = send(
                 unsent,
                 self.destinations,
@@ -104,6 +109,7 @@ class Batch:
                 self.settings.redact,
                 waits=self.waits or self.store is None,
             )
+            sent.append(Sent(unsent, outcomes, round((self.clock.monotonic() - began) * 1000)))
             for index, outcome in outcomes.items():
                 delivery = unsent[index]
                 if delivery.ended is not None:
@@ -127,7 +133,7 @@ class Batch:
                     waiting[index] = after, self.settings.redact.text(str(outcome.error))
             unsent = given_up
         self._leave_chains(deliveries, results)
-        self._store_again(waiting, results)
+        self._store_again(waiting, results, tally=tally_of(sent, waiting, self.settings.metrics_labels))
         # Until the outcome is there, the message is in this process's hands, and does not wait.
         hold = Hold(f"underway:{uuid4().hex}", self.clock.now_ms())
         self._store_again(held_underway, results, hold)
@@ -135,7 +141,10 @@ class Batch:
             if results[index].end == End.AGAIN:
                 settle = partial(self._settle_later, held_underway[index][0], hold.token)
                 outcome.outcome.add_done_callback(settle)
-        return [results[index] for index in range(len(deliveries))]
+        ended = Ended(results[index] for index in range(len(deliveries)))
+        settled = {index for index, result in results.items() if result.end not in (End.AGAIN, End.BACK)}
+        ended.tally = tally_of(sent, settled, self.settings.metrics_labels)
+        return ended
 
     def _sends_now(self, dead: Delivery) -> bool:
         """Whether this job writes a dead letter that it has made, or stores it again for the next job.
@@ -228,12 +237,16 @@ class Batch:
         return replace(delivery, due_ms=due_ms, held_in=outcome.lane)
 
     def _store_again(
-        self, waiting: Mapping[int, tuple[Delivery, str]], results: dict[int, Result], hold: Hold | None = None
+        self,
+        waiting: Mapping[int, tuple[Delivery, str]],
+        results: dict[int, Result],
+        hold: Hold | None = None,
+        tally: Tally | None = None,
     ) -> None:
         if not waiting:
             return
         try:
-            self._store([delivery for delivery, _ in waiting.values()], hold)
+            self._store([delivery for delivery, _ in waiting.values()], hold, tally)
         except NotStoredError as error:
             for index, (delivery, _) in waiting.items():
                 logger.warning(
@@ -246,7 +259,7 @@ class Batch:
         else:
             results.update((index, Result(End.AGAIN, error)) for index, (_, error) in waiting.items())
 
-    def _store(self, deliveries: Sequence[Delivery], hold: Hold | None = None) -> None:
+    def _store(self, deliveries: Sequence[Delivery], hold: Hold | None = None, tally: Tally | None = None) -> None:
         """Store them, and try again for a while if Redis does not take them.
 
         What goes back is delivered again without a used attempt: a receiver that has failed gets another post.
@@ -256,7 +269,7 @@ class Batch:
         give_up_at = self.clock.monotonic() + _STORE_AGAIN_S
         while True:
             try:
-                self.store(deliveries, hold=hold)
+                self.store(deliveries, hold=hold, tally=tally)
             except NotStoredError:
                 if is_stopping() or self.clock.monotonic() >= give_up_at:
                     raise

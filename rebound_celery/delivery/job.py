@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from celery.worker.state import task_accepted, task_ready
 
 from ..clock import SYSTEM_CLOCK, Clock
-from ..schedule.port import message_leases
+from ..schedule.port import Tally, message_leases
 from .events import TaskEvents
-from .result import End, Result
+from .result import End, Ended, Result
 
 #: Seconds for all that a job stores in Redis and in a result backend.
 _STORING_S = 60.0
@@ -102,7 +102,8 @@ class Job:
             task_ready(request, successful=result.end == End.DONE)
             by_end[result.end].append((request, result))
         # A task that was stored again has a new entry of the same id: this ends only the lease of the earlier entry.
-        _acknowledge([request for end in (End.DONE, End.DEAD, End.DROPPED, End.AGAIN) for request, _ in by_end[end]])
+        settled = [request for end in (End.DONE, End.DEAD, End.DROPPED, End.AGAIN) for request, _ in by_end[end]]
+        _acknowledge(settled, results.tally if isinstance(results, Ended) else None)
         for request, _ in by_end[End.BACK]:
             request.reject(requeue=True)
         tell_ends(self._events, by_end, runtime)
@@ -131,6 +132,8 @@ class Job:
             exc_info,
             extra={"event": "worker_lost", "task_ids": [request.id for request in self._requests]},
         )
+        message = self._requests[0].message
+        message_leases(message).count_lost_worker(message.delivery_tag)
         again = _no_longer_held(self._requests)
         for request in again:
             task_ready(request)
@@ -164,12 +167,13 @@ def _limits(options: Mapping[str, Any], longest_s: float) -> dict[str, float]:
 
 def give_up(task: Any, request: Any, losses: int, events: TaskEvents) -> bool:
     """End a delivery whose workers were lost too often; False if it went back to its queue."""
-    result = task.give_up(received_of(request), losses, request.hostname)
+    results: Ended = task.give_up(received_of(request), losses, request.hostname)
+    (result,) = results
     task_ready(request)
     if result.end == End.BACK:
         request.reject(requeue=True)
     else:
-        request.acknowledge()
+        _acknowledge([request], results.tally)
     tell_ends(events, {result.end: [(request, result)]}, 0.0)
     return bool(result.end != End.BACK)
 
@@ -189,11 +193,14 @@ def _failure(request: Any, result: Result) -> dict[str, Any]:
     return {"uuid": request.id, "exception": result.text, "traceback": result.traceback}
 
 
-def _acknowledge(requests: Sequence[Any]) -> None:
-    """Acknowledge messages: those that are leased all at once, which costs much less than one by one."""
+def _acknowledge(requests: Sequence[Any], tally: Tally | None = None) -> None:
+    """Acknowledge messages: those that are leased all at once, which costs much less than one by one.
+
+    The tally goes with those of the first channel.
+    """
     for its in _by_channel(requests):
         tags = [request.message.delivery_tag for request in its]
-        left = message_leases(its[0].message).end(tags)
+        left, tally = message_leases(its[0].message).end(tags, tally), None
         for request in its:
             if request.message.delivery_tag in left:
                 request.acknowledge()

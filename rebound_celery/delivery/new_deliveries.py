@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
 from ..message import Message
 from .delivery import Delivery
+from .form import DeliveryForm
 
 
 class NewDeliveries:
@@ -36,3 +37,16 @@ class NewDeliveries:
     def _replies(self) -> bool:
         """Whether the app's results are sent as messages to whoever scheduled the task."""
         return str(self._app.conf.result_backend or "").startswith("rpc")
+
+
+def tell_before(form: DeliveryForm, deliveries: Sequence[Delivery], now_ms: int) -> Callable[[], None] | None:
+    """Send the signals of each delivery. They come in pairs: after each message, before the next one.
+
+    Returns what sends the last signal, which is left to send once all are stored.
+    """
+    last: Callable[[], None] | None = None
+    for delivery in deliveries:
+        if last is not None:
+            last()
+        last = form.before_publish(delivery, now_ms)
+    return last

@@ -14,12 +14,12 @@ from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import NotStoredError, ReboundError, UnreachableError
 from ..limits import UniqueRule
 from ..message import Message
-from ..schedule.port import Combiner, Hold, Schedule, Unique, open_schedule
+from ..schedule.port import Combiner, Hold, Schedule, Tally, Unique, open_schedule
 from .delivery import Delivery
 from .entries import entries_of
 from .form import DeliveryForm
 from .lanes import ENDED, RatedLanes
-from .new_deliveries import NewDeliveries
+from .new_deliveries import NewDeliveries, tell_before
 from .opened import OpenedSchedule
 from .plainly import FAULTS, publish_plainly
 from .rates import Rates
@@ -40,6 +40,7 @@ class _Call:
             are unique.
         uniques: for each that only one with its key may wait; None if that is so for none.
         hold: that they are held, or cease to be; None if they wait.
+        tally: what is added to the counters with them; not for unique ones.
         ids: of unique ones, the ids of the tasks that wait.
         error: why they are not stored.
     """
@@ -48,6 +49,7 @@ class _Call:
     packed: list[bytes] | None
     uniques: Sequence[Unique] | None = None
     hold: Hold | None = None
+    tally: Tally | None = None
     ids: list[str] = field(default_factory=list)
     error: BaseException | None = None
 
@@ -113,13 +115,18 @@ class Publisher:
         return self.publish(deliveries, [Unique(*rule, ENDED) for rule in rules]) if deliveries else []
 
     def publish(
-        self, deliveries: Sequence[Delivery], uniques: Sequence[Unique] | None = None, *, hold: Hold | None = None
+        self,
+        deliveries: Sequence[Delivery],
+        uniques: Sequence[Unique] | None = None,
+        *,
+        hold: Hold | None = None,
+        tally: Tally | None = None,
     ) -> list[str]:
         """Store deliveries; returns once Redis has all of them, with the ids of their tasks.
 
         An entry of the same task id is replaced. A due time that has passed means at once. With `uniques`, one for each
         delivery, an entry with the same unique key can take the place of a delivery. With `hold` they do not wait: see
-        `Hold`; this is for a broker with the schedule.
+        `Hold`; this is for a broker with the schedule. So is `tally`, which is added to the counters in the same step.
 
         Raises:
             NotStoredError: if Redis is away or refuses; any of them may be stored.
@@ -129,7 +136,7 @@ class Publisher:
             return []
         try:
             if self.replaces():
-                return self._store(deliveries, uniques, hold)
+                return self._store(deliveries, uniques, hold, tally)
             publish_plainly(self._app, self._queue(), self._form, self._events, deliveries, self._clock.now_ms())
             return [delivery.task_id for delivery in deliveries]
         except FAULTS as error:
@@ -210,31 +217,25 @@ class Publisher:
 
     # A broker with the schedule
 
-    def _store(self, deliveries: Sequence[Delivery], uniques: Sequence[Unique] | None, hold: Hold | None) -> list[str]:
-        last = self._before_publish(deliveries) if self._form.is_listened_to else None
+    def _store(
+        self,
+        deliveries: Sequence[Delivery],
+        uniques: Sequence[Unique] | None,
+        hold: Hold | None,
+        tally: Tally | None,
+    ) -> list[str]:
+        form, now_ms = self._form, self._clock.now_ms()
+        last = tell_before(form, deliveries, now_ms) if form.is_listened_to else None
         # Few are packed here, so that what cannot be packed is no other caller's fault.
         is_few = len(deliveries) < _MANY and uniques is None and hold is None
         packed = [delivery.pack() for delivery in deliveries] if is_few else None
-        call = _Call(deliveries, packed, uniques, hold)
+        call = _Call(deliveries, packed, uniques, hold, tally)
         self._combiner.call(call)
         if call.error is not None:
             raise call.error
         if last is not None:
             last()
         return call.ids if uniques is not None else [delivery.task_id for delivery in deliveries]
-
-    def _before_publish(self, deliveries: Sequence[Delivery]) -> Callable[[], None] | None:
-        """Send the signals of each delivery. They come in pairs: after each message, before the next one.
-
-        Returns what sends the last signal, which is left to send once all are stored.
-        """
-        now_ms = self._clock.now_ms()
-        last: Callable[[], None] | None = None
-        for delivery in deliveries:
-            if last is not None:
-                last()
-            last = self._form.before_publish(delivery, now_ms)
-        return last
 
     def _run(self, calls: Sequence[_Call]) -> None:
         """Store what several threads' calls hold; sets the error of each call that is not stored."""
@@ -263,7 +264,8 @@ class Publisher:
                 commands = self._events.commands(schedule, deliveries)
             lanes = self._rates.lanes_of(deliveries, schedule)
             entries = entries_of(deliveries, packed, lanes, self._form.keys())
-            schedule.enqueue(entries, piggybacked=commands, hold=calls[0].hold)
+            tally = Tally.sum(call.tally for call in calls)
+            schedule.enqueue(entries, piggybacked=commands, hold=calls[0].hold, tally=tally)
             if self._unclaimed.is_time and not self._unclaimed.look(schedule):
                 self.close()
         except BaseException:

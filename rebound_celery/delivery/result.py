@@ -11,6 +11,7 @@ from ..clock import Clock
 from ..destinations import Delivered
 from ..message import Message
 from ..policy import Drop, Failure
+from ..schedule.port import Tally
 from ..stopping import is_stopping
 from .delivery import Delivery
 from .log_fields import log_fields, named
@@ -48,6 +49,17 @@ class Result(NamedTuple):
     end: End
     text: str
     traceback: str = ""
+
+
+class Ended(list[Result]):
+    """The results of a job, in the order of its messages.
+
+    Attributes:
+        tally: what is added to the counters with the end of the leases on its messages. What is stored again has
+            counted already.
+    """
+
+    tally: Tally | None = None
 
 
 def pause_before_back(results: Iterable[Result], clock: Clock) -> None:

@@ -23,6 +23,7 @@ from ..errors import (
 from ..message.encryption import KeyRing
 from ..policy import WORKER_LOST, DeadLetter, Failure
 from ..redaction import Redactor
+from ..schedule.port import Tally
 from .batch import Batch
 from .chains import Chains
 from .delivery import Delivery
@@ -35,9 +36,10 @@ from .outage_mode import OutageMode
 from .plainly import FAULTS
 from .publisher import Publisher
 from .reading import read_many
-from .result import End, Result, dead_letter_text, pause_before_back
+from .result import End, Ended, Result, dead_letter_text, pause_before_back
 from .results import keeps_results, request_of, store_result, store_started
 from .strategy import Strategy
+from .tallies import tally_of, tally_of_dead
 
 #: What no setting of the app's may change in the delivery task.
 PROMISED = (
@@ -125,7 +127,7 @@ class DeliverTask(Task):
     def keys(self) -> KeyRing:
         return self.read_settings().encryption_keys
 
-    def run_batch(self, batch: Sequence[Received], worker: str) -> list[Result]:
+    def run_batch(self, batch: Sequence[Received], worker: str) -> Ended:
         """Deliver what a worker received; one result for each message, in their order. Runs in the pool's process."""
         results: dict[int, Result] = {}
         deliveries: dict[int, Delivery] = {}
@@ -139,9 +141,9 @@ class DeliverTask(Task):
         if keeps and self.track_started and not self.ignore_result:
             for delivery in deliveries.values():
                 store_started(self, request_of(self, delivery, worker))
-        for (index, delivery), result in zip(
-            deliveries.items(), self._deliver(list(deliveries.values()), worker, observed.values()), strict=True
-        ):
+        unreadable = sum(result.end == End.DEAD for result in results.values())
+        delivered = self._deliver(list(deliveries.values()), worker, observed.values())
+        for (index, delivery), result in zip(deliveries.items(), delivered, strict=True):
             results[index] = result
             if observed:
                 observed[index].ended(result)
@@ -150,7 +152,9 @@ class DeliverTask(Task):
         if keeps:
             self._clean_up()
         pause_before_back(results.values(), self.clock)
-        return [results[index] for index in range(len(batch))]
+        ended = Ended(results[index] for index in range(len(batch)))
+        ended.tally = Tally.sum((delivered.tally, tally_of((), (), unreadable=unreadable)))
+        return ended
 
     def run(self, argument: object) -> str:
         """Deliver one message in the caller's process: workers call `run_batch`."""
@@ -168,7 +172,7 @@ class DeliverTask(Task):
             raise DeliveryError(result.text)
         return result.text
 
-    def _deliver(self, deliveries: Sequence[Delivery], worker: str, observed: Iterable[Observed]) -> list[Result]:
+    def _deliver(self, deliveries: Sequence[Delivery], worker: str, observed: Iterable[Observed]) -> Ended:
         try:
             return self._batch(worker, self.publisher()).deliver(deliveries)
         except Exception as error:  # noqa: BLE001 - Celery would drop the message of a task that fails
@@ -176,7 +180,7 @@ class DeliverTask(Task):
             self.redact.log(logger, "%d deliveries go back to their queue", len(deliveries), error=error, extra=extra)
             for one in observed:
                 one.broke(error)
-            return [Result(End.BACK, repr(error))] * len(deliveries)
+            return Ended([Result(End.BACK, repr(error))] * len(deliveries))
 
     def _clean_up(self) -> None:
         """Do what Celery does for the result backend after each task."""
@@ -198,16 +202,16 @@ class DeliverTask(Task):
             waits=not publisher.replaces(),
         )
 
-    def give_up(self, received: Received, losses: int, worker: str) -> Result:
-        """Make a dead letter of a message whose workers were lost too often."""
+    def give_up(self, received: Received, losses: int, worker: str) -> Ended:
+        """Make a dead letter of a message whose workers were lost too often; returns its one result."""
         (read,) = read_many(self, [received], worker)
         if not isinstance(read, Delivery):
-            return read
+            return Ended([read])
         delivery = self._worker_lost(read, losses, worker)
         try:
             if read.message.reason is None:
                 self.publisher().publish([delivery])
-                return Result(End.AGAIN, dead_letter_text(delivery.message))
+                return Ended([Result(End.AGAIN, dead_letter_text(delivery.message))])
             # Writing its dead letter costs workers too: it stays in Redis, where nothing is done with it.
             (outcome,) = self.destinations.by_kind["dead-set"].send([delivery.message])
             if not isinstance(outcome, Delivered):
@@ -222,12 +226,14 @@ class DeliverTask(Task):
                 error=error,
                 extra={"event": "not_stored", **log_fields(read.message)},
             )
-            return Result(End.BACK, str(error))
+            return Ended([Result(End.BACK, str(error))])
         result = Result(End.DEAD, dead_letter_text(delivery.message))
         request = request_of(self, delivery, worker)
         store_result(self, request, result)
         tell_failure(self, request, result)
-        return result
+        ended = Ended([result])
+        ended.tally = tally_of_dead(delivery.message, self.read_settings().metrics_labels)
+        return ended
 
     def _worker_lost(self, delivery: Delivery, losses: int, worker: str) -> Delivery:
         message = delivery.message

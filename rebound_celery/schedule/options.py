@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from .store.tallies import Tally
 from .store.values import Claimed
 
 #: The header that tells how many workers were lost while they held a message; missing for none.
@@ -34,8 +35,11 @@ class MessageForm(Protocol):
 class MessageLeases(Protocol):
     """Leases on delivered messages of one channel."""
 
-    def end(self, delivery_tags: Collection[str]) -> set[str]:
-        """Settle messages as done, all at once, from any thread; returns the tags on which there is no lease."""
+    def end(self, delivery_tags: Collection[str], tally: Tally | None = None) -> set[str]:
+        """Settle messages as done, all at once, from any thread; returns the tags on which there is no lease.
+
+        `tally` is added to the counters in the same step, once for all, if any of the leases has not run out.
+        """
 
     def let_go(self, delivery_tags: Collection[str]) -> set[str]:
         """Stop holding messages that were stored anew, or removed, since they were delivered; returns their tags.
@@ -45,6 +49,9 @@ class MessageLeases(Protocol):
 
     def in_doubt(self) -> bool:
         """Whether leases may have run out here: this process, or its machine, has stood still, or Redis was away."""
+
+    def count_lost_worker(self, delivery_tag: str) -> None:
+        """Add one to the counter of lost workers: the process of the pool that worked on this message is gone."""
 
     def count_loss(self, delivery_tag: str) -> None:
         """A worker was lost with this message: if it is given back now, that counts."""

@@ -18,6 +18,8 @@ from .store.combining import Combiner
 from .store.health import Health, HealthReport
 from .store.interfaces import DeadLetterSchedule, Jobs
 from .store.jobs import Changed, JobClaim, JobRow, JobStep, StepOverError
+from .store.measuring import Measured, MeasuredLane
+from .store.tallies import Tally
 from .store.values import (
     Breaker,
     BreakerChange,
@@ -62,6 +64,8 @@ __all__ = [
     "Jobs",
     "Lane",
     "LaneReport",
+    "Measured",
+    "MeasuredLane",
     "Member",
     "MessageForm",
     "MessageLeases",
@@ -72,6 +76,7 @@ __all__ = [
     "ScheduleOptions",
     "Step",
     "StepOverError",
+    "Tally",
     "Unique",
     "UniqueEnd",
     "UnknownVersionError",
@@ -104,13 +109,15 @@ class Schedule(DeadLetterSchedule, Protocol):
         keep: bool = False,
         piggybacked: Sequence[Sequence[Any]] = (),
         hold: Hold | None = None,
+        tally: Tally | None = None,
     ) -> int:
         """Store messages; returns how many ids were new.
 
         An id that is stored already gets the new message, due time and lane, and a lease on it becomes void; with
         `keep` it stays as it is. With `hold` messages do not wait, or cease to be held: see `Hold`. Entries may come
         from a generator: Redis works on those sent while the next are made. The commands in `piggybacked` are sent in
-        the same round trip, after the entries; their answers are ignored.
+        the same round trip, after the entries; their answers are ignored. `tally` is added to the counters in the same
+        step, with the first entries.
         """
 
     def publish_commands(self, messages: Sequence[tuple[dict[str, Any], Any, str]]) -> list[list[Any]]:
@@ -153,6 +160,9 @@ class Schedule(DeadLetterSchedule, Protocol):
 
     def stats(self) -> Mapping[str, int]:
         """Counters since the queue was first used; see `docs` for their names."""
+
+    def measure(self, late_ms: int) -> Measured:
+        """What the metrics of the queue need, at once; late is what has been due for longer than `late_ms`."""
 
     def lanes(self) -> list[Lane]:
         """The lanes in which messages wait, and those that are paused or have a rate."""

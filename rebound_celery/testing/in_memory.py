@@ -33,7 +33,7 @@ from ..errors import InvalidSettingError, ReboundError
 from ..jobs import STEP_LANE, job_of_step
 from ..message import Message, Record
 from ..message.headers import read_record
-from ..schedule.port import Hold
+from ..schedule.port import Hold, Tally
 from ..values import encode_headers, encode_key, encode_value
 from .clock import ManualClock
 from .consuming import MemoryConsumer
@@ -183,9 +183,9 @@ class InMemory:
         """End the event loops of async handlers."""
         self._closing.close()
 
-    def _store(self, deliveries: Sequence[Delivery], *, hold: Hold | None = None) -> None:
+    def _store(self, deliveries: Sequence[Delivery], *, hold: Hold | None = None, tally: Tally | None = None) -> None:
         lanes = [delivery.lane for delivery in deliveries]
-        self.schedule.enqueue(entries_of(deliveries, None, lanes, self._keys), hold=hold)
+        self.schedule.enqueue(entries_of(deliveries, None, lanes, self._keys), hold=hold, tally=tally)
 
     def _deliver(self) -> bool:
         taken = self.schedule.take_due()

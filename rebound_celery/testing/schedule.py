@@ -18,9 +18,12 @@ from ..schedule.port import (
     Entry,
     Hold,
     Lane,
+    Measured,
+    MeasuredLane,
     Page,
     Position,
     Step,
+    Tally,
     Unique,
     UniqueEnd,
     Waiting,
@@ -49,6 +52,7 @@ class MemorySchedule(MemoryDeadLetters, Unfailing):
         self._rates: dict[str, float] = {}
         self._uniques: dict[str, tuple[str, int]] = {}
         self._stats: Counter[str] = Counter()
+        self._tallies: dict[str, dict[str, int]] = {}
         MemoryDeadLetters.__init__(self, clock, self._stats)
         self.jobs = MemoryJobs(clock, self.get, self.enqueue, partial(self.cancel, leased=True))
         self._chains = MemoryChains(self.get, self.enqueue, self._unschedule, clock)
@@ -101,6 +105,7 @@ class MemorySchedule(MemoryDeadLetters, Unfailing):
         keep: bool = False,
         piggybacked: Sequence[Sequence[Any]] = (),
         hold: Hold | None = None,
+        tally: Tally | None = None,
     ) -> int:
         new = 0
         for entry in entries:
@@ -111,7 +116,14 @@ class MemorySchedule(MemoryDeadLetters, Unfailing):
                     entry.id, entry.due_ms, entry.stored, entry.lane, entry.priority, 0, leased=False
                 )
         self._stats["stored"] += new
+        self._count(tally)
         return new
+
+    def _count(self, tally: Tally | None) -> None:
+        for field, (_, number) in () if tally is None else tally.counts.items():
+            metric, _, labels = field.partition("|")
+            of_metric = self._tallies.setdefault(metric, {})
+            of_metric[labels] = of_metric.get(labels, 0) + number
 
     def publish_commands(self, messages: Sequence[tuple[dict[str, Any], Any, str]]) -> list[list[Any]]:
         return []
@@ -183,6 +195,19 @@ class MemorySchedule(MemoryDeadLetters, Unfailing):
 
     def stats(self) -> Mapping[str, int]:
         return dict(self._stats)
+
+    def measure(self, late_ms: int) -> Measured:
+        now_ms, counts = self._clock.now_ms(), self.counts()
+        lanes = []
+        for lane in self.lanes():
+            dues = [message.due_ms for message in self._waiting() if message.lane == lane.name]
+            due, late = sum(at <= now_ms for at in dues), sum(at < now_ms - late_ms for at in dues)
+            is_paused = lane.paused_until_ms is not None
+            lanes.append(MeasuredLane(lane.name, len(dues), due, late, lane.next_due_ms, is_paused, lane.rate))
+        stats = dict(self._stats)
+        return Measured(
+            now_ms, counts.waiting, counts.leased, counts.behind, counts.dead, lanes, stats, self._tallies, now_ms
+        )
 
     def lanes(self) -> list[Lane]:
         now_ms = self._clock.now_ms()

@@ -115,7 +115,7 @@ def test_message_whose_workers_were_lost_is_given_up_whatever_it_holds(
     def fuzz(one: Received) -> None:
         client.flushdb()
 
-        result = task.give_up(one._replace(task_id="m:2"), 3, WORKER)
+        (result,) = task.give_up(one._replace(task_id="m:2"), 3, WORKER)
 
         assert result.end in (End.DEAD, End.AGAIN)
         assert sum(counts(rebound)) == 1
@@ -137,7 +137,7 @@ def test_message_that_cannot_be_kept_elsewhere_is_not_given_up(rebound: Rebound,
     monkeypatch.setattr(DeadSetDestination, "_keep", away)
     monkeypatch.setattr(rebound._publisher, "open", away)
     for form in (STORED, b"\x11damaged"):
-        assert task.give_up(Received(form, STORED_TYPE, "binary", "m:2", 3), 3, WORKER).end == End.BACK
+        assert task.give_up(Received(form, STORED_TYPE, "binary", "m:2", 3), 3, WORKER)[0].end == End.BACK
 
 
 def test_dead_set_with_anything_in_it_gives_what_can_be_read(rebound: Rebound, client: redis.Redis):

@@ -13,6 +13,7 @@ from rebound_celery.environment import misspelt_variables
 from rebound_celery.errors import InvalidSettingError
 from rebound_celery.http_options import HttpOptions, HttpTable
 from rebound_celery.kafka_security import KafkaSecurity
+from rebound_celery.labels import LabelKey
 from rebound_celery.limits import BreakerOptions, RateRule
 from rebound_celery.message.encryption import KeyRing
 from rebound_celery.policy import PolicyTable, RetryPolicy
@@ -44,6 +45,7 @@ SETTINGS = [
     ),
     ("encryption_keys", ZEROS, ZEROS, KeyRing({"k1": bytes(32)})),
     ("dead_letter_ttl", 86_400, "86400", 86_400.0),
+    ("metrics_labels", ["source"], "source", (LabelKey("source", "source"),)),
     ("redact", "shop.privacy:redact", "shop.privacy:redact", Redactor("shop.privacy:redact")),
     ("health_file", Path("/run/%n.health"), "/run/%n.health", "/run/%n.health"),
 ]

@@ -21,7 +21,7 @@ from rebound_celery.errors import NotStoredError, WireFormatError
 from rebound_celery.message import Origin
 from rebound_celery.message.address import DEAD_SET, HttpAddress, KafkaAddress
 from rebound_celery.policy import Failure
-from rebound_celery.schedule.port import Hold
+from rebound_celery.schedule.port import Hold, Tally
 
 NOW_MS = 1_800_000_000_000
 
@@ -60,7 +60,7 @@ class Answers:
 def make_batch(
     store: list[Delivery] | Exception, kafka: Sequence[Outcome] = (), dead_set: Sequence[Outcome] = (), **settings: Any
 ) -> tuple[Batch, Answers, Answers]:
-    def keep(deliveries: Sequence[Delivery], *, hold: Hold | None = None) -> None:
+    def keep(deliveries: Sequence[Delivery], *, hold: Hold | None = None, tally: Tally | None = None) -> None:
         if isinstance(store, Exception):
             raise store
         store.extend(deliveries)
@@ -238,7 +238,7 @@ def test_what_redis_does_not_take_at_once_is_stored_a_little_later_and_not_deliv
     stored: list[Delivery] = []
     refusals = [NotStoredError("max number of clients reached")] * 3
 
-    def store(deliveries: Sequence[Delivery], *, hold: Hold | None = None) -> None:
+    def store(deliveries: Sequence[Delivery], *, hold: Hold | None = None, tally: Tally | None = None) -> None:
         if refusals:
             raise refusals.pop()
         stored.extend(deliveries)
@@ -449,7 +449,7 @@ def test_a_message_is_held_while_it_is_under_way_and_its_outcome_ends_that() -> 
     holds: list[Hold | None] = []
     refusals = [NotStoredError("Redis is restarted")] * 3
 
-    def store(deliveries: Sequence[Delivery], *, hold: Hold | None = None) -> None:
+    def store(deliveries: Sequence[Delivery], *, hold: Hold | None = None, tally: Tally | None = None) -> None:
         if hold is not None and hold.ends and refusals:
             raise refusals.pop()
         holds.append(hold)

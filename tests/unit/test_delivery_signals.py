@@ -18,7 +18,7 @@ from rebound_celery.delivery.job import Received
 from rebound_celery.destinations import Delivered, Failed, Outcome
 from rebound_celery.errors import DeadLetterError
 from rebound_celery.message.address import KafkaAddress
-from rebound_celery.schedule.port import Hold
+from rebound_celery.schedule.port import Hold, Tally
 
 NAMES = ("task_prerun", "task_postrun", "task_success", "task_failure", "task_retry", "task_internal_error")
 
@@ -47,7 +47,7 @@ class Publisher:
         self._task = task
         self.stored: list[Delivery] = []
 
-    def publish(self, deliveries: Sequence[Delivery], *, hold: Hold | None = None) -> None:
+    def publish(self, deliveries: Sequence[Delivery], *, hold: Hold | None = None, tally: Tally | None = None) -> None:
         for delivery in deliveries:
             after = self._task.form.before_publish(delivery, 0)
             if after is not None:

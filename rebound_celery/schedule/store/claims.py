@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .tallies import Tally
 from .values import Claimed
 
 #: What a settle does with a message; anything else is the reason of a dead letter.
@@ -51,9 +52,11 @@ class End:
         what: DONE, RELEASE (as if it had not been claimed), LOST (as if the lease had run out), or the reason of a
             dead letter.
         reference: the message's lane reference (see `QueueKeys`), where it is known.
+        tally: what is added to counters where the message is done: once for all ends that have this same object.
     """
 
     id: str
     token: str
     what: str
     reference: str | None = None
+    tally: Tally | None = None

@@ -76,7 +76,8 @@ class QueueKeys:
 
     @property
     def claims(self) -> str:
-        """HASH worker -> its last claim: number, 1 if the worker has confirmed it (else 0), and the claimed ids."""
+        """HASH worker -> its last claim: number, 0 until the worker has confirmed it, then 1, or 2 once the worker is
+        counted as lost, and the claimed ids."""
         return self._key("claims")
 
     @property

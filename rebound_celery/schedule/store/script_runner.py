@@ -40,10 +40,18 @@ def _read(name: str) -> str:
 #: Scripts that change chains.
 _CHAINING = frozenset({"chain", "settle", "move"})
 
+#: Scripts that change counters with labels.
+_COUNTING = frozenset({"claim", "enqueue", "settle"})
+
 _COMMON = _read("common")
 _CHAINED = _read("chained")
+_COUNTED = _read("counted")
 _SOURCES = {
-    name: (_ALLOW_OOM if name in _DRAINING else "") + _COMMON + (_CHAINED if name in _CHAINING else "") + _read(name)
+    name: (_ALLOW_OOM if name in _DRAINING else "")
+    + _COMMON
+    + (_CHAINED if name in _CHAINING else "")
+    + (_COUNTED if name in _COUNTING else "")
+    + _read(name)
     for name in (
         "breaker",
         "chain",

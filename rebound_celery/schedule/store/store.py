@@ -7,7 +7,7 @@ from copy import copy
 from itertools import chain
 from typing import Any
 
-from . import breakers, chains, dead, envelope, health, listing, settling, steering, uniqueness
+from . import breakers, chains, dead, envelope, health, listing, measuring, settling, steering, uniqueness
 from .chains import Answer, Chain, Step
 from .claims import Claim, ClaimId, End
 from .envelope import from_id, to_id
@@ -15,7 +15,9 @@ from .groups import Group, chosen, grouped
 from .health import Health, HealthReport
 from .jobs import JobClaim, StoredJobs
 from .keys import QueueKeys
+from .measuring import Measured
 from .script_runner import CHUNK, MAX_SLEEP_MS, ROUNDS, Call, chunks, run_script
+from .tallies import Tally
 from .values import (
     Breaker,
     BreakerChange,
@@ -72,6 +74,7 @@ class Store:
         keep: bool = False,
         piggybacked: Sequence[Sequence[Any]] = (),
         hold: Hold | None = None,
+        tally: Tally | None = None,
     ) -> int:
         how: tuple[Any, ...] = ("keep" if keep else "replace", "", "")
         if hold is not None:
@@ -81,7 +84,9 @@ class Store:
         def calls() -> Iterator[Call]:
             for chunk in chunks(entries):
                 parts.append(grouped(self.keys, chunk, keep=keep))
-                yield self._enqueue_call(parts[-1], [], how)
+                # Each is counted once, with the first of them.
+                of_tally = tally.arguments if tally is not None and len(parts) == 1 else ()
+                yield self._enqueue_call(parts[-1], [], how, of_tally)
 
         _, answers = run_script(self._client, "enqueue", calls(), piggybacked)
         added = 0
@@ -98,10 +103,12 @@ class Store:
                 added += answer[0]
         return added
 
-    def _enqueue_call(self, groups: Sequence[Group], more: Sequence[bytes], how: tuple[Any, ...]) -> Call:
+    def _enqueue_call(
+        self, groups: Sequence[Group], more: Sequence[bytes], how: tuple[Any, ...], tally: Sequence[Any] = ()
+    ) -> Call:
         # Two priorities can have the same rank.
         references = list(dict.fromkeys((*(group.reference for group in groups), *map(from_id, more))))
-        arguments: list[Any] = [MAX_SLEEP_MS, *how, len(references), *references]
+        arguments: list[Any] = [MAX_SLEEP_MS, *how, len(tally), *tally, len(references), *references]
         for group in groups:
             arguments += (references.index(group.reference) + 1, group.first_ms, len(group.arguments) // 3)
             arguments += group.arguments
@@ -131,16 +138,8 @@ class Store:
         """
         references = list(lanes)
         ranks = self.keys.ranks
-        arguments = [
-            claim.worker,
-            claim.number,
-            min(limit, CHUNK),
-            lease_ms,
-            confirm_ms,
-            len(ranks),
-            *ranks,
-            *references,
-        ]
+        arguments = [claim.worker, claim.number, min(limit, CHUNK), lease_ms, confirm_ms, len(ranks), *ranks]
+        arguments += references
         keys = [*self._claim_keys, *map(self.keys.waiting, references)]
         _, ((wait_ms, unknown, ids, messages),) = run_script(self._client, "claim", [Call(keys, arguments)])
         return Claim(
@@ -291,7 +290,10 @@ class Store:
         return int(self._client.hlen(self.keys.messages))
 
     def stats(self) -> Mapping[str, int]:
-        return {name.decode(): int(value) for name, value in self._client.hgetall(self.keys.stats).items()}
+        return measuring.plain_counters(self._client.hgetall(self.keys.stats))
+
+    def measure(self, late_ms: int) -> Measured:
+        return measuring.measure(self._client, self.keys, late_ms)
 
     def server_info(self) -> dict[str, Any]:
         return dict(self._client.info())

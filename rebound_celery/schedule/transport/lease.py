@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..store.claims import End
 from ..store.store import Store
+from ..store.tallies import Tally
 from ..store.values import Claimed
 
 
@@ -21,9 +22,9 @@ class Lease:
     task_id: str
     size_bytes: int
 
-    def end(self, what: str) -> End:
+    def end(self, what: str, tally: Tally | None = None) -> End:
         """The end of it, as the store takes it."""
-        return End(self.id, self.token, what, self.reference)
+        return End(self.id, self.token, what, self.reference, tally)
 
 
 def reference_of(claimed: Claimed) -> str:

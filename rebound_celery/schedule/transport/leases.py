@@ -21,6 +21,7 @@ from .. import native_threads as native
 from ..store.claims import RELEASE, End
 from ..store.keys import QueueKeys
 from ..store.store import Store
+from ..store.tallies import Tally
 from ..store.values import Claimed
 from .claim_ids import ClaimIds
 from .lease import Lease, reference_of
@@ -30,6 +31,9 @@ from .lease_thread import LeaseThread
 _GATHER_S = 0.005
 #: Leases are renewed this many times before they would run out.
 _RENEWALS = 3
+
+#: A lease, how it ends, and what is added to counters with that.
+_End = tuple[Lease, str, Tally | None]
 
 
 class Leases:
@@ -53,7 +57,7 @@ class Leases:
         self._held: dict[str, Lease] = {}
         self._held_by_queue: Counter[str] = Counter()
         self.bytes_by_queue: Counter[str] = Counter()  # of the stored forms of messages that are held
-        self._ends: list[tuple[Lease, str]] = []
+        self._ends: list[_End] = []
         # Nothing that is done under it lets other greenlets go on.
         self._lock = native.make_lock()
         self._flushing = native.make_lock()
@@ -132,8 +136,8 @@ class Leases:
         """
         return self.end_all((tag,), what) == 1
 
-    def end_all(self, tags: Iterable[str], what: str) -> int:
-        """End leases, all in the same way; returns how many there were."""
+    def end_all(self, tags: Iterable[str], what: str, tally: Tally | None = None) -> int:
+        """End leases, all in the same way; returns how many there were. `tally` is for those that are done."""
         ended = 0
         with self._lock:
             for tag in tags:
@@ -141,7 +145,7 @@ class Leases:
                 if lease is not None:
                     self._held_by_queue[lease.queue] -= 1
                     self.bytes_by_queue[lease.queue] -= lease.size_bytes
-                    self._ends.append((lease, what))
+                    self._ends.append((lease, what, tally))
                     ended += 1
         if ended:
             self.thread.wake()
@@ -171,6 +175,11 @@ class Leases:
                 gone |= {tag for tag, lease in its.items() if store.renew(lease, self.lease_ms) == 0}
         return gone
 
+    def count_lost_worker(self, tag: str) -> None:
+        """Count a process of the pool that is gone, in the queue of its message; raises what redis-py raises."""
+        if (lease := self._held.get(tag)) is not None:
+            lease.store.send_commands([("HINCRBY", lease.store.keys.stats, "lost_workers", 1)])
+
     def in_doubt(self) -> bool:
         """Whether leases may have run out, by what the last renewal found, or because it was too long ago."""
         return self._are_missing or self._clock.monotonic() - self._renewed_at > self.lease_ms / 1000
@@ -187,13 +196,13 @@ class Leases:
         with self._one_flush_at_a_time():
             with self._lock:
                 ends, self._ends = self._ends, []
-            by_store: dict[Store, list[tuple[Lease, str]]] = defaultdict(list)
-            for lease, what in ends:
-                by_store[lease.store].append((lease, what))
+            by_store: dict[Store, list[_End]] = defaultdict(list)
+            for end in ends:
+                by_store[end[0].store].append(end)
             stores = list(by_store)
             for position, store in enumerate(stores):
                 try:
-                    store.over(client).settle([lease.end(what) for lease, what in by_store[store]])
+                    store.over(client).settle([lease.end(what, tally) for lease, what, tally in by_store[store]])
                 except BaseException:
                     # Settling twice is harmless, so nothing needs to be known of what was done.
                     left = [end for unsent in stores[position:] for end in by_store[unsent]]

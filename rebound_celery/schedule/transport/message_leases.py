@@ -6,13 +6,14 @@ from collections.abc import Collection
 from typing import Any
 
 from ..options import MessageLeases
+from ..store.tallies import Tally
 from .qos import LeasingQoS
 
 
 class _NoLeases:
     """The leases of a channel that is not the schedule's: there are none."""
 
-    def end(self, delivery_tags: Collection[str]) -> set[str]:
+    def end(self, delivery_tags: Collection[str], tally: Tally | None = None) -> set[str]:  # noqa: ARG002
         return set(delivery_tags)
 
     def let_go(self, delivery_tags: Collection[str]) -> set[str]:  # noqa: ARG002 - as in the Protocol
@@ -20,6 +21,9 @@ class _NoLeases:
 
     def in_doubt(self) -> bool:
         return False
+
+    def count_lost_worker(self, delivery_tag: str) -> None:
+        """Nobody counts them."""
 
     def count_loss(self, delivery_tag: str) -> None:
         """Nobody counts them."""

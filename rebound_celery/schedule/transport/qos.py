@@ -15,6 +15,7 @@ from kombu.transport import virtual
 from redis.exceptions import RedisError
 
 from ..store.claims import DONE, LOST, RELEASE
+from ..store.tallies import Tally
 from . import installed
 
 #: What an ordinary acknowledgement meets when its connection is lost; the last is kombu's, on a closed channel.
@@ -52,6 +53,15 @@ class LeasingQoS(kombu_redis.QoS):
             if not self._later("ack", delivery_tag):
                 raise
 
+    def count_lost_worker(self, delivery_tag: str) -> None:
+        """See `schedule.port.MessageLeases`."""
+        if self.channel.leases is None:
+            return
+        try:
+            self.channel.leases.count_lost_worker(delivery_tag)
+        except (RedisError, OSError) as error:
+            logger.warning("a lost worker is not counted, because Redis does not answer: %s", error)
+
     def count_loss(self, delivery_tag: str) -> None:
         """See `schedule.port.MessageLeases`."""
         self._losses.add(delivery_tag)
@@ -66,12 +76,12 @@ class LeasingQoS(kombu_redis.QoS):
             if not self._later("restore" if requeue else "ack", delivery_tag):
                 raise
 
-    def end(self, delivery_tags: Collection[str]) -> set[str]:
+    def end(self, delivery_tags: Collection[str], tally: Tally | None = None) -> set[str]:
         """See `schedule.port.MessageLeases`."""
         ended = self.leased.intersection(delivery_tags)
         if ended:
             self.leased.difference_update(ended)
-            self.channel.leases.end_all(ended, DONE)
+            self.channel.leases.end_all(ended, DONE, tally)
         return set(delivery_tags) - ended
 
     def let_go(self, delivery_tags: Collection[str]) -> set[str]:

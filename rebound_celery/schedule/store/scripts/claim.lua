@@ -46,16 +46,11 @@ local function need(reference)
   end
 end
 
-local function parse(claim)
-  local number, confirmed, at = string.match(claim, '^(%d+) (%d) ()')
-  return tonumber(number), confirmed == '1', cmsgpack.unpack(string.sub(claim, at))
-end
-
 -- Let leased messages wait again. Those whose lane's key is not at hand stay as they are; returns how many.
 local function put_back(ids, is_loss)
   local held, tokens = redis.call('HMGET', messages, unpack(ids)), nil
   if is_loss then tokens = redis.call('HMGET', leases, unpack(ids)) end
-  local left, returned = 0, 0
+  local left, returned, gone = 0, 0, {}
   for i, id in ipairs(ids) do
     local message = held[i]
     local reference = message and reference_of(message)
@@ -72,7 +67,10 @@ local function put_back(ids, is_loss)
       redis.call('ZREM', leased, id)
       if is_loss then
         redis.call('HSET', messages, id, with_one_more_loss(message))
-        if tokens[i] then redis.call('HSET', leases, id, '-' .. tokens[i]) end
+        if tokens[i] then
+          redis.call('HSET', leases, id, '-' .. tokens[i])
+          gone[#gone + 1] = tokens[i]
+        end
       else
         redis.call('HDEL', leases, id)
       end
@@ -82,6 +80,7 @@ local function put_back(ids, is_loss)
     end
   end
   if returned > 0 then redis.call('HINCRBY', stats, is_loss and 'ran_out' or 'unconfirmed', returned) end
+  if #gone > 0 then count_lost_workers(stats, claims, gone) end
   return left
 end
 
@@ -100,7 +99,7 @@ local function end_unconfirmed()
   for _, other in ipairs(redis.call('ZRANGEBYSCORE', unconfirmed, '-inf', now, 'LIMIT', 0, SOME)) do
     local claim = redis.call('HGET', claims, other)
     local number, confirmed, ids
-    if claim then number, confirmed, ids = parse(claim) end
+    if claim then number, confirmed, ids = parse_claim(claim) end
     if not claim or confirmed then
       redis.call('HDEL', claims, other)
       redis.call('ZREM', unconfirmed, other)
@@ -112,11 +111,6 @@ local function end_unconfirmed()
       end
     end
   end
-end
-
-local function head_of(key)
-  local head = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
-  return tonumber(head[2] or 'inf') or math.huge
 end
 
 -- Those of `ids` that have a message, with their messages, leased until the usual time.
@@ -151,6 +145,7 @@ local function leased_messages(ids)
 end
 
 local has_limits, has_breakers
+local delays = { sum = 0, of = {} }
 
 -- Whether a less urgent rank may have due messages of a lane.
 local function is_due_below(rank, lane)
@@ -185,13 +180,15 @@ local function take(rank, lane, waiting, share, taken)
       end
     end
   end
-  local found = redis.call('ZRANGEBYSCORE', waiting, '-inf', now, 'LIMIT', 0, share)
-  if #found > 0 then
-    redis.call('ZREMRANGEBYRANK', waiting, 0, #found - 1)
-    for i = 1, #found do taken[#taken + 1] = found[i] end
-    if rate > 0 then write_limits(limits, lane, paused, rate, paid + #found * 1000 / rate) end
+  local found = redis.call('ZRANGEBYSCORE', waiting, '-inf', now, 'WITHSCORES', 'LIMIT', 0, share)
+  local got = #found / 2
+  if got > 0 then
+    redis.call('ZREMRANGEBYRANK', waiting, 0, got - 1)
+    for i = 1, #found, 2 do taken[#taken + 1] = found[i] end
+    count_delays(delays, found, now)
+    if rate > 0 then write_limits(limits, lane, paused, rate, paid + got * 1000 / rate) end
   end
-  return #found
+  return got
 end
 
 -- Let a lane be looked at again at the right time: `served` says that it had its turn.
@@ -213,7 +210,7 @@ local taken, given = {}, {}
 local is_repeated = false
 local last = redis.call('HGET', claims, worker)
 if last then
-  local number, confirmed, ids = parse(last)
+  local number, confirmed, ids = parse_claim(last)
   if number >= tonumber(ARGV[2]) then
     is_repeated = true
     if number == tonumber(ARGV[2]) then
@@ -282,6 +279,7 @@ if #taken > 0 and not is_repeated then
   if #taken > 0 then
     redis.call('HSET', claims, worker, ARGV[2] .. ' 0 ' .. cmsgpack.pack(taken))
     redis.call('HINCRBY', stats, 'claimed', #taken)
+    add_delays(stats, delays)
   end
 end
 if #taken > 0 then lease_end = math.min(lease_end, now + lease) end

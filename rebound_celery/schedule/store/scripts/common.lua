@@ -117,3 +117,15 @@ local function first_place(waiting, now)
   if head[2] and tonumber(head[2]) < now then return head[2] end
   return string.format('%.0f', now)
 end
+
+-- The lowest score in a sorted set.
+local function head_of(key)
+  local head = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
+  return tonumber(head[2] or 'inf') or math.huge
+end
+
+-- A worker's last claim: its number, whether the worker has confirmed it, and the ids.
+local function parse_claim(claim)
+  local number, mark, at = string.match(claim, '^(%d+) (%d) ()')
+  return tonumber(number), mark ~= '0', cmsgpack.unpack(string.sub(claim, at))
+end

@@ -14,7 +14,8 @@
 --          by a message that is leased) or 'end' (it is replaced if it is still held, or due since then)
 -- ARGV[3]  the token of 'hold' and 'end'
 -- ARGV[4]  the time by the clock by which 'hold' gives due times; the empty text for Redis' clock
--- ARGV[5]  the number of lane references; ARGV[6..] the references
+-- ARGV[5]  how many of the next arguments are counters to add to; ARGV[6..] those, as add_tally takes them
+-- then     the number of lane references, and the references
 -- then for each group of messages: the number of its reference, the earliest due time, how many there are, and for each
 --          id, due time in Unix milliseconds, envelope and stored form
 -- Returns {number of ids that were new, references that were needed too, numbers of the messages not stored for that}
@@ -22,8 +23,10 @@ local messages, leased, leases, limits = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local now = clock()
 local how, token = ARGV[2], ARGV[3]
 local keep = how == 'keep'
+local tallied = tonumber(ARGV[5])
+local first = 6 + tallied -- where the number of lane references is
 local number_of = {}
-for i = 1, ARGV[5] do number_of[ARGV[5 + i]] = i end
+for i = 1, ARGV[first] do number_of[ARGV[first + i]] = i end
 local ahead = how == 'hold' and ARGV[4] - now or 0
 local added, replaced, at = 0, 0, nil
 local needed, left = {}, {}
@@ -51,10 +54,10 @@ local function held_of(ids)
   return held
 end
 
-local p = 6 + ARGV[5]
+local p = first + 1 + ARGV[first]
 while p <= #ARGV do
   local number, due, count = tonumber(ARGV[p]), tonumber(ARGV[p + 1]), tonumber(ARGV[p + 2])
-  local waiting, lanes, reference = KEYS[6 + 2 * number], KEYS[7 + 2 * number], ARGV[5 + number]
+  local waiting, lanes, reference = KEYS[6 + 2 * number], KEYS[7 + 2 * number], ARGV[first + number]
   local ids, fields, scores = {}, {}, {}
   for k = 1, count do
     local a = p + 3 * k
@@ -113,4 +116,5 @@ end
 if at then claim_by(KEYS[5], KEYS[6], at, now + ARGV[1]) end
 if added > 0 then redis.call('HINCRBY', KEYS[7], 'stored', added) end
 if replaced > 0 then redis.call('HINCRBY', KEYS[7], 'replaced', replaced) end
+if tallied > 0 then add_tally(KEYS[7], ARGV, 6, 5 + tallied) end
 return { added, needed, left }

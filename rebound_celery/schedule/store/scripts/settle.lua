@@ -12,6 +12,9 @@
 -- KEYS[10] chained, KEYS[11] chained:entries, KEYS[12] chained:heads: see chained.lua
 -- KEYS[13..] for each lane reference: waiting (ZSET id -> due time), lanes of its rank (ZSET lane -> when to look at it)
 -- ARGV[1]  the number of lane references; ARGV[2..] the references
+-- then     how many tallies there are, and for each how many of the messages that are done it is about, how many arguments
+--          it has, and these arguments, as add_tally takes them. The first tally is about the first messages, and so on. A
+--          tally counts only if the lease of one of its messages is ended, so that it counts once
 -- then     how many messages are done, and for each of them id, token
 -- then     for each other message id, token, what: 'release' (as if it had not been claimed), 'lost' (as if its lease
 --          had run out), or the reason of a dead letter after a colon
@@ -73,19 +76,38 @@ local function leave_chain(id, position)
 end
 
 local p = 2 + references
+local tallies = {}
+for _ = 1, ARGV[p] do
+  tallies[#tallies + 1] = { about = tonumber(ARGV[p + 1]), first = p + 3, last = p + 2 + ARGV[p + 2] }
+  p = p + 2 + ARGV[p + 2]
+end
+p = p + 1
 local count = tonumber(ARGV[p])
 if count > 0 then
   local ids = {}
   for k = 1, count do ids[k] = ARGV[p + 2 * k - 1] end
   local tokens = redis.call('HMGET', leases, unpack(ids))
   local done = {}
+  local has_ended = {}
   for k = 1, count do
     local token = tokens[k]
     if token == ARGV[p + 2 * k] then
       done[#done + 1] = ids[k]
-    elseif token and token == '-' .. ARGV[p + 2 * k] and take_from_lane(ids[k], p + 2 * k - 1) then
-      counts.done = counts.done + 1
+      has_ended[k] = true
+    elseif token and token == '-' .. ARGV[p + 2 * k] then
+      -- What is left to the next call ends in it.
+      has_ended[k] = true
+      if take_from_lane(ids[k], p + 2 * k - 1) then counts.done = counts.done + 1 end
     end
+  end
+  local k = 0
+  for _, tally in ipairs(tallies) do
+    local counts_now = false
+    for _ = 1, tally.about do
+      k = k + 1
+      counts_now = counts_now or has_ended[k]
+    end
+    if counts_now then add_tally(stats, ARGV, tally.first, tally.last) end
   end
   if #done > 0 then
     redis.call('HDEL', leases, unpack(done))
