@@ -19,6 +19,7 @@ from rebound_celery.operate.cli.chains import chains
 from rebound_celery.operate.cli.consume_all import check_alone, consume_all, import_modules, print_stats
 from rebound_celery.operate.cli.dlq import dlq
 from rebound_celery.operate.cli.errors import EXIT_UNREACHABLE, plain_errors
+from rebound_celery.operate.cli.exporter import exporter
 from rebound_celery.operate.cli.jobs import jobs
 from rebound_celery.operate.cli.lanes import lanes
 from rebound_celery.operate.cli.logs import LOG_LEVELS, set_up_logging
@@ -50,6 +51,7 @@ rebound.add_command(dlq)
 rebound.add_command(jobs)
 rebound.add_command(lanes)
 rebound.add_command(stats)
+rebound.add_command(exporter)
 
 
 def load_handler(path: str, option: str = "--handler") -> Callable[..., object]:
