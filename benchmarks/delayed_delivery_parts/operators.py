@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from celery import Celery
+from prometheus_client import CollectorRegistry, generate_latest
 
 from rebound_celery import Rebound
 from rebound_celery.message import Message, Origin
 from rebound_celery.message.address import KafkaAddress
+from rebound_celery.metrics import register
 from rebound_celery.policy import Failure, RetryPolicy
 from rebound_celery.selection import Filter, Progress
 from tests.processes import ROOT
@@ -30,6 +32,8 @@ from .rows import Row, median
 _TOPICS = 10
 #: How often each quick question is asked.
 _TIMES = 15
+#: The quick questions.
+_QUICK = ("page_ms", "count_ms", "destination_ms", "get_ms", "stats_ms", "scrape_ms")
 #: A command of this many microseconds is a long one.
 _LONG_US = 10_000
 _CHUNK = 5_000
@@ -50,7 +54,8 @@ def operators(bench: Bench) -> Iterator[Row]:
         long_commands = client.slowlog_len()
     size = {"waiting": count, "topics": _TOPICS}
     quick = {
-        name: median(measured[name], 1) for name in ("page_ms", "count_ms", "destination_ms", "get_ms", "stats_ms")
+        name: median(measured[name], 1)
+        for name in ("page_ms", "count_ms", "destination_ms", "get_ms", "stats_ms", "scrape_ms")
     }
     bench.progress(f"  {quick}, filter {measured['filter_s']} s, {measured['peak_rss_mb']} MB")
     yield Row(
@@ -130,7 +135,9 @@ def _rebound(url: str) -> Rebound:
 
 
 def _measure(url: str) -> dict[str, Any]:
-    pending = _rebound(url).pending
+    rebound = _rebound(url)
+    pending, registry = rebound.pending, CollectorRegistry()
+    collector = register(rebound.app, registry=registry)
     one = pending.list(limit=1).entries[0].id
     questions: dict[str, Callable[[], object]] = {
         "page_ms": pending.list,
@@ -138,8 +145,10 @@ def _measure(url: str) -> dict[str, Any]:
         "destination_ms": lambda: pending.count("kafka://orders-3"),
         "get_ms": lambda: pending.get(one),
         "stats_ms": pending.stats,
+        "scrape_ms": lambda: generate_latest(registry),
     }
     measured: dict[str, Any] = {name: [_time_ms(ask) for _ in range(_TIMES)] for name, ask in questions.items()}
+    collector.close()
     reports: list[Progress] = []
     began, began_cpu = time.monotonic(), time.process_time()
     chosen = Filter(topic="orders-*", text="shop is CLOSED")
