@@ -1,4 +1,4 @@
-"""What settings and callers say of limits: circuit breakers, delivery rates, unique messages, and labels of metrics."""
+"""What settings and callers say of limits: circuit breakers, delivery rates, and unique messages."""
 
 from __future__ import annotations
 
