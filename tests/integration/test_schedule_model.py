@@ -525,7 +525,10 @@ class Schedule(RuleBasedStateMachine):
         assert (counts.waiting, counts.leased, counts.dead) == (len(self.messages) - leased, leased, len(self.dead))
         assert sum(counts.by_lane.values()) == counts.waiting
         assert {letter.id: letter.reason for letter in self.store.dead().letters} == self.dead
-        assert self.store.stats() == self.stats
+        stats = dict(self.store.stats())
+        # The model does not know which leases belong to one worker; test_metrics.py does.
+        assert stats.pop("lost_workers", 0) <= self.stats.get("ran_out", 0)
+        assert stats == self.stats
         assert self.client.llen(self.store.keys.wake) <= 1
         tokens = self.client.hlen(self.store.keys.leases)
         assert tokens == sum(message.token is not None for message in self.messages.values()), "no token stays behind"
