@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from .form import TASK_NAME
-from .task import PROMISED, DeliverTask
+from .task import DeliverTask
 
-__all__ = ["PROMISED", "TASK_NAME", "DeliverTask"]
+__all__ = ["TASK_NAME", "DeliverTask"]

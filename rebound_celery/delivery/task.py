@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
-from celery import Task
 from msgspec.structs import replace
 
 from ..clock import SYSTEM_CLOCK, Clock
 from ..config import Settings
 from ..destinations import Delivered
+from ..durable_task import DurableTask
 from ..errors import (
     DeadLetterError,
     DeliveryError,
@@ -41,41 +41,21 @@ from .results import keeps_results, request_of, store_result, store_started
 from .strategy import Strategy
 from .tallies import tally_of, tally_of_dead
 
-#: What no setting of the app's may change in the delivery task.
-PROMISED = (
-    "acks_late",
-    "reject_on_worker_lost",
-    "retry_on_worker_lost",
-    "acks_on_failure",
-    "acks_on_timeout",
-    "max_retries",
-    "expires",
-)
-
 #: What storing or keeping a message meets when Redis is away, or is not the app's broker.
 _NOT_KEPT = (NotStoredError, UnreachableError, DeliveryError, *FAULTS)
 
 logger = logging.getLogger(__name__)
 
 
-class DeliverTask(Task):
+class DeliverTask(DurableTask):
     """Delivers messages and settles each: done, scheduled again, or a dead letter.
 
-    A message is acknowledged only after that, and given back if the worker dies or runs out of time, whatever the
-    app's own settings say: it leaves Redis only when its destination has confirmed it.
+    A message leaves Redis only when its destination has confirmed it. Attempts are counted in the message: the task's
+    own retries are not used.
     """
 
     name = TASK_NAME
     Strategy = Strategy
-    acks_late = True
-    reject_on_worker_lost = True
-    retry_on_worker_lost = False
-    acks_on_failure = False
-    acks_on_timeout = False
-    # Outages are waited out however long they take; attempts are counted in the message, not here.
-    max_retries = None
-    # A retry that expires is a lost one.
-    expires = None
 
     #: Set by the app that registers the task.
     destinations: OpenedDestinations
@@ -90,11 +70,10 @@ class DeliverTask(Task):
 
     @classmethod
     def annotate(cls) -> None:
-        """Apply the app's `task_annotations`, save for what the promise rests on: `{"*": ...}` is meant for others."""
+        """Apply the app's `task_annotations`, save for what must not change."""
         super().annotate()
         cls.ignored_rate_limit = vars(cls).get("rate_limit")
-        for name in (*PROMISED, "rate_limit"):
-            setattr(cls, name, getattr(DeliverTask, name))
+        cls.rate_limit = DeliverTask.rate_limit  # type: ignore[method-assign]
 
     @property
     def rate_limit(self) -> None:

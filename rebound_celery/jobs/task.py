@@ -5,25 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from celery import Task
-from celery.exceptions import Reject
+from celery.exceptions import Reject, SoftTimeLimitExceeded
 
+from ..durable_task import DurableTask
 from ..errors import UnreachableError
 from .step import TASK_NAME
 
-#: What no setting of the app's may change in this task.
-_PROMISED = ("acks_late", "reject_on_worker_lost", "ignore_result", "expires", "rate_limit")
 
-
-class JobTask(Task):
-    """Makes one step of a job. Its message stays under a lease meanwhile, so that another worker makes it again after a
-    loss."""
+class JobTask(DurableTask):
+    """Makes one step of a job. If the worker is lost, another one makes the step again."""
 
     name = TASK_NAME
-    acks_late = True
-    reject_on_worker_lost = True
     ignore_result = True
-    expires = None
     rate_limit = None
 
     #: Set where the task is registered.
@@ -31,17 +24,17 @@ class JobTask(Task):
 
     @classmethod
     def annotate(cls) -> None:
-        """Apply the app's `task_annotations`, save for what the promise rests on."""
+        """Apply the app's `task_annotations`, save for what must not change."""
         super().annotate()
-        for name in _PROMISED:
+        for name in ("ignore_result", "rate_limit"):
             setattr(cls, name, getattr(JobTask, name))
 
     def run(self, job: str) -> None:
         """Make a step of this job."""
         try:
             self.run_step(job)
-        except UnreachableError as error:
-            # Redis is away. What it has is in place; the step comes again.
+        except (UnreachableError, SoftTimeLimitExceeded) as error:
+            # What Redis has is in place, and the step comes again.
             raise Reject(error, requeue=True) from error
 
 

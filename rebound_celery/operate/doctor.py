@@ -18,8 +18,9 @@ from ..broker import require_redis, shown_broker
 from ..celery_conf import unknown_settings
 from ..compat.versions import untested
 from ..config import PREFIX, SETTING_NAMES, Settings
-from ..delivery import PROMISED, TASK_NAME, DeliverTask
+from ..delivery import TASK_NAME
 from ..destinations.kafka import check_options as check_producer
+from ..durable_task import PROMISED, DurableTask
 from ..environment import misspelt_variables
 from ..errors import ReboundError, UnreachableError
 from ..registry import RetryScheduler
@@ -124,18 +125,18 @@ def _packages() -> Iterator[Finding]:
 
 
 def _task(app: Celery) -> Iterator[Finding]:
-    task = app.tasks.get(TASK_NAME)
-    if task is None:
+    if TASK_NAME not in app.tasks:
         yield Finding(PROBLEM, "task", f"the app has no task {TASK_NAME}; was Rebound(app) called in its module?")
         return
-    for name in PROMISED:
-        value, promised = getattr(task, name), getattr(DeliverTask, name)
-        if value != promised:
-            yield Finding(
-                PROBLEM,
-                "task",
-                f"{TASK_NAME} has {name}={value!r}, with which it can lose messages; leave it at {promised!r}",
-            )
+    for durable in (task for task in app.tasks.values() if isinstance(task, DurableTask)):
+        for name in PROMISED:
+            value, promised = getattr(durable, name), getattr(DurableTask, name)
+            if value != promised:
+                yield Finding(
+                    PROBLEM,
+                    "task",
+                    f"{durable.name} has {name}={value!r}, with which it can lose messages; leave it at {promised!r}",
+                )
 
 
 def _unknown_settings(app: Celery) -> Iterator[Finding]:

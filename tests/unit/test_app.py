@@ -341,7 +341,8 @@ def test_apps_in_one_process_have_queues_settings_and_brokers_of_their_own(store
     assert stock.tasks["rebound.deliver"].app is stock
 
 
-def test_the_delivery_task_keeps_its_promises_whatever_the_app_sets_for_its_own() -> None:
+@pytest.mark.parametrize("name", ["rebound.deliver", "rebound.job"])
+def test_the_tasks_keep_their_promises_whatever_the_app_sets_for_its_own(name: str) -> None:
     app = make_app()
     app.conf.update(
         task_acks_late=False,
@@ -355,7 +356,7 @@ def test_the_delivery_task_keeps_its_promises_whatever_the_app_sets_for_its_own(
     )
     Rebound(app)
 
-    task = app.tasks["rebound.deliver"]
+    task = app.tasks[name]
     assert (task.acks_late, task.reject_on_worker_lost, task.retry_on_worker_lost) == (True, True, False)
     assert (task.acks_on_failure, task.acks_on_timeout) == (False, False)
     assert (task.max_retries, task.expires, task.rate_limit) == (None, None, None)
