@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from ..message.address import Address, parse_address, policy_names
+from ..errors import UnknownVersionError, WireFormatError
+from ..message.address import ADDRESS_FIELDS, Address, parse_address, policy_names
 from ..message.encryption import KeyRing
 from ..schedule.port import JobRow
-from ..selection import Filter
+from ..selection import FILTER_FIELDS, Filter
 
 RUNNING, PAUSED, DONE, FAILED, ABORTED = "running", "paused", "done", "failed", "aborted"
 
@@ -22,10 +23,16 @@ STALLED = "stalled"
 REPLAYED, PARKED = "replayed", "parked"
 
 
+#: The version of `Spec`. A later version of this package counts it up where a worker of this one would do something
+#: else than was asked for, such as leave out an option.
+VERSION = 1
+
+
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
     """What a job is to do, as it is stored. A later version adds fields, and changes or removes none.
 
     Attributes:
+        version: see `VERSION`.
         id: the job's id.
         source, filter, limit, rate, dry_run, again, max_replays: see `Jobs.start`; the filter as `Filter.to_dict` has
             it.
@@ -36,6 +43,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     source: str
+    version: int = VERSION
     filter: Mapping[str, Any] = {}
     target: Mapping[str, Any] | None = None
     limit: int | None = None
@@ -57,6 +65,9 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """How far a job is, as its last step has stored it.
+
+    A worker of an earlier version leaves out the fields that it does not know. So the default of a new field must be
+    right then, or the job needs a new `VERSION`.
 
     Attributes:
         position: where the next step begins; None means at the beginning.
@@ -86,19 +97,19 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         id: its id.
         state: "running", "paused", "done", "failed", "aborted", or "stalled": no worker makes its next step by itself.
         source, filter, target, limit, rate, dry_run, again, max_replays: see `Jobs.start`. The target is without user,
-            password and query.
+            password and query. The source and the filter are None if the job cannot be read.
         created_ms, changed_ms, ended_ms: when it was started, when it last changed, and when it ended.
         expires_ms: when it is forgotten; None as long as it has not ended.
         total: how many letters there were when it was started; for a topic an upper bound.
         read, matched, replayed, parked, repeated, left, problems: see `ReplayResult`. While it runs, `replayed` and
             `parked` are exact, and the others lag behind.
-        error: why it has failed, or what it waits for.
+        error: why it has failed, what it waits for, or why it cannot be read.
     """
 
     id: str
     state: str
-    source: str
-    filter: Mapping[str, Any]
+    source: str | None
+    filter: Mapping[str, Any] | None
     target: str | None
     limit: int | None
     rate: float | None
@@ -129,6 +140,25 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return {"action": "replay", **msgspec.to_builtins(self)}
 
 
+class JobPage(msgspec.Struct, frozen=True):
+    """A part of the jobs.
+
+    Attributes:
+        entries: the jobs, the last one that was started first.
+        next: give this as `after` to read on; None where nothing follows.
+    """
+
+    entries: list[Job]
+    next: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {"entries": [entry.to_dict() for entry in self.entries], "next": self.next}
+
+
+_Stored = TypeVar("_Stored", Spec, Progress)
+
+
 def seal(value: Spec | Progress, keys: KeyRing) -> bytes:
     """The stored form of a part of a job."""
     return keys.seal(msgspec.msgpack.encode(value))
@@ -138,27 +168,46 @@ def read_spec(row: JobRow, keys: KeyRing) -> Spec:
     """Read what a job is to do.
 
     Raises:
-        UnknownKeyError: if it is encrypted, and none of the keys opens it.
+        UnknownVersionError: if a later version wrote it, or none of the keys opens it.
+        WireFormatError: if it is damaged.
     """
-    return msgspec.msgpack.decode(keys.open(row.spec), type=Spec)
+    spec = _read(row, row.spec, Spec, keys)
+    unknown = {*spec.filter} - {*FILTER_FIELDS} | {*(spec.target or ())} - ADDRESS_FIELDS
+    if spec.version > VERSION or unknown:
+        # Without an option that it does not know, a worker would replay other letters than were meant.
+        raise UnknownVersionError(f"the job {row.id}")
+    return spec
 
 
 def read_progress(row: JobRow, keys: KeyRing) -> Progress:
     """Read how far a job is; raises what `read_spec` raises."""
-    return msgspec.msgpack.decode(keys.open(row.progress), type=Progress) if row.progress else Progress()
+    return _read(row, row.progress, Progress, keys) if row.progress else Progress()
+
+
+def _read(row: JobRow, stored: bytes, kind: type[_Stored], keys: KeyRing) -> _Stored:
+    try:
+        return msgspec.msgpack.decode(keys.open(stored), type=kind)
+    except msgspec.MsgspecError as error:
+        raise WireFormatError(f"the job {row.id} cannot be read: {error}") from error
 
 
 def view_of(row: JobRow, keys: KeyRing) -> Job:
-    """What operators see of a job; raises what `read_spec` raises."""
-    spec, progress = read_spec(row, keys), read_progress(row, keys)
+    """What operators see of a job: of one that cannot be read, its state and its counters."""
+    source: str | None = None
+    chosen: Mapping[str, Any] | None = None
+    try:
+        spec, progress = read_spec(row, keys), read_progress(row, keys)
+        source, chosen = spec.source, spec.filter
+    except (UnknownVersionError, WireFormatError) as error:
+        spec, progress = Spec(id=row.id, source=""), Progress(error=str(error))
     replayed, parked = row.counts.get(REPLAYED, 0), row.counts.get(PARKED, 0)
     stored = replayed + parked
     matched = max(progress.matched, stored + progress.left)
     return Job(
         id=row.id,
         state=STALLED if row.state == RUNNING and not row.has_step else row.state,
-        source=spec.source,
-        filter=spec.filter,
+        source=source,
+        filter=chosen,
         target=None if spec.address is None else policy_names(spec.address)[1],
         limit=spec.limit,
         rate=spec.rate,

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
 from ..dead_letters import Access, DeadLetters, check_options
-from ..errors import InvalidSettingError, UnknownKeyError
+from ..errors import InvalidSettingError
 from ..message.address import Address, parse_address
-from ..schedule.port import JobRow, JobStep
+from ..schedule.port import JobStep
 from ..selection import Filter
 from .errors import JobStateError, NoJobError
-from .job import ABORTED, PAUSED, RUNNING, Job, Spec, seal, view_of
+from .job import ABORTED, PAUSED, RUNNING, Job, JobPage, Spec, seal, view_of
 from .running import KEEP_MS, ClaimingStore, Steps
 from .step import step_id, step_of
 from .task import register_task
-
-logger = logging.getLogger(__name__)
 
 #: The largest page of `list`.
 LARGEST_PAGE = 1_000
@@ -111,18 +108,19 @@ class Jobs:
 
     # looking
 
-    def list(self, after: str | None = None, limit: int = 100) -> list[Job]:
-        """Return jobs, the last one that was started first.
+    def list(self, after: str | None = None, limit: int = 100) -> JobPage:
+        """Return a page of jobs, the last one that was started first.
 
         Args:
-            after: the id of a job; those that were started before it are returned.
+            after: the `next` of the page before; None begins with the last one.
             limit: the largest number of jobs; 1 to 1,000.
         """
         if type(limit) is not int or not 1 <= limit <= LARGEST_PAGE:
             raise InvalidSettingError("limit", limit, f"it is a whole number from 1 to {LARGEST_PAGE:,}")
         with self._access.schedule() as schedule, self._access.asking():
-            rows = schedule.jobs.page(step_id, after, limit)
-        return [job for row in rows if (job := self._shown(row)) is not None]
+            rows = schedule.jobs.page(step_id, after, limit + 1)
+        found = [view_of(row, self._access.settings.encryption_keys) for row in rows[:limit]]
+        return JobPage(found, found[-1].id if len(rows) > limit else None)
 
     def get(self, job: str) -> Job:
         """Return a job.
@@ -186,10 +184,3 @@ class Jobs:
         if not changed.is_changed and changed.before not in _ALREADY[action]:
             raise JobStateError(job, changed.before, action)
         return self.get(job)
-
-    def _shown(self, row: JobRow) -> Job | None:
-        try:
-            return view_of(row, self._access.settings.encryption_keys)
-        except UnknownKeyError as error:
-            logger.warning("job %s cannot be read: %s", row.id, error, extra={"event": "unknown_key", "job": row.id})
-            return None

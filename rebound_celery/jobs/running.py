@@ -15,10 +15,11 @@ from contextlib import closing
 from typing import Protocol
 
 import msgspec
+from celery.exceptions import SoftTimeLimitExceeded
 from msgspec.structs import replace
 
 from ..dead_letters import Access, DeadLetters, Extent, Order, Passed, Replaced, Replay, ReplayResult
-from ..errors import InvalidSettingError, UnknownKeyError, UnreachableError
+from ..errors import InvalidSettingError, UnknownVersionError, UnreachableError
 from ..schedule.port import JobClaim, JobRow, JobStep, Schedule, StepOverError
 from ..selection import REDIS
 from .job import DONE, FAILED, PARKED, REPLAYED, Progress, Spec, read_progress, read_spec, seal
@@ -115,10 +116,10 @@ class _Step:
             spec = read_spec(self._row, self._keys)
             self._progress = read_progress(self._row, self._keys)
             self._work(spec, dead_letters, store)
-        except StepOverError:
+        except (StepOverError, SoftTimeLimitExceeded):
             raise
-        except UnknownKeyError as error:
-            # A worker that has the key may come.
+        except UnknownVersionError as error:
+            # A worker of that version, or one that has the key, may receive the next step.
             logger.error("job %s waits for another worker: %s", self._row.id, error)  # noqa: TRY400
             self._save(self._row.progress, _LONGEST_ERROR_MS)
         except UnreachableError as error:

@@ -105,7 +105,9 @@ class MemoryJobs:
 
     def page(self, step_id: Callable[[str], str], after: str | None = None, count: int = 100) -> list[JobRow]:
         names = sorted(self._rows, key=lambda name: (self._rows[name].created_ms, name), reverse=True)
-        start = names.index(after) + 1 if after in names else 0
+        if after is not None and after not in names:
+            return []
+        start = 0 if after is None else names.index(after) + 1
         return [row for name in names[start : start + count] if (row := self.get(name, step_id(name))) is not None]
 
     def check(self, claim: JobClaim) -> JobRow:

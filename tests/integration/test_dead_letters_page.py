@@ -76,7 +76,7 @@ def rebound(redis_url: str) -> Iterator[Rebound]:
 def test_the_commands_print_what_the_page_says(rebound: Rebound) -> None:
     assert len(COMMANDS) == 10
     for line, printed in COMMANDS:
-        jobs = rebound.jobs.list()
+        jobs = rebound.jobs.list().entries
         job = jobs[0].id if jobs else ""
         done = CliRunner().invoke(
             command,

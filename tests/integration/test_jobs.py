@@ -10,9 +10,12 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 from celery import Celery
+from celery.exceptions import Reject, SoftTimeLimitExceeded
 from msgspec.structs import replace
+from redis import Redis
 
 from rebound_celery import Message, Rebound
 from rebound_celery.dead_letters import NoTopicError
@@ -106,7 +109,7 @@ def test_options_are_checked_before_a_job_is_started(alone: Rebound, rebound: Re
         rebound.jobs.start(source="no-such-dlq", filter=Filter())
     with pytest.raises(UnreachableError):
         alone.jobs.start(source="orders-dlq", filter=Filter())
-    assert alone.jobs.list() == []
+    assert alone.jobs.list().entries == []
 
 
 def test_a_limit_holds_over_steps_and_a_dry_run_stores_nothing(alone: Rebound) -> None:
@@ -168,7 +171,7 @@ def test_a_job_that_is_unknown_or_forgotten_is_told_plainly(alone: Rebound) -> N
         schedule._client.delete(schedule.keys.job(job))  # type: ignore[attr-defined]
     with pytest.raises(NoJobError, match="one week after it has ended"):
         alone.jobs.get(job)
-    assert alone.jobs.list() == []
+    assert alone.jobs.list().entries == []
 
 
 def test_jobs_are_listed_the_last_one_first(alone: Rebound) -> None:
@@ -177,9 +180,9 @@ def test_jobs_are_listed_the_last_one_first(alone: Rebound) -> None:
         started.append(alone.jobs.start(source="redis", filter=Filter()))
         time.sleep(0.002)
 
-    assert [job.id for job in alone.jobs.list()] == started[::-1]
-    assert [job.id for job in alone.jobs.list(limit=2)] == started[:2:-1]
-    assert [job.id for job in alone.jobs.list(after=started[3], limit=2)] == [started[2], started[1]]
+    assert [job.id for job in alone.jobs.list().entries] == started[::-1]
+    assert [job.id for job in alone.jobs.list(limit=2).entries] == started[:2:-1]
+    assert [job.id for job in alone.jobs.list(after=started[3], limit=2).entries] == [started[2], started[1]]
 
 
 def test_a_step_that_another_one_has_replaced_can_store_nothing(alone: Rebound) -> None:
@@ -408,6 +411,50 @@ def test_an_unexpected_error_ends_a_job_that_can_be_resumed(alone: Rebound, monk
     alone.jobs.resume(job)
     make_steps(alone, job)
     assert (alone.jobs.get(job).state, alone.jobs.get(job).replayed) == ("done", 3)
+
+
+def test_a_job_of_a_later_version_waits_for_a_worker_of_that_version(
+    alone: Rebound, caplog: pytest.LogCaptureFixture
+) -> None:
+    keep_dead(alone, *hooks(2))
+    job = alone.jobs.start(source="redis", filter=Filter())
+    other = alone.jobs.start(source="redis", filter=Filter(reason="other"))
+    with open_schedule(alone.app, "rebound") as schedule:
+        row = schedule.jobs.get(job, step_id(job))
+    assert row is not None
+    client = Redis.from_url(alone.app.conf.broker_url)
+    (key,) = client.scan_iter(f"*job:{job}")
+    client.hset(key, "spec", msgspec.msgpack.encode({**msgspec.msgpack.decode(row.spec), "version": 2}))
+    client.hset(key, "weather", "rain")
+
+    alone.jobs.run_step(job)
+
+    found = alone.jobs.get(job)
+    assert (found.state, found.replayed, alone.dead_letters.count()) == ("running", 0, 2)
+    assert "a later version" in (found.error or "")
+    assert f"job {job} waits for another worker" in caplog.text
+    assert client.hget(key, "weather") == b"rain"
+    assert {each.id for each in alone.jobs.list().entries} == {job, other}
+    (step,) = [view for view in alone.pending.list().entries if view.id == step_id(job)]
+    assert step.due_ms > time.time() * 1000 + 50_000
+    assert alone.jobs.abort(job).state == "aborted"
+
+
+def test_a_step_that_runs_out_of_time_comes_again(alone: Rebound, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_dead(alone, *hooks(2))
+    job = alone.jobs.start(source="redis", filter=Filter())
+
+    def too_long(*_: object, **__: object) -> None:
+        raise SoftTimeLimitExceeded
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "dead", too_long)
+        with pytest.raises(Reject) as rejected:
+            alone.app.tasks["rebound.job"].run(job)
+    assert rejected.value.requeue
+    assert alone.jobs.get(job).state == "running"
+    make_steps(alone, job)
+    assert alone.jobs.get(job).replayed == 2
 
 
 def test_two_steps_at_once_store_each_letter_once(alone: Rebound) -> None:

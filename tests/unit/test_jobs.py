@@ -5,10 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from rebound_celery.dead_letters.passing import Passing
 from rebound_celery.dead_letters.replay_values import Passed
+from rebound_celery.errors import UnknownVersionError
 from rebound_celery.jobs.job import Progress, Spec, read_spec, seal, view_of
 from rebound_celery.jobs.pace import Pace
 from rebound_celery.message.encryption import NO_KEYS
@@ -121,9 +124,28 @@ def test_counters_that_are_ahead_of_the_position_are_told() -> None:
 
 
 def test_a_spec_of_a_later_version_is_read() -> None:
-    import msgspec
-
     later = msgspec.msgpack.encode({"id": "a", "source": "redis", "ends": {3: 5}, "what is new": [1]})
 
-    read = read_spec(msgspec.structs.replace(row(), spec=later), NO_KEYS)
+    read = read_spec(replace(row(), spec=later), NO_KEYS)
     assert (read.source, read.ends, read.max_replays) == ("redis", {3: 5}, 3)
+
+
+@pytest.mark.parametrize(
+    "more", [{"version": 2}, {"filter": {"weather": "rain"}}, {"target": {"topic": "other", "weather": "rain"}}]
+)
+def test_a_job_with_an_option_of_a_later_version_is_left_alone(more: dict[str, Any]) -> None:
+    later = replace(row(replayed=7), spec=msgspec.msgpack.encode({"id": "a", "source": "redis", **more}))
+
+    with pytest.raises(UnknownVersionError, match="a later version wrote the job a"):
+        read_spec(later, NO_KEYS)
+    job = view_of(later, NO_KEYS)
+    assert (job.id, job.state, job.replayed, job.source, job.filter) == ("a", "running", 7, None, None)
+    assert "a later version" in (job.error or "")
+
+
+@pytest.mark.parametrize("stored", [b"", b"\xc1", msgspec.msgpack.encode({"id": 3})])
+def test_a_damaged_job_is_shown_with_what_redis_knows_of_it(stored: bytes) -> None:
+    job = view_of(replace(row("paused"), spec=stored), NO_KEYS)
+
+    assert (job.state, job.source) == ("paused", None)
+    assert "the job a cannot be read" in (job.error or "")

@@ -11,6 +11,7 @@ from rebound_celery.operate.cli.output import say
 
 if TYPE_CHECKING:
     from rebound_celery.jobs import Job, Jobs
+    from rebound_celery.operate.cli.pages import Listing
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, with stable keys.")
 
@@ -25,28 +26,25 @@ def jobs() -> None:
 
 
 @jobs.command()
-@click.option(
-    "--limit", default=100, show_default=True, type=click.IntRange(1, 1_000), help="The largest number of rows."
-)
-@click.option("--after", metavar="ID", help="List the jobs that were started before this one.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="The largest number of rows.")
+@click.option("--all", "all_of_them", is_flag=True, help="All rows. It overrides --limit.")
+@click.option("--after", metavar="NEXT", help="Continue a list. The end of the list prints NEXT.")
 @_json_option
 @click.pass_context
-def ls(ctx: click.Context, limit: int, after: str | None, as_json: bool) -> None:
+def ls(ctx: click.Context, limit: int, all_of_them: bool, after: str | None, as_json: bool) -> None:
     """List jobs, the newest first."""
     with plain_errors(ctx):
-        from rebound_celery.operate.cli.printing import output_may_close, plain, print_json, print_rows
+        from rebound_celery.operate.cli.pages import print_pages
 
-        found = jobs_of(ctx).list(after, limit)
-        with output_may_close():
-            if as_json:
-                for job in found:
-                    print_json(job.to_dict())
-            elif found:
-                print_rows(_columns(), [_row(job) for job in found])
-        if not found and not as_json:
-            say("There are no jobs." if after is None else "There are no earlier jobs.", err=True)
-        if len(found) == limit:
-            say(f"More may follow: --after {plain(found[-1].id)}", err=True)
+        found = jobs_of(ctx)
+        print_pages(
+            _listing(),
+            lambda position, count, _progress: found.list(position, count),
+            after,
+            None if all_of_them else limit,
+            as_json=as_json,
+            is_filtered=False,
+        )
 
 
 @jobs.command()
@@ -120,10 +118,13 @@ def _tell(ctx: click.Context, act: Any, *, as_json: bool, changed: bool = False)
                 print_fields(_fields(job))
 
 
-def _columns() -> tuple[Any, ...]:
+def _listing() -> Listing:
+    """How `jobs ls` lists jobs."""
+    from rebound_celery.jobs import Job
+    from rebound_celery.operate.cli.pages import Listing
     from rebound_celery.operate.cli.printing import Column
 
-    return (
+    columns = (
         Column("ID", whole=True),
         Column("STATE", short=True),
         Column("STARTED", short=True),
@@ -132,19 +133,20 @@ def _columns() -> tuple[Any, ...]:
         Column("SOURCE"),
         Column("FILTER", least_width=100),
     )
+    text = "There are no jobs."
+    return Listing(columns, _row, Job.to_dict, no_match=text, nothing=text)
 
 
-def _row(job: Job) -> tuple[str, ...]:
-    from rebound_celery.clock import SYSTEM_CLOCK
+def _row(job: Job, now_ms: int) -> tuple[str, ...]:
     from rebound_celery.operate.cli.printing import from_now
 
     return (
         job.id,
         f"{job.state}, dry run" if job.dry_run else job.state,
-        from_now(job.created_ms, SYSTEM_CLOCK.now_ms()),
+        from_now(job.created_ms, now_ms),
         f"{job.replayed + job.parked:,}",
         f"{job.total:,}",
-        job.source,
+        job.source or "?",
         _filter_text(job),
     )
 
@@ -152,7 +154,7 @@ def _row(job: Job) -> tuple[str, ...]:
 def _filter_text(job: Job) -> str:
     from rebound_celery.selection import Filter
 
-    return str(Filter.parse(job.filter, 0))
+    return "?" if job.filter is None else str(Filter.parse(job.filter, 0))
 
 
 def _fields(job: Job) -> dict[str, str | None]:

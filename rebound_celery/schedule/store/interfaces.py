@@ -95,4 +95,7 @@ class Jobs(Protocol):
         """The job with this id, whose message has that id; None if there is none, or no more."""
 
     def page(self, step_id: Callable[[str], str], after: str | None = None, count: int = 100) -> list[JobRow]:
-        """Jobs, the last one that was started first, behind the job `after`; `step_id` gives the ids of messages."""
+        """Jobs, the last one that was started first, behind the job `after`; none if there is no such job.
+
+        `step_id` gives the ids of messages.
+        """

@@ -140,7 +140,9 @@ class StoredJobs:
         start = 0
         if after is not None:
             rank = self._client.zrevrank(self._keys.jobs, to_id(after))
-            start = 0 if rank is None else rank + 1
+            if rank is None:
+                return []
+            start = rank + 1
         while len(found) < count:
             names = self._client.zrevrange(self._keys.jobs, start, start + count - len(found) - 1)
             if not names:
