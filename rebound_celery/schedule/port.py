@@ -16,7 +16,7 @@ from .store import server_checks
 from .store.chains import Answer, Chain, Do, Member, Step
 from .store.combining import Combiner
 from .store.health import Health, HealthReport
-from .store.interfaces import DeadLetterSchedule, Jobs
+from .store.interfaces import DeadLetterSchedule, HealthSchedule, Jobs
 from .store.jobs import Changed, JobClaim, JobRow, JobStep, StepOverError
 from .store.measuring import Measured, MeasuredLane
 from .store.tallies import Tally
@@ -92,7 +92,7 @@ __all__ = [
 ]
 
 
-class Schedule(DeadLetterSchedule, Protocol):
+class Schedule(DeadLetterSchedule, HealthSchedule, Protocol):
     """The schedule of one queue.
 
     Every method raises what redis-py raises (RedisError, OSError) if Redis is away or refuses.
@@ -214,18 +214,6 @@ class Schedule(DeadLetterSchedule, Protocol):
 
     def chains(self, prefix: str = "", after: str = "", count: int = 100) -> list[Chain]:
         """Chains whose names begin with `prefix`, in the order of their names, behind the name `after`."""
-
-    def report_health(self, reports: Sequence[HealthReport]) -> list[Health]:
-        """Tell what endpoints answered, each once; returns the health of each. Success ends a series of failures."""
-
-    def health(self, names: Sequence[str]) -> list[Health]:
-        """The health of these endpoints."""
-
-    def unhealthy(self) -> Mapping[str, Health]:
-        """The endpoints that fail or are disabled."""
-
-    def clear_health(self, name: str) -> bool:
-        """Forget an endpoint's failures, and that it is disabled; returns whether there was anything."""
 
     @property
     def jobs(self) -> Jobs:

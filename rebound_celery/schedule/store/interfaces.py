@@ -1,10 +1,11 @@
-"""Parts of the schedule's Protocol: its dead letters, and its jobs."""
+"""Parts of the schedule's Protocol: its dead letters, the health of endpoints, and its jobs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from .health import Health, HealthReport
 from .jobs import Changed, JobClaim, JobRow, JobStep
 from .values import DeadEntry, DeadPage, Position, Revival
 
@@ -36,6 +37,22 @@ class DeadLetterSchedule(Protocol):
 
     def expire_dead(self, age_ms: int, most: int = 1000) -> int:
         """Remove dead letters that are older than `age_ms`, the oldest first and at most `most`; returns how many."""
+
+
+class HealthSchedule(Protocol):
+    """What a schedule does with the health of HTTP endpoints."""
+
+    def report_health(self, reports: Sequence[HealthReport]) -> list[Health]:
+        """Tell what endpoints answered, each once; returns the health of each. Success ends a series of failures."""
+
+    def health(self, names: Sequence[str]) -> list[Health]:
+        """The health of these endpoints."""
+
+    def unhealthy(self) -> Mapping[str, Health]:
+        """The endpoints that fail or are disabled."""
+
+    def clear_health(self, name: str) -> bool:
+        """Forget an endpoint's failures, and that it is disabled; returns whether there was anything."""
 
 
 class Jobs(Protocol):

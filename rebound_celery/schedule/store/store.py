@@ -136,12 +136,10 @@ class Store:
             lanes: references of the lanes that may be due. Those that are due and not among them are named in the
                 answer.
         """
-        references = list(lanes)
-        ranks = self.keys.ranks
-        arguments = [claim.worker, claim.number, min(limit, CHUNK), lease_ms, confirm_ms, len(ranks), *ranks]
-        arguments += references
-        keys = [*self._claim_keys, *map(self.keys.waiting, references)]
-        _, ((wait_ms, unknown, ids, messages),) = run_script(self._client, "claim", [Call(keys, arguments)])
+        references, ranks = list(lanes), self.keys.ranks
+        arguments = [claim.worker, claim.number, min(limit, CHUNK), lease_ms, confirm_ms, len(ranks)]
+        call = Call([*self._claim_keys, *map(self.keys.waiting, references)], [*arguments, *ranks, *references])
+        _, ((wait_ms, unknown, ids, messages),) = run_script(self._client, "claim", [call])
         return Claim(
             list(map(envelope.claimed, ids, messages)),
             None if wait_ms < 0 else wait_ms,
