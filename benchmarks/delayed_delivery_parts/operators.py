@@ -53,10 +53,7 @@ def operators(bench: Bench) -> Iterator[Row]:
         redis_s = round(_cpu_s(client) - before_s, 2)
         long_commands = client.slowlog_len()
     size = {"waiting": count, "topics": _TOPICS}
-    quick = {
-        name: median(measured[name], 1)
-        for name in ("page_ms", "count_ms", "destination_ms", "get_ms", "stats_ms", "scrape_ms")
-    }
+    quick = {name: median(measured[name], 1) for name in _QUICK}
     bench.progress(f"  {quick}, filter {measured['filter_s']} s, {measured['peak_rss_mb']} MB")
     yield Row(
         name="pending_page",

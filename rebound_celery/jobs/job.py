@@ -76,7 +76,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
         error: what the last step met; None if all went well.
         errors: how many steps in a row met one.
         idle: how many steps in a row stored nothing, because letters waited for earlier ones.
-        paid_ms: see `Pace`.
+        next_ms: see `RateLimit`.
     """
 
     position: str | None = None
@@ -87,7 +87,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     errors: int = 0
     idle: int = 0
-    paid_ms: int = 0
+    next_ms: int = 0
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):

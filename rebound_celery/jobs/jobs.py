@@ -10,7 +10,7 @@ from typing import Any
 from ..dead_letters import Access, DeadLetters, check_options
 from ..errors import InvalidSettingError
 from ..message.address import Address, parse_address
-from ..schedule.port import JobStep
+from ..schedule.port import StepMessage
 from ..selection import Filter
 from .errors import JobStateError, NoJobError
 from .job import ABORTED, PAUSED, RUNNING, Job, JobPage, Spec, seal, view_of
@@ -173,7 +173,7 @@ class Jobs:
     def _steps(self) -> Steps:
         return Steps(self._access, self._dead_letters, self._store, self._step)
 
-    def _step(self, job: str) -> JobStep:
+    def _step(self, job: str) -> StepMessage:
         return step_of(self._app, self._queue(), job)
 
     def _change(self, job: str, action: str) -> Job:

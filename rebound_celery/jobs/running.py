@@ -20,10 +20,10 @@ from msgspec.structs import replace
 
 from ..dead_letters import Access, DeadLetters, Extent, Order, Passed, Replaced, Replay, ReplayResult
 from ..errors import InvalidSettingError, UnknownVersionError, UnreachableError
-from ..schedule.port import JobClaim, JobRow, JobStep, Schedule, StepOverError
+from ..schedule.port import JobClaim, JobRow, Schedule, StepMessage, StepOverError
 from ..selection import REDIS
 from .job import DONE, FAILED, PARKED, REPLAYED, Progress, Spec, read_progress, read_spec, seal
-from .pace import Pace
+from .rate_limit import RateLimit
 
 #: For how long a step works before other tasks of its worker have their turn, in seconds.
 _STEP_S = 0.5
@@ -61,7 +61,7 @@ class Steps:
     """
 
     def __init__(
-        self, access: Access, dead_letters: DeadLetters, store: ClaimingStore, step_of: Callable[[str], JobStep]
+        self, access: Access, dead_letters: DeadLetters, store: ClaimingStore, step_of: Callable[[str], StepMessage]
     ) -> None:
         self._access = access
         self._dead_letters = dead_letters
@@ -97,7 +97,7 @@ class _Step:
         token: the token of the step.
     """
 
-    def __init__(self, access: Access, schedule: Schedule, row: JobRow, message: JobStep, token: str) -> None:
+    def __init__(self, access: Access, schedule: Schedule, row: JobRow, message: StepMessage, token: str) -> None:
         self._access = access
         self._schedule = schedule
         self._row = row
@@ -140,12 +140,12 @@ class _Step:
         if room == 0:
             self._end(DONE, before)
             return
-        pace = None if spec.rate is None or spec.dry_run else Pace(spec.rate, before.paid_ms)
+        rate_limit = None if spec.rate is None or spec.dry_run else RateLimit(spec.rate, before.next_ms)
         allowed = room
-        if pace is not None:
-            allowed = min(pace.allowed(clock.now_ms()), sys.maxsize if room is None else room)
+        if rate_limit is not None:
+            allowed = min(rate_limit.allowed(clock.now_ms()), sys.maxsize if room is None else room)
             if not allowed:
-                self._pause(before, max(1, pace.wait_ms(clock.now_ms())))
+                self._pause(before, max(1, rate_limit.wait_ms(clock.now_ms())))
                 return
         ends_s, waits = None, 0
         with closing(self._begin(spec, dead_letters, store, allowed)) as replay:
@@ -162,10 +162,10 @@ class _Step:
                 if waits > _WAITS:
                     now = replace(now, idle=0 if stored else before.idle + 1)
                     again_ms = min(_LONGEST_IDLE_MS, _IDLE_MS * 2 ** min(now.idle, 10))
-                if pace is not None:
-                    paid = pace.after(stored, clock.now_ms())
-                    now = replace(now, paid_ms=paid.paid_ms)
-                    again_ms = paid.wait_ms(clock.now_ms()) if result.done else again_ms
+                if rate_limit is not None:
+                    after = rate_limit.after(stored, clock.now_ms())
+                    now = replace(now, next_ms=after.next_ms)
+                    again_ms = after.wait_ms(clock.now_ms()) if result.done else again_ms
                 self._progress = now
                 if is_over:
                     self._end(DONE, now)
@@ -221,7 +221,7 @@ class _Step:
             matched=before.matched + passed.matched,
             left=before.left + passed.left,
             problems=tuple(dict.fromkeys((*before.problems, *result.problems)))[:_PROBLEMS],
-            paid_ms=before.paid_ms,
+            next_ms=before.next_ms,
         )
 
     # storing

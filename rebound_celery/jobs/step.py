@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..schedule.port import JobStep, stored_task
+from ..schedule.port import StepMessage, stored_task
 
 TASK_NAME = "rebound.job"
 
@@ -27,8 +27,8 @@ def job_of_step(task_id: str) -> str:
     return task_id.removeprefix(_ID)
 
 
-def step_of(app: Any, queue: str, job: str) -> JobStep:
+def step_of(app: Any, queue: str, job: str) -> StepMessage:
     """The message for the steps of a job."""
     identity = step_id(job)
     stored = stored_task(app, queue, TASK_NAME, identity, (job,), _PRIORITY)
-    return JobStep(identity, stored, STEP_LANE, _PRIORITY)
+    return StepMessage(identity, stored, STEP_LANE, _PRIORITY)

@@ -129,7 +129,7 @@ def _family(metric: Metric, names: Sequence[str], samples: Iterable[tuple[Sequen
 
 def _add_gauges(sheet: _Sheet, queue: str, found: Measured) -> None:
     labels = {"queue": queue}
-    sheet.add(definitions.OLDEST, labels, found.oldest_due_ms / 1000)
+    sheet.add(definitions.OLDEST, labels, found.overdue_ms / 1000)
     sheet.add(definitions.UNCLAIMED, labels, found.unclaimed_ms / 1000)
     sheet.add(definitions.LEASED, labels, found.leased)
     sheet.add(definitions.BEHIND, labels, found.behind)

@@ -94,7 +94,7 @@ class Source:
             due=found.due,
             leased=found.leased,
             work=found.due + found.leased,
-            oldest_due_age_seconds=found.oldest_due_ms / 1000,
+            oldest_due_age_seconds=found.overdue_ms / 1000,
             waiting=found.waiting,
         )
 

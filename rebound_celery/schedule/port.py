@@ -17,7 +17,7 @@ from .store.chains import Answer, Chain, Do, Member, Step
 from .store.combining import Combiner
 from .store.health import Health, HealthReport
 from .store.interfaces import DeadLetterSchedule, HealthSchedule, Jobs
-from .store.jobs import Changed, JobClaim, JobRow, JobStep, StepOverError
+from .store.jobs import Changed, JobClaim, JobRow, StepMessage, StepOverError
 from .store.measuring import Measured, MeasuredLane
 from .store.tallies import Tally
 from .store.values import (
@@ -60,7 +60,6 @@ __all__ = [
     "Hold",
     "JobClaim",
     "JobRow",
-    "JobStep",
     "Jobs",
     "Lane",
     "LaneReport",
@@ -75,6 +74,7 @@ __all__ = [
     "Schedule",
     "ScheduleOptions",
     "Step",
+    "StepMessage",
     "StepOverError",
     "Tally",
     "Unique",

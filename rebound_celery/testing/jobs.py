@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from msgspec.structs import replace
 
 from ..clock import Clock
-from ..schedule.port import Changed, Entry, JobClaim, JobRow, JobStep, StepOverError, Waiting
+from ..schedule.port import Changed, Entry, JobClaim, JobRow, StepMessage, StepOverError, Waiting
 
 
 class MemoryJobs:
@@ -34,7 +34,7 @@ class MemoryJobs:
         self._rows: dict[str, JobRow] = {}
         self._tokens: dict[str, str] = {}
 
-    def add(self, job: str, spec: bytes, step: JobStep) -> bool:
+    def add(self, job: str, spec: bytes, step: StepMessage) -> bool:
         if (row := self._rows.get(job)) is not None:
             return row.spec == spec
         now_ms = self._clock.now_ms()
@@ -54,7 +54,7 @@ class MemoryJobs:
         self._put(step, 0)
         return True
 
-    def take(self, job: str, token: str, step: JobStep) -> JobRow | None:
+    def take(self, job: str, token: str, step: StepMessage) -> JobRow | None:
         row = self.get(job, step.id)
         if row is None or row.state != "running":
             return None
@@ -65,7 +65,7 @@ class MemoryJobs:
         self,
         claim: JobClaim,
         progress: bytes,
-        step: JobStep,
+        step: StepMessage,
         *,
         again_ms: int | None = None,
         counts: Mapping[str, int] | None = None,
@@ -75,11 +75,11 @@ class MemoryJobs:
         if again_ms is not None:
             self._put(step, again_ms)
 
-    def end(self, claim: JobClaim, progress: bytes, step: JobStep, state: str, keep_ms: int) -> None:  # noqa: ARG002
+    def end(self, claim: JobClaim, progress: bytes, step: StepMessage, state: str, keep_ms: int) -> None:  # noqa: ARG002
         row = self.check(claim)
         self._finish(replace(row, progress=progress, underway=b""), state, keep_ms)
 
-    def change(self, job: str, what: str, step: JobStep, keep_ms: int) -> Changed:
+    def change(self, job: str, what: str, step: StepMessage, keep_ms: int) -> Changed:
         row = self.get(job, step.id)
         if row is None:
             return Changed("", is_changed=False)
@@ -134,5 +134,5 @@ class MemoryJobs:
     def _set(self, row: JobRow, **changes: object) -> None:
         self._rows[row.id] = replace(row, changed_ms=self._clock.now_ms(), **changes)
 
-    def _put(self, step: JobStep, delay_ms: int) -> None:
+    def _put(self, step: StepMessage, delay_ms: int) -> None:
         self._enqueue([Entry(step.id, self._clock.now_ms() + delay_ms, step.stored, step.lane, step.priority)])

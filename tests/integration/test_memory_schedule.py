@@ -16,10 +16,10 @@ from rebound_celery.schedule.port import (
     Entry,
     HealthReport,
     JobClaim,
-    JobStep,
     Revival,
     Schedule,
     Step,
+    StepMessage,
     StepOverError,
     Unique,
     open_schedule,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 LATER_MS = 10_000_000_000_000
-STEP = JobStep("step-of-j", b"step", "jobs", 3)
+STEP = StepMessage("step-of-j", b"step", "jobs", 3)
 
 
 @pytest.fixture

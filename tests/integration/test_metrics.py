@@ -207,8 +207,8 @@ def test_a_queue_is_measured(store: Store) -> None:
     assert (lanes["http:b:80"].due, lanes["http:b:80"].is_paused) == (2, True)
     assert (lanes["kafka:c"].waiting, lanes["kafka:c"].rate) == (0, 5.0)
     assert (found.waiting, found.due, found.leased) == (7, 4, 0)
-    assert 60_000 <= found.oldest_due_ms < 80_000
-    assert found.unclaimed_ms == found.oldest_due_ms, "nobody has claimed"
+    assert 60_000 <= found.overdue_ms < 80_000
+    assert found.unclaimed_ms == found.overdue_ms, "nobody has claimed"
     take(store, 2)
     found = store.measure(LATE_MS)
     assert (found.leased, found.due) == (2, 2)
@@ -218,7 +218,7 @@ def test_a_queue_is_measured(store: Store) -> None:
 def test_an_empty_queue_is_measured(store: Store) -> None:
     found = store.measure(LATE_MS)
 
-    assert (found.waiting, found.due, found.leased, found.oldest_due_ms, found.unclaimed_ms) == (0, 0, 0, 0, 0)
+    assert (found.waiting, found.due, found.leased, found.overdue_ms, found.unclaimed_ms) == (0, 0, 0, 0, 0)
     assert (found.lanes, found.counters, found.tallies) == ([], {}, {})
 
 

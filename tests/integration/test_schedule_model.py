@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from rebound_celery.schedule.store import script_runner
 from rebound_celery.schedule.store.claims import ClaimId, End
-from rebound_celery.schedule.store.jobs import JobClaim, JobStep, StepOverError
+from rebound_celery.schedule.store.jobs import JobClaim, StepMessage, StepOverError
 from rebound_celery.schedule.store.keys import QueueKeys
 from rebound_celery.schedule.store.store import Store
 from rebound_celery.schedule.store.values import BreakerRules, Claimed, LaneReport, Revival, Unique, UniqueEnd
@@ -214,16 +214,16 @@ class Schedule(RuleBasedStateMachine):
 
     # jobs
 
-    def _put_job(self, due: int, step: JobStep) -> None:
+    def _put_job(self, due: int, step: StepMessage) -> None:
         self._count("replaced" if step.id in self.messages else "stored", 1)
         self.messages[step.id] = Message(step.stored, step.priority, step.lane, due)
 
-    def _take_job_away(self, step: JobStep) -> None:
+    def _take_job_away(self, step: StepMessage) -> None:
         if self.messages.pop(step.id, None) is not None:
             self._count("cancelled", 1)
 
-    def _job_step(self) -> JobStep:
-        return JobStep("job-message", b"form %d" % next(self._forms), LANES[1], 3)
+    def _job_step(self) -> StepMessage:
+        return StepMessage("job-message", b"form %d" % next(self._forms), LANES[1], 3)
 
     @rule(leased=st.booleans())
     def cancel_the_message_of_the_job(self, leased: bool) -> None:

@@ -1,4 +1,4 @@
-"""Parts of jobs that need no server: the pace, what is told, and what a later step reads again."""
+"""Parts of jobs that need no server: the rate_limit, what is told, and what a later step reads again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rebound_celery.dead_letters.passing import Passing
 from rebound_celery.dead_letters.replay_values import Passed
 from rebound_celery.errors import UnknownVersionError
 from rebound_celery.jobs.job import Progress, Spec, read_spec, seal, view_of
-from rebound_celery.jobs.pace import Pace
+from rebound_celery.jobs.rate_limit import RateLimit
 from rebound_celery.message.encryption import NO_KEYS
 from rebound_celery.schedule.port import JobRow, Position
 
@@ -22,13 +22,13 @@ NOW_MS = 1_700_000_000_000
 
 def stored_in(rate: float, seconds: float, *, late_ms: int = 0) -> int:
     """How many letters steps store in this time, each of which comes as late as that."""
-    pace, now_ms, stored = Pace(rate, 0), NOW_MS, 0
+    rate_limit, now_ms, stored = RateLimit(rate, 0), NOW_MS, 0
     while now_ms < NOW_MS + seconds * 1000:
-        allowed = pace.allowed(now_ms)
+        allowed = rate_limit.allowed(now_ms)
         if allowed:
             stored += allowed
-            pace = pace.after(allowed, now_ms)
-        now_ms += max(1, pace.wait_ms(now_ms)) + late_ms
+            rate_limit = rate_limit.after(allowed, now_ms)
+        now_ms += max(1, rate_limit.wait_ms(now_ms)) + late_ms
     return stored
 
 
@@ -42,11 +42,11 @@ def test_the_rate_holds_over_steps_that_come_in_time_or_late(rate: float, late_m
 
 
 def test_what_was_not_stored_for_long_is_not_made_up_for() -> None:
-    pace = Pace(100, 0).after(25, NOW_MS)
+    rate_limit = RateLimit(100, 0).after(25, NOW_MS)
 
-    assert pace.allowed(NOW_MS) == 0
-    assert pace.allowed(NOW_MS + 3_600_000) == 50
-    late = pace.after(50, NOW_MS + 3_600_000)
+    assert rate_limit.allowed(NOW_MS) == 0
+    assert rate_limit.allowed(NOW_MS + 3_600_000) == 50
+    late = rate_limit.after(50, NOW_MS + 3_600_000)
     assert late.allowed(NOW_MS + 3_600_000) <= 1
 
 

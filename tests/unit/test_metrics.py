@@ -387,5 +387,5 @@ def test_the_schedule_in_memory_measures_too() -> None:
     found = schedule.measure(30_000)
 
     assert found.lanes == [MeasuredLane("kafka:a", 2, 1, 1, 900_000)]
-    assert (found.waiting, found.due, found.oldest_due_ms) == (2, 1, 100_000)
+    assert (found.waiting, found.due, found.overdue_ms) == (2, 1, 100_000)
     assert found.tallies == {"retries": {'{"attempt":"2"}': 2}}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from .health import Health, HealthReport
-from .jobs import Changed, JobClaim, JobRow, JobStep
+from .jobs import Changed, JobClaim, JobRow, StepMessage
 from .values import DeadEntry, DeadPage, Position, Revival
 
 
@@ -58,21 +58,21 @@ class HealthSchedule(Protocol):
 class Jobs(Protocol):
     """The jobs of a queue: work that workers do in steps.
 
-    While a job is "running", its message (`JobStep`) waits or is leased, and whoever receives it makes a step: `take`,
-    some work, `save` or `end`. Each change of a job and of its message is one change.
+    While a job is "running", its message (`StepMessage`) waits or is leased, and whoever receives it makes a step:
+    `take`, some work, `save` or `end`. Each change of a job and of its message is one change.
     """
 
-    def add(self, job: str, spec: bytes, step: JobStep) -> bool:
+    def add(self, job: str, spec: bytes, step: StepMessage) -> bool:
         """Start a job; its first step is due now. False if there is another one with this id."""
 
-    def take(self, job: str, token: str, step: JobStep) -> JobRow | None:
+    def take(self, job: str, token: str, step: StepMessage) -> JobRow | None:
         """Begin a step, which `token` names; a step before it can change nothing any more. None: it does not run."""
 
     def save(
         self,
         claim: JobClaim,
         progress: bytes,
-        step: JobStep,
+        step: StepMessage,
         *,
         again_ms: int | None = None,
         counts: Mapping[str, int] | None = None,
@@ -90,14 +90,14 @@ class Jobs(Protocol):
             StepOverError: if the step is over. Nothing is changed then.
         """
 
-    def end(self, claim: JobClaim, progress: bytes, step: JobStep, state: str, keep_ms: int) -> None:
+    def end(self, claim: JobClaim, progress: bytes, step: StepMessage, state: str, keep_ms: int) -> None:
         """End a job in the state "done" or "failed"; it is forgotten after `keep_ms`.
 
         Raises:
             StepOverError: if the step is over. Nothing is changed then.
         """
 
-    def change(self, job: str, what: str, step: JobStep, keep_ms: int) -> Changed:
+    def change(self, job: str, what: str, step: StepMessage, keep_ms: int) -> Changed:
         """Change a job by hand.
 
         Args:

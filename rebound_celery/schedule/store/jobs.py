@@ -24,7 +24,7 @@ class StepOverError(Exception):
     """A step of a job can change nothing any more: the job was paused or ended, or another step has begun."""
 
 
-class JobStep(NamedTuple):
+class StepMessage(NamedTuple):
     """The message that lets a worker make a step of a job.
 
     Attributes:
@@ -105,17 +105,17 @@ class StoredJobs:
         self._client = client
         self._keys = keys
 
-    def add(self, job: str, spec: bytes, step: JobStep) -> bool:
+    def add(self, job: str, spec: bytes, step: StepMessage) -> bool:
         return self._run(job, step, "add", spec).is_changed
 
-    def take(self, job: str, token: str, step: JobStep) -> JobRow | None:
+    def take(self, job: str, token: str, step: StepMessage) -> JobRow | None:
         return self.get(job, step.id) if self._run(job, step, "take", token).is_changed else None
 
     def save(
         self,
         claim: JobClaim,
         progress: bytes,
-        step: JobStep,
+        step: StepMessage,
         *,
         again_ms: int | None = None,
         counts: Mapping[str, int] | None = None,
@@ -125,11 +125,11 @@ class StoredJobs:
         if not self._run(claim.id, step, "save", claim.token, progress, claim.underway, again, *values).is_changed:
             raise StepOverError
 
-    def end(self, claim: JobClaim, progress: bytes, step: JobStep, state: str, keep_ms: int) -> None:
+    def end(self, claim: JobClaim, progress: bytes, step: StepMessage, state: str, keep_ms: int) -> None:
         if not self._run(claim.id, step, "end", claim.token, progress, state, keep_ms).is_changed:
             raise StepOverError
 
-    def change(self, job: str, what: str, step: JobStep, keep_ms: int) -> Changed:
+    def change(self, job: str, what: str, step: StepMessage, keep_ms: int) -> Changed:
         return self._run(job, step, what, keep_ms)
 
     def get(self, job: str, step_id: str) -> JobRow | None:
@@ -156,7 +156,7 @@ class StoredJobs:
             start += len(names) - len(gone)
         return found
 
-    def _run(self, job: str, step: JobStep, what: str, *more: Any) -> Changed:
+    def _run(self, job: str, step: StepMessage, what: str, *more: Any) -> Changed:
         keys = self._keys
         reference = f"{keys.rank_of(step.priority)}{step.lane}"
         touched = [keys.job(job), keys.jobs, keys.messages, keys.leased, keys.leases, keys.limits, keys.next, keys.wake]

@@ -79,7 +79,7 @@ class Measured:
         return sum(lane.due for lane in self.lanes if not lane.is_paused)
 
     @property
-    def oldest_due_ms(self) -> int:
+    def overdue_ms(self) -> int:
         """For how long the first of those messages has been due; 0 if there is none."""
         heads = [lane.first_due_ms for lane in self.lanes if lane.due and not lane.is_paused]
         return max((self.now_ms - head for head in heads if head is not None), default=0)
@@ -87,8 +87,8 @@ class Measured:
     @property
     def unclaimed_ms(self) -> int:
         """For how long messages are due and no worker has claimed or had no room."""
-        since_ms = self.oldest_due_ms if self.claimed_ms is None else self.now_ms - self.claimed_ms
-        return max(0, min(self.oldest_due_ms, since_ms))
+        since_ms = self.overdue_ms if self.claimed_ms is None else self.now_ms - self.claimed_ms
+        return max(0, min(self.overdue_ms, since_ms))
 
 
 def plain_counters(found: Mapping[bytes, bytes]) -> dict[str, int]:
