@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -19,6 +20,7 @@ from celery import Celery
 from msgspec.structs import replace
 
 from rebound_celery import Rebound
+from rebound_celery.errors import UnreachableError
 from rebound_celery.message import codec
 from rebound_celery.message.address import DEAD_SET, HttpAddress, KafkaAddress
 from rebound_celery.message.headers import kafka_headers
@@ -27,6 +29,7 @@ from rebound_celery.selection import Filter
 from tests.acceptance.apps.worker import close_redis_connections
 from tests.acceptance.test_dlq_commands import letter
 from tests.processes import ROOT, Process
+from tests.servers import RedisServer
 from tests.waiting import wait_until
 
 APP = ("-m", "celery", "-A", "tests.acceptance.apps.orders")
@@ -134,6 +137,15 @@ def test_a_job_whose_workers_are_killed_replays_each_letter_once_and_in_order(
             assert all(one < next_ for one, next_ in pairwise(firsts)), key
 
 
+def keep_hooks(rebound: Rebound, url: str, count: int) -> None:
+    """Keep dead letters for a URL."""
+    hooks = [replace(letter(number, "unused", DEAD_SET), destination=HttpAddress(url)) for number in range(count)]
+    with open_schedule(rebound.app, "rebound") as schedule:
+        schedule.keep_dead(
+            [DeadEntry(each.task_id, "rejected", codec.encode(each), 1_700_000_000_000) for each in hooks]
+        )
+
+
 class _Receiver(BaseHTTPRequestHandler):
     """Answers at once, and keeps when each hook came."""
 
@@ -160,18 +172,40 @@ def receiver() -> Iterator[Any]:
     thread.join()
 
 
+def test_a_job_continues_after_redis_was_killed_and_started_again(
+    environment: dict[str, str], receiver: Any, run_process: Callable[..., Process], tmp_path: Path
+) -> None:
+    with RedisServer(aof_dir=tmp_path) as server:
+        rebound = Rebound(Celery("orders", broker=server.url, set_as_current=False))
+        keep_hooks(rebound, f"http://127.0.0.1:{receiver.server_port}/replayed", 600)
+        environment |= {"ORDERS_REDIS": server.url}
+        worker = run_process(*APP, "worker", "-c", "1", "-l", "INFO", env=environment)
+        worker.wait_for_output(" ready.", timeout=60)
+        job = start(environment, "redis", "--rate", "100")
+        wait_until(lambda: rebound.jobs.get(job).replayed > 100, timeout=60)
+
+        server.kill()
+        time.sleep(2)
+        with pytest.raises(UnreachableError):
+            rebound.jobs.get(job)
+        server.start()
+
+        wait_until(lambda: rebound.jobs.get(job).state == "done", timeout=90, message=lambda: worker.tail(30))
+        wait_until(lambda: rebound.pending.counts().waiting + rebound.pending.counts().leased == 0, timeout=60)
+        done = rebound.jobs.get(job)
+        assert (done.replayed, done.left, rebound.dead_letters.count()) == (600, 0, 0)
+        with open_schedule(rebound.app, "rebound") as schedule:
+            assert schedule.stats()["revived"] == 600
+        rebound.close()
+    # What was posted when Redis was killed is posted again.
+    assert 600 <= len(receiver.came) <= 700
+
+
 def test_commands_steer_a_job_within_two_seconds_and_deliveries_go_on(
     rebound: Rebound, environment: dict[str, str], receiver: Any, run_process: Callable[..., Process]
 ) -> None:
     url = f"http://127.0.0.1:{receiver.server_port}"
-    with open_schedule(rebound.app, "rebound") as schedule:
-        hooks = [
-            replace(letter(number, "unused", DEAD_SET), destination=HttpAddress(f"{url}/replayed"))
-            for number in range(2_000)
-        ]
-        schedule.keep_dead(
-            [DeadEntry(each.task_id, "rejected", codec.encode(each), 1_700_000_000_000) for each in hooks]
-        )
+    keep_hooks(rebound, f"{url}/replayed", 2_000)
     worker = run_process(*APP, "worker", "-c", "1", "-l", "INFO", env=environment)
     worker.wait_for_output(" ready.", timeout=60)
     job = start(environment, "redis", "--rate", "40")
