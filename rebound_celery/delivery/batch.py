@@ -30,7 +30,7 @@ from .lanes import is_slow
 from .log_fields import log_fields, named
 from .outage_mode import OutageMode
 from .outcome_log import log_failure, log_held, log_outage, log_unsettled
-from .result import End, Ended, Result, delivered, dropped
+from .result import End, Result, Results, delivered, dropped
 from .sending import send
 from .tallies import Sent, tally_of
 
@@ -87,7 +87,7 @@ class Batch:
     outage_mode: OutageMode | None = None
     waits: bool = False
 
-    def deliver(self, deliveries: Sequence[Delivery]) -> Ended:
+    def deliver(self, deliveries: Sequence[Delivery]) -> Results:
         """Deliver messages and settle them; one result for each, in their order.
 
         Nothing that a destination does makes it raise.
@@ -141,10 +141,10 @@ class Batch:
             if results[index].end == End.AGAIN:
                 settle = partial(self._settle_later, held_underway[index][0], hold.token)
                 outcome.outcome.add_done_callback(settle)
-        ended = Ended(results[index] for index in range(len(deliveries)))
+        in_order = Results(results[index] for index in range(len(deliveries)))
         settled = {index for index, result in results.items() if result.end not in (End.AGAIN, End.BACK)}
-        ended.tally = tally_of(sent, settled, self.settings.metrics_labels)
-        return ended
+        in_order.tally = tally_of(sent, settled, self.settings.metrics_labels)
+        return in_order
 
     def _sends_now(self, dead: Delivery) -> bool:
         """Whether this job writes a dead letter that it has made, or stores it again for the next job.

@@ -12,7 +12,7 @@ from celery.worker.state import task_accepted, task_ready
 from ..clock import SYSTEM_CLOCK, Clock
 from ..schedule.port import Tally, message_leases
 from .events import TaskEvents
-from .result import End, Ended, Result
+from .result import End, Result, Results
 
 #: Seconds for all that a job stores in Redis and in a result backend.
 _STORING_S = 60.0
@@ -103,7 +103,7 @@ class Job:
             by_end[result.end].append((request, result))
         # A task that was stored again has a new entry of the same id: this ends only the lease of the earlier entry.
         settled = [request for end in (End.DONE, End.DEAD, End.DROPPED, End.AGAIN) for request, _ in by_end[end]]
-        _acknowledge(settled, results.tally if isinstance(results, Ended) else None)
+        _acknowledge(settled, results.tally if isinstance(results, Results) else None)
         for request, _ in by_end[End.BACK]:
             request.reject(requeue=True)
         tell_ends(self._events, by_end, runtime)
@@ -167,7 +167,7 @@ def _limits(options: Mapping[str, Any], longest_s: float) -> dict[str, float]:
 
 def give_up(task: Any, request: Any, losses: int, events: TaskEvents) -> bool:
     """End a delivery whose workers were lost too often; False if it went back to its queue."""
-    results: Ended = task.give_up(received_of(request), losses, request.hostname)
+    results: Results = task.give_up(received_of(request), losses, request.hostname)
     (result,) = results
     task_ready(request)
     if result.end == End.BACK:

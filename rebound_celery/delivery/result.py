@@ -51,7 +51,7 @@ class Result(NamedTuple):
     traceback: str = ""
 
 
-class Ended(list[Result]):
+class Results(list[Result]):
     """The results of a job, in the order of its messages.
 
     Attributes:

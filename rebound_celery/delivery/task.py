@@ -36,7 +36,7 @@ from .outage_mode import OutageMode
 from .plainly import FAULTS
 from .publisher import Publisher
 from .reading import read_many
-from .result import End, Ended, Result, dead_letter_text, pause_before_back
+from .result import End, Result, Results, dead_letter_text, pause_before_back
 from .results import keeps_results, request_of, store_result, store_started
 from .strategy import Strategy
 from .tallies import tally_of, tally_of_dead
@@ -106,7 +106,7 @@ class DeliverTask(DurableTask):
     def keys(self) -> KeyRing:
         return self.read_settings().encryption_keys
 
-    def run_batch(self, batch: Sequence[Received], worker: str) -> Ended:
+    def run_batch(self, batch: Sequence[Received], worker: str) -> Results:
         """Deliver what a worker received; one result for each message, in their order. Runs in the pool's process."""
         results: dict[int, Result] = {}
         deliveries: dict[int, Delivery] = {}
@@ -131,7 +131,7 @@ class DeliverTask(DurableTask):
         if keeps:
             self._clean_up()
         pause_before_back(results.values(), self.clock)
-        ended = Ended(results[index] for index in range(len(batch)))
+        ended = Results(results[index] for index in range(len(batch)))
         ended.tally = Tally.sum((delivered.tally, tally_of((), (), unreadable=unreadable)))
         return ended
 
@@ -151,7 +151,7 @@ class DeliverTask(DurableTask):
             raise DeliveryError(result.text)
         return result.text
 
-    def _deliver(self, deliveries: Sequence[Delivery], worker: str, observed: Iterable[Observed]) -> Ended:
+    def _deliver(self, deliveries: Sequence[Delivery], worker: str, observed: Iterable[Observed]) -> Results:
         try:
             return self._batch(worker, self.publisher()).deliver(deliveries)
         except Exception as error:  # noqa: BLE001 - Celery would drop the message of a task that fails
@@ -159,7 +159,7 @@ class DeliverTask(DurableTask):
             self.redact.log(logger, "%d deliveries go back to their queue", len(deliveries), error=error, extra=extra)
             for one in observed:
                 one.broke(error)
-            return Ended([Result(End.BACK, repr(error))] * len(deliveries))
+            return Results([Result(End.BACK, repr(error))] * len(deliveries))
 
     def _clean_up(self) -> None:
         """Do what Celery does for the result backend after each task."""
@@ -181,16 +181,16 @@ class DeliverTask(DurableTask):
             waits=not publisher.replaces(),
         )
 
-    def give_up(self, received: Received, losses: int, worker: str) -> Ended:
+    def give_up(self, received: Received, losses: int, worker: str) -> Results:
         """Make a dead letter of a message whose workers were lost too often; returns its one result."""
         (read,) = read_many(self, [received], worker)
         if not isinstance(read, Delivery):
-            return Ended([read])
+            return Results([read])
         delivery = self._worker_lost(read, losses, worker)
         try:
             if read.message.reason is None:
                 self.publisher().publish([delivery])
-                return Ended([Result(End.AGAIN, dead_letter_text(delivery.message))])
+                return Results([Result(End.AGAIN, dead_letter_text(delivery.message))])
             # Writing its dead letter costs workers too: it stays in Redis, where nothing is done with it.
             (outcome,) = self.destinations.by_kind["dead-set"].send([delivery.message])
             if not isinstance(outcome, Delivered):
@@ -205,12 +205,12 @@ class DeliverTask(DurableTask):
                 error=error,
                 extra={"event": "not_stored", **log_fields(read.message)},
             )
-            return Ended([Result(End.BACK, str(error))])
+            return Results([Result(End.BACK, str(error))])
         result = Result(End.DEAD, dead_letter_text(delivery.message))
         request = request_of(self, delivery, worker)
         store_result(self, request, result)
         tell_failure(self, request, result)
-        ended = Ended([result])
+        ended = Results([result])
         ended.tally = tally_of_dead(delivery.message, self.read_settings().metrics_labels)
         return ended
 
