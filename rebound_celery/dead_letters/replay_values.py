@@ -11,6 +11,7 @@ from ..errors import InvalidSettingError
 from ..message import Message
 from ..message.address import KafkaAddress
 from ..schedule.port import Schedule
+from ..selection import DeadLetterView, check_count
 
 #: A worker that runs claims within this time what is due, in milliseconds.
 UNCLAIMED_MS = 3_000
@@ -34,6 +35,12 @@ class Replaced(NamedTuple):
     series: str
     number: int
     counter: str
+
+    @classmethod
+    def of(cls, message: Message, view: DeadLetterView, counter: str) -> Replaced:
+        """What takes the place of the letter that this view shows."""
+        dead_id = view.id if view.partition is None else None
+        return cls(message, message.task_id, dead_id, f"{view.kept_in}/{view.partition}", view.offset or 0, counter)
 
     @property
     def order(self) -> Order | None:
@@ -109,8 +116,7 @@ def check_options(limit: int | None, rate: float | None, max_replays: int) -> No
     Raises:
         InvalidSettingError: naming the one that is wrong.
     """
-    if limit is not None and (type(limit) is not int or limit < 1):
-        raise InvalidSettingError("limit", limit, "it is a whole number from 1")
+    check_count("limit", limit)
     is_number = isinstance(rate, int | float) and not isinstance(rate, bool)
     if rate is not None and not (is_number and 0 < rate <= 1e6):
         raise InvalidSettingError("rate", rate, "it is a number of letters a second, above 0")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..message.address import Address, parse_address
@@ -75,7 +74,7 @@ class Replay:
         dry_run: bool = False,
         again: bool = False,
         max_replays: int = MAX_REPLAYS,
-        underway: Mapping[Order, str] = MappingProxyType({}),
+        underway: Mapping[Order, str] | None = None,
     ) -> None:
         check_options(limit, rate, max_replays)
         self._access = access
@@ -97,7 +96,7 @@ class Replay:
         self._ahead: list[_Next] = []
         #: Order -> the id of its last letter's task, and the letter's place.
         self._underway: dict[Order, tuple[str, int | None, int | None]] = {
-            order: (task_id, None, None) for order, task_id in underway.items()
+            order: (task_id, None, None) for order, task_id in (underway or {}).items()
         }
         self._passing = Passing(None if walk is None else walk.cursor.after)
         self._counts = dict.fromkeys(("read", "matched", "replayed", "parked", "repeated", "left"), 0)
@@ -171,12 +170,8 @@ class Replay:
                 if len(self._problems) < _PROBLEMS:
                     self._problems.append(f"{letter.view.id}: {error.allowed}")
                 continue
-            view = letter.view
-            dead_id = view.id if view.partition is None else None
-            series, number = f"{view.kept_in}/{view.partition}", view.offset or 0
-            counter = "parked" if is_parked else "replayed"
-            replaced = Replaced(message, message.task_id, dead_id, series, number, counter)
-            size_bytes += view.size_bytes or 0
+            replaced = Replaced.of(message, letter.view, "parked" if is_parked else "replayed")
+            size_bytes += letter.view.size_bytes or 0
             self._ahead.append(_Next(letter, replaced, replaced.order))
 
     def _next(self) -> Letter | None:

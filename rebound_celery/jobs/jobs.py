@@ -11,7 +11,7 @@ from ..dead_letters import Access, DeadLetters, check_options
 from ..errors import InvalidSettingError
 from ..message.address import Address, parse_address
 from ..schedule.port import StepMessage
-from ..selection import Filter
+from ..selection import Filter, check_filter, check_text
 from .errors import JobStateError, NoJobError
 from .job import ABORTED, PAUSED, RUNNING, Job, JobPage, Spec, seal, view_of
 from .running import KEEP_MS, ClaimingStore, Steps
@@ -81,6 +81,7 @@ class Jobs:
         """
         if filter is None:
             raise InvalidSettingError("filter", filter, "give a filter (Filter() means all)")
+        check_filter(filter)
         if source is None:
             raise InvalidSettingError("source", source, "say whose dead letters: redis, or a topic")
         check_options(limit, rate, max_replays)
@@ -126,8 +127,10 @@ class Jobs:
         """Return a job.
 
         Raises:
+            InvalidSettingError: if the id is no text.
             NoJobError: if there is none with this id, or no more: a job is forgotten a week after its end.
         """
+        check_text("job", job, "it is the id of a job, as a text")
         with self._access.schedule() as schedule, self._access.asking():
             row = schedule.jobs.get(job, step_id(job))
         if row is None:
@@ -177,6 +180,7 @@ class Jobs:
         return step_of(self._app, self._queue(), job)
 
     def _change(self, job: str, action: str) -> Job:
+        check_text("job", job, "it is the id of a job, as a text")
         with self._access.schedule() as schedule, self._access.asking():
             changed = schedule.jobs.change(job, action, self._step(job), KEEP_MS)
         if not changed.before:
