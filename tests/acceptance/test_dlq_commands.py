@@ -198,5 +198,5 @@ def test_ctrl_c_ends_a_replay_and_says_how_to_go_on(rebound: Rebound, environmen
 
         assert process.wait(20) == 130
         assert time.monotonic() - began < 10
-        assert "The same command goes on" in process.output
+        assert "the same command goes on" in process.output
         assert "Traceback" not in process.output

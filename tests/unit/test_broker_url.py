@@ -110,7 +110,7 @@ def test_a_command_says_it_in_one_line(arguments: tuple[str, ...]) -> None:
         app = Celery(broker=url, set_as_current=False)
         Rebound(app)
 
-        done = CliRunner().invoke(command, arguments, obj=SimpleNamespace(app=app))
+        done = CliRunner().invoke(command, arguments, obj=SimpleNamespace(app=app, no_color=False))
 
         assert done.exit_code == 2, done.output
         assert done.stderr.startswith("Error: broker_url='redis://")
@@ -125,7 +125,7 @@ def test_the_doctor_says_it() -> None:
     app = Celery(broker="redis://:pa/ss#w@host:6379/0", set_as_current=False)
     Rebound(app)
 
-    done = CliRunner().invoke(command, ["doctor", "--no-kafka"], obj=SimpleNamespace(app=app))
+    done = CliRunner().invoke(command, ["doctor", "--no-kafka"], obj=SimpleNamespace(app=app, no_color=False))
 
     assert done.exit_code == 1
     assert "problem  redis: broker_url='redis://***' cannot be used: its user or its password" in done.stdout

@@ -179,6 +179,8 @@ def test_the_parts_around_a_star_are_read_in_the_same_way(fits: Fits, base: str)
 def test_any_text_as_a_pattern_fits_the_url_of_the_same_text_or_is_refused(fits: Fits, host: str, path: str) -> None:
     assume("*" not in host + path)
     url = f"https://{host}/{path}"
+    # The text of a rate's rule may stand between spaces.
+    assume(fits is not by_rates or url == url.strip())
 
     assert holds(fits, url, url)
 
