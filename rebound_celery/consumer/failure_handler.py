@@ -185,6 +185,7 @@ class FailureHandler:
             self._group,
             record.origin,
             record.first_failed_at,
+            previous_span=record.previous_span,
         )
 
     def give_up(self, job: Job, reason: str, error: BaseException, now_ms: int) -> FailedRecord:
