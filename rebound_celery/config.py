@@ -24,6 +24,7 @@ from .policy.table import refusal
 from .policy.toml import read_toml
 from .redaction import Redactor
 from .shown import shown_url
+from .tracing import read as read_tracing
 from .urls.http_url import read_http_url, read_proxy
 
 PREFIX = "rebound_"
@@ -147,6 +148,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "redact": Redactor.read,
     "encryption_keys": KeyRing.read,
     "health_file": lambda name, value: parse_path(value, name),
+    "tracing": read_tracing,
 }
 
 #: Settings that no environment variable can hold: mappings.
@@ -208,6 +210,7 @@ class Settings:
         encryption_keys: the keys that encrypt what waits in Redis; see docs/security.md.
         health_file: a file that a worker rewrites every few seconds while it works, for probes; None writes none. In
             its path, `%h` is replaced by the worker's full name, and `%n` by the part before the `@`.
+        tracing: whether spans are made where OpenTelemetry has a tracer provider; see docs/tracing.md.
     """
 
     queue: str = "rebound"
@@ -236,6 +239,7 @@ class Settings:
     metrics_labels: tuple[LabelKey, ...] = ()
     redact: Redactor = field(default_factory=Redactor)
     health_file: str | None = None
+    tracing: bool = True
 
     def __post_init__(self) -> None:
         if self.policies is _NO_POLICIES:

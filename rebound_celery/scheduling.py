@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from celery import Celery
 from celery.result import AsyncResult
 
+from . import tracing
 from .celery_conf import LiveSetting
 from .clock import Clock
 from .config import Settings
@@ -73,7 +74,7 @@ class Scheduling:
     def _schedule(self, request: RetryRequest) -> AsyncResult:
         rule = request.unique_rule
         settings = self._read_settings()
-        message, due_ms = request.to_message(settings, self._clock.now_ms())
+        message, due_ms = self._message_of(request, settings)
         task_id = message.task_id
         if due_ms is None:
             return self._dropped(task_id)
@@ -85,6 +86,13 @@ class Scheduling:
         else:
             task_id = self._publisher.publish_unique(stored, [rule])[0]
         return result_of(self._app, task_id, ignored=self._ignores_results)
+
+    def _message_of(self, request: RetryRequest, settings: Settings) -> tuple[Message, int | None]:
+        """Return the message of a request and its due time, with the span in which the caller schedules it."""
+        message, due_ms = request.to_message(settings, self._clock.now_ms())
+        # For each message, because a generator of requests may have a span for each of them.
+        tracer = tracing.find(wanted=settings.tracing)
+        return (message if tracer is None else tracer.of_caller(message)), due_ms
 
     def _dropped(self, task_id: str) -> AsyncResult:
         """The result of a message that a rule of its policy drops: no task ever stores one."""
@@ -110,7 +118,7 @@ class Scheduling:
             try:
                 request = given if isinstance(given, RetryRequest) else RetryRequest.from_mapping(given)
                 rule = request.unique_rule
-                message, due_ms = request.to_message(settings, self._clock.now_ms())
+                message, due_ms = self._message_of(request, settings)
                 if due_ms is not None and self._is_eager():
                     outcomes.append(self._deliver_here(message, settings))
                     continue

@@ -58,6 +58,7 @@ class FailureHandler:
         self.limit = DeadLetterLimit(config) if limit is None else limit
         self._settings = settings
         self.redact = settings.redact
+        self.wants_spans = settings.tracing
         self._group = config.group
         self._by = f"consumer {config.group}@{socket.gethostname()}"
         self._policies: dict[str, RetryPolicy] = {}

@@ -8,6 +8,9 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
+from msgspec.structs import replace
+
+from .. import tracing
 from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import DeadLetterLimitError
 from .attempt import Handled
@@ -54,6 +57,8 @@ class Workers:
         self._wake = wake
         self._ordering = ordering
         self._clock = clock
+        self._group = config.group
+        self._wants_spans = failure_handler.wants_spans
         self._current: list[Job | None] = [None] * config.concurrency
         #: Handles one record in the caller's thread. An exception that is not an `Exception` passes through.
         self.handle: Callable[[Job], None] = self._handle if ordering is None else self._handle_in_order
@@ -145,6 +150,19 @@ class Workers:
 
     def _call(self, job: Job, handler: Handler) -> Handled | FailedRecord:
         """Call the handler with a record. Return how it has ended: if it has failed, what must be stored."""
+        tracer = tracing.find(wanted=self._wants_spans)
+        if tracer is None:
+            return self._call_untraced(job, handler)
+        # Around Celery's signals, so that a span that a receiver of them begins is a child of this one.
+        with tracer.attempt(job.record, self._group) as attempt:
+            ending = self._call_untraced(job, handler)
+            if isinstance(ending, FailedRecord):
+                return replace(ending, message=attempt.failed(ending.message))
+            if ending is Handled.DROPPED:
+                attempt.dropped()
+        return ending
+
+    def _call_untraced(self, job: Job, handler: Handler) -> Handled | FailedRecord:
         if self._handler_task.is_observed():
             return self._call_observed(job, handler)
         try:

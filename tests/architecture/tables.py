@@ -32,6 +32,7 @@ COMMON = (
     "selection",
     "shown",
     "stopping",
+    "tracing",
     "urls",
     "urls.*",
 )
@@ -67,6 +68,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "message": ("caching", "errors", "policy", "policy.*", "shown", "urls.*"),
     "limits": ("errors", "urls.patterns"),
     "labels": ("errors", "message"),
+    "tracing": ("errors", "message", "message.*"),
     "http_options": ("errors", "urls.*"),
     "config": (
         "errors",
@@ -81,6 +83,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "policy.*",
         "redaction",
         "shown",
+        "tracing",
         "urls.*",
     ),
     "environment": ("config", "kafka_security"),
@@ -295,6 +298,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
         "operate.doctor_kafka",
     ),
     "prometheus_client": ("metrics.collector", "metrics.exporter"),
+    "opentelemetry": ("tracing.*",),
     "faststream": ("other_consumers.faststream",),
     "confluent_kafka": ("compat.*", "destinations.kafka.*"),
     "urllib3": ("destinations.*", "operate.*", "demo.*"),

@@ -1,0 +1,52 @@
+"""Spans of OpenTelemetry for attempts, waits and deliveries.
+
+Spans are made where the process has a tracer provider. OpenTelemetry is imported only where the process has imported it
+already: otherwise nothing has set a provider.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..errors import InvalidSettingError
+
+if TYPE_CHECKING:
+    from .tracer import Sent as Sent
+    from .tracer import Tracer as Tracer
+
+_API = "opentelemetry.trace"
+_WORDS = {"true": True, "1": True, "false": False, "0": False}
+
+_look: Callable[[], Tracer | None] | None = None
+
+
+def find(*, wanted: bool) -> Tracer | None:
+    """Return what makes spans; None where spans are not wanted, or no tracer provider is set.
+
+    Call this for each piece of work: an app may set its provider after rebound was made, and after a fork.
+
+    Args:
+        wanted: the setting `rebound_tracing`.
+    """
+    global _look
+    if not wanted or _API not in sys.modules:
+        return None
+    if _look is None:
+        from .provider import look
+
+        _look = look
+    return _look()
+
+
+def read(name: str, value: object) -> bool:
+    """Return the value of the setting `rebound_tracing`; in the environment it is a text.
+
+    Raises:
+        InvalidSettingError: naming the setting, its value, and what is allowed.
+    """
+    found = value if isinstance(value, bool) else _WORDS.get(str(value).lower())
+    if found is None:
+        raise InvalidSettingError(name, value, "it is True or False")
+    return found
