@@ -78,6 +78,11 @@ def of_delivery(message: Message) -> Named:
     return Named(f"publish {destination}", attributes | _of_message(message))
 
 
+def name_of(kind: type[BaseException]) -> str:
+    """Return the name of a class of errors, as dead letters have it."""
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
 def of_place(message: Message, where: str) -> Attributes:
     """Describe where a message has arrived."""
     found = _PLACE.search(where) if isinstance(message.target, KafkaAddress) else None

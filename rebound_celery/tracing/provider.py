@@ -1,12 +1,14 @@
-"""The tracer of the process's tracer provider."""
+"""The tracer of the process's tracer provider. Of OpenTelemetry this imports only what is imported already."""
 
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 
-from .tracer import Tracer
+if TYPE_CHECKING:
+    from .tracer import Tracer
 
 #: The version of the semantic conventions that the names of spans and attributes follow.
 _SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
@@ -31,4 +33,8 @@ def _tracer_of(provider: trace.TracerProvider) -> Tracer | None:
         return None
     tracer = provider.get_tracer("rebound_celery", version("rebound-celery"), schema_url=_SCHEMA_URL)
     # The SDK's provider makes such a tracer if OTEL_SDK_DISABLED is set.
-    return None if isinstance(tracer, trace.NoOpTracer) else Tracer(tracer)
+    if isinstance(tracer, trace.NoOpTracer):
+        return None
+    from .tracer import Tracer
+
+    return Tracer(tracer)

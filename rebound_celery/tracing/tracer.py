@@ -17,7 +17,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from ..message import Message, Record
-from .attributes import ERROR_TYPE, OUTCOME, Named, of_attempt, of_delivery, of_failure, of_place, of_wait
+from .attributes import ERROR_TYPE, OUTCOME, Named, name_of, of_attempt, of_delivery, of_failure, of_place, of_wait
 from .carrier import context_of, has_context, links_to, text_of, with_context
 
 #: The longest description of a span's status, in characters.
@@ -136,7 +136,7 @@ class Attempt:
                 contexts.detach(self._token)
             if kind is not None:
                 self._span.set_status(Status(StatusCode.ERROR))
-                self._span.set_attribute(ERROR_TYPE, f"{kind.__module__}.{kind.__qualname__}")
+                self._span.set_attribute(ERROR_TYPE, name_of(kind))
             if not self._has_ended:
                 self._span.end()
         except Exception:  # noqa: BLE001 - the handler has done its work
