@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from celery import Celery
 from celery.result import AsyncResult
@@ -23,6 +23,9 @@ from .limits import UniqueRule
 from .message import Message
 from .requests import RetryRequest, error_of, keep_error
 from .scheduled import Outcome, Scheduled, result_of
+
+if TYPE_CHECKING:
+    from .tracing import Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +77,8 @@ class Scheduling:
     def _schedule(self, request: RetryRequest) -> AsyncResult:
         rule = request.unique_rule
         settings = self._read_settings()
-        message, due_ms = self._message_of(request, settings)
+        message, due_ms = request.to_message(settings, self._clock.now_ms())
+        message = _of_caller(message, tracing.find(wanted=settings.tracing))
         task_id = message.task_id
         if due_ms is None:
             return self._dropped(task_id)
@@ -86,13 +90,6 @@ class Scheduling:
         else:
             task_id = self._publisher.publish_unique(stored, [rule])[0]
         return result_of(self._app, task_id, ignored=self._ignores_results)
-
-    def _message_of(self, request: RetryRequest, settings: Settings) -> tuple[Message, int | None]:
-        """Return the message of a request and its due time, with the span in which the caller schedules it."""
-        message, due_ms = request.to_message(settings, self._clock.now_ms())
-        # For each message, because a generator of requests may have a span for each of them.
-        tracer = tracing.find(wanted=settings.tracing)
-        return (message if tracer is None else tracer.of_caller(message)), due_ms
 
     def _dropped(self, task_id: str) -> AsyncResult:
         """The result of a message that a rule of its policy drops: no task ever stores one."""
@@ -114,11 +111,14 @@ class Scheduling:
         outcomes: _Outcomes = []
         chunk, unique = _Chunk(), _Chunk()
         settings = self._read_settings()
+        tracer = tracing.find(wanted=settings.tracing)
         for given in requests:
             try:
                 request = given if isinstance(given, RetryRequest) else RetryRequest.from_mapping(given)
                 rule = request.unique_rule
-                message, due_ms = self._message_of(request, settings)
+                message, due_ms = request.to_message(settings, self._clock.now_ms())
+                # Here, because a generator of requests may have a span for each of them.
+                message = _of_caller(message, tracer)
                 if due_ms is not None and self._is_eager():
                     outcomes.append(self._deliver_here(message, settings))
                     continue
@@ -168,6 +168,11 @@ class Scheduling:
         except ReboundError as error:
             ids = [error] * len(chunk.places)
         _set(outcomes, chunk.places, ids)
+
+
+def _of_caller(message: Message, tracer: Tracer | None) -> Message:
+    """Return a message with the span in which it is scheduled."""
+    return message if tracer is None else tracer.of_caller(message)
 
 
 def _set(outcomes: _Outcomes, places: Sequence[int], values: Sequence[str | ReboundError]) -> None:

@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -23,6 +24,9 @@ from .ordering import Ordering
 from .partition_tracker import Job
 from .retry_writer import RetryWriter
 from .taken_job import TakenJob
+
+if TYPE_CHECKING:
+    from ..tracing import Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -148,21 +152,10 @@ class Workers:
         else:
             store(outcome)
 
-    def _call(self, job: Job, handler: Handler) -> Handled | FailedRecord:
+    def _call(self, job: Job, handler: Handler, *, is_traced: bool = False) -> Handled | FailedRecord:
         """Call the handler with a record. Return how it has ended: if it has failed, what must be stored."""
-        tracer = tracing.find(wanted=self._wants_spans)
-        if tracer is None:
-            return self._call_untraced(job, handler)
-        # Around Celery's signals, so that a span that a receiver of them begins is a child of this one.
-        with tracer.attempt(job.record, self._group) as attempt:
-            ending = self._call_untraced(job, handler)
-            if isinstance(ending, FailedRecord):
-                return replace(ending, message=attempt.failed(ending.message))
-            if ending is Handled.DROPPED:
-                attempt.dropped()
-        return ending
-
-    def _call_untraced(self, job: Job, handler: Handler) -> Handled | FailedRecord:
+        if not is_traced and (tracer := tracing.find(wanted=self._wants_spans)) is not None:
+            return self._call_traced(tracer, job, handler)
         if self._handler_task.is_observed():
             return self._call_observed(job, handler)
         try:
@@ -170,6 +163,16 @@ class Workers:
         except _FAILURES as error:
             return self._failure_handler.decide(job, error, self._clock.now_ms()) or Handled.DROPPED
         return Handled.SUCCEEDED
+
+    def _call_traced(self, tracer: Tracer, job: Job, handler: Handler) -> Handled | FailedRecord:
+        """Call the handler within a span. A span that a receiver of Celery's signals begins is a child of it."""
+        with tracer.attempt(job.record, self._group) as attempt:
+            ending = self._call(job, handler, is_traced=True)
+            if isinstance(ending, FailedRecord):
+                return replace(ending, message=attempt.failed(ending.message))
+            if ending is Handled.DROPPED:
+                attempt.dropped()
+        return ending
 
     def _call_observed(self, job: Job, handler: Handler) -> Handled | FailedRecord:
         """Call the handler with Celery's task signals around it."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _API = "opentelemetry.trace"
 _WORDS = {"true": True, "1": True, "false": False, "0": False}
 
+_modules = sys.modules
 _look: Callable[[], Tracer | None] | None = None
 
 
@@ -30,12 +31,16 @@ def find(*, wanted: bool) -> Tracer | None:
     Args:
         wanted: the setting `rebound_tracing`.
     """
-    global _look
-    if not wanted or (api := sys.modules.get(_API)) is None:
+    if not wanted or (api := _modules.get(_API)) is None:
         return None
     # Of opentelemetry. Its public function takes ten times as long as this where there is no provider.
-    if _look is not None and vars(api).get("_TRACER_PROVIDER", api) is None:
+    if _look is not None and api.__dict__.get("_TRACER_PROVIDER", api) is None:
         return None
+    return _find()
+
+
+def _find() -> Tracer | None:
+    global _look
     if _look is None:
         from .provider import look
 
