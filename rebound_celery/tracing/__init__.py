@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .tracer import Tracer as Tracer
 
 _API = "opentelemetry.trace"
+#: The key by which instrumentations of OpenTelemetry are told to do nothing.
+_SUPPRESS = "suppress_instrumentation"
 _WORDS = {"true": True, "1": True, "false": False, "0": False}
 
 _modules = sys.modules
@@ -46,6 +48,16 @@ def _find() -> Tracer | None:
 
         _look = look
     return _look()
+
+
+def keep_contexts() -> None:
+    """Let no instrumentation of an HTTP client make spans in this thread.
+
+    It would send the context of its own span in place of the one that a message has.
+    """
+    context = _modules.get("opentelemetry.context")
+    if context is not None:
+        context.attach(context.set_value(_SUPPRESS, True))
 
 
 def read(name: str, value: object) -> bool:

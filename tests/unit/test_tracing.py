@@ -31,6 +31,7 @@ from rebound_celery.config import Settings
 from rebound_celery.delivery.batch import Batch
 from rebound_celery.delivery.delivery import Delivery
 from rebound_celery.destinations import Failed, Outcome, Underway
+from rebound_celery.destinations.host_threads import HostThreads
 from rebound_celery.message.address import HttpAddress
 from rebound_celery.message.headers import PREVIOUS_SPAN
 from rebound_celery.testing import in_memory
@@ -493,6 +494,14 @@ def test_errors_in_spans_are_redacted(spans: Spans) -> None:
     texts = [span.status.description for span in spans if span.status.status_code == StatusCode.ERROR]
     assert len(texts) == 2
     assert all(text is not None and "****" in text and "4711" not in text for text in texts)
+
+
+def test_the_threads_that_post_are_not_instrumented() -> None:
+    """OpenTelemetry's instrumentation of urllib3 would replace the message's context by that of its own span."""
+    threads: HostThreads[str, object] = HostThreads(lambda key: context.get_value(key), 1)
+
+    assert threads.submit("host", "suppress_instrumentation", 1).result(5) is True
+    threads.close(waits=True)
 
 
 # How it is turned on and off
