@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _API = "opentelemetry.trace"
 #: The key by which instrumentations of OpenTelemetry are told to do nothing.
 _SUPPRESS = "suppress_instrumentation"
-_WORDS = {"true": True, "1": True, "false": False, "0": False}
+_WORDS = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
 
 _modules = sys.modules
 _look: Callable[[], Tracer | None] | None = None
