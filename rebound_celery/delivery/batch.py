@@ -284,9 +284,9 @@ class Batch:
         """
         if self.store is None:
             return
-        if tracing.find(wanted=self.settings.tracing) is not None:
-            for delivery in deliveries:
-                delivery.since_ms = self.clock.now_ms()
+        since_ms = None if tracing.find(wanted=self.settings.tracing) is None else self.clock.now_ms()
+        for delivery in deliveries:
+            delivery.since_ms = since_ms
         give_up_at = self.clock.monotonic() + _STORE_AGAIN_S
         while True:
             try:

@@ -36,6 +36,7 @@ from rebound_celery.message.address import HttpAddress
 from rebound_celery.message.headers import PREVIOUS_SPAN
 from rebound_celery.testing import in_memory
 from rebound_celery.testing.clock import ManualClock
+from rebound_celery.testing.destinations import MemoryReceivers
 from tests.tracing import CONTEXT, PAIRS, TRACEPARENT, Spans, id_of, linked, parent_of, text_of, traced
 
 _, TRACE, PARENT, _ = TRACEPARENT.split("-")
@@ -502,6 +503,22 @@ def test_the_threads_that_post_are_not_instrumented() -> None:
 
     assert threads.submit("host", "suppress_instrumentation", 1).result(5) is True
     threads.close(waits=True)
+
+
+def test_a_worker_that_is_not_traced_leaves_no_time_from_which_a_later_wait_would_seem_to_begin() -> None:
+    stored: list[Delivery] = []
+    batch = Batch(
+        {"http": MemoryReceivers()},
+        Settings(),
+        lambda deliveries, **_: stored.extend(deliveries),
+        "w",
+        ManualClock(NOW_MS),
+        lambda *_, **__: None,
+    )
+    batch.destinations["http"].answer = lambda _: 500  # type: ignore[attr-defined]
+    batch.deliver([Delivery(Message("m", b"", HttpAddress("http://hooks.test/"), 1, TWICE), "m:1", since_ms=7)])
+
+    assert [one.since_ms for one in stored] == [None]
 
 
 # How it is turned on and off
