@@ -44,8 +44,8 @@ from .outage_mode import OutageMode
 from .outcome_log import log_failure, log_held, log_outage, log_unsettled
 from .result import End, Result, Results, delivered, dropped
 from .sending import send
-from .tallies import Sent, tally_of
 from .spans import attempted, end_waits
+from .tallies import Sent, tally_of
 
 #: For how long a batch tries to store what waits again, and the pause between two tries, in seconds.
 _STORE_AGAIN_S = 10.0

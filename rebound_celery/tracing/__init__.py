@@ -10,8 +10,6 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..errors import InvalidSettingError
-
 if TYPE_CHECKING:
     from .tracer import Sent as Sent
     from .tracer import Tracer as Tracer
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
 _API = "opentelemetry.trace"
 #: The key by which instrumentations of OpenTelemetry are told to do nothing.
 _SUPPRESS = "suppress_instrumentation"
-_WORDS = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
 
 _modules = sys.modules
 _look: Callable[[], Tracer | None] | None = None
@@ -58,15 +55,3 @@ def keep_contexts() -> None:
     context = _modules.get("opentelemetry.context")
     if context is not None:
         context.attach(context.set_value(_SUPPRESS, True))
-
-
-def read(name: str, value: object) -> bool:
-    """Return the value of the setting `rebound_tracing`; in the environment it is a text.
-
-    Raises:
-        InvalidSettingError: naming the setting, its value, and what is allowed.
-    """
-    found = value if isinstance(value, bool) else _WORDS.get(str(value).lower())
-    if found is None:
-        raise InvalidSettingError(name, value, "it is True or False")
-    return found

@@ -444,7 +444,7 @@ def test_the_span_of_a_delivery_that_takes_long_ends_with_its_outcome(spans: Spa
     stored: list[Delivery] = []
     slow = Slow()
 
-    def keep(deliveries: Sequence[Delivery], *, hold: object = None) -> None:
+    def keep(deliveries: Sequence[Delivery], **_: object) -> None:
         stored.extend(Delivery.decode(one.task_id, one.encode()) for one in deliveries)
 
     batch = Batch({"http": slow}, Settings(), keep, "w", ManualClock(NOW_MS), lambda *_, **__: None)
