@@ -14,12 +14,15 @@ import timeit
 from collections.abc import Callable
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
+from rebound_celery import tracing
 from rebound_celery.config import Settings
 from rebound_celery.consumer import ConsumerConfig
 from rebound_celery.consumer.failure_handler import FailureHandler
 from rebound_celery.consumer.partition_tracker import Job, Partition, PartitionTracker
 from rebound_celery.consumer.reading import read_safely
-from rebound_celery.message import new_id
+from rebound_celery.message import Message, Record, new_id
 from rebound_celery.message.codec import decode, decode_many, encode, pack, seal_many
 from rebound_celery.message.encryption import NO_KEYS, KeyRing
 from rebound_celery.message.headers import kafka_headers
@@ -79,6 +82,62 @@ def redact(_where: str, value: object) -> object:
 def decided(policy: RetryPolicy) -> Decision:
     """What follows an attempt that failed with an exception that has a cause."""
     return decide(policy, 2, FAILURE, first_failed_at_ms=NOW_MS, now_ms=NOW_MS, error=ERROR)
+
+
+def measure_tracing(record: Record, failed: Message) -> None:
+    """What tracing costs: where OpenTelemetry is not imported, where it has no provider, and where spans are made.
+
+    The spans are made and dropped: what an exporter does with them is not part of it.
+    """
+    waited = replace(failed, previous_span="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+
+    def off() -> object:
+        return tracing.find(wanted=True)
+
+    def attempt() -> object:
+        tracer = tracing.find(wanted=True)
+        assert tracer is not None
+        with tracer.attempt(record, "billing") as one:
+            return one.failed(failed)
+
+    def succeeded() -> None:
+        tracer = tracing.find(wanted=True)
+        assert tracer is not None
+        with tracer.attempt(record, "billing"):
+            pass
+
+    def deliver() -> None:
+        tracer = tracing.find(wanted=True)
+        assert tracer is not None
+        span = tracer.delivery(tracer.wait(waited, "rebound", NOW_MS, NOW_MS + 5_000))
+        assert span is not None
+        span.delivered("kafka:orders[3]@1207")
+
+    def schedule() -> object:
+        tracer = tracing.find(wanted=True)
+        assert tracer is not None
+        return tracer.of_caller(failed)
+
+    # redis-py imports it where it is installed.
+    imported = {name: module for name, module in sys.modules.items() if name.startswith("opentelemetry")}
+    for name in imported:
+        del sys.modules[name]
+    measure("tracing, not imported", off)
+    sys.modules.update(imported)
+    from opentelemetry import trace
+
+    measure("tracing, no provider", off)
+    from opentelemetry.sdk.trace import TracerProvider
+
+    trace.set_tracer_provider(TracerProvider(shutdown_on_exit=False))
+    bare = trace.get_tracer("bare")
+    attributes = {f"messaging.attribute{number}": "orders" for number in range(9)}
+    measure("a bare span with 9 attributes", lambda: bare.start_span("a", attributes=attributes).end())
+    measure("tracing, an attempt that succeeds", succeeded)
+    measure("tracing, an attempt that fails", attempt)
+    measure("tracing, a wait and a delivery", deliver)
+    with trace.get_tracer("shop").start_as_current_span("checkout"):
+        measure("tracing, a message of a caller", schedule)
 
 
 def main() -> None:
@@ -141,6 +200,11 @@ def main() -> None:
         many, forms = [(one, {})] * 500, [(one.id, stored)] * 500
         measure_many(f"encode, 500 in one call: {what}", lambda many=many: seal_many([pack(*each) for each in many]))
         measure_many(f"decode, 500 in one call: {what}", lambda forms=forms: decode_many(forms))
+
+    traced = replace(record, headers=(("traceparent", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),))
+    second = handler.decide(Job(traced, PartitionTracker(Partition("orders", 3))), error, NOW_MS)
+    assert second is not None
+    measure_tracing(traced, second.message)
 
 
 if __name__ == "__main__":

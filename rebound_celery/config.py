@@ -23,73 +23,13 @@ from .policy.declared import Fault
 from .policy.table import refusal
 from .policy.toml import read_toml
 from .redaction import Redactor
-from .shown import shown_url
-from .urls.http_url import read_http_url, read_proxy
+from .setting_values import parse_path as parse_path
+from .setting_values import read_count, read_flag, read_mapping, read_name, read_proxy, read_seconds, read_url
 
 PREFIX = "rebound_"
 
 #: The client libraries of the Kafka destination. "auto" takes confluent if it is installed.
 KAFKA_CLIENTS = ("kafka-python", "confluent", "auto")
-
-
-def _seconds(name: str, value: object) -> float:
-    try:
-        seconds = -1.0 if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        seconds = -1.0
-    if not 0 < seconds < float("inf"):
-        raise InvalidSettingError(name, value, "it is a number of seconds above 0")
-    return seconds
-
-
-def _count(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1000:
-        raise InvalidSettingError(name, value, "it is a whole number from 1 to 1000")
-    return value
-
-
-def _name(name: str, value: object) -> str:
-    if not isinstance(value, str) or not value or any(ch.isspace() for ch in value):
-        raise InvalidSettingError(name, value, "it is a name without spaces")
-    return value
-
-
-def parse_path(value: object, name: str) -> str:
-    """Return the path of a file as text.
-
-    Raises:
-        InvalidSettingError: if `value` is not a path.
-    """
-    text = str(value) if isinstance(value, str | os.PathLike) else ""
-    if not text or "\0" in text:
-        raise InvalidSettingError(name, value, "it is the path of a file")
-    return text
-
-
-def _proxy(name: str, value: object) -> str:
-    """An HTTP proxy's URL, or "" for none. What is wrong with a URL is said without its user and password."""
-    if not isinstance(value, str):
-        raise InvalidSettingError(name, shown_url(value), 'it is the URL of a proxy, or "" for none')
-    if value:
-        try:
-            read_proxy(value)
-        except ValueError as error:
-            raise InvalidSettingError(name, "***", str(error)) from None
-    return value
-
-
-def _url(name: str, value: object) -> str:
-    try:
-        read_http_url(value)
-    except ValueError as error:
-        raise InvalidSettingError(name, "***", str(error)) from None
-    return str(value)
-
-
-def _mapping(name: str, value: object) -> dict[str, Any]:
-    if not isinstance(value, Mapping) or not all(isinstance(option, str) for option in value):
-        raise InvalidSettingError(name, value, "it is a mapping of option names to values")
-    return dict(value)
 
 
 def _kafka_client(name: str, value: object) -> str:
@@ -123,30 +63,31 @@ def _policies(name: str, value: object, base: RetryPolicy) -> PolicyTable:
 
 
 _READERS: dict[str, Callable[[str, Any], Any]] = {
-    "queue": _name,
+    "queue": read_name,
     "dead_letter_suffix": lambda name, value: check_topic(value, name),
     "kafka_brokers": lambda name, value: parse_brokers(value, name),
     "kafka_client": _kafka_client,
-    "kafka_options": _mapping,
+    "kafka_options": read_mapping,
     "max_retries": _policy_field("max_retries"),
     "base_delay": _policy_field("base_delay"),
-    "lease": _seconds,
-    "max_worker_losses": _count,
-    "kafka_timeout": _seconds,
-    "http_connect_timeout": _seconds,
-    "http_timeout": _seconds,
-    "http_proxy": _proxy,
+    "lease": read_seconds,
+    "max_worker_losses": read_count,
+    "kafka_timeout": read_seconds,
+    "http_connect_timeout": read_seconds,
+    "http_timeout": read_seconds,
+    "http_proxy": read_proxy,
     "http_destinations": read_http_table,
-    "operator_url": _url,
-    "outage_delay": _seconds,
-    "outage_max_delay": _seconds,
+    "operator_url": read_url,
+    "outage_delay": read_seconds,
+    "outage_max_delay": read_seconds,
     "breaker": BreakerOptions.read,
     "rates": read_rates,
-    "dead_letter_ttl": _seconds,
+    "dead_letter_ttl": read_seconds,
     "metrics_labels": read_labels,
     "redact": Redactor.read,
     "encryption_keys": KeyRing.read,
     "health_file": lambda name, value: parse_path(value, name),
+    "tracing": read_flag,
 }
 
 #: Settings that no environment variable can hold: mappings.
@@ -208,6 +149,7 @@ class Settings:
         encryption_keys: the keys that encrypt what waits in Redis; see docs/security.md.
         health_file: a file that a worker rewrites every few seconds while it works, for probes; None writes none. In
             its path, `%h` is replaced by the worker's full name, and `%n` by the part before the `@`.
+        tracing: whether spans are made where OpenTelemetry has a tracer provider; see docs/tracing.md.
     """
 
     queue: str = "rebound"
@@ -236,6 +178,7 @@ class Settings:
     metrics_labels: tuple[LabelKey, ...] = ()
     redact: Redactor = field(default_factory=Redactor)
     health_file: str | None = None
+    tracing: bool = True
 
     def __post_init__(self) -> None:
         if self.policies is _NO_POLICIES:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from celery import Celery
 from celery.result import AsyncResult
 
+from . import tracing
 from .celery_conf import LiveSetting
 from .clock import Clock
 from .config import Settings
@@ -22,6 +23,9 @@ from .limits import UniqueRule
 from .message import Message
 from .requests import RetryRequest, error_of, keep_error
 from .scheduled import Outcome, Scheduled, result_of
+
+if TYPE_CHECKING:
+    from .tracing import Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +78,7 @@ class Scheduling:
         rule = request.unique_rule
         settings = self._read_settings()
         message, due_ms = request.to_message(settings, self._clock.now_ms())
+        message = _of_caller(message, tracing.find(wanted=settings.tracing))
         task_id = message.task_id
         if due_ms is None:
             return self._dropped(task_id)
@@ -106,11 +111,14 @@ class Scheduling:
         outcomes: _Outcomes = []
         chunk, unique = _Chunk(), _Chunk()
         settings = self._read_settings()
+        tracer = tracing.find(wanted=settings.tracing)
         for given in requests:
             try:
                 request = given if isinstance(given, RetryRequest) else RetryRequest.from_mapping(given)
                 rule = request.unique_rule
                 message, due_ms = request.to_message(settings, self._clock.now_ms())
+                # Here, because a generator of requests may have a span for each of them.
+                message = _of_caller(message, tracer)
                 if due_ms is not None and self._is_eager():
                     outcomes.append(self._deliver_here(message, settings))
                     continue
@@ -160,6 +168,11 @@ class Scheduling:
         except ReboundError as error:
             ids = [error] * len(chunk.places)
         _set(outcomes, chunk.places, ids)
+
+
+def _of_caller(message: Message, tracer: Tracer | None) -> Message:
+    """Return a message with the span in which it is scheduled."""
+    return message if tracer is None else tracer.of_caller(message)
 
 
 def _set(outcomes: _Outcomes, places: Sequence[int], values: Sequence[str | ReboundError]) -> None:

@@ -58,6 +58,7 @@ class FailureHandler:
         self.limit = DeadLetterLimit(config) if limit is None else limit
         self._settings = settings
         self.redact = settings.redact
+        self.wants_spans = settings.tracing
         self._group = config.group
         self._by = f"consumer {config.group}@{socket.gethostname()}"
         self._policies: dict[str, RetryPolicy] = {}
@@ -185,6 +186,7 @@ class FailureHandler:
             self._group,
             record.origin,
             record.first_failed_at,
+            previous_span=record.previous_span,
         )
 
     def give_up(self, job: Job, reason: str, error: BaseException, now_ms: int) -> FailedRecord:

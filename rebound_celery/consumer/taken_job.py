@@ -44,4 +44,5 @@ def record_of(message: Message) -> Record:
         message.first_failed_at,
         None if message.attempt == 1 else message.group,
         message.history,
+        previous_span=message.previous_span,
     )

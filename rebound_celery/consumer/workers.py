@@ -7,7 +7,11 @@ import logging
 import threading
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
+from .. import tracing
 from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import DeadLetterLimitError
 from .attempt import Handled
@@ -20,6 +24,9 @@ from .ordering import Ordering
 from .partition_tracker import Job
 from .retry_writer import RetryWriter
 from .taken_job import TakenJob
+
+if TYPE_CHECKING:
+    from ..tracing import Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +61,8 @@ class Workers:
         self._wake = wake
         self._ordering = ordering
         self._clock = clock
+        self._group = config.group
+        self._wants_spans = failure_handler.wants_spans
         self._current: list[Job | None] = [None] * config.concurrency
         #: Handles one record in the caller's thread. An exception that is not an `Exception` passes through.
         self.handle: Callable[[Job], None] = self._handle if ordering is None else self._handle_in_order
@@ -143,8 +152,10 @@ class Workers:
         else:
             store(outcome)
 
-    def _call(self, job: Job, handler: Handler) -> Handled | FailedRecord:
+    def _call(self, job: Job, handler: Handler, *, is_traced: bool = False) -> Handled | FailedRecord:
         """Call the handler with a record. Return how it has ended: if it has failed, what must be stored."""
+        if not is_traced and (tracer := tracing.find(wanted=self._wants_spans)) is not None:
+            return self._call_traced(tracer, job, handler)
         if self._handler_task.is_observed():
             return self._call_observed(job, handler)
         try:
@@ -152,6 +163,16 @@ class Workers:
         except _FAILURES as error:
             return self._failure_handler.decide(job, error, self._clock.now_ms()) or Handled.DROPPED
         return Handled.SUCCEEDED
+
+    def _call_traced(self, tracer: Tracer, job: Job, handler: Handler) -> Handled | FailedRecord:
+        """Call the handler within a span. A span that a receiver of Celery's signals begins is a child of it."""
+        with tracer.attempt(job.record, self._group) as attempt:
+            ending = self._call(job, handler, is_traced=True)
+            if isinstance(ending, FailedRecord):
+                return replace(ending, message=attempt.failed(ending.message))
+            if ending is Handled.DROPPED:
+                attempt.dropped()
+        return ending
 
     def _call_observed(self, job: Job, handler: Handler) -> Handled | FailedRecord:
         """Call the handler with Celery's task signals around it."""

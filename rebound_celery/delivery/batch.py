@@ -16,9 +16,21 @@ from uuid import uuid4
 
 from msgspec.structs import replace
 
+from .. import tracing
 from ..clock import Clock
 from ..config import Settings
-from ..destinations import Delivered, Destination, Held, Outcome, Unavailable, Undelivered, Underway, exception_of
+from ..destinations import (
+    Delivered,
+    Destination,
+    Failed,
+    Held,
+    Outcome,
+    Rejected,
+    Unavailable,
+    Undelivered,
+    Underway,
+    exception_of,
+)
 from ..errors import NotStoredError
 from ..policy import Drop, Retry, decide, outage_delay_s
 from ..policy.decide import DRAW, Draw
@@ -32,6 +44,7 @@ from .outage_mode import OutageMode
 from .outcome_log import log_failure, log_held, log_outage, log_unsettled
 from .result import End, Result, Results, delivered, dropped
 from .sending import send
+from .spans import attempted, end_waits
 from .tallies import Sent, tally_of
 
 #: For how long a batch tries to store what waits again, and the pause between two tries, in seconds.
@@ -92,6 +105,8 @@ class Batch:
 
         Nothing that a destination does makes it raise.
         """
+        tracer = tracing.find(wanted=self.settings.tracing)
+        deliveries = end_waits(tracer, deliveries, self.settings.queue, self.clock)
         results: dict[int, Result] = {}
         waiting: dict[int, tuple[Delivery, str]] = {}
         underway: dict[int, Underway] = {}
@@ -108,6 +123,7 @@ class Batch:
                 self.outage_mode,
                 self.settings.redact,
                 waits=self.waits or self.store is None,
+                tracer=tracer,
             )
             sent.append(Sent(unsent, outcomes, round((self.clock.monotonic() - began) * 1000)))
             for index, outcome in outcomes.items():
@@ -164,7 +180,8 @@ class Batch:
         try:
             is_held = self.outage_mode is not None and self.outage_mode.holds_after(delivery.message, outcome)
             now_ms = self.clock.now_ms()
-            ended = replace(delivery, ended=self._kept(outcome), due_ms=now_ms)
+            message = attempted(delivery) if isinstance(outcome, Failed | Rejected) else delivery.message
+            ended = replace(delivery, message=message, ended=self._kept(outcome), due_ms=now_ms)
             self._store([self._hold(delivery) if is_held else ended], Hold(token, now_ms, ends=True))
         except Exception as error:  # noqa: BLE001 - whatever it is, the delivery is due again by itself
             log_unsettled(delivery.message, outcome, error)
@@ -204,9 +221,10 @@ class Batch:
         if isinstance(decision, Drop):
             return dropped(message, decision, failure)
         log_failure(message, decision, failure, now_ms, is_kept=self.store is not None)
+        following = attempted(delivery).failed(failure, decision, now_ms=now_ms, by=self.by)
         return replace(
             delivery,
-            message=self.settings.redact.dead_letter(message.failed(failure, decision, now_ms=now_ms, by=self.by)),
+            message=self.settings.redact.dead_letter(following),
             due_ms=decision.due_ms if isinstance(decision, Retry) else now_ms,
             tries=delivery.tries + 1,
         )
@@ -266,6 +284,9 @@ class Batch:
         """
         if self.store is None:
             return
+        since_ms = None if tracing.find(wanted=self.settings.tracing) is None else self.clock.now_ms()
+        for delivery in deliveries:
+            delivery.since_ms = since_ms
         give_up_at = self.clock.monotonic() + _STORE_AGAIN_S
         while True:
             try:

@@ -17,6 +17,7 @@ from ..schedule.port import Answer, Chain, Do, Entry, Schedule, Step
 from .delivery import Delivery
 from .form import DeliveryForm
 from .lanes import RatedLanes
+from .new_deliveries import note_waits
 from .opened import OpenedSchedule
 from .plainly import FAULTS
 from .publisher import Publisher
@@ -48,6 +49,7 @@ class Chains:
         *,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        self._app = app
         self._form = form
         self._publisher = publisher
         self._hold_s = hold_s
@@ -124,6 +126,7 @@ class Chains:
         """See `registry.KeyChains.change`. One connection is kept for it."""
         deliveries = [None if change.message is None else _delivery(change, change.message) for change in changes]
         new = [d for change, d in zip(changes, deliveries, strict=True) if d is not None and change.do != "arrive"]
+        note_waits(self._app, filter(None, deliveries), self._clock)
         told = [self._form.before_publish(delivery, self._clock.now_ms()) for delivery in new]
         keys = self._form.keys()
         forms = keys.seal_many(codec.seal_many([one.pack() for one in deliveries if one is not None]))

@@ -27,6 +27,7 @@ _REPLY_TO = "reply_to"
 _HEADERS = "headers"
 _CHAINED = "chained"
 _ENDED = "ended"
+_SINCE = "since"
 
 _NOTHING: Mapping[str, Any] = {}
 
@@ -54,6 +55,8 @@ class Delivery(msgspec.Struct):
         held_in: the lane in which it waits, where that is not the one of its address. This is not stored with it.
         surroundings: the context variables in which listeners to Celery's signals hear of it; None for those of the
             caller. This is not stored.
+        since_ms: since when it waits, in Unix milliseconds; None if nobody traces it.
+        span: the span of this delivery, as a text; None before it, or if nobody traces it. This is not stored.
     """
 
     # The publisher gives the first seven by position, which takes a third of the time. So their order counts.
@@ -71,6 +74,8 @@ class Delivery(msgspec.Struct):
     ended: Outcome | None = None
     held_in: str | None = None
     surroundings: Context | None = None
+    since_ms: int | None = None
+    span: str | None = None
 
     def heard(self, send: Callable[..., object], **named: Any) -> None:
         """Send a signal about this delivery."""
@@ -104,6 +109,8 @@ class Delivery(msgspec.Struct):
             context[_CHAINED] = True
         if self.ended is not None:
             context[_ENDED] = to_wire(self.ended)
+        if self.since_ms is not None:
+            context[_SINCE] = self.since_ms
         return context
 
     def pack(self) -> bytes:
@@ -146,6 +153,7 @@ class Delivery(msgspec.Struct):
             task_headers=_taken(rest, _HEADERS, dict, _NOTHING),
             chained=_taken(rest, _CHAINED, bool, False),
             ended=None if ended is None else from_wire(ended),
+            since_ms=_taken(rest, _SINCE, int, None),
             unknown=rest,
         )
 

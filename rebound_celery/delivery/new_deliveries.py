@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
+from .. import registry, tracing
+from ..clock import Clock
 from ..message import Message
 from .delivery import Delivery
 from .form import DeliveryForm
@@ -16,10 +18,12 @@ class NewDeliveries:
 
     Args:
         app: the Celery app. Nothing is read from it before the first use.
+        clock: tells the time.
     """
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, clock: Clock) -> None:
         self._app = app
+        self._clock = clock
 
     def of(self, messages: Iterable[tuple[Message, int, int]]) -> list[Delivery]:
         """Make a delivery of each message, its due time in Unix milliseconds and its priority."""
@@ -28,10 +32,12 @@ class NewDeliveries:
         if parent is not None:
             root_id, parent_id = parent.request.root_id or parent.request.id, parent.request.id
         reply_to = self._app.thread_oid if self._replies else None
-        return [
+        deliveries = [
             Delivery(message, message.task_id, due_ms, priority, root_id, parent_id, reply_to)
             for message, due_ms, priority in messages
         ]
+        note_waits(self._app, deliveries, self._clock)
+        return deliveries
 
     @cached_property
     def _replies(self) -> bool:
@@ -50,3 +56,14 @@ def tell_before(form: DeliveryForm, deliveries: Sequence[Delivery], now_ms: int)
             last()
         last = form.before_publish(delivery, now_ms)
     return last
+
+
+def note_waits(app: Any, deliveries: Iterable[Delivery], clock: Clock) -> None:
+    """Note that deliveries wait from now on, if the app is traced."""
+    if tracing.find(wanted=True) is None:
+        return
+    rebound = registry.installed(app)
+    if rebound is not None and rebound.settings.tracing:
+        now_ms = clock.now_ms()
+        for delivery in deliveries:
+            delivery.since_ms = now_ms

@@ -85,7 +85,7 @@ class Publisher:
         self._queue = queue
         self._form = form
         self._clock = clock
-        self._new = NewDeliveries(app)
+        self._new = NewDeliveries(app, clock)
         self._rates = Rates(lanes or RatedLanes(lambda: None), clock)
         self._events = SentEvents(app, queue, clock)
         self._unclaimed = UnclaimedWatch(clock)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ..destinations import Destination, Outcome, Unavailable, Underway
 from ..redaction import Redactor
 from .delivery import Delivery
 from .outage_mode import OutageMode, is_failure
+from .spans import SentSpans
+
+if TYPE_CHECKING:
+    from ..tracing import Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +28,7 @@ def send(
     redact: Redactor,
     *,
     waits: bool,
+    tracer: Tracer | None = None,
 ) -> tuple[_Outcomes, Collection[int]]:
     """Send; returns the outcomes, and which deliveries wait because the breaker of their destination is open.
 
@@ -34,15 +40,17 @@ def send(
         outage_mode: the circuit breakers of destinations; None if the app has none.
         redact: decides the part of an error's text that is logged.
         waits: whether every outcome is waited for.
+        tracer: makes a span of each delivery that is sent; None for no spans.
     """
     outcomes: _Outcomes = {index: one.ended for index, one in deliveries.items() if one.ended is not None}
     unsent = {index: one for index, one in deliveries.items() if one.ended is None}
     if outage_mode is None:
-        return outcomes | _send(unsent, destinations, redact, waits=waits), ()
+        return outcomes | _send(unsent, destinations, redact, waits=waits, tracer=tracer), ()
     lanes = {index: outage_mode.lane_of(one.message) for index, one in unsent.items()}
     closed = outage_mode.held(set(lanes.values()))
     kept = {index for index, lane in lanes.items() if lane in closed} if closed else set()
-    sent = _send({index: one for index, one in unsent.items() if index not in kept}, destinations, redact, waits=waits)
+    let_through = {index: one for index, one in unsent.items() if index not in kept}
+    sent = _send(let_through, destinations, redact, waits=waits, tracer=tracer)
     known = {index: outcome for index, outcome in sent.items() if not isinstance(outcome, Underway)}
     opened = outage_mode.report([(lanes[index], outcome) for index, outcome in known.items()])
     held = {index for index, outcome in known.items() if lanes[index] in opened and is_failure(outcome)}
@@ -60,8 +68,14 @@ def send(
 
 
 def _send(
-    deliveries: Mapping[int, Delivery], destinations: Mapping[str, Destination], redact: Redactor, *, waits: bool
+    deliveries: Mapping[int, Delivery],
+    destinations: Mapping[str, Destination],
+    redact: Redactor,
+    *,
+    waits: bool,
+    tracer: Tracer | None,
 ) -> _Outcomes:
+    spans = None if tracer is None else SentSpans(tracer, deliveries, redact)
     by_kind: dict[str, list[int]] = defaultdict(list)
     for index, delivery in deliveries.items():
         by_kind[delivery.message.target.kind].append(index)
@@ -75,6 +89,8 @@ def _send(
             redact.log(logger, "unexpected error while delivering to %s", kind, error=error, extra=extra)
             answers = [Unavailable(f"{kind}: {error!r}")] * len(indices)
         outcomes.update(zip(indices, answers, strict=True))
+    if spans is not None:
+        spans.end(outcomes)
     if not waits:
         return outcomes
     return {

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 from ..clock import SYSTEM_CLOCK, Clock
 from ..no_thread import is_no_thread
+from ..tracing import keep_contexts
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -125,7 +126,7 @@ class HostThreads(Generic[Item, Result]):
 
     def _execute(self, function: Callable[..., None], *arguments: object) -> None:
         if self._threads is None:
-            self._threads = ThreadPoolExecutor(self._size, thread_name_prefix="rebound-http")
+            self._threads = ThreadPoolExecutor(self._size, "rebound-http", initializer=keep_contexts)
         try:
             self._threads.submit(function, *arguments)
             self._lacks_threads = False

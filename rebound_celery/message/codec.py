@@ -49,6 +49,9 @@ _PLAIN, _COMPRESSED_1 = bytes([PLAIN]), bytes([COMPRESSED_1])
 Context = Mapping[str, Any]
 _NO_CONTEXT: Context = {}
 
+#: The names of the message's fields in the mapping `more`.
+_PREVIOUS_SPAN = "previous_span"
+
 _Attempt = Annotated[int, msgspec.Meta(ge=1, le=1 + MAX_RETRIES_LIMIT)]
 
 
@@ -203,13 +206,24 @@ def _take_apart(message: Message, context: Context) -> _Packed:
         message.source,
         message.client_id,
         dict(context) if context else None,
-        dict(message.unknown) if message.unknown else None,
+        _more(message) if message.unknown or message.previous_span is not None else None,
         _pack_route((message.destination, message.dead_destination, message.policy)),
     )
 
 
+def _more(message: Message) -> dict[str, Any]:
+    more = dict(message.unknown)
+    if message.previous_span is not None:
+        more[_PREVIOUS_SPAN] = message.previous_span
+    return more
+
+
 def _build(id: str, fields: _Fields, route: Route) -> Message:  # noqa: A002 - the name of the field
     destination, dead_destination, policy = route
+    more = fields.more
+    previous_span = more.pop(_PREVIOUS_SPAN, None) if more else None
+    if previous_span is not None and not isinstance(previous_span, str):
+        raise WireFormatError(f"a stored message is damaged: its {_PREVIOUS_SPAN} is no text")
     return Message(
         id,
         fields.value,
@@ -228,7 +242,8 @@ def _build(id: str, fields: _Fields, route: Route) -> Message:  # noqa: A002 - t
         fields.content_type,
         fields.source,
         fields.client_id,
-        fields.more or {},
+        more or {},
+        previous_span,
     )
 
 

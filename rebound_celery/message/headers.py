@@ -32,6 +32,7 @@ EXCEPTION_STACKTRACE = "rebound-exception-stacktrace"
 SOURCE = "rebound-source"
 CLIENT_ID = "rebound-client-id"
 HISTORY = "rebound-history"
+PREVIOUS_SPAN = "rebound-previous-span"
 
 #: How often a record was replayed from its dead letter, and what an operator has changed of it. These two travel as any
 #: header of the user's does: through all retries, into the next dead letter, and over HTTP. A handler sees them.
@@ -55,6 +56,7 @@ OWN_HEADERS = frozenset(
         SOURCE,
         CLIENT_ID,
         HISTORY,
+        PREVIOUS_SPAN,
     }
 )
 
@@ -167,6 +169,7 @@ def _read_again(record: KafkaRecord, group: str, here: Origin, own: dict[str, st
         origin=origin,
         group=own.get(GROUP),
         history=history,
+        previous_span=own.get(PREVIOUS_SPAN, "")[:55] or None,
     )
 
 
@@ -209,9 +212,7 @@ def _warn(here: Origin, broken: object, consequence: str) -> None:
 
 
 def _read_own(own: dict[str, str], here: Origin) -> tuple[int, int | None, Origin]:
-    attempt = _number(own, ATTEMPT)
-    if attempt is None:
-        attempt = 1
+    attempt = 1 if (number := _number(own, ATTEMPT)) is None else number
     if not 1 <= attempt <= 1 + MAX_RETRIES_LIMIT:
         raise _BrokenHeaderError(f"{ATTEMPT}={attempt}")
     partition, offset, timestamp = (_number(own, name) for name in (ORIGIN_PARTITION, ORIGIN_OFFSET, ORIGIN_TIMESTAMP))
@@ -260,7 +261,7 @@ def _utf8(text: str) -> str:
 def own_headers(message: Message) -> list[tuple[str, str]]:
     """Return the headers that rebound adds to a delivery of `message`, in a fixed order, without its history.
 
-    Only Kafka gets the history, because HTTP servers refuse long headers.
+    Only Kafka gets the history, because HTTP servers refuse long headers. Only a consumer of rebound's reads the span.
     """
     origin = message.origin
     candidates: list[tuple[str, object]] = [
@@ -294,4 +295,6 @@ def kafka_headers(message: Message) -> list[tuple[str, bytes | None]]:
     headers += [(name, text.encode("utf-8", "replace")) for name, text in own_headers(message)]
     if message.history:
         headers.append((HISTORY, _history_text(message.history)))
+    if message.previous_span is not None:
+        headers.append((PREVIOUS_SPAN, message.previous_span.encode()))
     return headers

@@ -34,6 +34,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         content_type: the content type for an HTTP delivery, if its headers have none; None means bytes.
         source, client_id: free texts of the caller, delivered as headers; None sends no such header.
         unknown: fields that a later version wrote. They have no effect here and are written back.
+        previous_span: the span of the attempt before, as a W3C `traceparent`; None if it was not traced.
     """
 
     # Callers that make many messages give these by position, which takes a tenth of the time. So their order counts.
@@ -55,6 +56,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     source: str | None = None
     client_id: str | None = None
     unknown: Mapping[str, Any] = {}
+    previous_span: str | None = None
 
     @property
     def target(self) -> Address:
@@ -99,6 +101,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
             self.source,
             self.client_id,
             self.unknown,
+            self.previous_span,
         )
 
     def dead(self, reason: str, failure: Failure | None = None) -> Message:

@@ -40,6 +40,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         group: the consumer group that a retry is for; None on records that are not retries.
         history: the earlier attempts, the newest last; at most ten.
         data: what the consumer's deserializer has made of the value; None without a deserializer.
+        previous_span: the span of the attempt before, as a W3C `traceparent`; None if it was not traced.
     """
 
     # The order of the fields counts, as in Message.
@@ -57,6 +58,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     group: str | None = None
     history: History = ()
     data: Any = None
+    previous_span: str | None = None
 
 
 def normalize_headers(headers: Mapping[str, Any] | Iterable[tuple[str, Any]] | None) -> Headers:

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, TypedDict, Unpack, cast
 
 import msgspec
 
+from .. import tracing
 from ..clock import Clock
 from ..config import Settings, parse_brokers
 from ..errors import InvalidSettingError
@@ -184,6 +185,9 @@ def _make(
         failure = settings.redact.failure(Failure.of(raised, with_stack=True))
     by = f"{group or 'handle_failure'}@{socket.gethostname()}"
     message = settings.redact.dead_letter(message.failed(failure, decision, now_ms=now_ms, by=by))
+    if (tracer := tracing.find(wanted=settings.tracing)) is not None:
+        # The app's own span of the attempt that has failed.
+        message = tracer.of_caller(message)
     target = str(message.target)
     if isinstance(decision, Retry):
         delay_s = (decision.due_ms - now_ms) / 1000

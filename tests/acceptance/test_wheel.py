@@ -151,6 +151,7 @@ def test_every_module_that_serves_no_extra_loads_without_the_extras(venv: Path) 
 import importlib, pkgutil, rebound_celery
 of_extras = ("rebound_celery.demo", "rebound_celery.destinations.kafka.confluent")
 of_extras += ("rebound_celery.other_consumers.faststream",)
+of_extras += tuple(f"rebound_celery.tracing.{name}" for name in ("provider", "tracer", "carrier"))
 for module in pkgutil.walk_packages(rebound_celery.__path__, "rebound_celery."):
     if not module.name.startswith(of_extras):
         importlib.import_module(module.name)

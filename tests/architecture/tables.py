@@ -32,6 +32,7 @@ COMMON = (
     "selection",
     "shown",
     "stopping",
+    "tracing",
     "urls",
     "urls.*",
 )
@@ -67,6 +68,8 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "message": ("caching", "errors", "policy", "policy.*", "shown", "urls.*"),
     "limits": ("errors", "urls.patterns"),
     "labels": ("errors", "message"),
+    "setting_values": ("errors", "shown", "urls.*"),
+    "tracing": ("message", "message.*"),
     "http_options": ("errors", "urls.*"),
     "config": (
         "errors",
@@ -80,6 +83,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "policy",
         "policy.*",
         "redaction",
+        "setting_values",
         "shown",
         "urls.*",
     ),
@@ -295,6 +299,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
         "operate.doctor_kafka",
     ),
     "prometheus_client": ("metrics.collector", "metrics.exporter"),
+    "opentelemetry": ("tracing.*",),
     "faststream": ("other_consumers.faststream",),
     "confluent_kafka": ("compat.*", "destinations.kafka.*"),
     "urllib3": ("destinations.*", "operate.*", "demo.*"),

@@ -261,6 +261,14 @@ def test_fields_of_a_later_version_are_kept_and_written_back() -> None:
     assert again.unknown == more
 
 
+def test_the_span_of_the_attempt_before_is_kept_beside_the_fields_of_a_later_version() -> None:
+    message = replace(MINIMAL, previous_span="00-aa-bb-01", unknown={"deadline": 7})
+
+    assert decode("1", encode(message)) == (message, {})
+    older, _ = decode("1", with_parts(more={"previous_span": "00-aa-bb-01", "deadline": 7}))
+    assert older == message
+
+
 def _retry() -> Any:
     from rebound_celery.policy import Retry
 
@@ -304,6 +312,7 @@ def test_a_policy_or_a_destination_that_a_later_version_knows_leaves_the_message
         *[{"history": value} for value in [None, 7, [[1, 2]], [[1, 2, "", 3]], [7]]],
         *[{name: 7} for name in ["group", "reason", "content_type", "source", "client_id", "context", "more"]],
         *[{name: {7: 1}} for name in ["context", "more"]],
+        {"more": {"previous_span": 7}},
         *[{"route": value} for value in [None, [], {}, ROUTE[:2], [*ROUTE, 7], [None, None, None], "abc"]],
         {"route": [{"topic": "a b"}, *ROUTE[1:]]},
         {"route": [{"url": "ftp://x"}, *ROUTE[1:]]},

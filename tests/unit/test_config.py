@@ -47,6 +47,7 @@ SETTINGS = [
     ("dead_letter_ttl", 86_400, "86400", 86_400.0),
     ("metrics_labels", ["source"], "source", (LabelKey("source", "source"),)),
     ("redact", "shop.privacy:redact", "shop.privacy:redact", Redactor("shop.privacy:redact")),
+    ("tracing", False, "off", False),
     ("health_file", Path("/run/%n.health"), "/run/%n.health", "/run/%n.health"),
 ]
 ONLY_IN_CONF = [

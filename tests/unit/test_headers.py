@@ -28,6 +28,8 @@ USERS: Pairs = [
     ("rebound", b"mine"),
 ]
 
+SPAN = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
 
 class ConsumerRecord(NamedTuple):
     """The fields of kafka-python's ConsumerRecord that rebound reads."""
@@ -151,11 +153,11 @@ def test_a_retry_is_told_in_text_that_any_kafka_tool_shows() -> None:
 
 def test_every_header_that_is_written_is_one_that_is_taken_back() -> None:
     record = read_record(ConsumerRecord(), "billing")
-    dead = message_of(record, source="s", client_id="c", history=(PastAttempt(1, 2, "a", "b"),))
+    dead = message_of(record, source="s", client_id="c", history=(PastAttempt(1, 2, "a", "b"),), previous_span=SPAN)
     dead = dead.dead("rejected", Failure("a", "b", "c"))
 
     assert {name for name, _ in kafka_headers(dead)} == OWN_HEADERS
-    assert {name for name, _ in own_headers(dead)} == OWN_HEADERS - {h.HISTORY}, "HTTP servers refuse long headers"
+    assert {name for name, _ in own_headers(dead)} == OWN_HEADERS - {h.HISTORY, h.PREVIOUS_SPAN}, "not over HTTP"
 
 
 def test_a_text_that_is_no_utf_8_does_not_stop_the_delivery() -> None:
@@ -314,3 +316,14 @@ def test_a_history_of_another_program_is_cut_to_its_bounds() -> None:
 
     assert [past.attempt for past in history] == list(range(20 - MAX_PAST_ATTEMPTS, 20))
     assert {len(past.error) for past in history} == {200}
+
+
+def test_the_span_of_the_attempt_before_goes_to_kafka_alone() -> None:
+    record = read_record(ConsumerRecord(headers=[(h.PREVIOUS_SPAN, SPAN.encode()), ("mine", b"1")]), "billing")
+
+    assert (record.previous_span, record.headers) == (SPAN, (("mine", b"1"),))
+    message = message_of(record, previous_span=SPAN)
+    assert kafka_headers(message)[-1] == (h.PREVIOUS_SPAN, SPAN.encode())
+    assert h.PREVIOUS_SPAN not in dict(own_headers(message))
+    again = read_record(ConsumerRecord(headers=[(h.PREVIOUS_SPAN, b"x" * 9_000)]), "billing")
+    assert again.previous_span == "x" * len(SPAN)
