@@ -218,6 +218,15 @@ def test_a_schedule_beside_that_of_rebound_is_refused_and_both_places_are_named(
     assert str(refused.value).count("test_app.py:") == 2
 
 
+def test_rebound_says_that_it_takes_the_place_of_a_schedule(caplog: pytest.LogCaptureFixture) -> None:
+    app = make_app()
+    install_schedule(app, {"lease": 5})
+    Rebound(app)
+
+    (record,) = [record for record in caplog.records if record.__dict__.get("event") == "schedule_replaced"]
+    assert "test_app.py:" in record.getMessage()
+
+
 @pytest.mark.parametrize("install", [Rebound, install_schedule])
 def test_what_is_no_app_is_refused_without_its_password(install: Callable[[Any], object]) -> None:
     with pytest.raises(InvalidSettingError, match="it is a Celery app") as refused:

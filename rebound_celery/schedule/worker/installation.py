@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -34,6 +35,8 @@ _TRANSPORTS = {
 }
 
 _STOP_STEP = "rebound_celery.schedule.worker.stop_step:StopStep"
+
+logger = logging.getLogger(__name__)
 
 #: Short names that a mapping of options may use.
 _SHORT = {"lease": "lease_s", "max_losses": "max_worker_losses"}
@@ -69,6 +72,12 @@ def install_schedule(
             app.main,
             f"it has the schedule already, from {earlier.place}, and {place_of_caller()} installs a second one; "
             "Rebound(app) brings the schedule, and its settings have the options",
+        )
+    if earlier is not None and not earlier.is_copy:
+        logger.warning(
+            "the options of install_schedule at %s have no effect: Rebound brings the schedule, with its own settings",
+            earlier.place,
+            extra={"event": "schedule_replaced"},
         )
     check_known_broker(app)
     read = partial(_read, options)
