@@ -456,22 +456,10 @@ PATCHES: tuple[Patch, ...] = (
     ),
     _celery("fixups.django:DjangoWorkerFixup.install", "used", "compat/celery_fixups.py", "As `_fixups`."),
     _celery(
-        "concurrency.asynpool:AsynPool._active_writers",
-        "used",
-        _POOL,
-        "It tells which jobs are not wholly written to their child yet.",
-    ),
-    _celery(
         "concurrency.asynpool:AsynPool.flush",
         "replaced",
         _POOL,
         "It forgets the tasks that the children have got and have not been heard to begin, and the children run them.",
-    ),
-    _celery(
-        "concurrency.asynpool:ResultHandler._hub",
-        "used",
-        _POOL,
-        "It has the callback, or generator, through which the worker hears from a child.",
     ),
     _celery(
         "events.dispatcher:EventDispatcher._group_buffer",

@@ -194,12 +194,13 @@ def test_warm_stop_hands_back_what_has_not_begun(bench: Bench, pool: str, late: 
     wait_until(lambda: not bench.left(), message=lambda: str(bench.left()))
 
 
+@pytest.mark.parametrize("files", [0, 1100])
 @pytest.mark.parametrize("what", ["stop", "lost connection"])
-def test_task_that_a_child_has_got_and_not_begun_yet_runs_once(bench: Bench, what: str):
+def test_task_that_a_child_has_got_and_not_begun_yet_runs_once(bench: Bench, what: str, files: int):
     """The worker does not know yet that it has begun; a busy machine's scheduler holds the child, for example."""
     proxy = Proxy(bench.server.port, 1)
     url = f"redis://127.0.0.1:{proxy.port}/0"
-    first = bench.worker("prefork", "-c", "1", TEST_ACKS_LATE="1", TEST_REDIS_URL=url)
+    first = bench.worker("prefork", "-c", "1", TEST_ACKS_LATE="1", TEST_REDIS_URL=url, TEST_OPEN_FILES=str(files))
     (child,) = map(int, Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split())
     os.kill(child, signal.SIGSTOP)
     bench.call("work.apply_async((0, 0.1), countdown=0.5)")
@@ -219,6 +220,23 @@ def test_task_that_a_child_has_got_and_not_begun_yet_runs_once(bench: Bench, wha
 
     wait_until(lambda: not bench.left(), timeout=30, message=lambda: str(bench.left()))
     assert bench.said() == ["begun 0", "done 0"]
+
+
+def test_children_that_end_after_each_task_and_lost_connections_repeat_nothing(bench: Bench):
+    """A child's successor runs what the child had got."""
+    proxy = Proxy(bench.server.port, 1)
+    url = f"redis://127.0.0.1:{proxy.port}/0"
+    worker = bench.worker("prefork", "--max-tasks-per-child=1", TEST_ACKS_LATE="1", TEST_REDIS_URL=url)
+    bench.call("for n in range(60): work.apply_async((n, 0.05), countdown=0.5)")
+    for cuts in range(1, 6):
+        wait_until(lambda cuts=cuts: len(bench.said()) > 16 * cuts, timeout=60)
+        proxy.begin(ConnectionFault("cut", 1.0))
+        worker.wait_for_output("Connection to broker lost", times=cuts)
+
+    wait_until(lambda: not bench.left(), timeout=60, message=lambda: str(bench.left()))
+
+    assert Counter(bench.said()).most_common(1)[0][1] == 1
+    assert len(bench.said()) == 120
 
 
 @pytest.mark.parametrize("pool", POOLS if FULL else ["prefork", "gevent"])

@@ -6,12 +6,12 @@ from typing import Any
 
 from celery import bootsteps
 
-from ...compat.celery_pool import await_begun_before_flush
+from ...compat.celery_pool import keep_at_flush
 from ...stopping import forget_stop, share_with_children, tell_children
 
 
 class StopStep(bootsteps.StartStopStep):
-    """Tells the pool's processes that the worker stops, and lets the pool hear from them before it stops.
+    """Tells the pool's processes that the worker stops, and lets the pool keep what they have got.
 
     The signal `worker_shutting_down` tells of SIGTERM and the like, and comes earlier. `celery control shutdown` and
     `worker.stop()` send no signal before the pool has ended.
@@ -26,7 +26,7 @@ class StopStep(bootsteps.StartStopStep):
 
     def start(self, worker: Any) -> None:
         """The worker's pool has started."""
-        await_begun_before_flush(worker.pool)
+        keep_at_flush(worker.pool)
 
     def close(self, _worker: Any) -> None:
         """The worker is about to stop its parts."""

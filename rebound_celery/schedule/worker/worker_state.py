@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 from weakref import ref
 
-from ...compat.celery_pool import await_begun
+from ...compat.celery_pool import tasks_of_children
 from ...stopping import is_stopping
 from ..transport.installed import Load
 
@@ -41,8 +41,7 @@ def tasks_to_finish() -> set[str]:
         return _ids(state.active_requests)
     if pool.uses_semaphore:
         # At a lost connection only the prefork pool, the one with a semaphore, drops what it has not begun.
-        await_begun(pool)
-        return _ids(state.active_requests)
+        return tasks_of_children(pool) | _ids(state.active_requests)
     # Other pools run everything they were given: the queue of a threads pool, a greenlet that has not started yet.
     return _ids(state.active_requests) | _ids(state.reserved_requests)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import time
 from typing import Any
@@ -31,6 +32,11 @@ if os.environ.get("TEST_STOCK") != "1":
             "leased": tuple(filter(None, os.environ.get("TEST_LEASED", "").split(","))),
         },
     )
+
+open_files = int(os.environ.get("TEST_OPEN_FILES", "0"))
+if open_files:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_files + 1000, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(open_files)]
 
 log = redis.Redis.from_url(URL)
 
