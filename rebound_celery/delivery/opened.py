@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 
@@ -11,6 +13,17 @@ from ..schedule.port import Schedule
 
 #: The destinations by the kind of address that they serve: "kafka", "http" and "dead-set".
 Destinations = Mapping[str, Destination]
+
+
+_all: weakref.WeakSet[OpenedDestinations] = weakref.WeakSet()
+
+
+def _forget_locks() -> None:
+    for opened in _all:
+        opened.forget_lock()
+
+
+os.register_at_fork(after_in_child=_forget_locks)
 
 
 class OpenedDestinations:
@@ -24,13 +37,23 @@ class OpenedDestinations:
         self._build = build
         self._pid: int | None = None
         self._current: Destinations | None = None
+        self._lock = threading.Lock()
+        _all.add(self)
 
     @property
     def by_kind(self) -> Destinations:
-        """The destinations of this process."""
-        if self._current is None or self._pid != os.getpid():
-            self._current, self._pid = self._build(), os.getpid()
-        return self._current
+        """The destinations of this process: the same for all threads, since they bound the work for each host."""
+        current = self._current
+        if current is not None and self._pid == os.getpid():
+            return current
+        with self._lock:
+            if self._current is None or self._pid != os.getpid():
+                self._current, self._pid = self._build(), os.getpid()
+            return self._current
+
+    def forget_lock(self) -> None:
+        """In a forked child: a thread that the child does not have may have held it."""
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         """Close what this process opened. What a parent opened before the fork belongs to the parent."""
