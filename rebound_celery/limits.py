@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from fnmatch import fnmatchcase
+from fnmatch import fnmatchcase, translate
 from typing import NamedTuple
 
 from .errors import InvalidSettingError
-from .urls.patterns import STAR, check_fits, read_url_pattern
+from .urls.patterns import read_url_pattern
 
 #: What is done with a message that waits already; see `UniqueRule`.
 UNIQUE_WAYS = ("replace", "keep", "extend")
@@ -128,15 +128,18 @@ class RateRule:
 
     Attributes:
         text: as it was given: a pattern of destinations, and after ` key=` one of keys.
-        destination: the pattern of destinations, such as `kafka://orders*` or `https://api.example.com/slow/*`.
+        destination: the pattern of destinations, such as `kafka://orders*` or `https://api.example.com/slow/*`; one of
+            URLs in their normal form, with a path.
         key: the pattern of keys; None for every message, with a key or without.
         rate: messages a second of all workers together; None for no limit.
+        regex: what matches the destinations that the pattern fits.
     """
 
     text: str
     destination: str
     key: str | None
     rate: float | None
+    regex: re.Pattern[str]
 
     @classmethod
     def of(cls, name: str, text: object, rate: object) -> RateRule:
@@ -151,19 +154,21 @@ class RateRule:
         if not _DESTINATION.fullmatch(destination) or (separator and not key):
             rule = "a rule is kafka://topic, http://host/path or https://host/path, with * for any text"
             raise InvalidSettingError(name, text, f"{rule}; and for some keys only, a space and key=pattern")
-        if not destination.startswith("kafka://"):
+        if destination.startswith("kafka://"):
+            regex = re.compile(translate(_with_plain_brackets(destination)))
+        else:
             if ("?" in destination or "#" in destination) and "@" not in destination:
                 path = re.split(r"[?#]", destination)[0]
                 rule = f"a rule is for a path with all of its queries: give {path!r}"
                 raise InvalidSettingError(name, text, rule)
             try:
-                destination = _normal_url(destination)
+                destination, _, regex = read_url_pattern(destination)
             except ValueError as error:
                 raise InvalidSettingError(name, text, str(error)) from None
         is_number = isinstance(rate, int | float) and not isinstance(rate, bool)
         if rate is not None and (not is_number or not 0 < rate <= 1e6):  # type: ignore[operator]
             raise InvalidSettingError(f"{name}[{text!r}]", rate, f"it is {_RATE_RULE}")
-        return cls(text.strip(), destination, key if separator else None, rate)  # type: ignore[arg-type]
+        return cls(text.strip(), destination, key if separator else None, rate, regex)  # type: ignore[arg-type]
 
     @property
     def part(self) -> str:
@@ -174,35 +179,20 @@ class RateRule:
 
     def is_for(self, destination: str) -> bool:
         """Whether it is for a destination: `kafka://topic`, or a URL without user, query and usual port."""
-        return _fits(destination, self.destination) or _fits(destination, self._without_port)
-
-    @property
-    def _without_port(self) -> str:
-        """The pattern for the scheme's own port, which is not written, where all ports are meant."""
-        url = _URL.fullmatch(self.destination)
-        return f"{url[1].removesuffix(':*')}{url[2]}" if url else self.destination
+        return self.regex.match(destination) is not None
 
     def takes(self, key: bytes | None) -> bool:
         """Whether it takes a message with this key. A key that is no UTF-8 has U+FFFD for each wrong byte."""
         return self.key is None or (key is not None and _fits(key.decode("utf-8", "replace"), self.key))
 
 
-def _normal_url(pattern: str) -> str:
-    """A pattern of URLs in the form of the URLs with which it is compared.
-
-    Raises:
-        ValueError: if it fits none, or has more than one meaning.
-    """
-    read = read_url_pattern(pattern)
-    # A host is given with all of its paths.
-    text = f"{read.text.removesuffix('/')}/*" if read.path in ("", "/") else read.text
-    check_fits(pattern, STAR, lambda endpoint: _fits(endpoint, text))
-    return text
-
-
 def _fits(text: str, pattern: str) -> bool:
-    # A bracket is a bracket, as in the URL of an IPv6 address.
-    return fnmatchcase(text, pattern.replace("[", "[[]"))
+    return fnmatchcase(text, _with_plain_brackets(pattern))
+
+
+def _with_plain_brackets(pattern: str) -> str:
+    """A pattern for `fnmatch` in which a bracket is a bracket."""
+    return pattern.replace("[", "[[]")
 
 
 def read_rates(name: str, value: object) -> tuple[RateRule, ...]:
@@ -213,10 +203,10 @@ def read_rates(name: str, value: object) -> tuple[RateRule, ...]:
     """
     if not isinstance(value, Mapping):
         raise InvalidSettingError(name, value, f"it is a mapping of patterns to {_RATE_RULE}")
-    rules: dict[tuple[str, str | None], RateRule] = {}
+    rules: dict[tuple[re.Pattern[str], str | None], RateRule] = {}
     for text, rate in value.items():
         rule = RateRule.of(name, text, rate)
-        first = rules.setdefault((rule.destination, rule.key), rule)
+        first = rules.setdefault((rule.regex, rule.key), rule)
         if first is not rule:
             raise InvalidSettingError(
                 name, text, f"it is for the same messages as {first.text!r}: leave out one of them"

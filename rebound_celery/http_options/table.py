@@ -9,17 +9,13 @@ from difflib import get_close_matches
 from typing import Any
 
 from ..errors import InvalidSettingError
-from ..urls.patterns import STAR, check_fits, read_url_pattern
+from ..urls.patterns import read_url_pattern
 from .options import HttpOptions
 
 #: The options of all destinations that have none of their own, and what an option is that a destination leaves out.
 EVERY = "*"
 
 _PATTERN_RULE = "a destination is * or http(s)://host/path, without query; * stands for any part of a host or a path"
-
-#: What `*` stands for in a host, and as a host.
-_IN_HOST = "[a-z0-9_.-]*"
-_ANY_HOST = rf"(?:{_IN_HOST}|\[[0-9a-f:.]+\])"
 
 
 class HttpTable:
@@ -59,7 +55,7 @@ class HttpTable:
         Args:
             endpoint: the URL in the form in which it is compared; see `HttpUrl.endpoint`.
         """
-        return next((options for regex, options in self._rows if regex.fullmatch(endpoint)), self._usual)
+        return next((options for regex, options in self._rows if regex.match(endpoint)), self._usual)
 
 
 def read_http_table(name: str, value: object) -> HttpTable:
@@ -97,20 +93,11 @@ def _read_options(pattern: str, given: object) -> HttpOptions:
 
 
 def _regex(pattern: str) -> re.Pattern[str]:
-    """What matches endpoints. A `*` in the host stays within the host, so that a secret stays there too."""
+    """What matches endpoints."""
     try:
-        read = read_url_pattern(pattern, stays_in_host=True)
-        regex = re.compile(
-            re.escape(f"{read.scheme}://")
-            + (_ANY_HOST if read.host == "*" else _glob(read.host, _IN_HOST))
-            + ("(?::[0-9]+)?" if read.port == ":*" else re.escape(read.port))
-            + _glob(read.path or "/*", ".*"),
-            re.DOTALL,
-        )
-        check_fits(pattern, STAR, regex.fullmatch)
+        return read_url_pattern(pattern).regex
     except ValueError as error:
         raise _refusal(pattern, f"{error}; {_PATTERN_RULE}") from None
-    return regex
 
 
 def _check_twins(patterns: Sequence[str], regexes: Sequence[re.Pattern[str]]) -> None:
@@ -129,7 +116,3 @@ def _refusal(pattern: str, allowed: str) -> InvalidSettingError:
 
 def _shown(pattern: str) -> str:
     return "***" if "@" in pattern else pattern
-
-
-def _glob(text: str, any_part: str) -> str:
-    return any_part.join(map(re.escape, text.split("*")))

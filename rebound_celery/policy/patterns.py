@@ -6,13 +6,13 @@ import re
 from fnmatch import fnmatchcase, translate
 from typing import NamedTuple
 
-from ..urls.patterns import SIGNS, check_comparable, check_fits, read_url_pattern
+from ..urls.patterns import SIGNS, check_comparable, read_url_pattern
 from .checks import TOPIC_RULE, has_topic_form
 
-_SCHEMES = ("kafka://", "http://", "https://")
+_KAFKA = "kafka"
+_SCHEMES = (_KAFKA, "http", "https")
 _SCHEME_RULE = "it fits no destination: these begin with kafka://, http:// or https://"
 _BROKERS_RULE = "it fits no destination: these are kafka://topic, without brokers"
-_PATH_RULE = "it fits no URL, because each has a path: add /* for all URLs of this host"
 
 
 class Pattern(NamedTuple):
@@ -61,23 +61,35 @@ def destination_pattern(pattern: str) -> Pattern:
     """
     begin = SIGNS.split(pattern, maxsplit=1)[0]
     has_sign, begin = begin != pattern, begin.lower()
-    if not any(begin.startswith(scheme) or (has_sign and scheme.startswith(begin)) for scheme in _SCHEMES):
+    starts = [f"{scheme}://" for scheme in _SCHEMES]
+    if not any(begin.startswith(start) or (has_sign and start.startswith(begin)) for start in starts):
         raise ValueError(_SCHEME_RULE)
     scheme, separator, rest = pattern.partition("://")
-    if scheme == "kafka":
-        if why := _BROKERS_RULE if "/" in rest else topic_fault(rest):
-            raise ValueError(why)
-        return _pattern(pattern)
-    if not separator or (fnmatchcase("kafka", scheme) and "/" not in rest):
-        # It may be for topics too, or a sign at its beginning may stand for more than the scheme.
+    if not separator or "/" in scheme:
+        # Its sign may stand for more than a scheme or a host.
         check_comparable(pattern, SIGNS)
         return _pattern(pattern)
-    read = read_url_pattern(pattern, SIGNS)
-    if not read.path and "*" not in read.text:
-        raise ValueError(_PATH_RULE)
-    regex = re.compile("|".join(map(translate, read.for_fnmatch)))
-    check_fits(pattern, SIGNS, regex.match)
-    return Pattern(None if read.has_signs else read.text, regex)
+    forms, fault = [], _SCHEME_RULE
+    for name in _SCHEMES:
+        # The scheme of a URL may have capitals.
+        if fnmatchcase(name, scheme if name == _KAFKA else scheme.lower()):
+            try:
+                forms.append(_with_scheme(name, rest))
+            except ValueError as error:
+                fault = str(error)
+    if not forms:
+        raise ValueError(fault)
+    return forms[0] if len(forms) == 1 else Pattern(None, re.compile("|".join(form.regex.pattern for form in forms)))
+
+
+def _with_scheme(scheme: str, rest: str) -> Pattern:
+    """Return a pattern of destinations with this scheme, which has no sign."""
+    if scheme != _KAFKA:
+        read = read_url_pattern(f"{scheme}://{rest}", SIGNS)
+        return Pattern(read.url, read.regex)
+    if why := _BROKERS_RULE if "/" in rest else topic_fault(rest):
+        raise ValueError(why)
+    return _pattern(f"{scheme}://{rest}")
 
 
 def _pattern(pattern: str) -> Pattern:

@@ -24,8 +24,9 @@ _MOST_FOUND = 1_024
 class PolicyTable:
     """The policies of an app by topic and by destination.
 
-    A pattern is a name in which `*` stands for any characters, `?` for one, and `[ab]` for one of these. A name without
-    such signs goes before all patterns; then the first pattern that fits counts.
+    A pattern is a name in which `*` stands for any characters, `?` for one, and `[ab]` for one of these. In the host
+    and the port of a URL they stand for a part of it only. A name without such signs goes before all patterns; then the
+    first pattern that fits counts. A URL without a path is a pattern for all URLs of its host.
 
     Args:
         default: the policy for everything else.

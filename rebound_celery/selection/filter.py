@@ -29,7 +29,7 @@ class Filter:
         topic: a pattern for the topic that it comes from, or that it goes to.
         key: the record's key, byte for byte.
         destination: a pattern for the destination: `kafka://orders`, `https://shop.example/*`. User and query of a URL
-            are no part of it.
+            are no part of it. A sign in its host or port stands for a part of this only.
         exception: a pattern for the class of the last exception, with its module (`myapp.errors.*`) or without
             (`Timeout*`).
         reason: a pattern for the reason of a dead letter, such as `retries-exhausted`.

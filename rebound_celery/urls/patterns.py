@@ -6,7 +6,7 @@ What has one meaning is read as a URL is read. Everything else is refused. So no
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from string import ascii_lowercase, digits
 from typing import NamedTuple
@@ -33,7 +33,6 @@ SIGNS = re.compile(r"\*|\?|\[!?\]?[^\]]*\]")
 _SIGN = "\0"
 
 _ADDRESS = re.compile(r"[^/?#]*?://(?P<address>\[[^]/*]*:[^]/*]*\])")
-_IPV6 = re.compile(r"\[[0-9a-f:.]+:[0-9a-f:.]*\]")
 _PLACE = re.compile(r"(?P<host>\[[^][]*\]|[^][:]*)(?::(?P<port>[0-9\0]*))?", re.ASCII)
 #: What IDNA takes for a dot.
 _DOT = re.compile("[.\u3002\uff0e\uff61]")
@@ -52,55 +51,48 @@ _QUERY_RULE = "leave out the query ('?...'): a URL is compared without it"
 #: What a set of characters is tried with.
 _TRIED = f"x1{ascii_lowercase}{digits}{ascii_lowercase.upper()}-_~.:@!$&'()+,;=/"
 
+#: What a sign may stand for in a host, in a port, and in a path.
+_HOST_CHARACTERS = f"{ascii_lowercase}{digits}_.-"
+_PATH_CHARACTERS = "".join(map(chr, range(0x21, 0x7F)))
+#: What `*` stands for as a host.
+_ANY_HOST = rf"(?:[{re.escape(_HOST_CHARACTERS)}]*|\[[0-9a-f:.]+\])"
+
+_FITS_NONE = "it fits no URL"
+
 
 class UrlPattern(NamedTuple):
-    """A pattern of URLs, in the form of the URLs with which it is compared.
+    """A pattern of URLs as it is compared with them.
 
     Attributes:
-        scheme: "http" or "https"; it may have signs.
-        host: an IPv6 address in brackets.
-        port: with its colon; "" for the scheme's own.
-        path: "" where the pattern has none.
-        has_signs: whether it stands for more than one URL.
+        text: in the form of the URLs with which it is compared; with the path `/*` where it has none.
+        url: the only URL that it fits; None if it may fit several.
+        regex: what matches the endpoints of the URLs that it fits.
     """
 
-    scheme: str
-    host: str
-    port: str
-    path: str
-    has_signs: bool
-
-    @property
-    def text(self) -> str:
-        """The whole pattern."""
-        return f"{self.scheme}://{self.host}{self.port}{self.path}"
-
-    @property
-    def for_fnmatch(self) -> tuple[str, ...]:
-        """The whole pattern for `fnmatch`; two of them where all ports are meant, for a scheme's own is not written."""
-        # The bracket of an IPv6 address would begin a set.
-        host = f"[[]{self.host[1:]}" if _IPV6.fullmatch(self.host) else self.host
-        whole = f"{self.scheme}://{host}{self.port}{self.path}"
-        return (whole, f"{self.scheme}://{host}{self.path or '/*'}") if self.port == ":*" else (whole,)
+    text: str
+    url: str | None
+    regex: re.Pattern[str]
 
 
-def read_url_pattern(text: str, signs: re.Pattern[str] = STAR, *, stays_in_host: bool = False) -> UrlPattern:
+def read_url_pattern(text: str, signs: re.Pattern[str] = STAR) -> UrlPattern:
     """Read a pattern of URLs as a URL is read.
+
+    A sign in the host stands for characters of a host only, and one in the port for digits. So a pattern for the hosts
+    of one domain fits no URL that has the name of such a host in its path.
 
     Args:
         text: the pattern.
-        signs: what stands for characters in it.
-        stays_in_host: whether a sign in the host stands for a part of the host alone. Otherwise what follows it may be
-            a part of the path, so it has to have the normal form already.
+        signs: what stands for characters in it. The scheme has none.
 
     Raises:
-        ValueError: saying what is wrong or what to write, if it cannot be read, or has more than one meaning.
+        ValueError: saying what is wrong or what to write, if it cannot be read, has more than one meaning, or fits no
+            URL.
     """
     check_characters(text)
     masked, found = _mask(text, signs)
     scheme, separator, rest = masked.partition("://")
     scheme = scheme.lower()
-    if not separator or (scheme not in PORTS and _SIGN not in scheme):
+    if not separator or scheme not in PORTS:
         raise ValueError(_RULE)
     authority, slash, path = rest.partition("/")
     if "@" in authority:
@@ -110,47 +102,85 @@ def read_url_pattern(text: str, signs: re.Pattern[str] = STAR, *, stays_in_host:
     place = _PLACE.fullmatch(authority)
     if place is None:
         raise ValueError("its host or port cannot be read: write http://host/path, and an IPv6 address in brackets")
-    host, port = _host(place["host"]), _port(place["port"] or "", scheme)
-    if stays_in_host and _SIGN in port and port != f":{_SIGN}":
-        raise ValueError("the port is a number from 1 to 65535, or * for all ports")
-    own_ports = [str(own) for name, own in PORTS.items() if name == scheme or _SIGN in scheme]
-    before, after = f"{scheme}://{authority}", f"{scheme}://{host}{port}"
-    lowered = [sign.lower() if index < before.count(_SIGN) else sign for index, sign in enumerate(found)]
-    filling = iter(lowered)
-    scheme, host, port, path = (_fill(part, filling) for part in (scheme, host, port, _path(slash + path)))
-    if port not in ("", ":*") and any(fnmatchcase(own, port[1:]) for own in own_ports):
-        raise ValueError("a URL is compared without its scheme's own port: write :* for all ports")
-    read = UrlPattern(scheme, host, port, path, bool(found))
-    if not stays_in_host and _after_sign(before, found) != _after_sign(after, lowered):
-        raise ValueError(f"write {read.text}")
-    return read
+    in_place = authority.count(_SIGN)
+    found = [sign.lower() for sign in found[:in_place]] + found[in_place:]
+    host, port, path = _host(place["host"]), _port(place["port"] or "", scheme), _path(slash + path)
+    if not path:
+        path = f"/{_SIGN}"
+        found.append("*")
+    normal = _fill(f"{scheme}://{host}{port}{path}", iter(found))
+    regex = _regex(scheme, host, port, path, iter(found))
+    _check_fits(text, signs, regex)
+    return UrlPattern(normal, None if found else normal, regex)
 
 
-def check_fits(text: str, signs: re.Pattern[str], fits: Callable[[str], object]) -> None:
-    """Check that a pattern fits a URL that is written like it.
+def _regex(scheme: str, host: str, port: str, path: str, signs: Iterator[str]) -> re.Pattern[str]:
+    """What matches the endpoints that a pattern fits, as a whole."""
+    in_host = [next(signs) for _ in range(host.count(_SIGN))]
+    host = _ANY_HOST if in_host == ["*"] and host == _SIGN else _glob(host, iter(in_host), _HOST_CHARACTERS)
+    in_port = [next(signs) for _ in range(port.count(_SIGN))]
+    # A scheme's own port is not written.
+    is_own = bool(in_port) and fnmatchcase(f":{PORTS[scheme]}", _fill(port, iter(in_port)))
+    port = _glob(port, iter(in_port), digits)
+    port = f"(?:{port})?" if is_own else port
+    return re.compile(rf"{scheme}://{host}{port}{_glob(path, signs, _PATH_CHARACTERS)}\Z")
+
+
+def _glob(masked: str, signs: Iterator[str], characters: str) -> str:
+    """A regular expression for a part of a pattern.
 
     Args:
-        text: the pattern as it was given.
-        signs: what stands for characters in it.
-        fits: says whether the pattern as it was read fits the endpoint of a URL.
+        masked: the part with a stand-in for each sign.
+        signs: the signs.
+        characters: what the signs may stand for.
+    """
+    any_one = f"[{re.escape(characters)}]"
+    pieces = [""]
+    for literal in re.split(f"({_SIGN})", masked):
+        sign = next(signs) if literal == _SIGN else None
+        if sign is None:
+            pieces[-1] += re.escape(literal)
+        elif sign == "*":
+            pieces.append("")
+        else:
+            pieces[-1] += any_one if sign == "?" else _set(sign, characters)
+    first, *others = pieces
+    if not others:
+        return first
+    # What is between two stars is taken at its first place, as `fnmatch` does: no other place fits more, and to try
+    # them all would take a time that grows with a power of the URL's length.
+    between = "".join(f"(?>{any_one}*?{piece})" for piece in others[:-1] if piece)
+    return f"{first}{between}{any_one}*{others[-1]}"
+
+
+def _set(sign: str, characters: str) -> str:
+    """A regular expression for a set of characters such as `[ab]`."""
+    chosen = "".join(one for one in characters if fnmatchcase(one, sign))
+    if not chosen:
+        raise ValueError(_FITS_NONE)
+    return f"[{re.escape(chosen)}]"
+
+
+def _check_fits(text: str, signs: re.Pattern[str], regex: re.Pattern[str]) -> None:
+    """Check that a pattern fits a URL that is written like it.
 
     Raises:
         ValueError: if it does not, with the reason why there is no such URL.
     """
-    why = "it fits no URL"
+    why = _FITS_NONE
     for url in _examples(text, signs):
         try:
             endpoint = read_http_url(url).endpoint
         except ValueError as error:
-            why = f"it fits no URL: {error}"
+            why = f"{_FITS_NONE}: {error}"
         else:
-            if fits(endpoint):
+            if regex.match(endpoint):
                 return
     raise ValueError(why)
 
 
 def check_comparable(text: str, signs: re.Pattern[str]) -> None:
-    """Check a pattern whose host and path cannot be told apart.
+    """Check a pattern without `://`: its host and path cannot be told apart, so it is compared as it is.
 
     Raises:
         ValueError: if it has what no URL has in its normal form.
@@ -184,11 +214,6 @@ def _mask(text: str, signs: re.Pattern[str]) -> tuple[str, list[str]]:
 def _fill(masked: str, signs: Iterator[str]) -> str:
     """The text with its signs in place of the stand-ins."""
     return re.sub(_SIGN, lambda _: next(signs), masked)
-
-
-def _after_sign(masked: str, signs: Sequence[str]) -> str:
-    """What follows the first sign."""
-    return _fill(masked.partition(_SIGN)[2], iter(signs[1:]))
 
 
 def _host(host: str) -> str:
@@ -236,14 +261,10 @@ def _path(path: str) -> str:
 def _examples(text: str, signs: re.Pattern[str]) -> Iterator[str]:
     """URLs that are written like a pattern."""
     masked, found = _mask(text, signs)
-    scheme, separator, rest = masked.partition("://")
-    pattern = _fill(scheme, iter(found)).lower()
-    for name in PORTS:
-        if fnmatchcase(name, pattern):
-            for star in ("1", "x", ""):
-                parts = [_one_of(sign, star) for sign in found[scheme.count(_SIGN) :]]
-                if None not in parts:
-                    yield name + separator + _fill(rest, iter(map(str, parts)))
+    for star in ("1", "x", ""):
+        parts = [_one_of(sign, star) for sign in found]
+        if None not in parts:
+            yield _fill(masked, iter(map(str, parts)))
 
 
 def _one_of(sign: str, star: str) -> str | None:

@@ -55,7 +55,7 @@ ONLY_IN_CONF = [
     ("kafka_security", {"security_protocol": "SSL"}, KafkaSecurity(security_protocol="SSL")),
     # In the environment it is the path of a file; see test_policy_table.py.
     ("policies", {"default": {"max_retries": 9}}, PolicyTable(RetryPolicy(9, 5))),
-    ("rates", {"kafka://orders": 5}, (RateRule("kafka://orders", "kafka://orders", None, 5),)),
+    ("rates", {"kafka://orders": 5}, (RateRule.of("rebound_rates", "kafka://orders", 5),)),
     (
         "http_destinations",
         {"https://shop/*": {"strict": True}},

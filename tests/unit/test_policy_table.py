@@ -104,6 +104,7 @@ def test_a_name_goes_before_patterns_and_the_first_pattern_before_later_ones() -
         ("destinations", "*a.example/*", "https://a.example/"),
         ("destinations", "http*", "https://a.example/"),
         ("destinations", "https://*", "https://a.example/"),
+        ("destinations", "https://a.example", "https://a.example/x"),
         ("destinations", "https://a.example/", "https://a.example/"),
         ("destinations", "[hk]*", "kafka://orders"),
         ("destinations", "kafka://orders-?*", "kafka://orders-eu"),
@@ -162,7 +163,7 @@ def test_policies_that_were_made_in_python_are_taken_as_they_are() -> None:
         ({"destinations": {"api.example.com/*": {}}}, "it fits no destination: these begin with kafka://, http://"),
         ({"destinations": {"kafka://k:9092/orders": {}}}, "it fits no destination: these are kafka://topic, without"),
         ({"destinations": {"kafka://a b": {}}}, "['kafka://a b']={} cannot be used: it fits no topic: a Kafka topic"),
-        ({"destinations": {"https://api.example.com": {}}}, "it fits no URL, because each has a path: add /* for all"),
+        ({"destinations": {"https://api..example.com/*": {}}}, "its host is a name of letters"),
         (
             {"topics": {"orders": {"max_retires": 3}}},
             "['topics']['orders']['max_retires']=3 cannot be used: there is no such option; did you mean 'max_ret",
