@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, ClassVar, Final
 
 from redis.connection import DefaultParser
-from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError, ResponseError, TryAgainError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ...stopping import is_stopping
@@ -25,8 +25,9 @@ class RefusedError(ResponseError):
     """Redis does not take this command now, and would take it later."""
 
 
-#: What a worker waits for, as for a lost connection.
-PASSING_ERRORS = (RefusedError, OutOfMemoryError, ReadOnlyError, MasterDownError)
+#: What a worker waits for, as for a lost connection. A proxy in front of a cluster passes on CLUSTERDOWN while a master
+#: is replaced, and TRYAGAIN while slots move. MASTERDOWN is a ClusterDownError too.
+PASSING_ERRORS = (RefusedError, OutOfMemoryError, ReadOnlyError, ClusterDownError, TryAgainError)
 
 
 class Parser(DefaultParser):  # type: ignore[misc, valid-type]  # hiredis' parser, or the one in Python
