@@ -80,6 +80,11 @@ def limits(
     yield
 
 
+def end_within(seconds: float) -> None:
+    """Let the deadline of what this thread does pass within these seconds, until `limits` sets another."""
+    _limits.end_by = min(_limits.end_by, SYSTEM_CLOCK.monotonic() + seconds)
+
+
 def was_stale(*, has_timed_out: bool = False) -> bool:
     """Whether the last post in this thread used a connection of an earlier one, and nothing came or it timed out."""
     return _limits.is_reused and (has_timed_out or not _limits.is_answered)

@@ -27,7 +27,7 @@ from .addresses import RefusedAddressError
 from .deadline import limits, was_stale
 from .holding import held, held_by_stop
 from .host_threads import HostThreads
-from .http_answer import next_hop, outcome_of, read_excerpt, shortened, without_query
+from .http_answer import end_body, next_hop, outcome_of, shortened, without_query
 from .http_headers import for_another_host, request_headers, sent_id
 from .http_plan import Plan, Plans
 from .http_pools import Pools
@@ -242,7 +242,7 @@ class HttpDestination:
             url = next_hop(response, request.url) if followed < plan.rules.max_redirects else None
             if url is None:
                 break
-            read_excerpt(response)
+            end_body(response)
             headers = request.headers
             if url.origin != request.url.origin:
                 headers = for_another_host(headers, plan.headers)
@@ -283,7 +283,7 @@ class HttpDestination:
                 continue
             if is_second or response.status != _TIMED_OUT or not was_stale(has_timed_out=True):
                 return response
-            read_excerpt(response)
+            end_body(response)
         raise AssertionError("the second time returns or raises")
 
     def close(self) -> None:

@@ -13,9 +13,17 @@ import urllib3
 
 from ..urls.http_url import HttpUrl, read_http_url, shown_location
 from . import Delivered, Failed, Outcome, Rejected
+from .deadline import end_within
 
 #: How many bytes of an answer's body are read, for the text of an error.
 _EXCERPT_BYTES = 300
+
+#: Seconds for which they are read. A receiver may leave the body open, and the outcome is not stored meanwhile.
+_EXCERPT_S = 2.0
+
+#: Seconds for which the body of any other answer is read. Its status and headers have said everything, and it is read
+#: only because the connection can be used again after its end.
+_REST_S = 0.3
 
 #: The longest wait that a receiver may ask for. A retry that waits longer looks like one that is lost.
 MAX_RETRY_AFTER_S = 86_400.0
@@ -55,7 +63,9 @@ _SECONDS = re.compile(r"[0-9]+", re.ASCII)
 
 
 def outcome_of(response: urllib3.BaseHTTPResponse, address: str, rules: AnswerRules, now_ms: int) -> Outcome:
-    """Read the beginning of the answer, and say what became of the request. The connection is given back or closed.
+    """Say what became of the request, and read a failure's reason. The connection is given back or closed.
+
+    No answer holds up the outcome for longer than `_EXCERPT_S`, and a 2xx for no longer than `_REST_S`.
 
     Args:
         response: its body is not read yet.
@@ -63,10 +73,11 @@ def outcome_of(response: urllib3.BaseHTTPResponse, address: str, rules: AnswerRu
         rules: what this destination's answers mean.
         now_ms: the time, in Unix milliseconds.
     """
-    excerpt = read_excerpt(response)
     status, headers = response.status, response.headers
     if 200 <= status < 300:
+        end_body(response)
         return Delivered(f"{address.partition(' ')[2]} answered {status}")
+    excerpt = _read_excerpt(response, _EXCERPT_S)
     what = f"{shortened(address)} answered {status}"
     location = headers.get("location") if status in _REDIRECTS else None
     if location is not None:
@@ -130,8 +141,14 @@ def _date(text: str) -> datetime | None:
     return date.replace(tzinfo=UTC) if date.tzinfo is None else date
 
 
-def read_excerpt(response: urllib3.BaseHTTPResponse) -> str:
+def end_body(response: urllib3.BaseHTTPResponse) -> None:
+    """Give the connection back to the pool if the body ends in a moment; else close it."""
+    _read_excerpt(response, _REST_S)
+
+
+def _read_excerpt(response: urllib3.BaseHTTPResponse, longest_s: float) -> str:
     """Read the beginning of the answer's body as text, and give the connection back to the pool or close it."""
+    end_within(longest_s)
     body = b""
     # After 101 the connection no longer speaks HTTP.
     is_over = response.status < 200

@@ -17,6 +17,8 @@ import pytest
 
 from rebound_celery.destinations import Delivered, Failed, Outcome
 from rebound_celery.destinations.http import HttpDestination
+from rebound_celery.destinations.http_plan import Plans
+from rebound_celery.http_options import HttpTable
 from rebound_celery.message import Message
 from rebound_celery.message.address import HttpAddress
 from rebound_celery.policy import RetryPolicy
@@ -97,6 +99,17 @@ def say_and_close(data: bytes) -> Answer:
     return answer
 
 
+def say_and_wait(data: bytes) -> Answer:
+    """Leave the answer open until the other side ends the connection."""
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(data)
+        while connection.recv(65_536):
+            pass
+
+    return answer
+
+
 def reset(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
@@ -110,6 +123,11 @@ def whole(status: int, body: bytes, *headers: bytes) -> bytes:
 def chunked(*chunks: bytes) -> bytes:
     head = b"HTTP/1.1 500 x\r\nTransfer-Encoding: chunked\r\n\r\n"
     return head + b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in (*chunks, b""))
+
+
+def open_chunks(status: int, *headers: bytes) -> bytes:
+    head = [b"HTTP/1.1 %d x" % status, b"Transfer-Encoding: chunked", *headers]
+    return b"\r\n".join([*head, b"", b"3", b"why", b""])
 
 
 HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\nLink: </b>\r\n\r\n"
@@ -162,6 +180,13 @@ FORMS: dict[str, tuple[Answer, str]] = {
     "gzip": (say(whole(500, gzip.compress(b"why"), b"Content-Encoding: gzip")), "answered 500: why"),
     "a gzip bomb": (say(whole(500, BOMB, b"Content-Encoding: gzip")), "answered 500: xxx"),
     "no gzip": (say(whole(500, b"z" * 1000, b"Content-Encoding: gzip")), "answered 500"),
+    "200, chunked and left open": (say_and_wait(open_chunks(200)), "answered 200"),
+    "202, left open before a chunk": (say_and_wait(open_chunks(202)[:-8]), "answered 202"),
+    "200 without length, left open": (say_and_wait(b"HTTP/1.1 200 x\r\n\r\nwhy"), "answered 200"),
+    "200, short and left open": (say_and_wait(whole(200, b"why")[:-1]), "answered 200"),
+    "204, chunked and left open": (say_and_wait(open_chunks(204)), "answered 204"),
+    "204 with a length, left open": (say_and_wait(b"HTTP/1.1 204 x\r\nContent-Length: 9\r\n\r\n"), "answered 204"),
+    "205, chunked and left open": (say_and_wait(open_chunks(205)), "answered 205"),
     "100 MB": (say(b"HTTP/1.1 500 x\r\nContent-Length: 104857600\r\n\r\n" + b"x" * 1_048_576, times=100), "500: xxx"),
 }
 
@@ -212,6 +237,46 @@ def test_no_form_of_answer_costs_a_connection_a_place_or_a_thread(form: str, rec
     destination.close()
     wait_until(lambda: not receiver.open, message="all connections to end")
     wait_until(lambda: not {thread.name for thread in set(threading.enumerate()) - earlier if is_of_posts(thread)})
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "within_s"),
+    [
+        (open_chunks(200), "answered 200", 1.5),
+        (open_chunks(202)[:-8], "answered 202", 1.5),
+        (open_chunks(204), "answered 204", 1.5),
+        (b"HTTP/1.1 200 x\r\n\r\nwhy", "answered 200", 1.5),
+        (open_chunks(500), "answered 500: why", 4),
+        (whole(404, b"why not")[:-4], "answered 404: why", 4),
+        (open_chunks(302, b"Location: /new"), "not followed: why", 4),
+    ],
+)
+def test_a_body_that_is_left_open_does_not_hold_up_the_outcome(
+    answer: bytes, text: str, within_s: float, receiver: Receiver
+) -> None:
+    """While it does, a worker that is killed posts the message once more."""
+    receiver.answer = say_and_wait(answer)
+    destination = HttpDestination(5, 20)
+
+    (outcome,) = send(destination, receiver.url, within_s=within_s)
+
+    assert text in str(outcome)
+    destination.close()
+    wait_until(lambda: not receiver.open, message="the connection to end")
+
+
+def test_the_body_of_a_redirect_that_is_left_open_does_not_hold_up_the_next_post(receiver: Receiver) -> None:
+    answers = [say_and_wait(b"HTTP/1.1 307 x\r\nLocation: /new\r\n\r\nmoved"), say(whole(200, b""))]
+    receiver.answer = lambda connection: answers.pop(0)(connection)
+    plans = Plans(HttpTable({"*": {"max_redirects": 1}}))
+    destination = HttpDestination(5, 20, plans)
+
+    (outcome,) = send(destination, receiver.url, within_s=1.5)
+
+    assert isinstance(outcome, Delivered)
+    assert receiver.heads[-1].startswith(b"POST /new ")
+    wait_until(lambda: len(receiver.open) == 1, message="the first connection to end")
+    destination.close()
 
 
 def test_a_small_answer_that_is_compressed_twice_does_not_fill_the_memory(receiver: Receiver) -> None:
