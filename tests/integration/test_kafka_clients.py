@@ -6,12 +6,15 @@ import os
 import signal
 import threading
 import time
+import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient
+from kafka.admin import NewTopic
 from kafka.errors import IncompatibleBrokerVersion
 from msgspec.structs import replace
 
@@ -89,6 +92,40 @@ def test_each_message_of_a_batch_has_its_own_outcome(
 
     assert [type(outcome) for outcome in outcomes] == [Delivered, Rejected, Unavailable, Delivered]
     assert len(read_topic(topic, 2)) == 2
+
+
+@pytest.mark.skipif("REBOUND_TEST_KAFKA" not in os.environ, reason="the embedded broker takes any record")
+def test_a_record_that_kafka_refuses_takes_no_other_of_its_batch_with_it(
+    open_destination: Open, kafka_brokers: str, read_topic: Callable[..., list[Any]]
+) -> None:
+    """A topic that is compacted refuses a record without key. Threads share a client, and their records a batch."""
+    topic = f"t-{uuid.uuid4().hex[:8]}"
+    admin = KafkaAdminClient(bootstrap_servers=kafka_brokers)
+    admin.create_topics([NewTopic(topic, 1, 1, topic_configs={"cleanup.policy": "compact"})])
+    admin.close()
+    destination = open_destination()
+    outcomes: list[Outcome] = []
+
+    def deliver() -> None:
+        for size in (20, 1, 20, 1):
+            messages = make_messages(topic, size)
+            messages[size // 2] = replace(messages[size // 2], key=None)
+            outcomes.extend(destination.send(messages))
+
+    def deliver_one() -> None:
+        for _ in range(40):
+            outcomes.extend(destination.send(make_messages(topic, 1)))
+
+    threads = [threading.Thread(target=target) for target in (deliver, deliver, deliver_one, deliver_one)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert not any(thread.is_alive() for thread in threads)
+    kinds = Counter(map(type, outcomes))
+    assert kinds == {Delivered: 2 * 2 * 19 + 80, Rejected: 2 * 4}
+    assert len(read_topic(topic, kinds[Delivered])) == kinds[Delivered]
 
 
 def test_a_closed_destination_may_be_used_again(open_destination: Open, topic: str) -> None:

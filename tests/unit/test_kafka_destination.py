@@ -14,6 +14,7 @@ from kafka.errors import KafkaTimeoutError
 
 from rebound_celery.destinations import Unavailable
 from rebound_celery.destinations.kafka import KafkaDestination, check_options
+from rebound_celery.destinations.kafka.destination import _Kind
 from rebound_celery.destinations.kafka.kafka_python import KafkaPythonClient
 from rebound_celery.destinations.kafka.options import translate
 from rebound_celery.embedded import free_port
@@ -48,7 +49,7 @@ def test_a_producer_that_cannot_finish_keeps_no_other_open() -> None:
     producers: list[Any] = [_Producer(KafkaTimeoutError("Timeout waiting for future")), _Producer()]
     destination = KafkaDestination(["localhost:9092"], {}, 20)
     for name, producer in zip("ab", producers, strict=True):
-        destination._clients[f"{name}:1", False] = one = object.__new__(KafkaPythonClient)
+        destination._clients[_Kind(f"{name}:1")] = one = object.__new__(KafkaPythonClient)
         one._producer = producer
 
     destination.close()

@@ -16,7 +16,7 @@ from ...clock import SYSTEM_CLOCK, Clock
 from .. import Rejected, Unavailable
 from .confluent_producer import make_producer, quiet_logger
 from .options import MAX_REQUEST_BYTES, translate
-from .port import LOOK_S, Produced, ProducerRecord, TooLarge, Wait, never_free, where, whole_names
+from .port import LOOK_S, OfBatch, Produced, ProducerRecord, TooLarge, Wait, never_free, where, whole_names
 
 _TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
 
@@ -30,6 +30,16 @@ _PERMANENT = frozenset(
         KafkaError.POLICY_VIOLATION,
     }
 )
+
+#: Errors that Kafka gives for all records of a batch because of one of them.
+_OF_BATCH = _TOO_LARGE | {
+    KafkaError.INVALID_RECORD,
+    KafkaError.INVALID_MSG,
+    KafkaError.INVALID_TIMESTAMP,
+    KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT,
+    # Only later versions know it: another record of the batch was named.
+    getattr(KafkaError, "_INVALID_DIFFERENT_RECORD", KafkaError.INVALID_RECORD),
+}
 
 #: The partition number with which librdkafka's partitioner decides.
 _ANY_PARTITION = -1
@@ -65,7 +75,8 @@ class _Batch:
         if error is None:
             self.settle(index, where(message.topic(), message.partition(), message.offset()))
         else:
-            self.settle(index, self._client.classify(self.records[index], error))
+            outcome = self._client.classify(self.records[index], error)
+            self.settle(index, OfBatch(outcome) if error.code() in _OF_BATCH else outcome)
 
     def settle(self, index: int, outcome: Produced) -> None:
         self.outcomes[index] = outcome
@@ -93,12 +104,24 @@ class _LastError:
 class ConfluentClient:
     """One confluent-kafka Producer. See `KafkaClient`.
 
+    Args:
+        brokers: each as `host:port`, with commas between them.
+        options: see `options.py`.
+        timeout_s: seconds until an unconfirmed record counts as an outage.
+        alone: whether each record has a batch of its own.
+
     Raises:
         InvalidSettingError: if librdkafka does not have an option, or cannot use its value.
     """
 
     def __init__(
-        self, brokers: str, options: Mapping[str, Any], timeout_s: float, *, clock: Clock = SYSTEM_CLOCK
+        self,
+        brokers: str,
+        options: Mapping[str, Any],
+        timeout_s: float,
+        *,
+        alone: bool = False,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._brokers = brokers
         self._timeout_s = timeout_s
@@ -135,6 +158,7 @@ class ConfluentClient:
                 "delivery.report.only.error": False,
                 "error_cb": self._last_error,
                 "logger": quiet_logger(),
+                **({"batch.num.messages": 1} if alone else {}),
             },
         )
         _clients.add(self)
@@ -191,17 +215,10 @@ class ConfluentClient:
     def _wait(self, batch: _Batch, deadline: float) -> list[Produced]:
         self._serve(batch, deadline)
         silence = "librdkafka has not reported on the record"
-        outcomes = [
+        return [
             Unavailable(f"kafka:{record.topic} at {self._brokers}: {silence}") if outcome is None else outcome
             for record, outcome in zip(batch.records, batch.outcomes, strict=True)
         ]
-        if len(outcomes) > 1:
-            # A broker refuses a batch as a whole if it is too large, and librdkafka does not split the batch. So each
-            # of its records is produced again, alone.
-            for index, outcome in enumerate(outcomes):
-                if isinstance(outcome, TooLarge):
-                    (outcomes[index],) = self.start(batch.records[index : index + 1])()
-        return outcomes
 
     def _serve(self, batch: _Batch, deadline: float) -> None:
         """Take librdkafka's reports until the batch is complete. Only one thread polls at a time; the others wait."""

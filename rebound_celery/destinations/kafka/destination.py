@@ -9,7 +9,7 @@ import threading
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...errors import ClientNotInstalledError, InvalidSettingError
 from ...message import Message
@@ -17,12 +17,26 @@ from ...message.address import KafkaAddress
 from ...message.headers import kafka_headers
 from .. import Outcome, Rejected, Unavailable
 from .options import COMPRESSION
-from .port import KafkaClient, Produced, ProducerRecord, TooLarge, never_free
+from .port import KafkaClient, OfBatch, Produced, ProducerRecord, TooLarge, never_free
 
 #: How long `close` waits for each client, in seconds.
 _CLOSE_S = 5.0
 
 logger = logging.getLogger(__name__)
+
+
+class _Kind(NamedTuple):
+    """What the records of a client have in common.
+
+    Attributes:
+        brokers: each as `host:port`, with commas between them.
+        compress: whether they are compressed.
+        alone: whether each has a batch of its own.
+    """
+
+    brokers: str
+    compress: bool = False
+    alone: bool = False
 
 
 class KafkaDestination:
@@ -49,7 +63,7 @@ class KafkaDestination:
         self._security = security
         self._timeout_s = timeout_s
         self._client_name = client
-        self._clients: dict[tuple[str, bool], KafkaClient] = {}
+        self._clients: dict[_Kind, KafkaClient] = {}
         self._lock = threading.Lock()
         self._reported_faults: set[str] = set()
         _all_destinations.add(self)
@@ -63,7 +77,18 @@ class KafkaDestination:
                 outcomes[i] = outcome
         return [Rejected(outcome.error) if isinstance(outcome, TooLarge) else outcome for outcome in outcomes]
 
-    def _send(self, messages: Sequence[Message], *, compress: bool) -> list[Produced]:
+    def _send(self, messages: Sequence[Message], *, compress: bool) -> list[Outcome]:
+        produced = self._produce(messages, compress=compress, alone=False)
+        again = [i for i, outcome in enumerate(produced) if isinstance(outcome, OfBatch)]
+        if again:
+            # Only the records that Kafka refuses alone are to blame. A client of their own puts no record of another
+            # thread beside them.
+            alone = self._produce([messages[i] for i in again], compress=compress, alone=True)
+            for i, outcome in zip(again, alone, strict=True):
+                produced[i] = outcome
+        return [outcome.outcome if isinstance(outcome, OfBatch) else outcome for outcome in produced]
+
+    def _produce(self, messages: Sequence[Message], *, compress: bool, alone: bool) -> list[Produced]:
         by_brokers: dict[str, list[int]] = defaultdict(list)
         records = []
         for index, message in enumerate(messages):
@@ -77,7 +102,7 @@ class KafkaDestination:
         waits = []
         for brokers, indices in by_brokers.items():
             try:
-                client = self._client(brokers, compress=compress)
+                client = self._client(_Kind(brokers, compress, alone))
                 waits.append((indices, client.start([records[index] for index in indices])))
             except (InvalidSettingError, ClientNotInstalledError) as error:
                 self._report_fault(error)
@@ -102,15 +127,15 @@ class KafkaDestination:
                 extra={"event": "invalid_setting"},
             )
 
-    def _client(self, brokers: str, *, compress: bool) -> KafkaClient:
+    def _client(self, kind: _Kind) -> KafkaClient:
         with self._lock:
-            client = self._clients.get((brokers, compress))
+            client = self._clients.get(kind)
             if client is None:
-                options = {**self._options, **self._security(brokers.split(","))}
-                if compress:
+                options = {**self._options, **self._security(kind.brokers.split(","))}
+                if kind.compress:
                     options["compression_type"] = "gzip"
-                client = _make_client(self._client_name, brokers, options, self._timeout_s)
-                self._clients[brokers, compress] = client
+                client = _make_client(self._client_name, kind, options, self._timeout_s)
+                self._clients[kind] = client
             return client
 
     def close(self) -> None:
@@ -140,20 +165,20 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def _make_client(name: str, brokers: str, options: Mapping[str, Any], timeout_s: float) -> KafkaClient:
+def _make_client(name: str, kind: _Kind, options: Mapping[str, Any], timeout_s: float) -> KafkaClient:
     installed = importlib.util.find_spec("confluent_kafka") is not None
     if name == "auto":
         name = "confluent" if installed else "kafka-python"
-    logger.info("producing to %s with %s", brokers, name, extra={"event": "kafka_client"})
+    logger.info("producing to %s with %s", kind.brokers, name, extra={"event": "kafka_client"})
     if name == "confluent":
         if not installed:
             raise ClientNotInstalledError("rebound_kafka_client", name, "confluent-kafka")
         from .confluent import ConfluentClient
 
-        return ConfluentClient(brokers, options, timeout_s)
+        return ConfluentClient(kind.brokers, options, timeout_s, alone=kind.alone)
     from .kafka_python import KafkaPythonClient
 
-    return KafkaPythonClient(brokers, options, timeout_s)
+    return KafkaPythonClient(kind.brokers, options, timeout_s, alone=kind.alone)
 
 
 def _headers(message: Message) -> list[tuple[str, bytes | None]]:

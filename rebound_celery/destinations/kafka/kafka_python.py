@@ -15,7 +15,7 @@ from ...compat.kafka_python import WatchedClient
 from ...errors import InvalidSettingError
 from .. import Rejected, Unavailable
 from .options import MAX_REQUEST_BYTES, check_options
-from .port import LOOK_S, Produced, ProducerRecord, TooLarge, Wait, where
+from .port import LOOK_S, OfBatch, Produced, ProducerRecord, TooLarge, Wait, where
 
 _TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
 
@@ -26,6 +26,15 @@ _PERMANENT = (
     kafka_errors.InvalidTopicError,
     kafka_errors.TopicAuthorizationFailedError,
     kafka_errors.PolicyViolationError,
+)
+
+#: Errors that Kafka gives for all records of a batch because of one of them. A batch that is too large is not among
+#: them, because kafka-python itself divides it.
+_OF_BATCH = (
+    kafka_errors.InvalidRecordError,
+    kafka_errors.CorruptRecordError,
+    kafka_errors.InvalidTimestampError,
+    kafka_errors.UnsupportedForMessageFormatError,
 )
 
 #: Errors of KafkaProducer's constructor that its arguments cause, and not the brokers.
@@ -50,12 +59,18 @@ class KafkaPythonClient:
 
     The constructor connects.
 
+    Args:
+        brokers: each as `host:port`, with commas between them.
+        options: see `options.py`.
+        timeout_s: seconds until an unconfirmed record counts as an outage.
+        alone: whether each record has a batch of its own.
+
     Raises:
         InvalidSettingError: if kafka-python does not have an option, or cannot use its value.
         kafka.errors.KafkaError: if no broker answers.
     """
 
-    def __init__(self, brokers: str, options: Mapping[str, Any], timeout_s: float) -> None:
+    def __init__(self, brokers: str, options: Mapping[str, Any], timeout_s: float, *, alone: bool = False) -> None:
         check_options("kafka-python", options)
         _quiet_logging()
         self._brokers = brokers
@@ -81,6 +96,7 @@ class KafkaPythonClient:
                 "enable_idempotence": False,
                 "key_serializer": None,
                 "value_serializer": _NullSafe(),
+                **({"batch_size": 0} if alone else {}),
             }
         )
         ask_for_metadata_once(self._producer)
@@ -129,7 +145,10 @@ class KafkaPythonClient:
             is_confirmed = sent.is_done and sent.exception is None
             metadata = sent.value if is_confirmed else sent.get(timeout=self._timeout_s + _PATIENCE_S)
         except Exception as error:  # noqa: BLE001 - as in _start
-            return self._classify(record.topic, error)
+            outcome = self._classify(record.topic, error)
+            # If Kafka says which record is wrong, the others have an error without a class of its own.
+            is_of_batch = isinstance(error, _OF_BATCH) or type(error) is kafka_errors.KafkaError
+            return OfBatch(outcome) if is_of_batch else outcome
         return where(record.topic, metadata.partition, metadata.offset)
 
     def _classify(self, topic: str, error: Exception) -> Rejected | Unavailable:

@@ -35,19 +35,33 @@ class TooLarge(Rejected):
     """The record is larger than the client or the broker allows. With compression it may fit."""
 
 
-Produced = Delivered | Rejected | TooLarge | Unavailable
+@dataclass(frozen=True, slots=True)
+class OfBatch:
+    """Kafka has refused the whole batch of the record, perhaps because of another record.
+
+    Attributes:
+        outcome: the record's outcome if it was alone in its batch.
+    """
+
+    outcome: Rejected | Unavailable
+
+
+Produced = Delivered | Rejected | TooLarge | Unavailable | OfBatch
 
 #: Waits for the confirmations and returns one outcome for each record, in the order of the records. It never raises.
 Wait = Callable[[], list[Produced]]
 
 
 class KafkaClient(Protocol):
-    """A producer for one set of brokers. Several threads may use it at once."""
+    """A producer for one set of brokers. Several threads may use it at once.
+
+    A client that was made with `alone=True` puts no two records into one batch.
+    """
 
     def start(self, records: Sequence[ProducerRecord]) -> Wait:
         """Hand over records. The returned function waits until each record is confirmed (`acks=all`) or has failed.
 
-        - A refused record does not affect the other records.
+        - If Kafka refuses a batch, the outcome of each of its records may be `OfBatch`.
         - If the partition does not exist, the outcome is `Rejected`.
         - If the topic does not exist, the outcome is `Unavailable`, because the topic may be created later.
         - If the brokers do not answer within the delivery timeout, the outcome is `Unavailable`.
