@@ -243,13 +243,14 @@ def test_no_form_of_answer_costs_a_connection_a_place_or_a_thread(form: str, rec
     ("answer", "text", "within_s"),
     [
         (open_chunks(200), "answered 200", 1.5),
-        (open_chunks(202)[:-8], "answered 202", 1.5),
+        (open_chunks(200)[:-8], "answered 200", 1.5),
         (open_chunks(204), "answered 204", 1.5),
         (b"HTTP/1.1 200 x\r\n\r\nwhy", "answered 200", 1.5),
         (open_chunks(500), "answered 500: why", 4),
         (whole(404, b"why not")[:-4], "answered 404: why", 4),
         (open_chunks(302, b"Location: /new"), "not followed: why", 4),
     ],
+    ids=["200", "200 before a chunk", "204", "200 without length", "500", "404 with a length", "302"],
 )
 def test_a_body_that_is_left_open_does_not_hold_up_the_outcome(
     answer: bytes, text: str, within_s: float, receiver: Receiver
