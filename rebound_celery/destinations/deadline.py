@@ -28,7 +28,6 @@ _PIECE_BYTES = 65_536
 #: Head and body of a request are sent together if they are no longer than this.
 _TOGETHER_BYTES = 16_384
 
-
 #: The status line of an interim answer. 101 is none: with it the server leaves HTTP.
 _INTERIM = re.compile(rb"HTTP/1\.[0-9] +1(?!01)[0-9][0-9]\b")
 _LONGEST_LINE = 65_536
@@ -141,13 +140,11 @@ class _Answer(io.BufferedReader):
         line = super().readline(size)
         left = _LONGEST_INTERIM
         while not self._is_final and _INTERIM.match(line):
-            while (header := super().readline(_LONGEST_LINE)) not in (b"\r\n", b"\n", b""):
-                left -= len(header)
+            while line not in (b"\r\n", b"\n", b""):
+                left -= len(line)
                 if left < 0:
                     raise HTTPException(f"interim answers of more than {_LONGEST_INTERIM} bytes")
-            left -= len(line)
-            if left < 0:
-                raise HTTPException(f"interim answers of more than {_LONGEST_INTERIM} bytes")
+                line = super().readline(_LONGEST_LINE)
             line = super().readline(size)
         self._is_final = True
         return line
@@ -210,10 +207,9 @@ class HTTPConnection(connection.HTTPConnection):
         if _limits.guard is not None:
             found = _limits.guard.allowed_of(self.host, found)
         cause: OSError | None = None
-        for number, (family, kind, protocol, _, address) in enumerate(found):
+        for number, (*kind, _, address) in enumerate(found):
             try:
-                left = _left(_limits.connect_by)
-                return self._connect_to(address, left / (len(found) - number), family, kind, protocol)
+                return self._connect_to(address, _left(_limits.connect_by) / (len(found) - number), *kind)
             except OSError as error:
                 cause = cause or error
         raise NewConnectionError(self, f"Failed to establish a new connection: {cause}") from cause

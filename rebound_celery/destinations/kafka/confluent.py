@@ -37,8 +37,8 @@ _OF_BATCH = _TOO_LARGE | {
     KafkaError.INVALID_MSG,
     KafkaError.INVALID_TIMESTAMP,
     KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT,
-    # Only later versions know it: another record of the batch was named.
-    getattr(KafkaError, "_INVALID_DIFFERENT_RECORD", KafkaError.INVALID_RECORD),
+    # Kafka has named another record of the batch.
+    KafkaError._INVALID_DIFFERENT_RECORD,  # noqa: SLF001 # of confluent-kafka
 }
 
 #: The partition number with which librdkafka's partitioner decides.
