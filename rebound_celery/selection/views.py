@@ -22,6 +22,8 @@ RETRY = "retry"
 DEAD_LETTER = "dead-letter"
 TASK = "task"
 UNREADABLE = "unreadable"
+#: What `ActionResult.refused` calls a task that makes a step of a job.
+JOB_STEP = "job-step"
 
 
 class CommonView(msgspec.Struct, frozen=True, kw_only=True, gc=False):

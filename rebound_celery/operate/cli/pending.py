@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from rebound_celery.selection import ActionResult, Filter, Progress
 
 queue_option = click.option("--queue", help="A Celery queue of the app. Default: rebound's own.")
+#: What cannot be moved to Celery's list.
+_KINDS = {
+    "retry": "a retry, no Celery task",
+    "dead-letter": "a dead letter, no Celery task",
+    "unreadable": "not readable",
+    "job-step": "a step of a job, no task of the app",
+}
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, with stable keys.")
 
 
@@ -218,11 +226,15 @@ def _tell(ctx: click.Context, result: ActionResult, done: str, *, as_json: bool)
         say(f"{result.changed:,} {done}")
         if result.missed:
             say(f"{result.missed:,} were delivered, removed or changed a moment before")
+    if len(result.refused) < result.kept:
+        say(f"{result.kept:,} stay: they are retries or dead letters, or steps of jobs, and no Celery tasks", err=True)
     for identity in result.leased:
         say(f"A worker holds {identity!r} and delivers it now; it was left alone", err=True)
     for identity in result.unknown:
         say(f"Error: {_nothing(identity)}", err=True)
-    if result.leased or result.unknown:
+    for identity, kind in result.refused.items():
+        say(f"Error: {identity!r} is {_KINDS[kind]}: it cannot be moved", err=True)
+    if result.leased or result.unknown or result.refused:
         ctx.exit(EXIT_NOT_FOUND)
 
 
