@@ -54,7 +54,8 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "places": (),
     "stopping": (),
     "health": ("clock",),
-    "broker": ("broker_url", "errors", "shown"),
+    "broker": ("broker_options", "broker_url", "errors", "shown"),
+    "broker_options": ("broker_url", "errors"),
     "broker_url": ("errors", "shown"),
     "kafka_common": (),
     "kafka_addresses": ("errors", "message.*", "shown"),
@@ -124,6 +125,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     # It is usable alone: it knows nothing of Kafka, messages or policies. `schedule` is also checked layer by layer.
     "schedule": (
         "broker",
+        "broker_options",
         "broker_url",
         "clock",
         "errors",
