@@ -34,7 +34,7 @@ _DATABASE = "its database is no number: write redis://host:6379/0"
 
 
 def kind_of(url: object) -> str | None:
-    """The scheme of a broker's URL up to a `+`, in lower case. Of several URLs, of which one is used, it is the first's.
+    """The scheme of a broker's URL up to a `+`, in lower case. Of several URLs it is the first's.
 
     None is for no URL at all. Celery also takes the name of a transport in its place.
     """

@@ -9,6 +9,7 @@ from typing import Any
 from ..schedule.port import Waiting, tell_revoked
 from ..selection import JOB_STEP, TASK, ActionResult, Filter, PendingView, Progress
 from .access import OpenQueue
+from .reading import endpoint_of
 
 RUN_NOW = "run-now"
 RESCHEDULE = "reschedule"
@@ -87,10 +88,13 @@ def on_ids(change: Change, ids: Iterable[str]) -> ActionResult:
     matched: dict[str, Waiting] = {}
     leased, unknown = [], []
     refused: dict[str, str] = {}
+    disabled: dict[str, None] = {}
     for identity in dict.fromkeys(ids):
         entries = change.opened.entries(identity)
         waiting = [entry for entry in entries if not entry.leased]
-        refusals = [change.refusal(view) for view in change.opened.views(waiting)]
+        views = change.opened.views(waiting)
+        disabled |= disabled_of(views)
+        refusals = [change.refusal(view) for view in views]
         matched |= {entry.id: entry for entry, refusal in zip(waiting, refusals, strict=True) if refusal is None}
         if not entries:
             unknown.append(identity)
@@ -99,8 +103,20 @@ def on_ids(change: Change, ids: Iterable[str]) -> ActionResult:
         elif None not in refusals:
             refused[identity] = next(filter(None, refusals))
     changed = change.make(list(matched.values()))
-    more = {"leased": tuple(leased), "unknown": tuple(unknown), "refused": refused, "kept": len(refused)}
-    return change.result(len(matched), changed, **more)
+    return change.result(
+        len(matched),
+        changed,
+        leased=tuple(leased),
+        unknown=tuple(unknown),
+        refused=refused,
+        disabled=tuple(disabled),
+        kept=len(refused),
+    )
+
+
+def disabled_of(views: Iterable[PendingView]) -> dict[str, None]:
+    """The disabled endpoints to which entries go, each once, in their order."""
+    return {name: None for view in views if view.disabled_since_ms is not None and (name := endpoint_of(view))}
 
 
 def on_all(
@@ -112,10 +128,12 @@ def on_all(
 ) -> ActionResult:
     """Change all entries that fit the filter, at most `limit`."""
     read = matched = changed = kept = 0
+    disabled: dict[str, None] = {}
     total = change.opened.total()
     for part in change.opened.parts(chosen):
         time_ms = now_ms()
         possible = [found.entry for found in part.found if change.refusal(found.view) is None]
+        disabled |= disabled_of(found.view for found in part.found)
         kept += len(part.found) - len(possible)
         entries = [entry for entry in possible if not change.leaves_out(entry, time_ms)]
         if limit is not None:
@@ -126,7 +144,7 @@ def on_all(
             progress(Progress(read, total, matched, changed))
         if limit is not None and matched >= limit:
             break
-    return change.result(matched, changed, kept=kept)
+    return change.result(matched, changed, disabled=tuple(disabled), kept=kept)
 
 
 def teller_of(app: Any, is_silent: Callable[[], bool] = lambda: False) -> Revoked:

@@ -149,6 +149,7 @@ def test_actions_say_what_they_have_done_and_what_they_did_not_find(rebound: Reb
         "leased": [],
         "unknown": ["unknown"],
         "refused": {},
+        "disabled": [],
         "kept": 0,
     }
     assert moved.stderr.startswith("Error: nothing waits under 'unknown'")

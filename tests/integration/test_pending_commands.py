@@ -64,3 +64,19 @@ def test_the_step_of_a_job_is_not_moved_to_celerys_list_beside_a_task_of_the_app
     assert everything.stdout == "1 moved to Celery's list\n"
     assert "1 stay" in everything.stderr
     assert [view.id for view in rebound.pending.iterate()] == [step]
+
+
+def test_the_arguments_of_tasks_are_listed_where_they_are_asked_for(rebound: Rebound) -> None:
+    rebound.app.send_task("shop.charge", (42,), {"colour": "red"}, countdown=3_600, task_id="t1")
+    rebound.app.send_task("shop.charge", ("x" * 100,), countdown=3_600, task_id="t2")
+    listing = ("pending", "ls", "--queue", "celery")
+
+    table = run(rebound, *listing, "--arguments", columns=80)
+    narrow = run(rebound, *listing, "--arguments", columns=40)
+
+    assert "42" not in run(rebound, *listing).stdout
+    assert table.stdout.splitlines()[0].split() == ["DUE", "ATTEMPT", "ID", "TO", "ARGUMENTS"]
+    for columns, done in ((80, table), (40, narrow)):
+        assert all(len(line.rstrip()) <= columns for line in done.stdout.splitlines())
+        assert "(42,) {'colour': 'red'}" in done.stdout
+        assert done.stdout.count("x") == 100

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rebound_celery.operate.cli.errors import EXIT_NOT_FOUND, EXIT_USAGE, plain_errors
+from rebound_celery.operate.cli.errors import EXIT_NOT_FOUND, EXIT_USAGE, asking_redis, plain_errors
 from rebound_celery.operate.cli.filters import choose, filter_switches, read_filter
 from rebound_celery.operate.cli.output import say
 from rebound_celery.operate.cli.queues import say_if_unused
@@ -62,12 +62,12 @@ def ls(
 ) -> None:
     """List waiting messages, by due time."""
     with plain_errors(ctx):
-        from rebound_celery.operate.cli.entries import PENDING
+        from rebound_celery.operate.cli.entries import PENDING, PENDING_WITH_ARGUMENTS
         from rebound_celery.operate.cli.pages import print_pages
 
         chosen, found = read_filter(switches), _pending(ctx)
         print_pages(
-            PENDING,
+            PENDING_WITH_ARGUMENTS if arguments else PENDING,
             lambda position, count, progress: found.list(
                 chosen, position, count, queue=queue, leased=leased, arguments=arguments, progress=progress
             ),
@@ -228,6 +228,7 @@ def _tell(ctx: click.Context, result: ActionResult, done: str, *, as_json: bool)
             say(f"{result.missed:,} were delivered, removed or changed a moment before")
     if len(result.refused) < result.kept:
         say(f"{result.kept:,} stay: they are retries or dead letters, or steps of jobs, and no Celery tasks", err=True)
+    _say_disabled(ctx, result)
     for identity in result.leased:
         say(f"A worker holds {identity!r} and delivers it now; it was left alone", err=True)
     for identity in result.unknown:
@@ -236,6 +237,19 @@ def _tell(ctx: click.Context, result: ActionResult, done: str, *, as_json: bool)
         say(f"Error: {identity!r} is {_KINDS[kind]}: it cannot be moved", err=True)
     if result.leased or result.unknown or result.refused:
         ctx.exit(EXIT_NOT_FOUND)
+
+
+def _say_disabled(ctx: click.Context, result: ActionResult) -> None:
+    """Say to which endpoints nothing is sent, whatever is due, and how they are enabled."""
+    if not result.disabled or result.action not in ("run-now", "reschedule"):
+        return
+    from rebound_celery import registry
+    from rebound_celery.operate.cli.endpoints import say_disabled
+
+    rebound: Any = registry.find(ctx.obj.app)
+    with asking_redis(ctx.obj.app):
+        found = [endpoint for endpoint in rebound.endpoints if endpoint.url in result.disabled]
+    say_disabled(found)
 
 
 def _nothing(identity: str) -> str:
