@@ -95,6 +95,12 @@ def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], out: Conso
     longest = [max([len(column.title), *(cell_len(row[i]) for row in rows)]) for i, column in enumerate(columns)]
     fixed = [column.short or column.whole for column in columns]
     widths = [min(most, _WIDEST_ID) for most in longest]
+    if not out.file.isatty() and out.width == _FILE_WIDTH:
+        # In a file or a pipe, what people copy is never in two lines: the lines are longer instead.
+        for index, column in enumerate(columns):
+            if column.whole:
+                out.width += longest[index] - widths[index]
+                widths[index] = longest[index]
     left = out.width - _GAP * (len(columns) - 1) - sum(w for w, is_fixed in zip(widths, fixed, strict=True) if is_fixed)
     others = fixed.count(False)
     # The shortest first, so that the longest have what these leave.
