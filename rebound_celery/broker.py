@@ -8,7 +8,8 @@ from weakref import WeakSet
 
 from kombu.utils.url import sanitize_url
 
-from .broker_url import REDIS_SCHEMES, check_broker_url
+from .broker_options import check_broker_options
+from .broker_url import REDIS_SCHEMES, check_broker_url, kind_of
 from .errors import InvalidSettingError, UnsupportedBrokerError
 from .shown import without_secrets
 
@@ -37,7 +38,7 @@ def has_schedule(app: Any) -> bool:
 
     Raises:
         UnsupportedBrokerError: if the app has another broker than Redis.
-        InvalidSettingError: if its URL is wrong.
+        InvalidSettingError: if its URL is wrong, or one of its `broker_transport_options`.
     """
     url = app.conf.broker_write_url
     if not url:
@@ -45,6 +46,7 @@ def has_schedule(app: Any) -> bool:
             url = connection.as_uri()
     if _check(url):
         check_broker_url(url)
+        check_broker_options(url, app.conf.broker_transport_options)
         return True
     if app not in _warned:
         _warned.add(app)
@@ -54,6 +56,17 @@ def has_schedule(app: Any) -> bool:
             extra={"event": "nothing_kept"},
         )
     return False
+
+
+def check_settings(app: Any) -> None:
+    """Check the URLs and the options of an app's broker. Those of other brokers than Redis are left alone.
+
+    Raises:
+        InvalidSettingError: naming the wrong one.
+    """
+    for url in (app.conf.broker_read_url, app.conf.broker_write_url):
+        check_broker_url(url)
+        check_broker_options(url, app.conf.broker_transport_options)
 
 
 def require_redis(app: Any) -> None:
@@ -67,10 +80,8 @@ def require_redis(app: Any) -> None:
 
 
 def _check(url: Any) -> bool:
-    """Whether it is Redis. Several URLs, of which one is used, are all of the same kind."""
-    first = url if isinstance(url, str) else next(iter(url))
-    scheme, colon, _ = first.partition("://")
-    kind = scheme.lower().partition("+")[0] if colon else first
+    """Whether it is Redis."""
+    kind = kind_of(url)
     if kind in REDIS_SCHEMES:
         return True
     if kind == _MEMORY:

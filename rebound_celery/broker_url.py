@@ -33,6 +33,18 @@ _PLACE = (
 _DATABASE = "its database is no number: write redis://host:6379/0"
 
 
+def kind_of(url: object) -> str | None:
+    """The scheme of a broker's URL up to a `+`, in lower case. Of several URLs it is the first's.
+
+    None is for no URL at all. Celery also takes the name of a transport in its place.
+    """
+    first = url if isinstance(url, str) or not isinstance(url, Iterable) else next(iter(url), None)
+    if not isinstance(first, str) or not first:
+        return None
+    scheme, colon, _ = first.partition("://")
+    return scheme.lower().partition("+")[0] if colon else first
+
+
 def check_broker_url(url: object) -> None:
     """Check the URL of a broker, several with `;`, or a sequence of them. Those of other brokers are left alone.
 

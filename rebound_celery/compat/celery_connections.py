@@ -16,14 +16,14 @@ from .versions import warn_of_untested
 
 
 def add_transport_option(
-    app: Celery, name: str, value: str, check: Callable[[Any], None], on_made: Callable[[Any], None]
+    app: Celery, name: str, value: str, check: Callable[[Any, Any], None], on_made: Callable[[Any], None]
 ) -> None:
     """Let each connection of `app` have this transport option.
 
     Args:
         app: the Celery app.
         name, value: the option.
-        check: called with the URL of each connection before it is made. It may raise.
+        check: called with the URL and the options of each connection before it is made. It may raise.
         on_made: called with each connection.
     """
     warn_of_untested("celery")
@@ -31,7 +31,8 @@ def add_transport_option(
 
     @wraps(make_connection)
     def connection(url: Any, *args: Any, transport_options: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
-        check(url)
+        configured = app.conf.broker_transport_options
+        check(url, {**configured, **(transport_options or {})} if isinstance(configured, Mapping) else configured)
         options = {**(transport_options or {}), name: value}
         made = make_connection(url, *args, transport_options=options, **kwargs)
         on_made(made)

@@ -67,6 +67,13 @@ def normal_lane(name: str) -> str:
     return f"{_HTTP}:{url.host}:{url.port}{bar}{part}"
 
 
+def endpoint_of(lane: str) -> str | None:
+    """The HTTP endpoint to which a lane belongs; None for another lane, such as that of a whole host."""
+    kind, _, rest = lane.partition(":")
+    place = rest.partition("|")[0]
+    return place if kind == _HTTP and "://" in place else None
+
+
 def is_of_lane(lane: str, whole: str) -> bool:
     """Whether a lane is this one, or the part of it that a rate rule has made; see `RatedLanes`."""
     return lane == whole or lane.startswith(f"{whole}|")

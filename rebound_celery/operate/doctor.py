@@ -63,7 +63,7 @@ def examine(
     checks: dict[str, Callable[[], Iterable[Finding]]] = {
         "packages": _packages,
         "redis": lambda: _redis(app, has_answered),
-        "workers": lambda: chain(_workers(app, rebound, patience_s), _claims(app, rebound)),
+        "workers": lambda: chain(_workers(app, rebound, patience_s), _claims(app, rebound), _endpoints(app, rebound)),
     }
     if rebound is not None:
         checks["task"] = lambda: chain(_task(app), _unknown_settings(app), _settings(rebound.settings))
@@ -218,6 +218,20 @@ def _claims(app: Celery, rebound: RetryScheduler | None) -> Iterator[Finding]:
             "workers",
             f"messages are due in the queue {queue}, and no worker has claimed any for {unclaimed_s:,.0f} s; start a "
             "worker that consumes it",
+        )
+
+
+def _endpoints(app: Celery, rebound: RetryScheduler | None) -> Iterator[Finding]:
+    """Whether messages wait for HTTP endpoints that are sent nothing."""
+    with open_schedule(app, _queue(app, rebound)) as schedule:
+        disabled = sorted(name for name, health in schedule.unhealthy().items() if health.disabled_ms)
+    if disabled:
+        more = f" and {len(disabled) - 3:,} more" if len(disabled) > 3 else ""
+        yield Finding(
+            WARNING,
+            "endpoints",
+            f"{len(disabled):,} HTTP endpoints are disabled, and what comes for them waits: {', '.join(disabled[:3])}"
+            f"{more}; see `celery rebound endpoints ls`",
         )
 
 

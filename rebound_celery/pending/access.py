@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Any
@@ -13,10 +13,10 @@ from ..delivery.plainly import FAULTS
 from ..errors import UnreachableError
 from ..message.encryption import KeyRing
 from ..message.ids import task_ids_of
-from ..schedule.port import Counts, Schedule, Waiting, open_schedule, put_on_list
+from ..schedule.port import Counts, Health, Schedule, Waiting, open_schedule, put_on_list
 from ..selection import Filter, PendingView, check_text
 from . import paging
-from .reading import views_of
+from .reading import views_of, with_disabled
 
 
 class Access:
@@ -111,13 +111,21 @@ class OpenQueue:
         with self.asking():
             return self.schedule.counts()
 
+    @cached_property
+    def disabled(self) -> Mapping[str, Health]:
+        """The HTTP endpoints that were disabled when it was first asked for."""
+        with self.asking():
+            found = self.schedule.unhealthy()
+        return {name: health for name, health in found.items() if health.disabled_ms}
+
     def total(self, *, leased: bool = False) -> int:
         """How many entries waited, or were leased."""
         return self.counts.leased if leased else self.counts.waiting
 
     def views(self, entries: Sequence[Waiting], *, arguments: bool = False) -> list[PendingView]:
         """The views of entries."""
-        return views_of(entries, self.name, self.keys, arguments=arguments)
+        views = views_of(entries, self.name, self.keys, arguments=arguments)
+        return with_disabled(views, self.disabled) if self.disabled else views
 
     def parts(
         self, chosen: Filter, *, count: int | None = None, arguments: bool = False, **options: Any

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from ..errors import ReboundError
 from ..message import Message, codec, message_id_of
+from ..message.address import HttpAddress
 from ..message.encryption import KeyRing
-from ..schedule.port import Waiting, read_tasks
+from ..schedule.port import Health, Waiting, read_tasks
 from ..selection import DEAD_LETTER, RETRY, TASK, UNREADABLE, PendingView
 
 
@@ -34,6 +37,24 @@ def views_of(entries: Sequence[Waiting], queue: str, keys: KeyRing, *, arguments
         else:
             views.append(_view_of_message(entry, queue, *found))
     return views
+
+
+def with_disabled(views: Sequence[PendingView], disabled: Mapping[str, Health]) -> list[PendingView]:
+    """Return the views, with what is to be known of those that are for a disabled HTTP endpoint."""
+    shown = []
+    for view in views:
+        name = endpoint_of(view)
+        health = None if name is None else disabled.get(name)
+        if health is not None:
+            view = replace(view, disabled_since_ms=health.disabled_ms, disabled_reason=health.reason)
+        shown.append(view)
+    return shown
+
+
+def endpoint_of(view: PendingView) -> str | None:
+    """The HTTP endpoint to which an entry is delivered next; None for another destination."""
+    address = view.dead_destination if view.kind == DEAD_LETTER else view.destination
+    return address.parts.endpoint if isinstance(address, HttpAddress) else None
 
 
 def decode(entries: Sequence[Waiting], keys: KeyRing) -> list[tuple[Message, dict[str, Any]] | ReboundError]:

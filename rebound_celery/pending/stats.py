@@ -23,6 +23,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
             count.
         unclaimed_ms: for how long entries are due and no worker has claimed any; some seconds mean that none works.
         lanes: lane -> how many entries wait in it.
+        disabled_endpoints: how many HTTP endpoints are disabled.
         counters: counts since the queue was first used; `docs/architecture.md` has their names.
     """
 
@@ -34,6 +35,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     overdue_ms: int
     unclaimed_ms: int
     lanes: Mapping[str, int]
+    disabled_endpoints: int
     counters: Mapping[str, int]
 
     @classmethod
@@ -48,6 +50,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
             overdue_ms=schedule.overdue_ms(),
             unclaimed_ms=schedule.unclaimed_ms(),
             lanes=dict(counts.by_lane),
+            disabled_endpoints=sum(1 for health in schedule.unhealthy().values() if health.disabled_ms),
             counters=dict(schedule.stats()),
         )
 

@@ -121,6 +121,11 @@ class RetryPolicy(msgspec.Struct, frozen=True, cache_hash=True, gc=False, repr_o
         if not is_list(self.delays):
             raise InvalidSettingError("delays", self.delays, "give a list of numbers of seconds")
         delays = tuple(self.delays)
+        if not delays and self.delays != () and self.kind != LIST:
+            # Only the default is empty: whoever gives an empty list may mean no retries at all.
+            raise InvalidSettingError(
+                "delays", list(delays), "give a number of seconds for each retry; for no retries, max_retries is 0"
+            )
         for delay in delays:
             check_seconds("delays", delay, 0, MAX_DELAY_S)
         if len(delays) > MAX_RETRIES_LIMIT:

@@ -9,11 +9,12 @@ from .arguments import check_choice, check_count, check_filter, check_limit, che
 from .filter import FILTER_FIELDS, NO_FILTER, Filter
 from .results import ActionResult, Progress
 from .times import duration_text, read_duration_s, read_time_ms, refuse_seconds
-from .views import DEAD_LETTER, REDIS, RETRY, TASK, UNREADABLE, DeadLetterView, PendingView, bytes_to_dict
+from .views import DEAD_LETTER, JOB_STEP, REDIS, RETRY, TASK, UNREADABLE, DeadLetterView, PendingView, bytes_to_dict
 
 __all__ = [
     "DEAD_LETTER",
     "FILTER_FIELDS",
+    "JOB_STEP",
     "NO_FILTER",
     "REDIS",
     "RETRY",

@@ -33,6 +33,10 @@ class ActionResult(msgspec.Struct, frozen=True, kw_only=True):
         changed: how many were changed.
         leased: the given ids of entries that a worker holds. They are being delivered and were left alone.
         unknown: the given ids under which there is nothing: never, or no more.
+        refused: the given ids of entries with which this cannot be done, and the kind of each: "retry", "dead-letter",
+            "unreadable" or "job-step". So are retries with "to-celery", because they are no Celery tasks of the app.
+        disabled: the HTTP endpoints of changed entries that are disabled: what is due for them waits all the same.
+        kept: how many such entries there were, also with a filter.
     """
 
     action: str
@@ -41,6 +45,9 @@ class ActionResult(msgspec.Struct, frozen=True, kw_only=True):
     changed: int = 0
     leased: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    refused: dict[str, str] = {}
+    disabled: tuple[str, ...] = ()
+    kept: int = 0
 
     @property
     def missed(self) -> int:
@@ -57,4 +64,7 @@ class ActionResult(msgspec.Struct, frozen=True, kw_only=True):
             "missed": self.missed,
             "leased": list(self.leased),
             "unknown": list(self.unknown),
+            "refused": dict(self.refused),
+            "disabled": list(self.disabled),
+            "kept": self.kept,
         }

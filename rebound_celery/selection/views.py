@@ -22,6 +22,8 @@ RETRY = "retry"
 DEAD_LETTER = "dead-letter"
 TASK = "task"
 UNREADABLE = "unreadable"
+#: What `ActionResult.refused` calls a task that makes a step of a job.
+JOB_STEP = "job-step"
 
 
 class CommonView(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -157,6 +159,7 @@ class PendingView(CommonView, frozen=True, kw_only=True, gc=False):
         dead_destination: where its dead letter goes.
         tries: how often this delivery was stored again, after outages and failures.
         args, kwargs: the arguments of a Celery task as texts, where they were asked for.
+        disabled_since_ms, disabled_reason: since when and why its HTTP endpoint is disabled; None where it is not.
     """
 
     queue: str
@@ -172,6 +175,8 @@ class PendingView(CommonView, frozen=True, kw_only=True, gc=False):
     tries: int = 0
     args: str | None = None
     kwargs: str | None = None
+    disabled_since_ms: int | None = None
+    disabled_reason: str | None = None
 
     @property
     def leased(self) -> bool:
@@ -213,6 +218,8 @@ class PendingView(CommonView, frozen=True, kw_only=True, gc=False):
             "dead_destination": None if dead is None else policy_names(dead)[1],
             "args": self.args,
             "kwargs": self.kwargs,
+            "disabled_since_ms": self.disabled_since_ms,
+            "disabled_reason": self.disabled_reason,
             **self._common(),
         }
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, cast
 
 from celery.app import app_or_default
@@ -107,7 +108,13 @@ class InMemory:
         )
 
     def consume(self, config: ConsumerConfig) -> None:
-        """Add a consumer beside those that the app declares with `@rebound.consumer`."""
+        """Add a consumer beside those that the app declares with `@rebound.consumer`.
+
+        Raises:
+            InvalidSettingError: if it is no ConsumerConfig.
+        """
+        if not isinstance(config, ConsumerConfig):
+            raise InvalidSettingError("config", config, "it is a ConsumerConfig(group=..., topics=..., handler=...)")
         self._add(config)
 
     def run(self) -> None:
@@ -128,8 +135,11 @@ class InMemory:
         """Let time pass: whatever is due on the way is delivered and handled at its time, in order.
 
         Raises:
-            InvalidSettingError: if the time is below 0.
+            InvalidSettingError: if a time is no number, or all of it is below 0.
         """
+        for name, value in (("seconds", seconds), ("minutes", minutes), ("hours", hours), ("days", days)):
+            if not isinstance(value, int | float) or isinstance(value, bool) or not isfinite(value):
+                raise InvalidSettingError(name, value, "it is a number, such as 5 or 0.5")
         passed_s = seconds + 60 * (minutes + 60 * (hours + 24 * days))
         if not passed_s >= 0:
             raise InvalidSettingError("seconds", passed_s, "time does not go back")
@@ -170,12 +180,13 @@ class InMemory:
         """The counts of the consumer of a group.
 
         Raises:
-            KeyError: if there is none.
+            InvalidSettingError: if there is none.
         """
         for consumer in self._consumers.values():
             if consumer.config.group == group:
                 return consumer.stats()
-        raise KeyError(group)
+        groups = ", ".join(sorted({consumer.config.group for consumer in self._consumers.values()})) or "none"
+        raise InvalidSettingError("group", group, f"no consumer has it; there are: {groups}")
 
     # How it works
 

@@ -78,3 +78,20 @@ def test_all_consumers_of_an_app_log_alike(run_process: Callable[..., Process]) 
 
     assert consumers.wait(60) == 2
     assert "own set-up ERROR logging is set up" in consumers.output
+
+
+def test_the_reason_of_a_failed_start_is_in_the_log_file_too(
+    run_process: Callable[..., Process], tmp_path: Path
+) -> None:
+    consumer = run_process(*APP, *CONSUME, *HANDLER, "--logfile", str(tmp_path / "c.log"), env={"LOGGED": ""})
+
+    assert consumer.wait(60) == 1
+    assert "Error: cannot reach Redis" in consumer.output
+    assert "cannot reach Redis" in (tmp_path / "c.log").read_text()
+
+
+def test_an_empty_name_of_a_log_file_is_refused(run_process: Callable[..., Process]) -> None:
+    consumer = run_process(*APP, *CONSUME, *HANDLER, "--logfile", "", env={"LOGGED": ""})
+
+    assert consumer.wait(60) == 2
+    assert "Error: --logfile='' cannot be used: it is the path of a file" in consumer.output

@@ -148,6 +148,9 @@ def test_actions_say_what_they_have_done_and_what_they_did_not_find(rebound: Reb
         "missed": 0,
         "leased": [],
         "unknown": ["unknown"],
+        "refused": {},
+        "disabled": [],
+        "kept": 0,
     }
     assert moved.stderr.startswith("Error: nothing waits under 'unknown'")
     assert run("pending", "run-now", first).stdout == "1 due now\n"

@@ -79,7 +79,7 @@ def plain(text: str) -> list[str]:
 
 
 def test_the_commands_print_what_the_page_says(rebound: Rebound) -> None:
-    assert len(COMMANDS) == 10
+    assert len(COMMANDS) == 13
     for line, printed in COMMANDS:
         done = CliRunner().invoke(
             command, shlex.split(line), obj=SimpleNamespace(app=rebound.app), env={"COLUMNS": "120"}
@@ -110,7 +110,16 @@ def test_the_tables_have_the_keys_of_the_json() -> None:
     assert set(re.findall(r"`(\w+)`", stats)) == set(QueueStats.__struct_fields__)
     lane = PAGE.partition("Keys of a lane:")[2].partition("\n\n")[0]
     breaker: Any = Breaker.__dataclass_fields__
-    own = {"lane", "waiting", "next_due_ms", "paused_until_ms", "rate", "breaker"}
+    own = {
+        "lane",
+        "waiting",
+        "next_due_ms",
+        "paused_until_ms",
+        "disabled_since_ms",
+        "disabled_reason",
+        "rate",
+        "breaker",
+    }
     assert set(re.findall(r"`(\w+)`", lane)) == own | (set(breaker) - {"lane"})
 
 
@@ -122,8 +131,8 @@ def test_the_table_of_switches_is_complete() -> None:
 
 def test_the_table_of_commands_is_complete() -> None:
     table = PAGE.partition("| command |")[2].partition("\n\n")[0]
-    named = set(re.findall(r"`celery -A shop rebound ((?:pending|lanes) [a-z-]+|stats)", table))
+    named = set(re.findall(r"`celery -A shop rebound ((?:pending|lanes|endpoints) [a-z-]+|stats)", table))
 
     groups: Any = command.commands
-    expected = {f"{group} {name}" for group in ("pending", "lanes") for name in groups[group].commands}
+    expected = {f"{group} {name}" for group in ("pending", "lanes", "endpoints") for name in groups[group].commands}
     assert named == expected | {"stats"}

@@ -22,7 +22,7 @@ import rebound_celery
 from rebound_celery import Rebound
 from rebound_celery.embedded import free_port
 from rebound_celery.operate import doctor
-from rebound_celery.schedule.port import DeadEntry, open_schedule
+from rebound_celery.schedule.port import DeadEntry, Do, open_schedule
 from rebound_celery.schedule.store.claims import ClaimId
 from rebound_celery.schedule.store.keys import QueueKeys
 from rebound_celery.schedule.store.store import Store
@@ -30,6 +30,8 @@ from rebound_celery.schedule.worker.installation import install_schedule
 from rebound_celery.schedule.worker.shown import list_scheduled
 from rebound_celery.schedule.worker.start_checks import warn_of_eviction
 from tests.acceptance.apps.worker import close_redis_connections, running_worker
+from tests.integration.test_schedule_chains import CHAIN, outcomes, step
+from tests.scheduling import now_ms
 from tests.servers import RedisServer, Sentinel, consuming, redis_programs, redis_version
 from tests.waiting import wait_until
 
@@ -182,10 +184,22 @@ def test_acl_user_of_an_app_with_rebound():
                 schedule.resume("kafka:orders")
                 assert schedule.lanes()[0].rate == 5.0
                 assert schedule.unclaimed_ms() == 0
-                assert schedule.purge() == 1
+                head = step(Do.WAIT, 1, 2, due_ms=now_ms() + 60_000)
+                assert outcomes(schedule, head, step(Do.ARRIVE, 2)) == ["waits", "behind"]
+                assert [chain.behind for chain in rebound.chains.page()] == [1]
+                assert schedule.chain_names("") == [CHAIN]
+                assert rebound.chains.release(CHAIN) == 2
+                assert schedule.purge() == 3
             assert not any(finding.level == "problem" for finding in doctor._redis(app, threading.Event()))
 
         assert denied(server) == []
+
+
+def test_the_least_rights_have_each_command_of_the_scripts():
+    scripts = Path(rebound_celery.__file__).parent / "schedule" / "store" / "scripts"
+    called = re.findall(r"redis\.p?call\(\s*'([A-Z]+)'", "".join(path.read_text() for path in scripts.glob("*.lua")))
+
+    assert {f"+{name.lower()}" for name in called} - set(least_rights()) == set()
 
 
 def test_without_info_the_doctor_says_what_it_cannot_see(caplog: pytest.LogCaptureFixture):

@@ -85,12 +85,12 @@ def test_what_kombu_can_read_is_taken(url: Any) -> None:
     check_broker_url(url)
 
     if url is not None and "memory://" not in url and "amqp://" not in url:
-        app = Celery(broker=url, set_as_current=False)
+        app = Celery(broker=url, set_as_current=False, broker_transport_options={"master_name": "mymaster"})
         install_schedule(app)
         app.connection_for_write().release()
 
 
-@pytest.mark.parametrize(
+COMMANDS = pytest.mark.parametrize(
     "arguments",
     [
         ("pending", "ls"),
@@ -105,6 +105,9 @@ def test_what_kombu_can_read_is_taken(url: Any) -> None:
         ("consume", "--topic", "t", "--group", "g", "--handler", "tests.unit.test_broker_url:handle"),
     ],
 )
+
+
+@COMMANDS
 def test_a_command_says_it_in_one_line(arguments: tuple[str, ...]) -> None:
     for url in ("redis://:pa/ss#w@host:6379/0", "redis://h/abc"):
         app = Celery(broker=url, set_as_current=False)

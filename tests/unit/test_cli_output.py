@@ -1,4 +1,4 @@
-"""A consumer whose output is gone ends as it would have ended."""
+"""What the commands print: a consumer whose output is gone ends as it would have ended, and ids stay whole."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import subprocess
 import sys
 
 import pytest
+
+from rebound_celery.operate.cli.printing import Column, print_rows
 
 #: What `celery rebound consume` does last, in a process of its own, because it takes stdout away.
 PROGRAM = """
@@ -39,3 +41,14 @@ def test_the_exit_status_is_that_of_the_work(open_output: object) -> None:
         os.close(output)
 
     assert (done.returncode, done.stderr) == (7, "")
+
+
+def test_an_id_is_in_one_line_of_a_pipe_however_long_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    ids = ["orders-dlq:3:" + "a" * length for length in (20, 60, 250)]
+
+    print_rows([Column("DIED", short=True), Column("ID", whole=True), Column("FOR")], [("1s", i, "x") for i in ids])
+
+    assert [line.split() for line in capsys.readouterr().out.splitlines()[1:]] == [["1s", i, "x"] for i in ids]

@@ -74,8 +74,25 @@ def test_retries_come_at_the_times_of_the_policy_and_end_as_a_dead_letter() -> N
         assert memory.waiting() == []
         stats = memory.stats("billing")
         assert (stats.retried, stats.dead, stats.succeeded) == (3, 1, 0)
-        with pytest.raises(KeyError):
+        with pytest.raises(InvalidSettingError, match=r"group='others' .* no consumer has it; there are: billing"):
             memory.stats("others")
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda memory: memory.advance("5"), "seconds='5' cannot be used: it is a number"),
+        (lambda memory: memory.advance(minutes="x"), "minutes='x' cannot be used: it is a number"),
+        (lambda memory: memory.advance(hours=float("nan")), "hours=nan cannot be used: it is a number"),
+        (lambda memory: memory.advance(-1), "seconds=-1 cannot be used: time does not go back"),
+        (lambda memory: memory.consume(None), "config=None cannot be used: it is a ConsumerConfig"),
+    ],
+)
+def test_a_wrong_argument_is_named(call: Callable[[Any], object], text: str) -> None:
+    with Shop().run() as memory, pytest.raises(InvalidSettingError) as refused:
+        call(memory)
+
+    assert str(refused.value).startswith(text)
 
 
 def test_what_a_handler_raises_holds_as_with_servers() -> None:

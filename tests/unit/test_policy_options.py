@@ -192,6 +192,7 @@ def test_no_delay_is_negative_above_the_limit_or_past_the_budget(
         ({"delays": [5, -1]}, "delays=-1 cannot be used: it must be a number of seconds from 0 to 315360000"),
         ({"delays": [float("nan")]}, "delays=nan cannot be used"),
         ({"delays": "123"}, "delays='123' cannot be used: give a list of numbers of seconds"),
+        ({"delays": []}, "delays=[] cannot be used: give a number of seconds for each retry; for no retries, max_retr"),
         ({"delays": 5}, "delays=5 cannot be used"),
         ({"delays": [1] * 101}, "give at most 100, one for each retry"),
         ({"delays": [1], "base_delay": 7}, "base_delay=7 cannot be used: a list of delays has no base_delay"),

@@ -18,6 +18,7 @@ from rebound_celery.demo.command import demo
 from rebound_celery.operate.cli.chains import chains
 from rebound_celery.operate.cli.consume_all import check_alone, consume_all, import_modules, print_stats
 from rebound_celery.operate.cli.dlq import dlq
+from rebound_celery.operate.cli.endpoints import endpoints
 from rebound_celery.operate.cli.errors import EXIT_UNREACHABLE, plain_errors
 from rebound_celery.operate.cli.exporter import exporter
 from rebound_celery.operate.cli.jobs import jobs
@@ -50,6 +51,7 @@ rebound.add_command(pending)
 rebound.add_command(dlq)
 rebound.add_command(jobs)
 rebound.add_command(lanes)
+rebound.add_command(endpoints)
 rebound.add_command(stats)
 rebound.add_command(exporter)
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from rebound_celery.clock import SYSTEM_CLOCK
 from rebound_celery.message import Message
+from rebound_celery.message.address import policy_names
+from rebound_celery.operate.cli.endpoints import enable_text, since_text
 from rebound_celery.operate.cli.pages import Listing
 from rebound_celery.operate.cli.printing import Column, at, from_now, print_fields, print_json
 from rebound_celery.selection import PendingView, bytes_to_dict
@@ -34,17 +36,43 @@ def _target(view: PendingView) -> str:
     """Where it goes, or what it is."""
     if view.kind == "dead-letter":
         return f"dead: {view.reason}"
+    if view.disabled_since_ms is not None:
+        return f"disabled: {view.destination_text}"
     return view.task or view.destination_text or view.kind
 
 
 def _error(view: PendingView) -> str:
     if view.problem is not None:
         return view.problem
+    if view.disabled_since_ms is not None:
+        return f"the endpoint is {since_text(view.disabled_since_ms, view.disabled_reason)}"
     return "" if view.failure is None else str(view.failure)
+
+
+def _disabled(view: PendingView) -> str:
+    """Since when its endpoint is disabled, and how it is enabled. A dead letter goes elsewhere than the message."""
+    address = view.dead_destination if view.kind == "dead-letter" else view.destination
+    url = str(address and policy_names(address)[1])
+    return f"{since_text(view.disabled_since_ms, view.disabled_reason)}. To enable it: {enable_text(url)}"
 
 
 #: How `pending ls` lists what waits.
 PENDING = Listing(_COLUMNS, _row, PendingView.to_dict, no_match="No waiting message matches.", nothing="Nothing waits.")
+
+
+def _arguments(view: PendingView) -> str:
+    """The arguments of a Celery task: `(42,)`, or `(42,) {'colour': 'red'}`."""
+    return " ".join(text for text in (view.args, None if view.kwargs == "{}" else view.kwargs) if text)
+
+
+#: The same with the arguments of Celery tasks.
+PENDING_WITH_ARGUMENTS = Listing(
+    (*_COLUMNS[:-1], Column("ARGUMENTS", folds=True), _COLUMNS[-1]),
+    lambda view, now_ms: (*_row(view, now_ms)[:-1], _arguments(view), _error(view)),
+    PendingView.to_dict,
+    no_match=PENDING.no_match,
+    nothing=PENDING.nothing,
+)
 
 
 def print_entry(view: PendingView, message: Message | None, *, with_value: bool, as_json: bool) -> None:
@@ -94,7 +122,8 @@ def _fields(written: dict[str, Any], view: PendingView, now_ms: int) -> dict[str
         "arguments": view.args,
         "keyword arguments": view.kwargs,
         "reason": view.reason,
-        "error": _error(view),
+        "error": None if view.failure is None and view.problem is None else view.problem or str(view.failure),
+        "endpoint": None if view.disabled_since_ms is None else _disabled(view),
         "first failed": at(view.first_failed_at_ms, now_ms),
         "stored again": str(view.tries) if view.tries else None,
         "lost workers": str(view.losses) if view.losses else None,

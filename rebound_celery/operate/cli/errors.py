@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,9 @@ EXIT_TOO_MANY_DEAD = 3
 #: Exit status when there is nothing under an id that was given, or nothing that could be changed.
 EXIT_NOT_FOUND = 4
 
+#: The key in the `meta` of a command's context that says that the log goes to a file.
+LOGFILE = "rebound_celery.logfile"
+
 
 @contextmanager
 def plain_errors(ctx: click.Context) -> Iterator[None]:
@@ -25,18 +29,25 @@ def plain_errors(ctx: click.Context) -> Iterator[None]:
     try:
         yield
     except DeadLetterLimitError as error:
-        click.echo(f"Error: {error}", err=True)
+        _say(ctx, str(error))
         ctx.exit(EXIT_TOO_MANY_DEAD)
     except ReboundError as error:
-        click.echo(f"Error: {error}", err=True)
+        _say(ctx, str(error))
         wrong_use = isinstance(error, InvalidSettingError | NotInstalledError)
         ctx.exit(EXIT_USAGE if wrong_use else EXIT_UNREACHABLE)
     except Exception as error:
         # Compared by name, so that kafka is not imported for commands that do not need it.
         if not type(error).__module__.startswith("kafka."):
             raise
-        click.echo(f"Error: Kafka: {type(error).__name__}: {error}", err=True)
+        _say(ctx, f"Kafka: {type(error).__name__}: {error}")
         ctx.exit(EXIT_UNREACHABLE)
+
+
+def _say(ctx: click.Context, text: str) -> None:
+    """Print an error to stderr, and log it where the log goes to a file: whoever reads only that must find it."""
+    click.echo(f"Error: {text}", err=True)
+    if LOGFILE in ctx.meta:
+        logging.getLogger("rebound_celery").error("%s", text)
 
 
 @contextmanager

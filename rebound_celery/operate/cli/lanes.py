@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from rebound_celery.operate.cli.errors import asking_redis, plain_errors
+from rebound_celery.operate.cli.errors import EXIT_NOT_FOUND, asking_redis, plain_errors
 
 if TYPE_CHECKING:
     from rebound_celery.app import Rebound
+    from rebound_celery.endpoints import Endpoint
     from rebound_celery.schedule.port import Breaker, Lane
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, with stable keys.")
@@ -30,22 +31,28 @@ def lanes() -> None:
 def ls(ctx: click.Context, as_json: bool) -> None:
     """List the lanes in which messages wait, and those with a pause, a rate or an open circuit breaker."""
     with plain_errors(ctx):
+        from rebound_celery.delivery.lanes import endpoint_of
+        from rebound_celery.operate.cli.endpoints import say_disabled
         from rebound_celery.operate.cli.printing import output_may_close, print_json, print_rows
 
         rebound = _rebound(ctx)
         with asking_redis(ctx.obj.app):
             found = {lane.name: lane for lane in rebound.lanes}
             breakers = {breaker.lane: breaker for breaker in rebound.breakers}
+            disabled = {each.url: each for each in rebound.endpoints if each.disabled_at is not None}
         names = sorted({*found, *breakers})
         with output_may_close():
             if as_json:
                 for name in names:
-                    print_json(lane_to_dict(name, found.get(name), breakers.get(name)))
+                    endpoint = disabled.get(endpoint_of(name) or "")
+                    print_json(lane_to_dict(name, found.get(name), breakers.get(name), endpoint))
                 return
             if not names:
                 click.echo("Nothing waits, and no lane has a pause or a rate.", err=True)
                 return
-            print_rows(_columns(), [_row(name, found.get(name), breakers.get(name)) for name in names])
+            ends = {name: disabled.get(endpoint_of(name) or "") for name in names}
+            print_rows(_columns(), [_row(name, found.get(name), breakers.get(name), ends[name]) for name in names])
+        say_disabled(endpoint for endpoint in ends.values() if endpoint is not None)
 
 
 @lanes.command()
@@ -73,8 +80,12 @@ def pause(ctx: click.Context, destination: str, duration: str, as_json: bool) ->
 @_json_option
 @click.pass_context
 def resume(ctx: click.Context, destination: str, as_json: bool) -> None:
-    """End a pause. A circuit breaker that is open stays open."""
+    """End a pause. A circuit breaker that is open stays open.
+
+    The lane of a disabled endpoint is not resumed, because workers would pause it again (exit status 4).
+    """
     with plain_errors(ctx):
+        _refuse_disabled(ctx, destination)
         _change(
             ctx,
             destination,
@@ -96,6 +107,32 @@ def rate(ctx: click.Context, destination: str, per_second: str, as_json: bool) -
         limit = _read_rate(per_second)
         text = "without a limit" if limit is None else f"limited to {limit:g} a second"
         _change(ctx, destination, lambda rebound: rebound.lanes.set_rate(destination, limit), text, as_json=as_json)
+
+
+def _refuse_disabled(ctx: click.Context, destination: str) -> None:
+    """End the command if a lane is that of a disabled endpoint, and say how it is enabled.
+
+    A URL names the lane of its whole host, which is resumed even if its endpoint is disabled. This is said.
+    """
+    from rebound_celery.delivery.lanes import endpoint_of
+    from rebound_celery.delivery.steering import lane_name
+    from rebound_celery.operate.cli.endpoints import disabled_text, enable_text, say_disabled
+    from rebound_celery.operate.cli.output import say
+
+    rebound, url = _rebound(ctx), endpoint_of(lane_name(destination))
+    is_url = destination.lower().startswith(("http://", "https://"))
+    if url is None and not is_url:
+        return
+    with asking_redis(ctx.obj.app):
+        endpoint = rebound.endpoints.get(url or destination)
+    if endpoint.disabled_at is None:
+        return
+    if url is None:
+        say_disabled([endpoint])
+        return
+    text = f"{url} is {disabled_text(endpoint)}, and workers pause its lane again. To enable it: {enable_text(url)}"
+    say(f"Error: {text}", err=True)
+    ctx.exit(EXIT_NOT_FOUND)
 
 
 def _read_rate(text: str) -> float | None:
@@ -130,6 +167,7 @@ def _change(
     """
     import json
 
+    from rebound_celery.delivery.lanes import endpoint_of
     from rebound_celery.delivery.steering import lane_name
     from rebound_celery.operate.cli.output import say
 
@@ -137,11 +175,13 @@ def _change(
     with asking_redis(ctx.obj.app):
         before = {*(lane.name for lane in rebound.lanes), *(breaker.lane for breaker in rebound.breakers)}
         change(rebound)
-        lane, breaker = rebound.lanes.get(name), rebound.breakers.get(name)
+        lane, breaker, url = rebound.lanes.get(name), rebound.breakers.get(name), endpoint_of(name)
+        endpoint = None if url is None else rebound.endpoints.get(url)
     if name not in before:
         say(_unknown(name, before, if_unknown), err=True)
     if as_json:
-        say(json.dumps(lane_to_dict(name, lane, breaker)))
+        disabled = None if endpoint is None or endpoint.disabled_at is None else endpoint
+        say(json.dumps(lane_to_dict(name, lane, breaker, disabled)))
         return
     say(f"{name} is {text}; {0 if lane is None else lane.waiting:,} wait in it")
     if breaker is not None and breaker.state == "open":
@@ -156,15 +196,26 @@ def _unknown(name: str, lanes: Iterable[str], text: str) -> str:
     return f"Nothing waits in {name} now, and it had neither pause nor rate: {hint} {text}"
 
 
-def lane_to_dict(name: str, lane: Lane | None, breaker: Breaker | None) -> dict[str, Any]:
-    """Return a lane as JSON has it, with stable keys."""
+def lane_to_dict(
+    name: str, lane: Lane | None, breaker: Breaker | None, disabled: Endpoint | None = None
+) -> dict[str, Any]:
+    """Return a lane as JSON has it, with stable keys.
+
+    Args:
+        name: its name.
+        lane, breaker: the lane and its circuit breaker; None where there is none.
+        disabled: the endpoint whose lane it is, if it is disabled.
+    """
     from dataclasses import asdict
 
+    since = None if disabled is None else disabled.disabled_at
     return {
         "lane": name,
         "waiting": 0 if lane is None else lane.waiting,
         "next_due_ms": None if lane is None else lane.next_due_ms,
         "paused_until_ms": None if lane is None else lane.paused_until_ms,
+        "disabled_since_ms": None if since is None else round(since.timestamp() * 1000),
+        "disabled_reason": None if disabled is None else disabled.reason,
         "rate": None if lane is None else lane.rate,
         "breaker": None if breaker is None else {key: value for key, value in asdict(breaker).items() if key != "lane"},
     }
@@ -183,18 +234,20 @@ def _columns() -> tuple[Any, ...]:
     )
 
 
-def _row(name: str, lane: Lane | None, breaker: Breaker | None) -> tuple[str, ...]:
+def _row(name: str, lane: Lane | None, breaker: Breaker | None, disabled: Endpoint | None) -> tuple[str, ...]:
     from rebound_celery.clock import SYSTEM_CLOCK
+    from rebound_celery.operate.cli.endpoints import disabled_text
     from rebound_celery.operate.cli.printing import from_now
 
     now_ms = SYSTEM_CLOCK.now_ms()
     if lane is None:
         return "0", "", name, "", "", "" if breaker is None else breaker.state
+    pause = "" if lane.paused_until_ms is None else f"pause ends {from_now(lane.paused_until_ms, now_ms)}"
     return (
         f"{lane.waiting:,}",
         from_now(lane.next_due_ms, now_ms),
         name,
-        "" if lane.paused_until_ms is None else f"pause ends {from_now(lane.paused_until_ms, now_ms)}",
+        pause if disabled is None else disabled_text(disabled),
         "" if lane.rate is None else f"{lane.rate:g}/s",
         "" if breaker is None else breaker.state,
     )

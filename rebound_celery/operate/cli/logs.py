@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from rebound_celery.operate.cli.errors import LOGFILE
+
 #: The values of `--loglevel`, as those of `celery worker`.
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
 
@@ -31,6 +33,9 @@ def set_up_logging(ctx: click.Context, level: str, logfile: str | None) -> None:
 
     from rebound_celery.errors import InvalidSettingError
 
+    if logfile == "":
+        # Celery takes it for none.
+        raise InvalidSettingError("--logfile", logfile, "it is the path of a file; without the option, stderr is used")
     colorize = False if ctx.obj.no_color else None
     try:
         receivers = ctx.obj.app.log.setup(
@@ -40,6 +45,8 @@ def set_up_logging(ctx: click.Context, level: str, logfile: str | None) -> None:
         if logfile is None:
             raise
         raise InvalidSettingError("--logfile", logfile, f"it cannot be used: {error}") from error
+    if logfile is not None:
+        ctx.meta[LOGFILE] = logfile
     kafka: Any = logging.getLogger("kafka")
     if not receivers and level.upper() != "DEBUG" and kafka.level == logging.NOTSET:
         # kafka-python logs every failed connection at ERROR. rebound logs what matters itself.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rebound_celery.operate.cli.errors import EXIT_NOT_FOUND, EXIT_USAGE, plain_errors
+from rebound_celery.operate.cli.errors import EXIT_NOT_FOUND, EXIT_USAGE, asking_redis, plain_errors
 from rebound_celery.operate.cli.filters import choose, filter_switches, read_filter
 from rebound_celery.operate.cli.output import say
 from rebound_celery.operate.cli.queues import say_if_unused
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from rebound_celery.selection import ActionResult, Filter, Progress
 
 queue_option = click.option("--queue", help="A Celery queue of the app. Default: rebound's own.")
+#: What cannot be moved to Celery's list.
+_KINDS = {
+    "retry": "a retry, no Celery task",
+    "dead-letter": "a dead letter, no Celery task",
+    "unreadable": "not readable",
+    "job-step": "a step of a job, no task of the app",
+}
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, with stable keys.")
 
 
@@ -54,12 +62,12 @@ def ls(
 ) -> None:
     """List waiting messages, by due time."""
     with plain_errors(ctx):
-        from rebound_celery.operate.cli.entries import PENDING
+        from rebound_celery.operate.cli.entries import PENDING, PENDING_WITH_ARGUMENTS
         from rebound_celery.operate.cli.pages import print_pages
 
         chosen, found = read_filter(switches), _pending(ctx)
         print_pages(
-            PENDING,
+            PENDING_WITH_ARGUMENTS if arguments else PENDING,
             lambda position, count, progress: found.list(
                 chosen, position, count, queue=queue, leased=leased, arguments=arguments, progress=progress
             ),
@@ -218,12 +226,30 @@ def _tell(ctx: click.Context, result: ActionResult, done: str, *, as_json: bool)
         say(f"{result.changed:,} {done}")
         if result.missed:
             say(f"{result.missed:,} were delivered, removed or changed a moment before")
+    if len(result.refused) < result.kept:
+        say(f"{result.kept:,} stay: they are retries or dead letters, or steps of jobs, and no Celery tasks", err=True)
+    _say_disabled(ctx, result)
     for identity in result.leased:
         say(f"A worker holds {identity!r} and delivers it now; it was left alone", err=True)
     for identity in result.unknown:
         say(f"Error: {_nothing(identity)}", err=True)
-    if result.leased or result.unknown:
+    for identity, kind in result.refused.items():
+        say(f"Error: {identity!r} is {_KINDS[kind]}: it cannot be moved", err=True)
+    if result.leased or result.unknown or result.refused:
         ctx.exit(EXIT_NOT_FOUND)
+
+
+def _say_disabled(ctx: click.Context, result: ActionResult) -> None:
+    """Say to which endpoints nothing is sent, whatever is due, and how they are enabled."""
+    if not result.disabled or result.action not in ("run-now", "reschedule"):
+        return
+    from rebound_celery import registry
+    from rebound_celery.operate.cli.endpoints import say_disabled
+
+    rebound: Any = registry.find(ctx.obj.app)
+    with asking_redis(ctx.obj.app):
+        found = [endpoint for endpoint in rebound.endpoints if endpoint.url in result.disabled]
+    say_disabled(found)
 
 
 def _nothing(identity: str) -> str:

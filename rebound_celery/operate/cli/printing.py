@@ -42,6 +42,7 @@ class Column(NamedTuple):
         short: whether it stands beside the others where each row has lines of its own.
         right: whether its texts end at the right.
         least_width: it is left out of the table of a terminal that is less wide.
+        folds: whether a long text goes on in the next line, within the room that the others leave.
     """
 
     title: str
@@ -49,6 +50,7 @@ class Column(NamedTuple):
     short: bool = False
     right: bool = False
     least_width: int = 0
+    folds: bool = False
 
 
 class _Console(Console):
@@ -79,8 +81,8 @@ def print_rows(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, head
         table.add_column(
             column.title,
             width=width,
-            overflow="fold" if column.whole else "ellipsis",
-            no_wrap=not column.whole,
+            overflow="fold" if column.whole or column.folds else "ellipsis",
+            no_wrap=not (column.whole or column.folds),
             justify="right" if column.right else "left",
         )
     for row in rows:
@@ -93,10 +95,17 @@ def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], out: Conso
     longest = [max([len(column.title), *(cell_len(row[i]) for row in rows)]) for i, column in enumerate(columns)]
     fixed = [column.short or column.whole for column in columns]
     widths = [min(most, _WIDEST_ID) for most in longest]
+    if not out.file.isatty() and out.width == _FILE_WIDTH:
+        # In a file or a pipe, what people copy is never in two lines: the lines are longer instead.
+        for index, column in enumerate(columns):
+            if column.whole:
+                out.width += longest[index] - widths[index]
+                widths[index] = longest[index]
     left = out.width - _GAP * (len(columns) - 1) - sum(w for w, is_fixed in zip(widths, fixed, strict=True) if is_fixed)
     others = fixed.count(False)
-    for index, is_fixed in enumerate(fixed):
-        if not is_fixed:
+    # The shortest first, so that the longest have what these leave.
+    for index in sorted(range(len(columns)), key=longest.__getitem__):
+        if not fixed[index]:
             widths[index] = max(1, min(longest[index], left // others))
             left, others = left - widths[index], others - 1
     return widths
@@ -106,7 +115,7 @@ def _print_lines(out: Console, columns: Sequence[Column], row: Sequence[str]) ->
     cells = [(column, plain(cell)) for column, cell in zip(columns, row, strict=True) if cell]
     out.print(Text("  ".join(cell for column, cell in cells if column.short)), overflow="fold")
     for column, cell in cells:
-        if column.whole:
+        if column.whole or column.folds:
             out.print(Text(f"  {cell}"), overflow="fold")
         elif not column.short:
             out.print(Text(f"  {cell}"), overflow="ellipsis", no_wrap=True)

@@ -38,6 +38,9 @@ def stats(ctx: click.Context, queue: str | None, as_json: bool) -> None:
                     "nobody claims": f"since {duration_text(found.unclaimed_ms / 1000)}"
                     if found.unclaimed_ms
                     else None,
+                    "endpoints disabled": f"{found.disabled_endpoints:,} (celery rebound endpoints ls)"
+                    if found.disabled_endpoints
+                    else None,
                     **{f"counter {name}": f"{count:,}" for name, count in sorted(found.counters.items())},
                 }
             )

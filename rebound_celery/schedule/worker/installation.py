@@ -11,7 +11,8 @@ from weakref import ref
 
 from celery import Celery, signals
 
-from ...broker import check_known_broker, has_schedule
+from ...broker import check_known_broker, check_settings, has_schedule
+from ...broker_options import check_broker_options
 from ...broker_url import check_broker_url
 from ...compat.celery_connections import add_transport_option
 from ...compat.kombu_reconnects import look_often
@@ -92,7 +93,7 @@ def _install(app: Celery, read_options: Callable[[], ScheduleOptions], *, is_cop
     token = f"{app.main}-{id(app):x}"
     installation = Installation(token, read_options, partial(_tell_dead, ref(app)), app_name=app.main, is_copy=is_copy)
     setattr(app, installed.ATTRIBUTE, installation)
-    add_transport_option(app, installed.OPTION, token, check_broker_url, _look_often)
+    add_transport_option(app, installed.OPTION, token, _check_connection, _look_often)
     signals.task_received.connect(eta.give_back, dispatch_uid="rebound-eta")
     control_cls = app.control_cls
     if not isinstance(control_cls, partial) or control_cls.func is not make_control:
@@ -163,6 +164,11 @@ def _tell_dead(app: ref[Celery], message: dict[str, Any], losses: int) -> None:
         announcements.worker_lost(its_app, message, losses)
 
 
+def _check_connection(url: Any, options: Any) -> None:
+    check_broker_url(url)
+    check_broker_options(url, options)
+
+
 def _look_often(connection: Any) -> None:
     if connection.transport_cls in _TRANSPORTS:
         look_often(connection)
@@ -173,8 +179,7 @@ def _check_broker(instance: Any = None, **_: Any) -> None:
     if not installed.is_installed(app):
         return
     try:
-        for url in (app.conf.broker_read_url, app.conf.broker_write_url):
-            check_broker_url(url)
+        check_settings(app)
     except InvalidSettingError as error:
         # Celery would log it, and go on to an error that shows a part of the password.
         raise SystemExit(f"Error: {error}") from None
