@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 import redis
 from celery import _state
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 
     # Kafka also has headers without a value, and records with neither key nor value; kafka-python does not send them.
     Record = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
+
+
+# An example that takes long says that the machine is busy.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

