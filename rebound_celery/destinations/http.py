@@ -29,6 +29,7 @@ from .holding import held, held_by_stop
 from .host_threads import HostThreads
 from .http_answer import end_body, next_hop, outcome_of, shortened, without_query
 from .http_headers import for_another_host, request_headers, sent_id
+from .http_log import hidden_queries
 from .http_plan import Plan, Plans
 from .http_pools import Pools
 from .http_proxy import is_proxys_fault
@@ -267,7 +268,7 @@ class HttpDestination:
             guard = None
         for is_second in (False, True):
             try:
-                with limits(connect_s, post.end_by, read_s=plan.read_s, guard=guard, fresh=is_second):
+                with hidden_queries(), limits(connect_s, post.end_by, read_s=plan.read_s, guard=guard, fresh=is_second):
                     response = pool.request(
                         plan.method,
                         request.url.request_url,

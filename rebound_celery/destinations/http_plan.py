@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from urllib.parse import urlencode
 
 from ..config import Settings
@@ -36,6 +37,23 @@ class Tls:
     client_cert: str | None = None
     client_key: str | None = None
     password: str | None = field(default=None, repr=False)
+
+    def stamp(self) -> tuple[tuple[int, int], ...]:
+        """What changes when a file is replaced, as certificates are when they are renewed.
+
+        Raises:
+            ValueError: naming the file that is not there.
+        """
+        found = []
+        for name in ("ca_file", "client_cert", "client_key"):
+            path = getattr(self, name)
+            if path is not None:
+                try:
+                    state = Path(path).stat()
+                except OSError as error:
+                    raise ValueError(f"{name}={path!r} cannot be used: {error}") from error
+                found.append((state.st_mtime_ns, state.st_ino))
+        return tuple(found)
 
     def context(self) -> ssl.SSLContext:
         """Load the files.

@@ -21,6 +21,9 @@ from .http_plan import DEFAULT_CONCURRENCY, Plan, Tls
 #: a request with a stricter one.
 _Shared = tuple[HttpUrl | None, Tls | None, tuple[Network, ...] | None]
 
+#: See `Tls.stamp`; None without TLS options.
+_Stamp = tuple[tuple[int, int], ...] | None
+
 
 class Pools:
     """Pools of connections, made when first needed.
@@ -31,24 +34,27 @@ class Pools:
 
     def __init__(self, hosts: int) -> None:
         self._hosts = hosts
-        self._pools: dict[tuple[_Shared, int], urllib3.PoolManager] = {}
+        #: With the stamp of the files that they have read.
+        self._pools: dict[tuple[_Shared, int], tuple[_Stamp, urllib3.PoolManager]] = {}
         self._lock = threading.Lock()
 
     def of(self, plan: Plan, proxy: HttpUrl | None) -> urllib3.PoolManager:
-        """The pool for a request.
+        """The pool for a request. It is made anew when a file of its TLS options was replaced.
 
         Raises:
             ValueError: if a file of its TLS options cannot be used.
         """
+        stamp = None if plan.tls is None else plan.tls.stamp()
         size = DEFAULT_CONCURRENCY if plan.concurrency <= DEFAULT_CONCURRENCY else MAX_CONCURRENCY
         key = ((proxy, plan.tls, None if plan.guard is None else plan.guard.allowed), size)
-        pool = self._pools.get(key)
-        if pool is None:
+        found = self._pools.get(key)
+        if found is None or found[0] != stamp:
             with self._lock:
-                pool = self._pools.get(key)
-                if pool is None:
-                    pool = self._pools[key] = self._new(plan.tls, proxy, size)
-        return pool
+                found = self._pools.get(key)
+                if found is None or found[0] != stamp:
+                    # Requests that are under way keep the earlier pool until they end.
+                    found = self._pools[key] = (stamp, self._new(plan.tls, proxy, size))
+        return found[1]
 
     def _new(self, tls: Tls | None, proxy: HttpUrl | None, size: int) -> urllib3.PoolManager:
         context = None if tls is None else tls.context()
@@ -59,7 +65,7 @@ class Pools:
 
     def clear(self) -> None:
         """Close all connections that are idle."""
-        for pool in list(self._pools.values()):
+        for pool in self.all:
             pool.clear()
 
     def close_idle(self) -> None:
@@ -67,7 +73,7 @@ class Pools:
 
         Unlike `clear`, it does not fail a request that takes a connection meanwhile.
         """
-        for manager in list(self._pools.values()):
+        for manager in self.all:
             for key in manager.pools.keys():  # noqa: SIM118 - of urllib3, which allows no iteration
                 pool = manager.pools.get(key)
                 idle = None if pool is None else pool.pool
@@ -80,7 +86,7 @@ class Pools:
 
     @property
     def all(self) -> list[urllib3.PoolManager]:
-        return list(self._pools.values())
+        return [pool for _, pool in list(self._pools.values())]
 
 
 _POOLS = {"http": HTTPConnectionPool, "https": HTTPSConnectionPool}

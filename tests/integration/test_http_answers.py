@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import logging
 import socket
 import struct
 import threading
@@ -295,6 +296,25 @@ def test_a_small_answer_that_is_compressed_twice_does_not_fill_the_memory(receiv
     assert "answered 500" in str(outcome)
     assert peak < 10_000_000
     destination.close()
+
+
+@pytest.mark.parametrize("level", [logging.WARNING, logging.DEBUG])
+def test_the_log_of_urllib3_shows_neither_the_query_nor_the_answer(
+    level: int, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    receiver.answer = say_and_close(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nno header: \r\nx\r\n\r\n")
+    destination = HttpDestination(5, 5)
+
+    with caplog.at_level(level):
+        (outcome,) = send(destination, f"{receiver.url}hook?token=secret")
+    destination.close()
+
+    assert isinstance(outcome, Delivered)
+    lines = [record for record in caplog.records if record.name.startswith("urllib3")]
+    assert any("Failed to parse headers" in record.getMessage() for record in lines)
+    assert "/hook" in caplog.text
+    assert "secret" not in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def test_an_answer_that_was_read_to_its_end_leaves_its_connection_for_the_next_post(receiver: Receiver) -> None:

@@ -152,6 +152,29 @@ def test_a_client_shows_its_certificate(
     assert isinstance(send(url, ca_file=authority.file), Failed)
 
 
+def test_certificates_that_were_renewed_are_read_again(
+    authority: Authority, serve: Callable[[ssl.SSLContext], str], tmp_path: Path
+) -> None:
+    certificate, key = authority.certificate("client")
+    options = {"ca_file": authority.file, "client_cert": certificate, "client_key": key}
+    destination = HttpDestination(5, 10, Plans(HttpTable({"*": options})))
+
+    def outcome(url: str) -> Outcome:
+        (found,) = destination.send([make_message(url)])
+        return found
+
+    first = serve(server_context(authority, asks_clients=True))
+    assert isinstance(outcome(first), Delivered)
+    renewed = Authority(tmp_path, "authority")
+    renewed.certificate("client")
+    second = serve(server_context(renewed, asks_clients=True))
+    assert isinstance(outcome(second), Delivered)
+
+    key.unlink()
+    assert isinstance(outcome(second), Unavailable)
+    destination.close()
+
+
 def test_a_file_that_cannot_be_used_costs_no_attempt_and_is_named(authority: Authority, tmp_path: Path) -> None:
     certificate, key = authority.certificate("client", PASSWORD)
     broken = tmp_path / "broken.pem"
