@@ -12,6 +12,8 @@ from functools import partial
 from typing import Any
 from weakref import WeakSet
 
+from billiard.pool import RUN
+
 #: Jobs whose messages stay with this worker, whatever becomes of its connection.
 _promised: WeakSet[Any] = WeakSet()
 
@@ -24,16 +26,25 @@ def tasks_of_children(pool: Any) -> set[str]:
 
 
 def keep_at_flush(pool: Any) -> None:
-    """Let a pool that is started keep what its children have got, when it forgets what has not begun."""
-    if pool.flush is not None:
+    """Let a pool that is started keep what its children have got, when it forgets what has not begun.
+
+    Only the prefork pool, the one with a semaphore, has children.
+    """
+    if pool.uses_semaphore and pool.flush is not None:
         pool.flush = partial(_flush, pool, pool.flush)
 
 
 def _flush(pool: Any, celerys_own: Callable[[], None]) -> None:
+    asyn_pool = pool._pool
     kept = [*_jobs_of_children(pool), *(job for job in _jobs(pool) if job in _promised and not job._accepted)]
     # The child of a promised job has ended without it.
-    to_send_again = [job for job in kept if job in pool._pool.outbound_buffer]
+    to_send_again = [job for job in kept if job in asyn_pool.outbound_buffer]
+    if asyn_pool._state != RUN:
+        # At a stop nothing is sent any more. The worker gives the messages back at its end.
+        asyn_pool._put_back = _discard
+        kept, to_send_again = [job for job in kept if job not in to_send_again], []
     for job in kept:
+        _write_rest(asyn_pool, job)
         job.discard = _nothing
     try:
         celerys_own()
@@ -41,7 +52,18 @@ def _flush(pool: Any, celerys_own: Callable[[], None]) -> None:
         for job in kept:
             vars(job).pop("discard", None)
         if to_send_again:
-            pool._pool.outbound_buffer.extend(to_send_again)
+            asyn_pool.outbound_buffer.extend(to_send_again)
+
+
+def _write_rest(asyn_pool: Any, job: Any) -> None:
+    """A child that has got a part of a job waits for the rest. At a stop, Celery writes no more of it."""
+    writer = job._writer()
+    if writer is not None and writer in asyn_pool._active_writers:
+        asyn_pool._flush_writer(job._write_to, writer)
+
+
+def _discard(job: Any) -> None:
+    job.discard()
 
 
 def _nothing() -> None:
@@ -53,7 +75,7 @@ def _jobs(pool: Any) -> list[Any]:
 
 
 def _jobs_of_children(pool: Any) -> list[Any]:
-    """The jobs that were written to a child, or in part (the rest follows), and have not been heard to begin."""
+    """The jobs that were written to a child, wholly or in part, and have not been heard to begin."""
     return [
         job
         for job in _jobs(pool)

@@ -456,6 +456,18 @@ PATCHES: tuple[Patch, ...] = (
     ),
     _celery("fixups.django:DjangoWorkerFixup.install", "used", "compat/celery_fixups.py", "As `_fixups`."),
     _celery(
+        "concurrency.asynpool:AsynPool._flush_writer",
+        "used",
+        _POOL,
+        "At a stop, a child that has got a part of a job would wait for the rest for ever.",
+    ),
+    _celery(
+        "concurrency.asynpool:AsynPool._active_writers",
+        "used",
+        _POOL,
+        "It tells which jobs are not wholly written to their child yet.",
+    ),
+    _celery(
         "concurrency.asynpool:AsynPool.flush",
         "replaced",
         _POOL,

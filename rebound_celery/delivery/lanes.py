@@ -20,6 +20,9 @@ _DEAD = "dead"
 #: rate nor a circuit breaker of their destination holds them up.
 ENDED = "ended"
 
+#: The lane of the steps of jobs, see `jobs.step`: a pause of it pauses all jobs.
+STEPS = "jobs"
+
 #: Kinds of destinations whose deliveries take so long that they must not hold up the others.
 _SLOW = frozenset({_HTTP})
 
@@ -45,7 +48,9 @@ def lane_of(address: Address) -> str:
 def is_lane(text: str) -> bool:
     """Whether a text has the form of a lane's name."""
     kind, colon, rest = text.partition(":")
-    return text in (_DEAD, ENDED) or (kind in (_KAFKA, _HTTP) and bool(colon and rest) and not rest.startswith("//"))
+    return text in (_DEAD, ENDED, STEPS) or (
+        kind in (_KAFKA, _HTTP) and bool(colon and rest) and not rest.startswith("//")
+    )
 
 
 def normal_lane(name: str) -> str:

@@ -20,7 +20,8 @@ Destination = str | Mapping[str, object] | Address
 _LONGEST_S = 10 * 365 * 86_400
 
 _DESTINATION_RULE = (
-    "it is a destination (kafka://topic, https://host/path), or the name of a lane (kafka:topic, http:host:port)"
+    "it is a destination (kafka://topic, https://host/path), or the name of a lane (kafka:topic, http:host:port, or "
+    "jobs for the steps of jobs)"
 )
 
 _Open = Callable[[], AbstractContextManager[Schedule]]

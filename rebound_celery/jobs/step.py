@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..delivery.lanes import STEPS
 from ..schedule.port import StepMessage, stored_task
 
 TASK_NAME = "rebound.job"
 
 #: The lane of all steps. A claim takes lanes in turn, so that they come neither before all deliveries nor after them.
-STEP_LANE = "jobs"
+STEP_LANE = STEPS
 
 #: The priority of ordinary deliveries, as kombu counts it.
 _PRIORITY = 3

@@ -194,16 +194,19 @@ def test_warm_stop_hands_back_what_has_not_begun(bench: Bench, pool: str, late: 
     wait_until(lambda: not bench.left(), message=lambda: str(bench.left()))
 
 
-@pytest.mark.parametrize("files", [0, 1100])
+@pytest.mark.parametrize(("files", "size"), [(0, 0), (1100, 0), (0, 1_000_000)])
 @pytest.mark.parametrize("what", ["stop", "lost connection"])
-def test_task_that_a_child_has_got_and_not_begun_yet_runs_once(bench: Bench, what: str, files: int):
-    """The worker does not know yet that it has begun; a busy machine's scheduler holds the child, for example."""
+def test_task_that_a_child_has_got_and_not_begun_yet_runs_once(bench: Bench, what: str, files: int, size: int):
+    """The worker does not know yet that it has begun; a busy machine's scheduler holds the child, for example.
+
+    Of a large task, the child has got a part.
+    """
     proxy = Proxy(bench.server.port, 1)
     url = f"redis://127.0.0.1:{proxy.port}/0"
     first = bench.worker("prefork", "-c", "1", TEST_ACKS_LATE="1", TEST_REDIS_URL=url, TEST_OPEN_FILES=str(files))
     (child,) = map(int, Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split())
     os.kill(child, signal.SIGSTOP)
-    bench.call("work.apply_async((0, 0.1), countdown=0.5)")
+    bench.call(f"work.apply_async((0, 0.1), countdown=0.5, headers={{'pad': 'x' * {size}}})")
     first.wait_for_output("received")
 
     if what == "stop":

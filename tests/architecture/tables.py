@@ -158,7 +158,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "values",
     ),
     # beside the flow, for operators
-    "jobs": (*COMMON, "dead_letters", "schedule.port"),
+    "jobs": (*COMMON, "dead_letters", "delivery.lanes", "schedule.port"),
     "pending": (
         *COMMON,
         "broker",

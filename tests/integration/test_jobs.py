@@ -138,6 +138,19 @@ def test_a_rate_holds_over_steps(alone: Rebound) -> None:
     assert alone.jobs.get(job).replayed == 60
 
 
+def test_a_pause_of_the_lane_of_steps_holds_all_jobs(alone: Rebound) -> None:
+    keep_dead(alone, *hooks(5))
+    alone.lanes.pause("jobs", 60)
+    job = alone.jobs.start(source="redis", filter=Filter())
+    with running_worker(alone.app):
+        alone.schedule_retry("http://127.0.0.1:1/hook", b"", id="other", base_delay=1, max_retries=0)
+        wait_until(lambda: alone.dead_letters.get("other") is not None or alone.dead_letters.count() > 5, timeout=20)
+        assert alone.jobs.get(job).read == 0
+
+        alone.lanes.resume("jobs")
+        wait_until(lambda: alone.jobs.get(job).state == "done", timeout=20)
+
+
 @pytest.mark.parametrize("action", ["pause", "abort"])
 def test_a_job_that_is_paused_or_aborted_stores_nothing_more(alone: Rebound, action: str) -> None:
     keep_dead(alone, *hooks(50))

@@ -95,6 +95,7 @@ def test_what_names_neither_a_destination_nor_a_lane_is_refused(name: str) -> No
         ("https://shop.example/a", "http:shop.example:443"),
         ("dead", "dead"),
         ("ended", "ended"),
+        ("jobs", "jobs"),
         ("http:shop.example:443|/a/*", "http:shop.example:443|/a/*"),
         ("kafka:orders|key=https://x/*", "kafka:orders|key=https://x/*"),
     ],

@@ -65,9 +65,11 @@ def enable(ctx: click.Context, url: str, as_json: bool) -> None:
         rebound = _rebound(ctx)
         with asking_redis(ctx.obj.app):
             others = [endpoint.url for endpoint in rebound.endpoints]
+            # Before: workers claim them as soon as it is enabled.
+            waiting = _waiting(rebound)
             was_known = rebound.endpoints.enable(url)
             endpoint = rebound.endpoints.get(url)
-            count = _waiting(rebound).get(endpoint.url, 0)
+            count = waiting.get(endpoint.url, 0)
         if as_json:
             say(json.dumps(endpoint_to_dict(endpoint, count)))
         if not was_known:
