@@ -77,7 +77,7 @@ def test_consumer_benchmark_waits_for_the_group_however_short_its_duration() -> 
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["join_s"] > result["duration_s"]
-    assert 10 <= result["SuccessfulMessages"] == result["TotalMessages"] <= 30
+    assert 1 <= result["SuccessfulMessages"] == result["TotalMessages"] <= 30
 
 
 def test_consumer_benchmark_measures_speed_on_a_prefilled_topic() -> None:

@@ -321,6 +321,8 @@ def test_lanes_are_paused_limited_and_listed(rebound: Rebound, run: Any) -> None
         "paused_until_ms": None,
         "rate": 5.0,
         "breaker": None,
+        "disabled_since_ms": None,
+        "disabled_reason": None,
     }
     table = run("lanes", "ls", columns=100).stdout.splitlines()
     assert table[0].split() == ["WAITING", "NEXT", "DUE", "LANE", "PAUSE", "RATE", "BREAKER"]

@@ -206,6 +206,7 @@ def test_without_info_the_doctor_says_what_it_cannot_see(caplog: pytest.LogCaptu
     rights = [right for right in least_rights() if right != "+info"]
     with server_with_rights(rights) as server, scheduled_app(f"redis://worker:pw@{server.address}/0") as app:
         Rebound(app)
+        caplog.clear()
         (finding,) = doctor._redis(app, threading.Event())
         assert finding.level == "note"
         assert "may not call INFO" in finding.text
