@@ -231,7 +231,7 @@ SCENES: dict[str, Callable[[Case], None]] = {
     "post": over_http,
     "posts": partial(over_http, count=4),
     "refused post": partial(over_http, receiver={"refused": {2}}, worker={"env": PATIENT}),
-    "refused post with a result": with_results(over_http, receiver={"refused": {2}}, worker={"env": PATIENT}),
+    "refused post with a result": with_results(over_http, receiver={"refused": {2}}),
     "refused post, one loss is too many": partial(over_http, receiver={"refused": {2}}, worker=ONE_LOSS),
     "refused posts": partial(over_http, count=3, receiver={"refused": {2}}, worker={"env": PATIENT}),
     "renewal": partial(over_http, receiver={"hanging": 1}, worker={"env": PATIENT}),
