@@ -36,23 +36,23 @@ def keep_at_flush(pool: Any) -> None:
 
 def _flush(pool: Any, celerys_own: Callable[[], None]) -> None:
     asyn_pool = pool._pool
-    kept = [*_jobs_of_children(pool), *(job for job in _jobs(pool) if job in _promised and not job._accepted)]
-    # The child of a promised job has ended without it.
-    to_send_again = [job for job in kept if job in asyn_pool.outbound_buffer]
+    kept = _jobs_of_children(pool)
+    # The children of these have ended without them.
+    to_send_again = [job for job in asyn_pool.outbound_buffer if job in _promised and not job._accepted]
     if asyn_pool._state != RUN:
         # At a stop nothing is sent any more. The worker gives the messages back at its end.
         asyn_pool._put_back = _discard
-        kept, to_send_again = [job for job in kept if job not in to_send_again], []
+        to_send_again = []
     for job in kept:
         _write_rest(asyn_pool, job)
+    for job in (*kept, *to_send_again):
         job.discard = _nothing
     try:
         celerys_own()
     finally:
-        for job in kept:
+        for job in (*kept, *to_send_again):
             vars(job).pop("discard", None)
-        if to_send_again:
-            asyn_pool.outbound_buffer.extend(to_send_again)
+        asyn_pool.outbound_buffer.extend(to_send_again)
 
 
 def _write_rest(asyn_pool: Any, job: Any) -> None:
@@ -67,7 +67,7 @@ def _discard(job: Any) -> None:
 
 
 def _nothing() -> None:
-    """In the place of the method with which a job leaves the pool."""
+    """Takes the place of the method `discard`, with which a job leaves the pool."""
 
 
 def _jobs(pool: Any) -> list[Any]:
