@@ -8,6 +8,7 @@ from rebound_celery.clock import SYSTEM_CLOCK
 from rebound_celery.message import Message
 from rebound_celery.message.address import policy_names
 from rebound_celery.operate.cli.endpoints import enable_text, since_text
+from rebound_celery.operate.cli.message_fields import bytes_text, header_fields, history_fields
 from rebound_celery.operate.cli.pages import Listing
 from rebound_celery.operate.cli.printing import Column, at, from_now, print_fields, print_json
 from rebound_celery.selection import PendingView, bytes_to_dict
@@ -90,13 +91,9 @@ def print_entry(view: PendingView, message: Message | None, *, with_value: bool,
         return
     now_ms = SYSTEM_CLOCK.now_ms()
     fields = _fields(view.to_dict(), view, now_ms)
-    for number, past in enumerate(view.history, start=1):
-        fields[f"failure {number}"] = (
-            f"attempt {past.attempt}, {at(past.failed_at_ms, now_ms)}, {past.by}: {past.error}"
-        )
+    fields |= history_fields(view, now_ms)
     if with_value:
-        text = value["value"]
-        fields["value"] = text if text is not None else value["value_base64"] and f"base64:{value['value_base64']}"
+        fields["value"] = bytes_text(value, "value")
     print_fields(fields)
 
 
@@ -116,7 +113,7 @@ def _fields(written: dict[str, Any], view: PendingView, now_ms: int) -> dict[str
         "dead letter to": written["dead_destination"],
         "origin": origin,
         "group": view.group,
-        "key": written["key"] or (written["key_base64"] and f"base64:{written['key_base64']}"),
+        "key": bytes_text(written, "key"),
         "size": None if view.size_bytes is None else f"{view.size_bytes:,} bytes",
         "task": view.task,
         "arguments": view.args,
@@ -129,5 +126,5 @@ def _fields(written: dict[str, Any], view: PendingView, now_ms: int) -> dict[str
         "lost workers": str(view.losses) if view.losses else None,
         "source": view.source,
         "client": view.client_id,
-        **{f"header {each['name']}": each["value"] or each["value_base64"] for each in written["headers"]},
+        **header_fields(written),
     }

@@ -6,6 +6,7 @@ import json
 
 from rebound_celery.clock import SYSTEM_CLOCK
 from rebound_celery.dead_letters import Letter, ReplayResult
+from rebound_celery.operate.cli.message_fields import bytes_text, header_fields, history_fields
 from rebound_celery.operate.cli.output import say
 from rebound_celery.operate.cli.pages import Listing
 from rebound_celery.operate.cli.printing import Column, at, from_now, plain, print_fields, print_json
@@ -70,7 +71,7 @@ def print_letter(letter: Letter, *, with_value: bool, as_json: bool) -> None:
         "for": view.destination_text,
         "origin": None if view.origin is None else str(view.origin),
         "group": view.group,
-        "key": written["key"] or (written["key_base64"] and f"base64:{written['key_base64']}"),
+        "key": bytes_text(written, "key"),
         "size": None if view.size_bytes is None else f"{view.size_bytes:,} bytes",
         "reason": view.reason,
         "problem": view.problem,
@@ -78,15 +79,11 @@ def print_letter(letter: Letter, *, with_value: bool, as_json: bool) -> None:
         "first failed": at(view.first_failed_at_ms, now_ms),
         "source": view.source,
         "client": view.client_id,
-        **{f"header {each['name']}": each["value"] or each["value_base64"] for each in written["headers"]},
+        **header_fields(written),
     }
-    for number, past in enumerate(view.history, start=1):
-        fields[f"failure {number}"] = (
-            f"attempt {past.attempt}, {at(past.failed_at_ms, now_ms)}, {past.by}: {past.error}"
-        )
+    fields |= history_fields(view, now_ms)
     if with_value:
-        text = value["value"]
-        fields["value"] = text if text is not None else value["value_base64"] and f"base64:{value['value_base64']}"
+        fields["value"] = bytes_text(value, "value")
     print_fields(fields)
     if written["stacktrace"]:
         for line in written["stacktrace"].splitlines():
