@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 import click
 
 from rebound_celery.operate.cli.errors import EXIT_USAGE, plain_errors
-
-if TYPE_CHECKING:
-    from rebound_celery.app import Rebound
+from rebound_celery.operate.cli.shared import rebound_of
 
 #: How many chains are read at once.
 _PAGE = 200
@@ -35,7 +32,7 @@ def chains(ctx: click.Context, prefix: str, held: bool, limit: int, release: str
     behind it; and the name of the key.
     """
     with plain_errors(ctx):
-        rebound = _rebound(ctx)
+        rebound = rebound_of(ctx)
         if release is not None:
             count = rebound.chains.release(release)
             if not count:
@@ -58,12 +55,3 @@ def chains(ctx: click.Context, prefix: str, held: bool, limit: int, release: str
                     click.echo(json.dumps(fields))
                 else:
                     click.echo(f"{chain.state:<6} {offset:>12} {chain.behind:>8} behind  {chain.name}")
-
-
-def _rebound(ctx: click.Context) -> Rebound:
-    from rebound_celery import registry
-    from rebound_celery.app import Rebound
-
-    found = registry.find(ctx.obj.app)
-    assert isinstance(found, Rebound)
-    return found

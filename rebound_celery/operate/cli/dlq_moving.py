@@ -11,7 +11,6 @@ from rebound_celery.operate.cli.dlq_shared import (
     chosen_filter,
     chosen_source_option,
     dead_letters_of,
-    json_option,
     nothing,
     plainly,
     source_option,
@@ -19,6 +18,7 @@ from rebound_celery.operate.cli.dlq_shared import (
 from rebound_celery.operate.cli.errors import EXIT_NOT_FOUND, EXIT_USAGE
 from rebound_celery.operate.cli.filters import filter_switches, read_filter
 from rebound_celery.operate.cli.output import say
+from rebound_celery.operate.cli.shared import json_option
 
 if TYPE_CHECKING:
     from rebound_celery.selection import ActionResult

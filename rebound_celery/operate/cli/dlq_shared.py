@@ -10,13 +10,13 @@ import click
 
 from rebound_celery.operate.cli.errors import plain_errors
 from rebound_celery.operate.cli.filters import choose
+from rebound_celery.operate.cli.shared import rebound_of
 
 if TYPE_CHECKING:
     from rebound_celery.dead_letters import DeadLetters, Letter
     from rebound_celery.selection import Filter
 
 _SOURCE = "redis, or a Kafka topic."
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, with stable keys.")
 source_option = click.option("--source", help=f"{_SOURCE} Default: Redis and all topics of dead letters.")
 chosen_source_option = click.option("--source", help=f"With switches or --all, where the dead letters are: {_SOURCE}")
 
@@ -78,9 +78,4 @@ def say_if_alive(ctx: click.Context, letter: Letter) -> None:
 
 
 def dead_letters_of(ctx: click.Context) -> DeadLetters:
-    from typing import cast
-
-    from rebound_celery import registry
-    from rebound_celery.app import Rebound
-
-    return cast(Rebound, registry.find(ctx.obj.app)).dead_letters
+    return rebound_of(ctx).dead_letters

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rebound_celery.operate.cli.errors import EXIT_NOT_FOUND, asking_redis, plain_errors
 from rebound_celery.operate.cli.output import say
+from rebound_celery.operate.cli.shared import json_option, rebound_of
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 #: How many disabled endpoints are named on stderr after a table.
 _MOST_NAMED = 10
-
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, with stable keys.")
 
 
 @click.group()
@@ -33,14 +32,14 @@ def endpoints() -> None:
 
 
 @endpoints.command()
-@_json_option
+@json_option
 @click.pass_context
 def ls(ctx: click.Context, as_json: bool) -> None:
     """List the endpoints that fail or are disabled."""
     with plain_errors(ctx):
         from rebound_celery.operate.cli.printing import output_may_close, print_json, print_rows
 
-        rebound = _rebound(ctx)
+        rebound = rebound_of(ctx)
         with asking_redis(ctx.obj.app):
             found, waiting = list(rebound.endpoints), _waiting(rebound)
         with output_may_close():
@@ -57,12 +56,12 @@ def ls(ctx: click.Context, as_json: bool) -> None:
 
 @endpoints.command()
 @click.argument("url")
-@_json_option
+@json_option
 @click.pass_context
 def enable(ctx: click.Context, url: str, as_json: bool) -> None:
     """Send to an endpoint again, what has waited first. Its failures are forgotten."""
     with plain_errors(ctx):
-        rebound = _rebound(ctx)
+        rebound = rebound_of(ctx)
         with asking_redis(ctx.obj.app):
             others = [endpoint.url for endpoint in rebound.endpoints]
             # Before: workers claim them as soon as it is enabled.
@@ -82,12 +81,12 @@ def enable(ctx: click.Context, url: str, as_json: bool) -> None:
 @endpoints.command()
 @click.argument("url")
 @click.option("--reason", default="by hand", show_default=True, help="Why, for other operators.")
-@_json_option
+@json_option
 @click.pass_context
 def disable(ctx: click.Context, url: str, reason: str, as_json: bool) -> None:
     """Send nothing to an endpoint until it is enabled. What comes for it waits."""
     with plain_errors(ctx):
-        rebound = _rebound(ctx)
+        rebound = rebound_of(ctx)
         with asking_redis(ctx.obj.app):
             endpoint = rebound.endpoints.disable(url, reason)
             count = _waiting(rebound).get(endpoint.url, 0)
@@ -190,9 +189,3 @@ def _unknown(url: str, others: Iterable[str]) -> str:
     near = get_close_matches(url, others, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "`celery rebound endpoints ls` lists those that are"
     return f"{url} was neither disabled nor failing: {hint}"
-
-
-def _rebound(ctx: click.Context) -> Rebound:
-    from rebound_celery import registry
-
-    return cast("Rebound", registry.find(ctx.obj.app))

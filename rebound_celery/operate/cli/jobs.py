@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rebound_celery.operate.cli.errors import EXIT_NOT_FOUND, plain_errors
 from rebound_celery.operate.cli.output import say
+from rebound_celery.operate.cli.shared import json_option, rebound_of
 
 if TYPE_CHECKING:
     from rebound_celery.jobs import Job, Jobs
     from rebound_celery.operate.cli.pages import Listing
-
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, with stable keys.")
 
 
 @click.group()
@@ -29,7 +28,7 @@ def jobs() -> None:
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="The largest number of rows.")
 @click.option("--all", "all_of_them", is_flag=True, help="All rows. It overrides --limit.")
 @click.option("--after", metavar="NEXT", help="Continue a list. The end of the list prints NEXT.")
-@_json_option
+@json_option
 @click.pass_context
 def ls(ctx: click.Context, limit: int, all_of_them: bool, after: str | None, as_json: bool) -> None:
     """List jobs, the newest first."""
@@ -49,7 +48,7 @@ def ls(ctx: click.Context, limit: int, all_of_them: bool, after: str | None, as_
 
 @jobs.command()
 @click.argument("id_", metavar="ID")
-@_json_option
+@json_option
 @click.pass_context
 def show(ctx: click.Context, id_: str, as_json: bool) -> None:
     """Show the details of one job."""
@@ -58,7 +57,7 @@ def show(ctx: click.Context, id_: str, as_json: bool) -> None:
 
 @jobs.command()
 @click.argument("id_", metavar="ID")
-@_json_option
+@json_option
 @click.pass_context
 def pause(ctx: click.Context, id_: str, as_json: bool) -> None:
     """Pause a job until it is resumed. It stores no more messages. Those that it has stored are delivered."""
@@ -67,7 +66,7 @@ def pause(ctx: click.Context, id_: str, as_json: bool) -> None:
 
 @jobs.command()
 @click.argument("id_", metavar="ID")
-@_json_option
+@json_option
 @click.pass_context
 def resume(ctx: click.Context, id_: str, as_json: bool) -> None:
     """Continue a job that is paused, stalled or failed."""
@@ -76,7 +75,7 @@ def resume(ctx: click.Context, id_: str, as_json: bool) -> None:
 
 @jobs.command()
 @click.argument("id_", metavar="ID")
-@_json_option
+@json_option
 @click.pass_context
 def abort(ctx: click.Context, id_: str, as_json: bool) -> None:
     """End a job. It stores no more messages. Those that it has stored are delivered."""
@@ -190,7 +189,4 @@ def _fields(job: Job) -> dict[str, str | None]:
 
 def jobs_of(ctx: click.Context) -> Jobs:
     """The jobs of the command's app."""
-    from rebound_celery import registry
-    from rebound_celery.app import Rebound
-
-    return cast(Rebound, registry.find(ctx.obj.app)).jobs
+    return rebound_of(ctx).jobs

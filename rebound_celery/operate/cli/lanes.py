@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rebound_celery.operate.cli.errors import EXIT_NOT_FOUND, asking_redis, plain_errors
+from rebound_celery.operate.cli.shared import json_option, rebound_of
 
 if TYPE_CHECKING:
     from rebound_celery.app import Rebound
     from rebound_celery.endpoints import Endpoint
     from rebound_celery.schedule.port import Breaker, Lane
-
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, with stable keys.")
 
 
 @click.group()
@@ -26,7 +25,7 @@ def lanes() -> None:
 
 
 @lanes.command()
-@_json_option
+@json_option
 @click.pass_context
 def ls(ctx: click.Context, as_json: bool) -> None:
     """List the lanes in which messages wait, and those with a pause, a rate or an open circuit breaker."""
@@ -35,7 +34,7 @@ def ls(ctx: click.Context, as_json: bool) -> None:
         from rebound_celery.operate.cli.endpoints import say_disabled
         from rebound_celery.operate.cli.printing import output_may_close, print_json, print_rows
 
-        rebound = _rebound(ctx)
+        rebound = rebound_of(ctx)
         with asking_redis(ctx.obj.app):
             found = {lane.name: lane for lane in rebound.lanes}
             breakers = {breaker.lane: breaker for breaker in rebound.breakers}
@@ -58,7 +57,7 @@ def ls(ctx: click.Context, as_json: bool) -> None:
 @lanes.command()
 @click.argument("destination")
 @click.option("--for", "duration", required=True, metavar="DURATION", help="How long: 30s, 10min, 2h, 1d.")
-@_json_option
+@json_option
 @click.pass_context
 def pause(ctx: click.Context, destination: str, duration: str, as_json: bool) -> None:
     """Deliver nothing to a destination for some time. What is due waits."""
@@ -77,7 +76,7 @@ def pause(ctx: click.Context, destination: str, duration: str, as_json: bool) ->
 
 @lanes.command()
 @click.argument("destination")
-@_json_option
+@json_option
 @click.pass_context
 def resume(ctx: click.Context, destination: str, as_json: bool) -> None:
     """End a pause. A circuit breaker that is open stays open.
@@ -99,7 +98,7 @@ def resume(ctx: click.Context, destination: str, as_json: bool) -> None:
 @lanes.command()
 @click.argument("destination")
 @click.argument("per_second", metavar="NUMBER|none")
-@_json_option
+@json_option
 @click.pass_context
 def rate(ctx: click.Context, destination: str, per_second: str, as_json: bool) -> None:
     """Limit the deliveries of all workers together to NUMBER messages a second. none removes the limit."""
@@ -119,7 +118,7 @@ def _refuse_disabled(ctx: click.Context, destination: str) -> None:
     from rebound_celery.operate.cli.endpoints import disabled_text, enable_text, say_disabled
     from rebound_celery.operate.cli.output import say
 
-    rebound, url = _rebound(ctx), endpoint_of(lane_name(destination))
+    rebound, url = rebound_of(ctx), endpoint_of(lane_name(destination))
     is_url = destination.lower().startswith(("http://", "https://"))
     if url is None and not is_url:
         return
@@ -171,7 +170,7 @@ def _change(
     from rebound_celery.delivery.steering import lane_name
     from rebound_celery.operate.cli.output import say
 
-    rebound, name = _rebound(ctx), lane_name(destination)
+    rebound, name = rebound_of(ctx), lane_name(destination)
     with asking_redis(ctx.obj.app):
         before = {*(lane.name for lane in rebound.lanes), *(breaker.lane for breaker in rebound.breakers)}
         change(rebound)
@@ -251,9 +250,3 @@ def _row(name: str, lane: Lane | None, breaker: Breaker | None, disabled: Endpoi
         "" if lane.rate is None else f"{lane.rate:g}/s",
         "" if breaker is None else breaker.state,
     )
-
-
-def _rebound(ctx: click.Context) -> Rebound:
-    from rebound_celery import registry
-
-    return cast("Rebound", registry.find(ctx.obj.app))

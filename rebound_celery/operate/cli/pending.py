@@ -13,6 +13,7 @@ from rebound_celery.operate.cli.errors import EXIT_NOT_FOUND, EXIT_USAGE, asking
 from rebound_celery.operate.cli.filters import choose, filter_switches, read_filter
 from rebound_celery.operate.cli.output import say
 from rebound_celery.operate.cli.queues import say_if_unused
+from rebound_celery.operate.cli.shared import json_option, rebound_of
 
 if TYPE_CHECKING:
     from rebound_celery.pending import Pending
@@ -26,8 +27,6 @@ _KINDS = {
     "unreadable": "not readable",
     "job-step": "a step of a job, no task of the app",
 }
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, with stable keys.")
 
 
 @click.group()
@@ -243,10 +242,9 @@ def _say_disabled(ctx: click.Context, result: ActionResult) -> None:
     """Say to which endpoints nothing is sent, whatever is due, and how they are enabled."""
     if not result.disabled or result.action not in ("run-now", "reschedule"):
         return
-    from rebound_celery import registry
     from rebound_celery.operate.cli.endpoints import say_disabled
 
-    rebound: Any = registry.find(ctx.obj.app)
+    rebound = rebound_of(ctx)
     with asking_redis(ctx.obj.app):
         found = [endpoint for endpoint in rebound.endpoints if endpoint.url in result.disabled]
     say_disabled(found)
